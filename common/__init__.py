@@ -1,0 +1,1 @@
+"""What jobs share; imports no job and no scheduler."""

@@ -1,0 +1,70 @@
+"""Contracts: the named, versioned schemas, with cheap checks of values, of the tables that cross between tasks."""
+
+import difflib
+import functools
+import importlib.resources
+import tomllib
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.failures import ArgumentError
+
+TYPES = {"string", "integer", "number", "small_number", "boolean", "date", "timestamp"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its type, whether it may be null, and the least and greatest value allowed (both inclusive)."""
+
+    type: str
+    nullable: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a file of a hand-over or dataset holds; `arrays` is for models: a document and arrays by name."""
+
+    name: str
+    description: str
+    columns: dict[str, Column] = field(default_factory=dict)
+    arrays: bool = False
+
+
+@functools.cache
+def load(name: str) -> Contract:
+    """The contract of a name and version such as `interactions@1`; ArgumentError, with the nearest name, if none is."""
+    folder = importlib.resources.files(__package__)
+    file = folder / f"{name}.toml"
+    if not file.is_file():
+        known = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+        raise ArgumentError(f"There is no contract '{name}'{nearest(name, known)}.")
+    document = tomllib.loads(file.read_text("utf-8"))
+    check_keys(document, {"description", "columns", "arrays"}, f"contract {name}")
+    columns = {column: read_column(name, column, settings) for column, settings in document.get("columns", {}).items()}
+    return Contract(name, document["description"], columns, document.get("arrays", False))
+
+
+def read_column(contract: str, column: str, settings: dict[str, Any]) -> Column:
+    check_keys(settings, {"type", "nullable", "minimum", "maximum"}, f"column '{column}' of contract {contract}")
+    if settings["type"] not in TYPES:
+        raise ArgumentError(
+            f"Column '{column}' of contract {contract} has the type '{settings['type']}'"
+            f"{nearest(settings['type'], sorted(TYPES))}."
+        )
+    return Column(**settings)
+
+
+def check_keys(settings: dict[str, Any], known: set[str], where: str) -> None:
+    """ArgumentError if a key is unknown; it names the key, the place and the nearest known key."""
+    for key in settings:
+        if key not in known:
+            raise ArgumentError(f"The key '{key}' in {where} is unknown{nearest(key, sorted(known))}.")
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """The end of a sentence about an unknown word: what was probably meant, else all that is known."""
+    if close := difflib.get_close_matches(word, known, 1, 0.5):
+        return f"; did you mean '{close[0]}'"
+    return f"; expected one of {', '.join(known)}" if known else "; expected none"

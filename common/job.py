@@ -1,0 +1,157 @@
+"""What `job.toml` says of a job, read strictly: a wrong key is named, with the nearest known one."""
+
+import datetime
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.contracts import check_keys, nearest
+from common.failures import ArgumentError
+
+PARSERS: dict[str, Any] = {
+    "integer": int,
+    "number": float,
+    "string": str,
+    "boolean": lambda text: {"true": True, "false": False}[text.lower()],
+    "date": datetime.date.fromisoformat,
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter: type, default (none: it must be given), range (both ends inclusive), choices, help."""
+
+    type: str
+    help: str
+    default: Any = None
+    range: tuple[Any, Any] | None = None
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """An input or output: a hand-over, a dataset of the lake, or (inputs only) a folder of the raw level by arrival.
+
+    `dates` names the two parameters, first day and day after the last, that say which days of a dataset are meant.
+    """
+
+    contract: str | None = None
+    dataset: str | None = None
+    raw: str | None = None
+    dates: tuple[str, str] | None = None
+
+    @property
+    def handed_over(self) -> bool:
+        return self.dataset is None and self.raw is None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's folder as `job.toml` describes it."""
+
+    name: str
+    description: str
+    engine: str
+    requirements: str | None = None
+    mapped_by: str | None = None
+    inputs: dict[str, Table] = field(default_factory=dict)
+    outputs: dict[str, Table] = field(default_factory=dict)
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    resources: dict[str, str] = field(default_factory=dict)
+    spark: dict[str, Any] = field(default_factory=dict)
+
+
+def load(folder: Path) -> Job:
+    """Read a job's folder; ArgumentError names what is wrong in its `job.toml`."""
+    where = f"{folder.name}/job.toml"
+    try:
+        document = tomllib.loads((folder / "job.toml").read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ArgumentError(f"{where} cannot be read ({error}); expected a description of the job.") from None
+    check_keys(document, {"job", "inputs", "outputs", "parameters", "resources", "spark"}, where)
+    job = document.get("job", {})
+    check_keys(job, {"description", "engine", "requirements", "mapped_by"}, f"[job] of {where}")
+    if job.get("engine") not in ("python", "spark") or "description" not in job:
+        raise ArgumentError(f"[job] of {where} needs a description and an engine, 'python' or 'spark'.")
+    tables: dict[str, Any] = {
+        kind: {role: read_table(settings, f"[{kind}.{role}] of {where}") for role, settings in document[kind].items()}
+        for kind in ("inputs", "outputs")
+        if kind in document
+    }
+    parameters = {
+        name: read_parameter(settings, f"[parameters.{name}] of {where}")
+        for name, settings in document.get("parameters", {}).items()
+    }
+    mapped_by = job.get("mapped_by")
+    if mapped_by and (mapped_by not in parameters or parameters[mapped_by].type != "integer"):
+        raise ArgumentError(f"mapped_by of {where} names '{mapped_by}', expected one of its integer parameters.")
+    check_keys(document.get("resources", {}), {"cpu", "memory"}, f"[resources] of {where}")
+    check_keys(document.get("spark", {}), {"driver_memory", "executor_memory", "executor_cores", "conf"}, where)
+    return Job(
+        name=folder.resolve().name,
+        **job,
+        **tables,
+        parameters=parameters,
+        resources=document.get("resources", {}),
+        spark=document.get("spark", {}),
+    )
+
+
+def read_table(settings: dict[str, Any], where: str) -> Table:
+    check_keys(settings, {"contract", "dataset", "raw", "dates"}, where)
+    if "raw" not in settings and "contract" not in settings:
+        raise ArgumentError(f'{where} names no contract, expected contract = "name@version".')
+    dates = settings.get("dates")
+    return Table(**{**settings, "dates": tuple(dates) if dates else None})
+
+
+def read_parameter(settings: dict[str, Any], where: str) -> Parameter:
+    check_keys(settings, {"type", "default", "range", "choices", "help"}, where)
+    if settings.get("type") not in PARSERS or "help" not in settings:
+        raise ArgumentError(f"{where} needs a help text and a type, one of {', '.join(PARSERS)}.")
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    return Parameter(**typed)
+
+
+def parameter_values(job: Job, given: dict[str, str]) -> dict[str, Any]:
+    """The typed values of all parameters of a job; ArgumentError for an unknown, missing, mistyped or excessive one.
+
+    A date whose default is the empty string is None until it is given.
+    """
+    for name in given:
+        if name not in job.parameters:
+            raise ArgumentError(
+                f"The parameter '{name}' is unknown to {job.name}{nearest(name, sorted(job.parameters))}."
+            )
+    return {
+        name: parameter_value(name, parameter, given.get(name, parameter.default))
+        for name, parameter in job.parameters.items()
+    }
+
+
+def parameter_value(name: str, parameter: Parameter, value: Any) -> Any:
+    if value is None:
+        raise ArgumentError(f"The parameter '{name}' is missing; give it as --set {name}=VALUE ({parameter.help}).")
+    if parameter.type == "date" and value == "":
+        return None
+    try:
+        parsed = PARSERS[parameter.type](str(value))
+        if parameter.type == "number" and not math.isfinite(parsed):
+            raise ValueError
+    except (ValueError, KeyError):
+        raise ArgumentError(f"The parameter '{name}' is '{value}', expected {article(parameter.type)}.") from None
+    if parameter.range and not parameter.range[0] <= parsed <= parameter.range[1]:
+        least, most = parameter.range
+        raise ArgumentError(f"The parameter '{name}' is {value}, expected a value from {least} to {most}.")
+    if parameter.choices and parsed not in parameter.choices:
+        raise ArgumentError(f"The parameter '{name}' is '{value}'{nearest(parsed, list(parameter.choices))}.")
+    return parsed
+
+
+def article(kind: str) -> str:
+    words = {"integer": "an integer", "boolean": "true or false", "date": "a date such as 2011-06-01"}
+    return words.get(kind, f"a {kind}")

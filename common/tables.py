@@ -1,0 +1,367 @@
+"""Arrow tables, arrays and interactions of Python jobs, read from and written to the lake."""
+
+import functools
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.fs
+import pyarrow.parquet as pq
+from scipy.sparse import csr_matrix
+
+from common import contracts, storage
+from common.contracts import Contract
+from common.failures import InputError, Refused
+from common.storage import File
+from common.task import Input, Task
+
+TYPES = {
+    "string": pa.string(),
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "small_number": pa.float32(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+}
+BATCH = 64 * 1024  # rows; what a thread decodes at once is small beside what is kept
+FILES_AT_ONCE = 4
+ARRAYS_FORMAT = 1
+
+
+def read(task: Task, role: str, columns: list[str] | None = None) -> pa.Table:
+    """An input as one table, of all or the named columns; InputError if a file breaks the contract."""
+    source = task.input(role)
+    names = columns or list(contract_of(source).columns)
+    schema = arrow_schema(contract_of(source), names)
+
+    def read_file(file: File) -> pa.Table:
+        with opened(source, file) as parquet:
+            return parquet.read(names, use_threads=False).cast(schema)
+
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        return pa.concat_tables([schema.empty_table(), *pool.map(read_file, source.files)])
+
+
+def batches(task: Task, role: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """An input's rows, file after file, in batches of 65,536 rows or fewer."""
+    source = task.input(role)
+    names = columns or list(contract_of(source).columns)
+    schema = arrow_schema(contract_of(source), names)
+    for file in source.files:
+        with opened(source, file) as parquet:
+            for batch in parquet.iter_batches(BATCH, columns=names, use_threads=False):
+                yield batch.cast(schema)
+
+
+def contract_of(source: Input) -> Contract:
+    if source.contract is None:
+        raise InputError(f"Input '{source.role}' is raw, it has no contract by which it could be read as a table.")
+    return source.contract
+
+
+def opened(source: Input, file: File, dictionaries: list[str] | None = None) -> pq.ParquetFile:
+    """A file of an input, its columns checked against the contract; InputError names the file and the column."""
+    try:
+        parquet = pq.ParquetFile(
+            filesystem(file.uri).open_input_file(path(file.uri)), read_dictionary=dictionaries, pre_buffer=False
+        )
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{file.uri} is no Parquet file ({error}); run the task that wrote it again.") from None
+    there = parquet.schema_arrow
+    for name, column in contract_of(source).columns.items():
+        position = there.get_field_index(name)
+        found = normal(there.field(position).type) if position >= 0 else None
+        if found != TYPES[column.type]:
+            parquet.close()
+            raise InputError(
+                f"{file.uri} breaks {contract_of(source).name}: column '{name}' is {found or 'missing'}, expected "
+                f"{column.type}; run the two jobs at versions that agree."
+            )
+    return parquet
+
+
+def normal(kind: pa.DataType) -> pa.DataType:
+    """The type under which a contract knows it: Arrow has three types of string, and UTC has several names."""
+    if pa.types.is_dictionary(kind):
+        return normal(kind.value_type)
+    if pa.types.is_large_string(kind):
+        return pa.string()
+    return TYPES["timestamp"] if pa.types.is_timestamp(kind) and kind.tz else kind
+
+
+def arrow_schema(contract: Contract, names: list[str]) -> pa.Schema:
+    return pa.schema([pa.field(name, TYPES[contract.columns[name].type]) for name in names])
+
+
+def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None:
+    """Write an output as one Parquet file, a row group a table, and check the contract on the way.
+
+    An output that is a dataset becomes its one partition, `all`. Raises Refused if a column is missing, of another
+    type, null or out of its range where the contract forbids it.
+    """
+    table = task.job.outputs[role]
+    contract = contracts.load(table.contract or "")
+    schema = arrow_schema(contract, list(contract.columns))
+    partition, seen = task.partition(role, "all") if table.dataset else (None, None)
+    folder = f"{partition}/{task.version}" if partition else task.folder(role)
+    uri = f"{folder}/part-00000.parquet"
+    rows = 0
+    with (
+        output_stream(uri) as stream,
+        pq.ParquetWriter(stream, schema, compression="zstd") as writer,
+    ):
+        for piece in [content] if isinstance(content, pa.Table) else content:
+            writer.write_table(conform(piece, contract, schema, role))
+            rows += piece.num_rows
+            task.progress(f"writing {role}, rows", rows, rows)
+    if partition:
+        task.publish_partition(role, partition, seen, rows, storage.files(folder))
+    else:
+        task.written(role, rows)
+
+
+def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -> pa.Table:
+    """The table with the contract's columns in their order; Refused says what does not fit."""
+    if missing := [name for name in schema.names if name not in table.column_names]:
+        raise Refused(f"Output '{role}' lacks column '{missing[0]}' of {contract.name}; write it.")
+    try:
+        fitting = table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise Refused(f"Output '{role}' does not fit {contract.name}: {error}; mend the job.") from None
+    for name, column in contract.columns.items():
+        values = fitting[name]
+        if not column.nullable and values.null_count:
+            raise Refused(f"Output '{role}' has {values.null_count} nulls in '{name}', {contract.name} allows none.")
+        if column.minimum is None and column.maximum is None:
+            continue
+        least, most = (bound.as_py() for bound in pc.min_max(values).values())
+        low, high = column.minimum, column.maximum
+        if least is not None and ((low is not None and least < low) or (high is not None and most > high)):
+            raise Refused(
+                f"Output '{role}' has values from {least} to {most} in '{name}', {contract.name} allows "
+                f"{'any' if low is None else low} to {'any' if high is None else high}."
+            )
+    return fitting
+
+
+def write_arrays(task: Task, role: str, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
+    """Write arrays, a `.npy` file each, and a JSON document that lists them: no pickle, readable by anything."""
+    folder = task.folder(role)
+    for name, array in arrays.items():
+        with output_stream(f"{folder}/{name}.npy") as stream:
+            np.save(stream, array, allow_pickle=False)
+    described = {"format": ARRAYS_FORMAT, "arrays": sorted(arrays), "document": document}
+    storage.write(f"{folder}/document.json", json.dumps(described, indent=1, sort_keys=True).encode())
+    task.written(role, sum(len(array) if array.ndim else 1 for array in arrays.values()))
+
+
+def read_arrays(task: Task, role: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays by name, and their document; InputError for another format version."""
+    files = {file.uri.rpartition("/")[2]: file.uri for file in task.input(role).files}
+    described = json.loads(storage.read(files["document.json"])[0])
+    if described["format"] != ARRAYS_FORMAT:
+        raise InputError(
+            f"{files['document.json']} has format {described['format']}, expected {ARRAYS_FORMAT}; "
+            "run the task that wrote it at this version."
+        )
+
+    def load(name: str) -> Any:
+        uri = files[f"{name}.npy"]
+        if not storage.is_s3(uri):
+            return np.load(storage.local(uri), mmap_mode="r", allow_pickle=False)  # pages come in as they are touched
+        with filesystem(uri).open_input_stream(path(uri)) as stream:
+            return np.load(io.BytesIO(stream.read_buffer()), allow_pickle=False)
+
+    return {name: load(name) for name in described["arrays"]}, described["document"]
+
+
+class Interactions(NamedTuple):
+    """Users x items as a CSR matrix whose row and column positions stand for `users` and `items`.
+
+    `users` and `items` are string arrays; `indptr` (int64) and `indices` (int32, sorted within a row if the files
+    are sorted by user and item) are shared by all `values`, arrays by column name.
+    """
+
+    users: pa.Array
+    items: pa.Array
+    indptr: np.ndarray
+    indices: np.ndarray
+    values: dict[str, np.ndarray]
+
+    def matrix(self, name: str) -> csr_matrix:
+        """The matrix of one value column, sharing positions with the others: copy before changing them."""
+        shape = (len(self.users), len(self.items))
+        return csr_matrix((self.values[name], self.indices, self.indptr), shape=shape, copy=False)
+
+
+@dataclass
+class Part:
+    """One file's rows, decoded into its slice of the shared arrays."""
+
+    users: pa.Array
+    lengths: np.ndarray
+    items: pa.Array
+
+
+def read_interactions(task: Task, role: str, values: list[str]) -> Interactions:
+    """An input of columns user_id, item_id and the named numbers as a CSR matrix.
+
+    Users come in the order of the files, items in the order of their bytes. Files that hold each user's rows together,
+    no user in two files, are decoded straight into the arrays of the result, several at once: the peak is the result
+    itself and a few batches. Where that does not hold, the rows are sorted afterwards, at about three times that.
+    InputError for a number that is null, NaN or infinite.
+    """
+    source = task.input(role)
+    rows = source.rows
+    indices = np.empty(rows, np.int32)
+    numbers = {name: np.empty(rows, column_dtype(source, name)) for name in values}
+    counts = list(at_once(lambda file: count_rows(source, file), source.files))
+    if sum(counts) != rows:
+        raise InputError(f"Input '{role}' has {sum(counts)} rows, its manifests say {rows}; run its task again.")
+    starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    def decode(position: int) -> Part:
+        part = slice(starts[position], starts[position + 1])
+        views = {name: array[part] for name, array in numbers.items()}
+        return decode_file(source, source.files[position], indices[part], views)
+
+    parts = list(at_once(decode, range(len(source.files))))
+    items = unify_items([part.items for part in parts], indices, starts)
+    users = pa.concat_arrays([pa.array([], pa.string()), *(part.users for part in parts)])
+    lengths = np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in parts)])
+    del parts
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    if pc.count_distinct(users).as_py() != len(users):  # a user's rows stand in more than one place
+        task.log("unsorted", role=role, note="'rows are not grouped by user, sorting them costs time and memory'")
+        users, indptr, indices, numbers = grouped_by_user(users, lengths, indices, numbers, len(items))
+    return Interactions(users, items, indptr, indices, numbers)
+
+
+def at_once(function: Any, arguments: Iterable[Any]) -> Iterable[Any]:
+    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        return pool.map(function, arguments)
+
+
+def column_dtype(source: Input, name: str) -> Any:
+    return TYPES[contract_of(source).columns[name].type].to_pandas_dtype()
+
+
+def count_rows(source: Input, file: File) -> int:
+    with opened(source, file) as parquet:
+        count: int = parquet.metadata.num_rows
+        return count
+
+
+def decode_file(source: Input, file: File, indices: np.ndarray, values: dict[str, np.ndarray]) -> Part:
+    """Fill one file's slices (positions among its own items, values); returns its users and the rows of each."""
+    users: list[pa.Array] = []
+    lengths: list[np.ndarray] = []
+    items = pa.array([], pa.string())
+    last_user = None
+    done = 0
+    with opened(source, file, ["user_id", "item_id"]) as parquet:
+        for batch in parquet.iter_batches(BATCH, columns=["user_id", "item_id", *values], use_threads=False):
+            here = slice(done, done + batch.num_rows)
+            done += batch.num_rows
+            user_column, item_column = batch.column("user_id"), batch.column("item_id")
+            if user_column.null_count or item_column.null_count:
+                raise InputError(f"{file.uri} has a row without user or item; run the task that wrote it again.")
+            items, indices[here] = positions(items, item_column)
+            for name, array in values.items():
+                array[here] = finite(batch.column(name), name, file)
+            pa.default_memory_pool().release_unused()  # kept, it would add half the matrix again
+            codes = user_column.indices.to_numpy(zero_copy_only=False)
+            starts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
+            names = user_column.dictionary.cast(pa.string()).take(pa.array(codes[starts]))
+            runs = np.diff(np.append(starts, len(codes)))
+            if last_user is not None and names[0].as_py() == last_user:
+                lengths[-1][-1] += runs[0]
+                names, runs = names[1:], runs[1:]
+            if len(names):
+                last_user = names[-1].as_py()
+                users.append(names)
+                lengths.append(runs)
+    return Part(
+        pa.concat_arrays([pa.array([], pa.string()), *users]),
+        np.concatenate([np.zeros(0, np.int64), *lengths]),
+        items,
+    )
+
+
+def positions(known: pa.Array, column: pa.DictionaryArray) -> tuple[pa.Array, np.ndarray]:
+    """Positions of a column's strings among the known ones, which grow by the unknown ones."""
+    dictionary = column.dictionary.cast(pa.string())
+    found = pc.index_in(dictionary, value_set=known)
+    new = dictionary.filter(found.is_null())
+    if len(new):
+        known = pa.concat_arrays([known, new])
+        found = pc.index_in(dictionary, value_set=known)
+    places = found.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+    return known, places[column.indices.to_numpy(zero_copy_only=False)]
+
+
+def finite(column: pa.Array, name: str, file: File) -> np.ndarray:
+    numbers: np.ndarray = column.to_numpy(zero_copy_only=False)
+    if column.null_count or not np.isfinite(numbers).all():
+        raise InputError(
+            f"{file.uri} has a null, NaN or infinite number in '{name}'; run the task that wrote it again."
+        )
+    return numbers
+
+
+def unify_items(items: list[pa.Array], indices: np.ndarray, starts: np.ndarray) -> pa.Array:
+    """All items in the order of their bytes; each file's positions are changed in place to positions among these."""
+    everything = pc.unique(pa.concat_arrays([pa.array([], pa.string()), *items]))
+    everything = everything.take(pc.sort_indices(everything))
+    for position, own in enumerate(items):
+        places = pc.index_in(own, value_set=everything).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+        for start in range(starts[position], starts[position + 1], BATCH):  # a whole gather would double the memory
+            part = slice(start, min(start + BATCH, starts[position + 1]))
+            indices[part] = places[indices[part]]
+    return everything
+
+
+def grouped_by_user(
+    users: pa.Array, lengths: np.ndarray, indices: np.ndarray, values: dict[str, np.ndarray], items: int
+) -> tuple[pa.Array, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """The same entries with the rows of each user together, users in the order of their bytes."""
+    distinct = pc.unique(users)
+    distinct = distinct.take(pc.sort_indices(distinct))
+    rows = np.repeat(pc.index_in(users, value_set=distinct).to_numpy(zero_copy_only=False), lengths).astype(np.int32)
+    order = np.lexsort((indices, rows))
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(distinct)))]).astype(np.int64)
+    return distinct, indptr, indices[order], {name: array[order] for name, array in values.items()}
+
+
+def output_stream(uri: str) -> pa.NativeFile:
+    if not storage.is_s3(uri):
+        storage.local(uri).parent.mkdir(parents=True, exist_ok=True)
+    return filesystem(uri).open_output_stream(path(uri))
+
+
+def path(uri: str) -> str:
+    """The path of a URI within its file system."""
+    return uri.removeprefix("s3://").removeprefix("file://")
+
+
+def filesystem(uri: str) -> pa.fs.FileSystem:
+    return s3_filesystem() if storage.is_s3(uri) else pa.fs.LocalFileSystem()
+
+
+@functools.cache
+def s3_filesystem() -> pa.fs.FileSystem:
+    """Arrow's S3 client; it ignores AWS_ENDPOINT_URL unless told."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return pa.fs.S3FileSystem(
+        endpoint_override=endpoint,
+        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        check_directory_existence_before_creation=False,
+    )

@@ -1,0 +1,491 @@
+"""The task that this process works on: arguments in, inputs, outputs, publish last; exit codes."""
+
+import argparse
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from common import contracts, lake, manifest, storage
+from common.contracts import Contract, nearest
+from common.failures import ArgumentError, Failure, InputError
+from common.heartbeat import Progress, peak_memory
+from common.job import Job, Table, load, parameter_values
+from common.manifest import Manifest
+from common.storage import File
+
+LARGEST_RESULT = 48 * 1024  # bytes; what an orchestrator keeps of a task is a note, not data
+
+Argument = TypeVar("Argument")
+Value = TypeVar("Value")
+
+
+@dataclass
+class Input:
+    """An input as the manifests name it: files that are all there with their sizes, and how many rows they hold."""
+
+    role: str
+    contract: Contract | None
+    files: list[File]
+    rows: int = 0
+    manifests: list[Manifest] = field(default_factory=list)
+
+
+class Task:
+    """One run of a job: what it was told, what it reads, where it writes, what it tells about itself."""
+
+    def __init__(self, job: Job, folder: Path, arguments: argparse.Namespace) -> None:
+        self.job = job
+        self.lake: str = arguments.lake.rstrip("/")
+        self.dag_id: str = arguments.dag_id
+        self.run_id: str = arguments.run_id
+        self.task_id: str = arguments.task_id
+        self.attempt: int = arguments.attempt
+        self.map_index: int | None = arguments.map_index
+        self.predecessors = checked_predecessors(job, dict(arguments.predecessors))
+        self.parameters = parameter_values(job, dict(arguments.settings))
+        self.map_count = self.checked_map_count()
+        self.metrics: dict[str, Any] = {}
+        self.key = lake.task_key(self.lake, self.dag_id, self.run_id, self.task_id, self.map_index)
+        self.attempt_folder = lake.attempt_folder(self.key, self.attempt)
+        self.started = datetime.datetime.now(datetime.UTC)
+        self.line = Progress(self.task_id if self.map_index is None else f"{self.task_id}[{self.map_index}]")
+        self.code = code_fingerprint(folder)
+        self.inputs: dict[str, Input] = {}
+        self.outputs: dict[str, dict[str, Any]] = {}
+
+    def checked_map_count(self) -> int | None:
+        """How many map instances of this task there are, if the job is mapped at all."""
+        if self.job.mapped_by is None:
+            if self.map_index is not None:
+                raise ArgumentError(f"{self.job.name} is not mapped, expected no --map-index.")
+            return None
+        count: int = self.parameters[self.job.mapped_by]
+        if self.map_index is None or not 0 <= self.map_index < count:
+            raise ArgumentError(
+                f"--map-index is {self.map_index}, expected 0 to {count - 1}, because "
+                f"{self.job.mapped_by} is {count} (give it with --set {self.job.mapped_by}=NUMBER)."
+            )
+        return count
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Which task and attempt this is, as it stands in manifests."""
+        names = ("dag_id", "run_id", "task_id", "map_index", "map_count", "attempt")
+        return {name: getattr(self, name) for name in names}
+
+    def input(self, role: str) -> Input:
+        """An input that `job.toml` declares."""
+        return self.inputs[role]
+
+    def folder(self, role: str) -> str:
+        """URI of the folder that this attempt writes an output to."""
+        return f"{self.attempt_folder}/{role}"
+
+    def written(self, role: str, rows: int) -> None:
+        """Say that an output is complete; its files and bytes are taken from one listing."""
+        files = storage.files(self.folder(role))
+        self.outputs[role] = {
+            "contract": self.job.outputs[role].contract,
+            "rows": rows,
+            "bytes": sum(file.bytes for file in files),
+            "files": [{"path": file.uri.removeprefix(f"{self.key}/"), "bytes": file.bytes} for file in files],
+        }
+
+    @property
+    def version(self) -> str:
+        """The name, unique to this attempt, of the folders that it adds to the partitions of datasets."""
+        names = "\0".join([self.dag_id, self.run_id, self.task_id, str(self.map_index)])
+        return f"version={hashlib.sha256(names.encode()).hexdigest()[:16]}-{self.attempt}"
+
+    def partition(self, role: str, name: str) -> tuple[str, Manifest | None]:
+        """URI of a partition of an output dataset, and the manifest that names what counts there now."""
+        folder = f"{self.lake}/{self.job.outputs[role].dataset}/{name}"
+        return folder, manifest.find(lake.manifest(folder))
+
+    def publish_partition(self, role: str, folder: str, seen: Manifest | None, rows: int, files: list[File]) -> None:
+        """Publish what a partition holds from now on: these files below its folder, in place of what was seen there.
+
+        Raises Fenced or Failure if the partition changed meanwhile; then it stays as it is.
+        """
+        table = self.job.outputs[role]
+        size = sum(file.bytes for file in files)
+        paths = [{"path": file.uri.removeprefix(f"{folder}/"), "bytes": file.bytes} for file in files]
+        document = self.document({role: {"contract": table.contract, "rows": rows, "bytes": size, "files": paths}})
+        manifest.publish_partition(lake.manifest(folder), document, seen)
+        output = self.outputs.setdefault(
+            role, {"contract": table.contract, "dataset": table.dataset, "rows": 0, "bytes": 0, "partitions": {}}
+        )
+        output["partitions"][folder.rpartition("/")[2]] = {"rows": rows, "bytes": size}
+        output["rows"] += rows
+        output["bytes"] += size
+
+    def document(self, outputs: dict[str, Any]) -> dict[str, Any]:
+        """The manifest of what this task has done so far."""
+        return {
+            "format": manifest.FORMAT,
+            "task": self.identity,
+            "job": self.job.name,
+            "fingerprint": self.code,
+            "host": socket.gethostname(),
+            "parameters": self.parameters,
+            "outputs": outputs,
+            "metrics": self.metrics,
+            "parents": [
+                {"role": role, "uri": parent.uri, "digest": parent.digest}
+                for role, table in self.inputs.items()
+                for parent in table.manifests
+            ],
+            **self.times(),
+        }
+
+    def times(self) -> dict[str, Any]:
+        """When this attempt began and ended, how long it took (wall and processor), the memory it needed."""
+        ended = datetime.datetime.now(datetime.UTC)
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return {
+            "started": self.started.isoformat(timespec="milliseconds"),
+            "ended": ended.isoformat(timespec="milliseconds"),
+            "seconds": round((ended - self.started).total_seconds(), 3),
+            "processor_seconds": round(sum(usage.ru_utime + usage.ru_stime for usage in usages), 3),
+            "peak_memory_bytes": peak_memory(),
+        }
+
+    def log(self, event: str, **numbers: object) -> None:
+        """Print one line on stdout with time, task, event and numbers."""
+        self.line.say(event, **numbers)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """Say how far the work is, for the alive line."""
+        self.line.text = f"{what} {done}/{total}"
+
+
+def run(main: Callable[[Task], None]) -> NoReturn:
+    """Run a job's `main` as the task that the command line names, and exit with the code that tells how it went."""
+    folder = Path(main.__globals__["__file__"]).resolve().parent
+    sys.exit(exit_code(main, folder, sys.argv[1:]))
+
+
+def exit_code(main: Callable[[Task], None], folder: Path, arguments: list[str]) -> int:
+    """Work on one task from its arguments to its manifest; what fails is told in one last line on stderr."""
+    task = None
+    try:
+        task = Task(job := load(folder), folder, parse(job, arguments))
+        work(main, task)
+        return 0
+    except BaseException as error:
+        if isinstance(error, SystemExit) and error.code == 0:  # --help
+            return 0
+        tell_failure(error, task)
+        return error.exit_code if isinstance(error, Failure) else 1
+
+
+def work(main: Callable[[Task], None], task: Task) -> None:
+    own_uri = lake.manifest(task.key)
+    own = manifest.find(own_uri)
+    manifest.fence(task.identity, own)
+    storage.delete(task.attempt_folder)
+    with ended_by_sigterm(task), task.line.alive():
+        task.log(
+            "started", job=task.job.name, attempt=task.attempt, parameters=json.dumps(task.parameters, default=str)
+        )
+        for role, table in task.job.inputs.items():
+            task.inputs[role] = resolve(task, role, table)
+            task.log("input", role=role, rows=task.inputs[role].rows, files=len(task.inputs[role].files))
+        main(task)
+        if missing := [
+            role for role, table in task.job.outputs.items() if role not in task.outputs and table.handed_over
+        ]:
+            raise Failure(
+                f"The job ended without writing its output '{missing[0]}', expected every output of job.toml."
+            )
+        document = json.loads(json.dumps(task.document(task.outputs), default=str))
+        manifest.publish(own_uri, document, own)
+    for role, output in task.outputs.items():
+        task.log("output", role=role, rows=output["rows"], bytes=output["bytes"])
+    write_result(own_uri, document["metrics"])
+    task.log("done", seconds=document["seconds"], peak_memory_mib=document["peak_memory_bytes"] >> 20, manifest=own_uri)
+
+
+def write_result(own_uri: str, metrics: dict[str, Any]) -> None:
+    """Leave the manifest's URI and the metrics, as far as they are small, where the orchestrator asked for them."""
+    if file := os.environ.get("TANDEM_RESULT_FILE"):
+        result = json.dumps({"manifest": own_uri, "metrics": metrics})
+        if len(result) > LARGEST_RESULT:
+            result = json.dumps({"manifest": own_uri, "metrics": {}})
+        Path(file).write_text(result)
+
+
+def resolve(task: Task, role: str, table: Table) -> Input:
+    """The files of an input, checked to be all there with their sizes; InputError names what is missing or wrong."""
+    contract = contracts.load(table.contract) if table.contract else None
+    if table.raw:
+        folder = f"{task.lake}/{table.raw}"
+        arrivals = [f"{folder}/{name}" for name in days(task, folder, "arrival=", table)]
+        return Input(role, contract, [file for files in at_once(storage.files, arrivals) for file in files])
+    if table.dataset:
+        folder = f"{task.lake}/{table.dataset}"
+        names = days(task, folder, "date=", table) if table.dates else ["all"]
+        found = at_once(manifest.find, [lake.manifest(f"{folder}/{name}") for name in names])
+        manifests = [partition for partition in found if partition]
+        output = None  # a partition's manifest holds only the one output that fills it
+        if not manifests:
+            raise InputError(
+                f"The dataset {folder} (input '{role}') has no published partition; run the job that fills it."
+            )
+    else:
+        manifests = predecessor_manifests(task, role)
+        output = predecessor_output(manifests[0], role, table)
+    result = Input(role, contract, [], 0, manifests)
+    for parent in manifests:
+        outputs = parent.document["outputs"]
+        entry = outputs[output] if output else next(iter(outputs.values()))
+        if entry["contract"] != table.contract:
+            raise InputError(
+                f"{parent.uri} is of contract {entry['contract']}, but input '{role}' of {task.job.name} expects "
+                f"{table.contract}; run the two jobs at versions that agree."
+            )
+        folder = parent.uri.rpartition("/")[0]
+        result.files += [File(f"{folder}/{file['path']}", file["bytes"]) for file in entry["files"]]
+        result.rows += entry["rows"]
+    check_files(result.files)
+    return result
+
+
+def days(task: Task, folder: str, prefix: str, table: Table) -> list[str]:
+    """The folders of a dataset's days that lie in the window that the input's two date parameters name."""
+    first, after = (task.parameters[name] for name in table.dates) if table.dates else (None, None)
+    return [
+        name
+        for name in storage.folders(folder)
+        if name.startswith(prefix)
+        and (first is None or name >= f"{prefix}{first}")
+        and (after is None or name < f"{prefix}{after}")
+    ]
+
+
+def predecessor_manifests(task: Task, role: str) -> list[Manifest]:
+    """The manifest of a role's predecessor, or one of each of its map instances; each says how many there are."""
+    predecessor = task.predecessors[role]
+    plain = manifest.find(lake.manifest(lake.task_key(task.lake, task.dag_id, task.run_id, predecessor)))
+    if plain:
+        return [plain]
+
+    def instance(index: int) -> Manifest:
+        uri = lake.manifest(lake.task_key(task.lake, task.dag_id, task.run_id, predecessor, index))
+        if found := manifest.find(uri):
+            return found
+        raise InputError(
+            f"Task '{predecessor}' (input '{role}') has published nothing at {uri}; run it to its end first."
+        )
+
+    first = instance(0)
+    count = first.document["task"]["map_count"]
+    manifests = [first, *at_once(instance, range(1, count))]
+    for other in manifests:
+        if other.document["task"]["map_count"] != count:
+            raise InputError(
+                f"{other.uri} is one of {other.document['task']['map_count']} parts, but {first.uri} is one of "
+                f"{count}; run task '{predecessor}' again in whole."
+            )
+    return manifests
+
+
+def predecessor_output(parent: Manifest, role: str, table: Table) -> str:
+    """The predecessor's output for a role: the one of the role's name, else its only one of the role's contract."""
+    outputs: dict[str, Any] = parent.document["outputs"]
+    if role in outputs:
+        return role
+    fitting = [name for name, entry in outputs.items() if entry["contract"] == table.contract]
+    if len(fitting) != 1:
+        listed = ", ".join(f"{name} ({entry['contract']})" for name, entry in sorted(outputs.items())) or "none"
+        raise InputError(
+            f"{parent.uri} has {len(fitting)} outputs of contract {table.contract}, expected one for input '{role}'; "
+            f"it has {listed}."
+        )
+    return fitting[0]
+
+
+def check_files(files: list[File]) -> None:
+    """InputError for the first file that is not there or of another size; one listing a folder, not one a file."""
+    folders = sorted({file.uri.rpartition("/")[0] for file in files})
+    there = {file.uri: file.bytes for listed in at_once(storage.files, folders) for file in listed}
+    for file in files:
+        if file.uri not in there:
+            raise InputError(f"{file.uri} is missing, though its manifest lists it; run the task that wrote it again.")
+        if there[file.uri] != file.bytes:
+            raise InputError(
+                f"{file.uri} has {there[file.uri]} bytes, its manifest says {file.bytes}; "
+                "run the task that wrote it again."
+            )
+
+
+def at_once(function: Callable[[Argument], Value], arguments: Iterable[Argument]) -> list[Value]:
+    """Call a function that waits for storage for all arguments at once; the results in the order of the arguments."""
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(function, arguments))
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are failures like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(f"The command line is wrong: {message}; see {self.prog} --help.")
+
+
+def parse(job: Job, arguments: list[str]) -> argparse.Namespace:
+    """The command line of every job; ArgumentError says what is wrong with it."""
+    parser = Parser(
+        prog=f"{job.name}/main.py",
+        description=job.description,
+        epilog=explain(job),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--lake", required=True, metavar="URI", type=lake_uri, help="root of the lake, file:///… or s3://…")
+    add("--dag-id", required=True, metavar="ID", help="the pipeline")
+    add("--run-id", required=True, metavar="ID", help="the run of the pipeline")
+    add("--task-id", required=True, metavar="ID", help="the task's own ID, under which it hands over")
+    add("--attempt", required=True, metavar="NUMBER", type=int, help="1 at first, one more for each retry")
+    add("--map-index", metavar="NUMBER", type=int, help="which instance this is, if the task is mapped")
+    pairs: Any = {"default": [], "action": "append", "type": pair}
+    add("--from", dest="predecessors", metavar="ROLE=TASK_ID", help="the predecessor that fills an input", **pairs)
+    add("--set", dest="settings", metavar="NAME=VALUE", help="a parameter", **pairs)
+    return parser.parse_args(arguments)
+
+
+def explain(job: Job) -> str:
+    """Inputs, outputs and parameters of a job, for --help."""
+    lines = ["inputs:"]
+    for kind, tables in (("inputs", job.inputs), ("outputs", job.outputs)):
+        if kind == "outputs":
+            lines.append("outputs:")
+        for role, table in tables.items():
+            place = table.raw or table.dataset or ("--from " + role + "=TASK_ID" if kind == "inputs" else "")
+            lines.append(f"  {role:22} {table.contract or 'as received':24} {place}".rstrip())
+    lines.append("parameters (--set NAME=VALUE):")
+    for name, parameter in job.parameters.items():
+        default = "" if parameter.default is None else f" (default {parameter.default})"
+        limits = f" from {parameter.range[0]} to {parameter.range[1]}" if parameter.range else ""
+        lines.append(f"  {name:22} {parameter.type}{limits}: {parameter.help}{default}")
+    return "\n".join(lines)
+
+
+def lake_uri(text: str) -> str:
+    try:
+        storage.is_s3(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+    return text
+
+
+def pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"'{text}' is no pair, expected NAME=VALUE")
+    return name, value
+
+
+def checked_predecessors(job: Job, given: dict[str, str]) -> dict[str, str]:
+    """Role to task ID for each input that another task hands over; ArgumentError for an unknown or missing role."""
+    roles = [role for role, table in job.inputs.items() if table.handed_over]
+    for role in given:
+        if role not in roles:
+            raise ArgumentError(f"{job.name} has no input '{role}' that a task hands over{nearest(role, roles)}.")
+    for role in roles:
+        if role not in given:
+            raise ArgumentError(f"The predecessor of input '{role}' is missing; give it as --from {role}=TASK_ID.")
+    return given
+
+
+def code_fingerprint(folder: Path) -> str:
+    """The fingerprint that a build left beside `main.py`; in a checkout, a hash of the job's folder and of `common`."""
+    built = folder / "fingerprint"
+    if built.is_file():
+        return built.read_text().strip()
+    digest = hashlib.sha256()
+    for root in (folder, Path(__file__).parent):
+        for file in sorted(root.rglob("*")):
+            if file.suffix in (".py", ".toml"):
+                digest.update(f"{file.relative_to(root.parent)}\0".encode() + file.read_bytes())
+    return f"checkout-{digest.hexdigest()[:16]}"
+
+
+def tell_failure(error: BaseException, task: Task | None) -> None:
+    """Leave the failure document, print the stack of what nobody foresaw, and end stderr with one sentence."""
+    if not isinstance(error, Failure):
+        traceback.print_exception(error)
+    sentence = str(error) if isinstance(error, Failure) else unforeseen(error)
+    if task:
+        code = error.exit_code if isinstance(error, Failure) else 1
+        with contextlib.suppress(Exception):  # a lake that cannot be written to must not hide the failure itself
+            leave_failure_document(task, code, sentence, error)
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def leave_failure_document(task: Task, code: int, sentence: str, error: BaseException | None) -> None:
+    chain = []
+    while error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].name}" if frames else ""
+        chain.append({"type": type(error).__name__, "message": str(error)[:4000], "where": where})
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    document = {"format": manifest.FORMAT, "task": task.identity, "job": task.job.name, "fingerprint": task.code}
+    document |= {"exit_code": code, "sentence": sentence, "exceptions": chain, **task.times()}
+    storage.write(lake.failure(task.attempt_folder), manifest.content(document))
+
+
+def unforeseen(error: BaseException) -> str:
+    """One sentence about an exception that the job did not expect."""
+    if isinstance(error, MemoryError):
+        return "The job ran out of memory; give it more in [resources] of job.toml, or smaller input."
+    first_line = next(iter(str(error).strip().splitlines()), "")[:300]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}: {first_line or 'no message'}; the stack is above, a retry may help."
+
+
+@contextlib.contextmanager
+def ended_by_sigterm(task: Task) -> Iterator[None]:
+    """End the process soon after SIGTERM, with a failure document and nothing published.
+
+    Python runs signal handlers between two of its own instructions, which in a long matrix product is too late, and
+    the first process of a container ignores a signal without a handler: so the C handler wakes a thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    former = signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def end() -> None:
+        while number := os.read(reading, 1):
+            if number[0] == signal.SIGTERM:
+                sentence = "The task was told to end (SIGTERM) and published nothing; run it again."
+                with contextlib.suppress(Exception):
+                    leave_failure_document(task, 128 + signal.SIGTERM, sentence, None)
+                print(sentence, file=sys.stderr, flush=True)
+                os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=end, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, former)
+        os.close(writing)

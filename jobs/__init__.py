@@ -1,0 +1,1 @@
+"""The business logic, a folder a job."""

@@ -1,0 +1,122 @@
+"""Publishing: one of two racing wins, an attempt that wakes up late is fenced, a killed writer leaves nothing half."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from common import lake as layout
+from common import manifest, storage
+from common.failures import Failure, Fenced
+from common.storage import File
+from common.task import check_files, exit_code
+
+ROUNDS = 500
+KILLS = 200
+
+
+def document(attempt, task_id="task", **more):
+    return {
+        "task": {"dag_id": "dag", "run_id": "run", "task_id": task_id, "map_index": None, "attempt": attempt},
+        **more,
+    }
+
+
+def race(lake, attempt, barrier, results):
+    storage.s3.cache_clear()  # a client does not survive a fork
+    for number in range(ROUNDS):
+        uri = f"{lake}/key-{number}/manifest.json"
+        barrier.wait()
+        try:
+            manifest.publish(uri, document(attempt, writer=os.getpid()), None)
+            results.put((number, os.getpid(), "won"))
+        except Fenced:
+            results.put((number, os.getpid(), "fenced"))
+
+
+def raced(lake, attempts):
+    fork = multiprocessing.get_context("fork")
+    barrier, results = fork.Barrier(2), fork.Queue()
+    processes = [fork.Process(target=race, args=(lake, attempt, barrier, results)) for attempt in attempts]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=120) for _ in range(2 * ROUNDS)]
+    for process in processes:
+        process.join()
+    return processes, found
+
+
+def test_of_two_that_publish_the_same_attempt_one_wins_and_the_other_says_so(any_lake):
+    _, found = raced(any_lake, [1, 1])
+    for number in range(ROUNDS):
+        outcomes = {outcome: pid for key, pid, outcome in found if key == number}
+        assert sorted(outcomes) == ["fenced", "won"]
+        there = manifest.find(f"{any_lake}/key-{number}/manifest.json")
+        assert there.document["writer"] == outcomes["won"]
+
+
+def test_of_two_attempts_that_race_the_newer_stands_in_the_end(any_lake):
+    processes, _ = raced(any_lake, [1, 2])
+    for number in range(ROUNDS):
+        there = manifest.find(f"{any_lake}/key-{number}/manifest.json")
+        assert there.document["writer"] == processes[1].pid
+
+
+def test_an_attempt_that_wakes_up_late_is_fenced_and_changes_nothing(any_lake):
+    uri = f"{any_lake}/key/manifest.json"
+    seen = manifest.find(uri)
+    manifest.publish(uri, document(2), manifest.find(uri))
+    with pytest.raises(Fenced, match=r"attempt 2 has\s+published already .* --attempt 3"):
+        manifest.publish(uri, document(1), seen)
+    assert manifest.find(uri).document["task"]["attempt"] == 2
+
+
+def test_a_partition_that_changed_meanwhile_is_not_replaced(any_lake):
+    uri = f"{any_lake}/curated/events/date=2011-06-01/manifest.json"
+    seen = manifest.find(uri)
+    manifest.publish_partition(uri, document(1, "other"), seen)
+    with pytest.raises(Failure, match="changed while") as failure:
+        manifest.publish_partition(uri, document(1), seen)
+    assert failure.value.exit_code == 1
+    with pytest.raises(Fenced):
+        manifest.publish_partition(uri, document(1, "other", writer=2), seen)
+
+
+def write_and_publish(task):
+    for part in range(3):
+        storage.write(f"{task.folder('table')}/part-{part}", b"x" * 1000)
+    task.written("table", 3)
+
+
+def test_a_writer_that_is_killed_leaves_nothing_half_and_the_next_attempt_publishes(tmp_path, lake):
+    """The same key through 200 kills at random moments: what a reader finds is in whole, or not there."""
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    (folder / "job.toml").write_text(
+        '[job]\ndescription = "Writes three files."\nengine = "python"\n[outputs.table]\ncontract = "interactions@1"\n'
+    )
+    randomness = random.Random(7)
+    outcomes = {"published": 0, "killed": 0}
+    key = layout.task_key(lake, "dag", "run", "task")
+    for attempt in range(1, KILLS + 1):
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            arguments = f"--lake {lake} --dag-id dag --run-id run --task-id task --attempt {attempt}"
+            os._exit(exit_code(write_and_publish, folder, arguments.split()))
+        time.sleep(randomness.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        outcomes["killed" if os.WIFSIGNALED(status) else "published"] += 1
+        assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+        if found := manifest.find(layout.manifest(key)):
+            table = found.document["outputs"]["table"]
+            assert len(table["files"]) == 3
+            check_files([File(f"{key}/{file['path']}", file["bytes"]) for file in table["files"]])
+    assert min(outcomes.values()) > 0, outcomes
+    arguments = f"--lake {lake} --dag-id dag --run-id run --task-id task --attempt {KILLS + 1}"
+    assert exit_code(write_and_publish, folder, arguments.split()) == 0
+    assert manifest.find(layout.manifest(key)).document["task"]["attempt"] == KILLS + 1

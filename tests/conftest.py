@@ -1,0 +1,116 @@
+"""What tests share: tiny jobs run as real processes, and a lake of files or on the S3 server that is named."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common import storage
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> str:
+    return f"file://{tmp_path}/lake"
+
+
+class JobFolder:
+    """A job made for a test, run as every runtime runs one: a process with the command line of every job."""
+
+    def __init__(self, folder: Path, lake: str) -> None:
+        self.folder = folder
+        self.lake = lake
+
+    def command(self, *arguments: str, task: str = "task", attempt: int = 1, run: str = "run") -> list[str]:
+        identity = ["--lake", self.lake, "--dag-id", "dag", "--run-id", run, "--task-id", task]
+        return [sys.executable, str(self.folder / "main.py"), *identity, "--attempt", str(attempt), *arguments]
+
+    def run(self, *arguments: str, environment: dict[str, str] | None = None, **names) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            self.command(*arguments, **names),
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        )
+
+    def key(self, task: str = "task", run: str = "run") -> str:
+        return f"{self.lake}/intermediate/dag/{run}/{task}"
+
+    def document(self, name: str, task: str = "task", run: str = "run") -> dict:
+        return json.loads(Path(f"{self.key(task, run)}/{name}".removeprefix("file://")).read_text())
+
+
+@pytest.fixture
+def make_job(tmp_path: Path, lake: str) -> Callable[..., JobFolder]:
+    """Make a job's folder from the text of its `job.toml` and of its `main.py`."""
+
+    def make(description: str, main: str, name: str = "toy") -> JobFolder:
+        folder = tmp_path / "jobs" / name
+        folder.mkdir(parents=True)
+        (folder / "job.toml").write_text(description)
+        (folder / "main.py").write_text(main)
+        return JobFolder(folder, lake)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real S3 server on loopback, as the environment variables by which every client finds it."""
+    program = shutil.which("versitygw", path=f"{os.environ['PATH']}:{Path.home()}/.cache/tandem/bin")
+    if program is None:
+        pytest.skip("no versitygw on PATH or in ~/.cache/tandem/bin; .ci/run shows how it is installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        "AWS_ACCESS_KEY_ID": "tandem-tests",
+        "AWS_SECRET_ACCESS_KEY": uuid.uuid4().hex,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+    }
+    keys = {
+        "ROOT_ACCESS_KEY": environment["AWS_ACCESS_KEY_ID"],
+        "ROOT_SECRET_KEY": environment["AWS_SECRET_ACCESS_KEY"],
+    }
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "tandem-lake").mkdir()  # a bucket
+    server = subprocess.Popen(
+        [program, "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder)], env={**os.environ, **keys}
+    )
+    try:
+        wait_for(port)
+        yield environment
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(port: int) -> None:
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after 10 s")
+
+
+@pytest.fixture(params=["file", "s3"])
+def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The root of a lake: of files, and on the S3 server."""
+    if request.param == "file":
+        return lake
+    for name, value in request.getfixturevalue("s3_server").items():
+        monkeypatch.setenv(name, value)
+    storage.s3.cache_clear()
+    return f"s3://tandem-lake/{uuid.uuid4().hex}"

@@ -1,0 +1,1 @@
+"""What people run by hand or through make: `python -m tools.<name> --help`."""
