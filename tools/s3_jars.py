@@ -38,9 +38,9 @@ def main() -> None:
         program = Path(folder) / "nothing.py"
         program.write_text("")
         command = [
-            Path(pyspark.__file__).parent / "bin/spark-submit",
+            str(Path(pyspark.__file__).parent / "bin/spark-submit"),
             *("--master", "local[1]", "--conf", f"spark.jars.ivy={folder}/ivy"),
-            *("--packages", ",".join(PACKAGES), "--exclude-packages", ",".join(EXCLUDED), program),
+            *("--packages", ",".join(PACKAGES), "--exclude-packages", ",".join(EXCLUDED), str(program)),
         ]
         process = subprocess.run(command, capture_output=True, text=True)
         found = list(Path(folder).glob("ivy/jars/*.jar"))

@@ -1,0 +1,117 @@
+"""Every pipeline through a real Airflow, its lake on the S3 server, with a task killed midway."""
+
+import dataclasses
+import datetime
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from common import manifest, storage, tables
+from tools import demo, load_sample
+from tools.local_airflow import start
+
+KILLED = "train_recommender"
+
+
+@pytest.fixture(scope="module")
+def lake(s3_server, tmp_path_factory):
+    """Five months of the sample, as delivered, on the S3 server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.items():
+            patch.setenv(name, value)
+        storage.s3.cache_clear()
+        tables.s3_filesystem.cache_clear()
+        sample = tmp_path_factory.mktemp("sample") / "transactions.parquet"
+        until = datetime.datetime(2010, 5, 1)
+        pq.write_table(pq.read_table(load_sample.SOURCE, filters=[("invoice_date", "<", until)]), sample)
+        root = "s3://tandem-lake/pipelines"
+        load_sample.load(sample, root)
+        yield root
+
+
+def kill_once(task_id, within=240):
+    """Kill the first process of a task, as the kernel does when memory runs out; returns its attempt."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                arguments = (process / "cmdline").read_text().split("\0")
+            except OSError:
+                continue
+            if arguments[1:2] and arguments[1].endswith(f"jobs/{task_id}/main.py"):
+                time.sleep(1.5)  # it is at work by now
+                os.kill(int(process.name), signal.SIGKILL)
+                return int(arguments[arguments.index("--attempt") + 1])
+        time.sleep(0.05)
+    raise TimeoutError(f"{task_id} was not started within {within} s")
+
+
+@pytest.fixture(scope="module")
+def ran(lake, tmp_path_factory):
+    """The manifests of all tasks of a run in which one was killed, by job; and how that task's first log ended."""
+    clock = demo.Clock()
+    with start(lake, home=tmp_path_factory.mktemp("airflow")) as airflow:
+        with ThreadPoolExecutor(1) as pool:
+            killed = pool.submit(kill_once, KILLED)
+            runs = demo.ran(airflow, clock)
+            assert killed.result() == 1
+        found = demo.manifests(airflow, runs)
+        run = runs[demo.RECOMMENDING]
+        instance = next(each for each in airflow.instances(demo.RECOMMENDING, run) if each.task_id == KILLED)
+        log = airflow.log(demo.RECOMMENDING, run, dataclasses.replace(instance, try_number=1))
+        yield {published.document["job"]: published for _, _, published in found}, found, log
+
+
+def test_a_killed_task_is_retried_and_its_retry_is_what_counts(ran):
+    by_job, _, log = ran
+    assert by_job[KILLED].document["task"]["attempt"] == 2
+    assert "attempt-2/" in by_job[KILLED].document["outputs"]["model"]["files"][0]["path"]
+    end = "\n".join(log[-4:])
+    assert "signal 9" in end or "SIGKILL" in end
+    assert f"jobs/{KILLED}/main.py" in log[-1]
+
+
+def test_every_task_has_a_manifest_whose_parents_are_there(ran):
+    _, found, _ = ran
+    assert len(found) == 2 + 2 + 4 + 1
+    parents = {parent["uri"]: parent["digest"] for _, _, each in found for parent in each.document["parents"]}
+    assert len(parents) > 4
+    for uri, digest in list(parents.items())[:20] + list(parents.items())[-20:]:
+        assert manifest.find(uri).digest == digest
+
+
+def test_recommendations_are_complete_and_ranked(ran):
+    by_job, _, _ = ran
+    table = demo.output(by_job["select_recommendations"], "recommendations").to_table()
+    default = table.filter(pc.is_null(table["user_id"]))
+    assert default.num_rows == 10
+    users = table["user_id"].value_counts()
+    assert len(users) > 500
+    assert pc.max(users.field("counts")).as_py() <= 10
+    names = demo.read(by_job["ingest_items"], ["item_id"])["item_id"]
+    assert set(table["item_id"].to_pylist()) <= set(names)
+
+
+def test_events_are_all_in_the_day_on_which_they_occurred(lake, ran):
+    by_job, _, _ = ran
+    output = by_job["ingest_events"].document["outputs"]["events"]
+    rows = 0
+    for name in list(output["partitions"])[::20]:
+        partition = manifest.find(f"{lake}/curated/events/{name}/manifest.json")
+        events = demo.output(partition, "events").to_table(["time", "event_id"])
+        assert set(pc.strftime(events["time"], "date=%Y-%m-%d").unique().to_pylist()) == {name}
+        assert events.num_rows == output["partitions"][name]["rows"] == len(events["event_id"].unique())
+        rows += events.num_rows
+    assert rows > 5000
+
+
+def test_nothing_was_left_half_written_by_a_rename(lake, ran):
+    files = storage.files(f"{lake}/intermediate") + storage.files(f"{lake}/curated")
+    assert len(files) > 100
+    assert not [file for file in files if "_temporary" in file.uri or "__magic" in file.uri]
