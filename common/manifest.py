@@ -29,8 +29,8 @@ def find(uri: str) -> Manifest | None:
 
 
 def content(document: dict[str, Any]) -> bytes:
-    """The bytes of a document, the same for the same document."""
-    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False).encode()
+    """The bytes of a document, the same for the same document; dates as ISO 8601."""
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, default=str).encode()
 
 
 def fence(task: dict[str, Any], there: Manifest | None) -> None:

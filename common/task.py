@@ -211,7 +211,7 @@ def work(main: Callable[[Task], None], task: Task) -> None:
             raise Failure(
                 f"The job ended without writing its output '{missing[0]}', expected every output of job.toml."
             )
-        document = json.loads(json.dumps(task.document(task.outputs), default=str))
+        document = task.document(task.outputs)
         manifest.publish(own_uri, document, own)
     for role, output in task.outputs.items():
         task.log("output", role=role, rows=output["rows"], bytes=output["bytes"])
@@ -222,7 +222,7 @@ def work(main: Callable[[Task], None], task: Task) -> None:
 def write_result(own_uri: str, metrics: dict[str, Any]) -> None:
     """Leave the manifest's URI and the metrics, as far as they are small, where the orchestrator asked for them."""
     if file := os.environ.get("TANDEM_RESULT_FILE"):
-        result = json.dumps({"manifest": own_uri, "metrics": metrics})
+        result = json.dumps({"manifest": own_uri, "metrics": metrics}, default=str)
         if len(result) > LARGEST_RESULT:
             result = json.dumps({"manifest": own_uri, "metrics": {}})
         Path(file).write_text(result)

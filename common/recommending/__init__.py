@@ -1,0 +1,1 @@
+"""Recommendation algorithms as pure functions of arrays: histories in, scores, rankings and their quality out."""

@@ -1,0 +1,27 @@
+"""Work in blocks of rows or columns, on every core that this process may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Cores that this process may use; at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def blocks(count: int, size: int) -> list[slice]:
+    """Slices of at most `size`, or 1, that cover range(count) in order."""
+    size = max(1, size)
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def in_parallel(work: Callable[[slice], Result], parts: list[slice]) -> Iterator[Result]:
+    """Results of `work` in the order of `parts`, by threads: for what releases the interpreter's lock."""
+    with ThreadPoolExecutor(cores()) as pool:
+        yield from pool.map(work, parts)

@@ -1,0 +1,97 @@
+"""What users bought before one moment, as aligned arrays, and the vectors that models make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class History:
+    """Pairs of users and items in compressed rows: `indices[indptr[u]:indptr[u + 1]]` are the items of user u.
+
+    indptr (users + 1), indices (pairs, positions of items), events (pairs, purchases of the pair),
+    age (pairs, days from its last purchase to the moment), item_count (the catalogue's size).
+    """
+
+    indptr: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    events: Floats
+    age: Floats
+    item_count: int
+
+    def __post_init__(self) -> None:
+        for name in ("events", "age"):
+            values = getattr(self, name)
+            if len(values) != len(self.indices):
+                raise ValueError(f"{name} of a history has {len(values)} values for {len(self.indices)} pairs")
+            if not np.isfinite(values).all() or (values < 0).any():
+                raise ValueError(
+                    f"{name} of a history must be finite and not negative: filter or repair the pairs first"
+                )
+        if len(self.indices) and not 0 <= int(self.indices.min()) <= int(self.indices.max()) < self.item_count:
+            raise ValueError(f"a history of {self.item_count} items names item positions outside of them")
+
+    @property
+    def user_count(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Number of items of each user."""
+        return np.diff(self.indptr)
+
+    def matrix(self, values: Floats) -> sp.csr_matrix:
+        """Users x items with one value per pair; shares the index arrays."""
+        return sp.csr_matrix((values, self.indices, self.indptr), shape=(self.user_count, self.item_count), copy=False)
+
+    def rows(self, users: NDArray[np.int64] | slice) -> History:
+        """The same for some of the users, in the order given. Costs time and memory of the pairs kept."""
+        numbers = self.matrix(np.arange(len(self.indices), dtype=np.float64))[users]
+        kept = numbers.data.astype(np.int64)
+        return History(
+            numbers.indptr.astype(np.int64), self.indices[kept], self.events[kept], self.age[kept], self.item_count
+        )
+
+
+def history(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    exists: NDArray[np.bool_],
+    events: NDArray[np.generic],
+    age: NDArray[np.generic],
+    item_count: int,
+) -> History:
+    """The pairs of a larger table that exist as of a moment; users without any keep an empty row.
+
+    `exists`, `events` and `age` have one value per pair of `indices`. One pass, memory of the pairs kept.
+    """
+    before = np.concatenate(([0], np.cumsum(exists, dtype=np.int64)))
+    return History(
+        before[indptr],
+        indices[exists].astype(np.int32),
+        events[exists].astype(np.float32),
+        age[exists].astype(np.float32),
+        item_count,
+    )
+
+
+def decay(age: Floats, half_life: float) -> Floats:
+    """2^(-age / half_life), shapes as `age`, both in days; ones for an infinite half-life."""
+    decayed: Floats = np.exp2(-age / np.float32(half_life), dtype=np.float32)
+    return decayed
+
+
+def fitting_matrix(pairs: History, half_life: float) -> sp.csr_matrix:
+    """Users x items to fit on: each pair counts 2^(-age / half_life), however often it was bought."""
+    return pairs.matrix(decay(pairs.age, half_life))
+
+
+def user_vectors(pairs: History, half_life: float) -> sp.csr_matrix:
+    """Users x items to score from: log(1 + purchases) * 2^(-age / half_life) for each pair."""
+    return pairs.matrix(np.log1p(pairs.events) * decay(pairs.age, half_life))

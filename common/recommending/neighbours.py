@@ -1,0 +1,93 @@
+"""Neighbours of items: sparse item-to-item weights from paths or angles, the strongest of each item kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import scipy.sparse as sp
+
+from common.recommending.blocks import blocks, in_parallel
+from common.recommending.histories import Floats
+from common.recommending.ranking import top_entries
+
+BLOCK_VALUES = 8_000_000  # dense values of a block of items x items: 32 MB
+
+
+def rp3beta(matrix: sp.csr_matrix, alpha: float, beta: float, neighbours: int = 100) -> sp.csr_matrix:
+    """Weights W (items x items, from row to column, zero diagonal) of random walks item - user - item.
+
+    W[i, j] = sum over users u of (P[i, u] P[u, j])^alpha / popularity[j]^beta, P the transition probabilities: X' and X
+    with rows that add up to 1; popularity the sums of X's columns. Each column keeps its `neighbours` strongest rows.
+    (Paudel et al., Updatable, Accurate, Diverse, and Scalable Recommendations for Interactive Applications, 2016.)
+
+    O(sum of squared row lengths of X) time; O(items x neighbours) memory and one block.
+    """
+    _check(matrix)
+    popularity = np.asarray(matrix.sum(axis=0), dtype=np.float64).ravel()
+    from_users = _scaled(matrix, 1 / _or_one(np.asarray(matrix.sum(axis=1)).ravel()), None)
+    to_users = _scaled(matrix, None, 1 / _or_one(popularity))
+    from_users.data **= np.float32(alpha)
+    to_users.data **= np.float32(alpha)
+    penalty = (_or_one(popularity) ** -beta).astype(np.float32)
+    return _strongest(from_users, to_users, neighbours, lambda block, part: block * penalty[part, None])
+
+
+def cosine(matrix: sp.csr_matrix, shrinkage: float, neighbours: int = 100) -> sp.csr_matrix:
+    """Weights W (items x items, from row to column, zero diagonal): cosine of the items' columns x, shrunk.
+
+    W[i, j] = x_i.x_j / (|x_i| |x_j| + shrinkage). Each column keeps its `neighbours` strongest rows. (Deshpande and
+    Karypis, Item-Based Top-N Recommendation Algorithms, 2004.)
+
+    O(sum of squared row lengths of X) time; O(items x neighbours) memory and one block.
+    """
+    _check(matrix)
+    lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=0), dtype=np.float64).ravel()).astype(np.float32)
+
+    def shrink(block: Floats, part: slice) -> Floats:
+        block /= lengths[part, None] * lengths[None, :] + np.float32(shrinkage or np.finfo(np.float32).tiny)
+        return block
+
+    return _strongest(matrix, matrix, neighbours, shrink)
+
+
+def _strongest(
+    targets: sp.csr_matrix, sources: sp.csr_matrix, neighbours: int, finish: Callable[[Floats, slice], Floats]
+) -> sp.csr_matrix:
+    """The `neighbours` largest positive entries of each column of sources' targets, `finish`ed block by block."""
+    items = targets.shape[1]
+    rows_of_targets, sources = targets.T.tocsr().astype(np.float32), sources.tocsr().astype(np.float32)
+
+    def work(part: slice) -> tuple[np.ndarray, np.ndarray, Floats]:
+        block = finish((rows_of_targets[part] @ sources).toarray(), part)  # row j - part.start holds column j of W
+        block[np.arange(part.stop - part.start), np.arange(part.start, part.stop)] = 0
+        rows, columns, values = top_entries(block, neighbours)
+        return rows + part.start, columns, values
+
+    found = list(in_parallel(work, blocks(items, BLOCK_VALUES // max(1, items))))
+    if not found:
+        return sp.csr_matrix((items, items), dtype=np.float32)
+    to, source, values = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    weights = sp.csr_matrix((values, (source, to)), shape=(items, items), dtype=np.float32)
+    weights.sort_indices()
+    return weights
+
+
+def _scaled(matrix: sp.csr_matrix, rows: np.ndarray | None, columns: np.ndarray | None) -> sp.csr_matrix:
+    values = matrix.data.astype(np.float32)
+    if rows is not None:
+        values *= np.repeat(rows, np.diff(matrix.indptr)).astype(np.float32)
+    if columns is not None:
+        values *= columns[matrix.indices].astype(np.float32)
+    return sp.csr_matrix((values, matrix.indices, matrix.indptr), shape=matrix.shape)
+
+
+def _or_one(sums: np.ndarray) -> np.ndarray:
+    return np.where(sums > 0, sums, 1.0)
+
+
+def _check(matrix: sp.csr_matrix) -> None:
+    if not np.isfinite(matrix.data).all() or (matrix.data < 0).any():
+        raise ValueError(
+            "neighbours of items need finite weights that are not negative: filter or repair the pairs first"
+        )

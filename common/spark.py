@@ -1,0 +1,344 @@
+"""Spark session, tables in and tables out, of Spark jobs."""
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from pyspark import SparkConf, SparkContext
+from pyspark.sql import Column as SparkColumn
+from pyspark.sql import DataFrame, DataFrameWriter, Observation, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    BooleanType,
+    DataType,
+    DateType,
+    DoubleType,
+    FloatType,
+    LongType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+from common import contracts, storage
+from common.contracts import Column, Contract
+from common.failures import InputError, Refused
+from common.manifest import Manifest
+from common.storage import File
+from common.task import Task, at_once
+
+Value = TypeVar("Value")
+
+ROWS_PER_PARTITION = 500_000  # more of them, and the hash aggregate of a 1 GiB heap sorts and spills
+TYPES: dict[str, DataType] = {
+    "string": StringType(),
+    "integer": LongType(),
+    "number": DoubleType(),
+    "small_number": FloatType(),
+    "boolean": BooleanType(),
+    "date": DateType(),
+    "timestamp": TimestampType(),
+}
+PARQUET_TYPES = {
+    "string": "binary (STRING)",
+    "integer": "int64",
+    "number": "double",
+    "small_number": "float",
+    "boolean": "boolean",
+    "date": "int32 (DATE)",
+    "timestamp": "int64 (TIMESTAMP(MICROS,true))",
+}
+SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.compression.codec": "zstd",
+    "spark.sql.files.openCostInBytes": str(256 * 1024),  # a lake has many small files, most of them of one day each
+    "spark.log.level": "ERROR",
+}
+LOCAL_SETTINGS = {
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.sql.shuffle.partitions": "4",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",  # a Spark job to look at files costs more
+}
+# Hadoop starts a process, chmod, for each file of a checksum that it lays beside a file of data.
+WITHOUT_CHECKSUMS = {"spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem"}
+AWS_SDK = "software.amazon.awssdk"
+COMMIT_PROTOCOL = "org.apache.spark.internal.io.cloud.PathOutputCommitProtocol"
+
+
+@contextlib.contextmanager
+def session(task: Task) -> Iterator[SparkSession]:
+    """The Spark session of a task: on the cluster that spark-submit named, else in this process and on all its cores.
+
+    Tells the task's alive line how many Spark tasks of the running stages are done.
+    """
+    settings = dict(SETTINGS)
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not under spark-submit
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        settings |= {"spark.master": "local[*]"} | own_settings(task)
+    if (settings.get("spark.master") or submitted_to()).startswith("local"):
+        settings |= LOCAL_SETTINGS
+        if not storage.is_s3(task.lake):
+            settings |= WITHOUT_CHECKSUMS
+    former = SparkSession.getActiveSession()
+    spark = SparkSession.builder.appName(task.task_id).config(map=settings).getOrCreate()
+    use_s3(spark, task.lake)
+    with reported(spark, task):
+        yield spark
+    if former is None:
+        spark.stop()
+
+
+def submitted_to() -> str:
+    """The master that spark-submit was told, before there is a session."""
+    SparkContext._ensure_initialized()
+    return SparkConf().get("spark.master", "") or ""
+
+
+def own_settings(task: Task) -> dict[str, str]:
+    """What `[spark]` of `job.toml` asks for, as far as it applies to a single process."""
+    wanted: dict[str, str] = dict(task.job.spark.get("conf", {}))
+    if memory := task.job.spark.get("driver_memory"):
+        wanted["spark.driver.memory"] = memory
+    return wanted
+
+
+def use_s3(spark: SparkSession, lake: str) -> None:
+    """Reach a lake on S3 where the environment names its server; Amazon's own clusters know their way.
+
+    Files are uploaded to where they belong and appear when the job commits, which needs two classes that plain Spark
+    lacks. Pending uploads below the folder may be another task's, so a commit leaves them alone.
+    """
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not (storage.is_s3(lake) and endpoint):
+        return
+    java: Any = spark._jvm
+    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
+    settings = {
+        "fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
+        "fs.s3a.endpoint": endpoint,
+        "fs.s3a.endpoint.region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        "fs.s3a.path.style.access": "true",
+        "fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https:")).lower(),
+        "fs.s3a.aws.credentials.provider": f"{AWS_SDK}.auth.credentials.EnvironmentVariableCredentialsProvider",
+        "fs.s3a.committer.name": "magic",
+        "fs.s3a.committer.abort.pending.uploads": "false",
+        "mapreduce.outputcommitter.factory.scheme.s3": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
+        "mapreduce.outputcommitter.factory.scheme.s3a": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
+    }
+    for name, value in settings.items():
+        hadoop.set(name, value)
+    with contextlib.suppress(Exception):  # without them Spark renames what it wrote, which is slower and right as well
+        java.java.lang.Class.forName(COMMIT_PROTOCOL)
+        spark.conf.set("spark.sql.sources.commitProtocolClass", COMMIT_PROTOCOL)
+        spark.conf.set(
+            "spark.sql.parquet.output.committer.class",
+            "org.apache.spark.internal.io.cloud.BindingParquetOutputCommitter",
+        )
+
+
+@contextlib.contextmanager
+def reported(spark: SparkSession, task: Task, interval: float = 5) -> Iterator[None]:
+    """Tell the task every few seconds how far Spark's running stages are."""
+    ended = threading.Event()
+    tracker = spark.sparkContext.statusTracker()
+
+    def look() -> None:
+        while not ended.wait(interval):
+            with contextlib.suppress(Exception):  # a line about progress must not end the work
+                stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+                if running := [stage for stage in stages if stage]:
+                    name = running[0].name.split(" at ")[0]
+                    done, total = (
+                        sum(getattr(stage, field) for stage in running) for field in ("numCompletedTasks", "numTasks")
+                    )
+                    task.progress(f"Spark tasks of '{name}'", done, total)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def read(task: Task, role: str) -> DataFrame:
+    """An input with the columns of its contract, from the files that the manifests name and no others.
+
+    Raises InputError, naming the file, if one is no Parquet file, or lacks a column or has it in another type.
+    """
+    source = task.input(role)
+    contract = contract_of(role, source.contract)
+    spark = SparkSession.active()
+    for file, types in zip(source.files, footers(spark, source.files, parquet_types), strict=True):
+        for name, column in contract.columns.items():
+            found = types.get(name, "missing")
+            if found != PARQUET_TYPES[column.type]:
+                raise InputError(
+                    f"{file.uri} breaks {contract.name}: column '{name}' is {found}, expected {column.type}; "
+                    "run the two jobs at versions that agree."
+                )
+    return spark.read.schema(schema(contract)).parquet(*[file.uri for file in source.files])
+
+
+def contract_of(role: str, contract: Contract | None) -> Contract:
+    if contract is None:
+        raise InputError(f"Input '{role}' is raw, it has no contract by which it could be read as a table.")
+    return contract
+
+
+def schema(contract: Contract) -> StructType:
+    """The columns of a contract as Spark sees them."""
+    return StructType(
+        [StructField(name, TYPES[column.type], column.nullable) for name, column in contract.columns.items()]
+    )
+
+
+def footers(spark: SparkSession, files: list[File], ask: Callable[[Any], Value]) -> list[Value]:
+    """What each Parquet file's footer answers, read by the driver, several at once; InputError names one without any.
+
+    `ask` is given Java's `ParquetFileReader` of the file; each call it makes to it is a round trip to the JVM.
+    """
+    java: Any = spark._jvm
+    configuration = spark._jsparkSession.sessionState().newHadoopConf()
+    path, input_file = java.org.apache.hadoop.fs.Path, java.org.apache.parquet.hadoop.util.HadoopInputFile
+    reader = java.org.apache.parquet.hadoop.ParquetFileReader
+
+    def footer(file: File) -> Value:
+        try:
+            opened = reader.open(input_file.fromPath(path(file.uri), configuration))
+        except Exception as error:
+            reason = next(iter(str(getattr(error, "java_exception", error)).splitlines()), "")
+            raise InputError(f"{file.uri} is no Parquet file ({reason}); run the task that wrote it again.") from None
+        try:
+            return ask(opened)
+        finally:
+            opened.close()
+
+    return at_once(footer, files)
+
+
+def parquet_types(opened: Any) -> dict[str, str]:
+    return column_types(opened.getFileMetaData().getSchema().toString())
+
+
+def column_types(parquet_schema: str) -> dict[str, str]:
+    """Types by column from Parquet's own notation, a line a column: `optional int64 time (TIMESTAMP(MICROS,true));`."""
+    found = re.findall(r"^  (?:optional|required) (\S+) (\S+)(?: (\(.+\)))?;$", parquet_schema, re.MULTILINE)
+    return {name: f"{physical} {logical}".rstrip() for physical, name, logical in found}
+
+
+def write(task: Task, role: str, frame: DataFrame) -> None:
+    """Write a frame as an output, and check its contract and count its rows in the same pass over the data.
+
+    Raises Refused if a column is missing or of another type, null or out of its range where the contract forbids it.
+    """
+    contract = contracts.load(task.job.outputs[role].contract or "")
+    seen = Observation()
+    forbidden = {name: F.count_if(breaks(name, column)).alias(name) for name, column in contract.columns.items()}
+    counted = fitted(frame, contract).observe(seen, F.count(F.lit(1)).alias("rows of all"), *forbidden.values())
+    parquet_writer(counted).save(task.folder(role))
+    counts = seen.get
+    for name in forbidden:
+        if counts[name]:
+            raise Refused(
+                f"The output '{role}' breaks {contract.name}: {counts[name]} values of column '{name}' are null or out "
+                "of range; mend the job or make a new version of the contract."
+            )
+    task.written(role, counts["rows of all"])
+
+
+def fitted(frame: DataFrame, contract: Contract) -> DataFrame:
+    """The columns of the contract, in its order; Refused if one is missing or of another type."""
+    there = {field.name: field.dataType for field in frame.schema}
+    for name, column in contract.columns.items():
+        if there.get(name) != TYPES[column.type]:
+            found = there[name].simpleString() if name in there else "missing"
+            raise Refused(
+                f"The output breaks {contract.name}: column '{name}' is {found}, expected {column.type}; "
+                "mend the job or make a new version of the contract."
+            )
+    return frame.select(*contract.columns)
+
+
+def breaks(name: str, column: Column) -> SparkColumn:
+    """Whether the value of a column is null or out of its range although the contract forbids it."""
+    value = F.col(name)
+    broken = F.lit(False) if column.nullable else value.isNull()
+    if column.minimum is not None:
+        broken = broken | (value < column.minimum)
+    if column.maximum is not None:
+        broken = broken | (value > column.maximum)
+    return broken
+
+
+def parquet_writer(frame: DataFrame) -> DataFrameWriter:
+    """A writer that adds files to a folder and leaves no marker there: the manifest says what counts."""
+    without_marker = {"mapreduce.fileoutputcommitter.marksuccessfuljobs": "false"}
+    return frame.write.format("parquet").mode("append").options(**without_marker)
+
+
+def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manifest | None]) -> int:
+    """Add rows to partitions of a dataset: those of the contract, and a column `date` that says to which partition.
+
+    `partitions` has, for each date that may get rows, what was published of it when the task read it. Files go
+    straight to their partitions, into a folder of this attempt, and count once the partition's manifest names them
+    beside the former ones. A partition that got no rows stays as it is. Returns how many rows were added.
+    Raises Fenced or Failure if a partition changed meanwhile.
+    """
+    dataset = f"{task.lake}/{task.job.outputs[role].dataset}"
+    folders = {f"{dataset}/date={date}": seen for date, seen in partitions.items()}
+    former = {folder: listed(seen) for folder, seen in folders.items()}
+    own = {folder: f"{folder}/{task.version}" for folder in folders}
+    # What an attempt of the same number left when it died would be taken for this one's.
+    at_once(storage.delete, [own[folder] for folder, files in former.items() if not holds(files, own[folder])])
+    name, _, version = task.version.partition("=")
+    # By default Hadoop's committer shares a folder with other writers of the dataset, and deletes it at its end.
+    number = str(int(hashlib.sha256(task.version.encode()).hexdigest()[:7], 16))
+    private = {
+        "mapreduce.job.application.attempt.id": number,
+        "mapreduce.fileoutputcommitter.cleanup.skipped": "true",
+    }
+    placed = frame.withColumn(name, F.lit(version))
+    parquet_writer(placed).partitionBy("date", name).options(**private).save(dataset)
+    storage.delete(f"{dataset}/_temporary/{number}")
+    found = dict(zip(own, at_once(storage.files, own.values()), strict=True))
+    new = {folder: [file for file in files if file not in former[folder]] for folder, files in found.items()}
+    files_added = [file for files in new.values() for file in files]
+    added: list[int] = footers(SparkSession.active(), files_added, lambda opened: opened.getRecordCount())
+    left = iter(added)
+    for folder, files in new.items():
+        if files:
+            seen = folders[folder]
+            total = rows(seen) + sum(itertools.islice(left, len(files)))
+            task.publish_partition(role, folder, seen, total, former[folder] + files)
+    return sum(added)
+
+
+def listed(partition: Manifest | None) -> list[File]:
+    """The files that the manifest of a dataset's partition names."""
+    if partition is None:
+        return []
+    folder = partition.uri.rpartition("/")[0]
+    (output,) = partition.document["outputs"].values()
+    return [File(f"{folder}/{file['path']}", file["bytes"]) for file in output["files"]]
+
+
+def rows(partition: Manifest | None) -> int:
+    """How many rows the manifest of a dataset's partition counts."""
+    return sum(output["rows"] for output in partition.document["outputs"].values()) if partition else 0
+
+
+def holds(files: list[File], folder: str) -> bool:
+    return any(file.uri.startswith(f"{folder}/") for file in files)

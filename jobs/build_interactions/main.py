@@ -1,0 +1,86 @@
+"""How strongly each user is bound to each item, from curated events, as of the end of a window and of two cuts in it.
+
+What stands before a cut is computed from events before it only, so models can be judged on what came after.
+"""
+
+import datetime
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from common import spark
+from common.failures import InputError
+from common.spark import ROWS_PER_PARTITION
+from common.task import Input, Task, run
+
+MICROSECONDS_A_DAY = 86_400e6
+
+
+def build_interactions(
+    events: DataFrame,
+    end: datetime.date,
+    test_days: int,
+    tuning_days: int,
+    half_life_days: float,
+    partitions: int,
+) -> DataFrame:
+    """The rows of `interactions@1`, sorted by user and item within each of so many partitions; one shuffle, on user.
+
+    The weight as of a moment is log1p(max(0, sum of sign * quantity * 2^(-age / half-life))) over the events before
+    it, age in days: cancellations are netted out before the logarithm.
+    """
+    test_start = end - datetime.timedelta(days=test_days)
+    moments = {"": end, "_before_test": test_start, "_before_tuning": test_start - datetime.timedelta(days=tuning_days)}
+    signed = F.col("quantity") * F.when(F.col("type") == "purchase", 1).otherwise(-1)
+    counted = events.where(F.col("user_id").isNotNull() & (F.col("time") < start_of(end))).select(
+        "user_id", "item_id", "time", signed.alias("signed_quantity")
+    )
+    bought_at = F.when(F.col("signed_quantity") > 0, F.col("time"))
+    aggregates = [F.min(bought_at).alias("first_time")]
+    columns = [F.col("user_id"), F.col("item_id")]
+    for name, moment in moments.items():
+        before = F.col("time") < start_of(moment)
+        age = (F.unix_micros(start_of(moment)) - F.unix_micros("time")) / MICROSECONDS_A_DAY
+        strength = F.col("signed_quantity") * F.pow(F.lit(2.0), -age / half_life_days)
+        aggregates += [
+            F.sum(F.when(before, strength).otherwise(0.0)).alias(f"strength{name}"),
+            F.count(F.when(before, bought_at)).alias(f"events{name}"),
+            F.max(F.when(before, bought_at)).alias(f"last_time{name}"),
+        ]
+        weight = F.log1p(F.greatest(F.lit(0.0), F.col(f"strength{name}"))).cast("float")
+        columns += [weight.alias(f"weight{name}"), F.col(f"events{name}"), F.col(f"last_time{name}")]
+    pairs = counted.repartition(partitions, "user_id").groupBy("user_id", "item_id").agg(*aggregates)
+    exists = " OR ".join(f"weight{name} > 0" for name in moments)
+    return pairs.select(*columns, "first_time").where(exists).sortWithinPartitions("user_id", "item_id")
+
+
+def start_of(date: datetime.date) -> Column:
+    """Midnight (UTC) at which a day begins."""
+    return F.lit(datetime.datetime.combine(date, datetime.time(), datetime.UTC))
+
+
+def day_after_newest(events: Input) -> datetime.date:
+    """The day after the newest of the partitions that an input names."""
+    newest = max(manifest.uri.split("/")[-2] for manifest in events.manifests)
+    return datetime.date.fromisoformat(newest.removeprefix("date=")) + datetime.timedelta(days=1)
+
+
+def main(task: Task) -> None:
+    events = task.input("events")
+    end = task.parameters["until"] or day_after_newest(events)
+    names = ("test_days", "tuning_days", "half_life_days")
+    with spark.session(task):
+        interactions = build_interactions(
+            spark.read(task, "events"),
+            end,
+            **{name: task.parameters[name] for name in names},
+            partitions=max(1, -(-events.rows // ROWS_PER_PARTITION)),
+        )
+        spark.write(task, "interactions", interactions)
+    task.metrics |= {"end": str(end), "events": events.rows, "interactions": task.outputs["interactions"]["rows"]}
+    if not task.metrics["interactions"]:
+        raise InputError("No event of the window is a purchase by a known user that was kept; name a longer window.")
+
+
+if __name__ == "__main__":
+    run(main)

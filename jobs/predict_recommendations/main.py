@@ -1,0 +1,97 @@
+"""The best items of the users of one shard, scored block by block with the model that training shipped.
+
+A user belongs to the shard that a hash of their ID says, so that a shard holds the same users whatever the order of the
+interactions. In memory are this shard's pairs, the model, and one block of scores a core; never users x items.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from common import tables
+from common.recommending import models
+from common.recommending.histories import History
+from common.recommending.ranking import ItemModel
+from common.task import Task, run
+
+COLUMNS = ["user_id", "item_id", "weight", "events", "last_time"]
+
+
+def shard_of(users: pa.Array, shards: int) -> np.ndarray:
+    """The shard of each user ID: a 64-bit hash that is the same in every process, modulo the number of shards."""
+    hashes = pd.util.hash_array(users.to_numpy(zero_copy_only=False), categorize=False)
+    return (hashes % np.uint64(shards)).astype(np.int64)
+
+
+def rows_of_shard(batch: pa.RecordBatch, shard: int, shards: int, items: pa.Array) -> pa.RecordBatch:
+    """The existing pairs of the shard's users with items that the model's catalogue knows; positions for item IDs."""
+    users = batch["user_id"].dictionary_encode()
+    mine = shard_of(users.dictionary, shards) == shard
+    kept = mine[users.indices.to_numpy()] & pc.greater(batch["weight"], 0).to_numpy(zero_copy_only=False)
+    batch = batch.filter(pa.array(kept))
+    batch = batch.set_column(1, "item_id", pc.index_in(batch["item_id"], value_set=items))
+    return batch.filter(batch["item_id"].is_valid())
+
+
+def histories(rows: pa.Table, as_of: int, items: int) -> tuple[pa.Array, History]:
+    """Users, in the order of their IDs, and their histories; `as_of` in microseconds since 1970."""
+    users = pc.unique(rows["user_id"])
+    users = users.take(pc.sort_indices(users))
+    row = pc.index_in(rows["user_id"], value_set=users).to_numpy()
+    item = rows["item_id"].to_numpy()
+    order = np.lexsort((item, row))
+    age = (as_of - rows["last_time"].cast(pa.int64()).to_numpy()[order]) / 86_400e6
+    indptr = np.concatenate(([0], np.cumsum(np.bincount(row, minlength=len(users)))))
+    events = rows["events"].to_numpy()[order].astype(np.float32)
+    return users, History(indptr, item[order].astype(np.int32), events, np.maximum(age, 0).astype(np.float32), items)
+
+
+def predictions(
+    task: Task, model: ItemModel, name: str, repeats: bool, users: pa.Array, pairs: History, items: pa.Array
+) -> Iterator[pa.Table]:
+    """Tables of predictions@1, one a block of users."""
+    vectors = model.vectors(pairs)
+    for block in models.recommend(model, vectors, task.parameters["candidates"], repeats):
+        because = model.reasons(vectors, block)
+        sources = pa.array(np.where(because < 0, 0, model.columns[because]), mask=because < 0)
+        task.progress("users", int(block.rows[-1]) + 1 if len(block.rows) else 0, len(users))
+        yield pa.table(
+            {
+                "user_id": users.take(pa.array(block.rows)),
+                "rank": block.ranks + 1,
+                "item_id": items.take(pa.array(model.columns[block.items])),
+                "score": block.scores.astype(np.float64),
+                "because_item_id": items.take(sources),
+                "model": pa.repeat(name, len(block.rows)),
+            }
+        )
+
+
+def main(task: Task) -> None:
+    arrays, document = tables.read_arrays(task, "model")
+    items = pa.array(arrays["items"].tolist(), pa.string())
+    shards, shard = task.parameters["shards"], task.map_index or 0
+    parts = [rows_of_shard(batch, shard, shards, items) for batch in tables.batches(task, "interactions", COLUMNS)]
+    schema = pa.schema(
+        {
+            "user_id": pa.string(),
+            "item_id": pa.int32(),
+            "weight": pa.float32(),
+            "events": pa.int64(),
+            "last_time": tables.TYPES["timestamp"],
+        }
+    )
+    users, pairs = histories(pa.Table.from_batches(parts, schema), document["as_of"], len(items))
+    model = models.from_arrays(arrays, document["own"], document["half_life"])
+    task.log("read", users=len(users), pairs=len(pairs.indices), items=len(items))
+    task.metrics |= {"users": len(users), "model": document["model"]}
+    tables.write(
+        task, "predictions", predictions(task, model, document["model"], document["repeats"], users, pairs, items)
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,181 @@
+"""Every model on the same table of awkward inputs, and the choice of parameters."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from shapes import of_dense, random_history
+
+from common.recommending import models
+from common.recommending.evaluation import Truth, quality
+from common.recommending.histories import History, history
+from common.recommending.popularity import momentum, popularity
+from common.recommending.ranking import Ranking, joined
+
+PARAMETERS = {
+    **{name: values[0] for recipe in models.MODELS.values() for name, values in recipe.grid.items()},
+    **{name: values[0] for name, values in models.COMMON_GRID.items()},
+}
+
+
+def by_model(name: str, count: int, repeats: bool) -> Callable[[History], Ranking]:
+    def ranked(pairs: History) -> Ranking:
+        model = models.fit(name, pairs, PARAMETERS)
+        whole = joined(list(models.recommend(model, model.vectors(pairs), count, repeats)))
+        return whole._replace(items=model.columns[whole.items])
+
+    return ranked
+
+
+def by_popularity(count: int, repeats: bool) -> Callable[[History], Ranking]:
+    return lambda pairs: models.popular_ranking(popularity(pairs, 7), pairs, repeats)
+
+
+def raw(events: list[float], age: list[float], items: int = 3) -> History:
+    """One user with len(events) items."""
+    return History(
+        np.array([0, len(events)]),
+        np.arange(len(events), dtype=np.int32),
+        np.array(events, dtype=np.float32),
+        np.array(age, dtype=np.float32),
+        items,
+    )
+
+
+RIGHT: dict[str, Callable[[], History]] = {
+    "no users": lambda: of_dense(np.zeros((0, 4))),
+    "no items": lambda: of_dense(np.zeros((3, 0))),
+    "no pairs": lambda: of_dense(np.zeros((3, 4))),
+    "one user": lambda: of_dense(np.array([[1, 0, 2, 1]])),
+    "one item": lambda: of_dense(np.array([[1], [0], [2]])),
+    "one pair": lambda: of_dense(np.array([[0, 1], [0, 0]])),
+    "everyone has everything": lambda: of_dense(np.ones((5, 6))),
+    "fewer items than asked for": lambda: random_history(20, 7),
+    "so old that all weights are zero": lambda: of_dense(np.ones((4, 4)), np.full((4, 4), 1e30)),
+    "no events": lambda: raw([0, 0], [1, 1]),
+    "a user with 1,000 items": lambda: of_dense(np.vstack([np.ones((1, 1000)), np.eye(3, 1000)])),
+}
+WRONG: dict[str, Callable[[], History]] = {
+    "NaN events": lambda: raw([1, np.nan], [1, 1]),
+    "infinite events": lambda: raw([1, np.inf], [1, 1]),
+    "negative events": lambda: raw([1, -1], [1, 1]),
+    "NaN age": lambda: raw([1, 1], [1, np.nan]),
+    "infinite age": lambda: raw([1, 1], [np.inf, 1]),
+    "purchases after the moment": lambda: raw([1, 1], [-1, 1]),
+    "items outside of the catalogue": lambda: raw([1, 1], [1, 1], items=1),
+    "an age too few": lambda: raw([1, 1], [1]),
+}
+EVERY_MODEL = [*models.MODELS, "popularity"]
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+@pytest.mark.parametrize("name", EVERY_MODEL)
+@pytest.mark.parametrize("case", RIGHT)
+def test_every_model_ranks_awkward_input(case: str, name: str, repeats: bool) -> None:
+    pairs = RIGHT[case]()
+    ranked = by_popularity(10, repeats) if name == "popularity" else by_model(name, 10, repeats)
+    found = ranked(pairs)
+    assert np.isfinite(found.scores).all() and (found.scores > 0).all()
+    assert ((found.rows >= 0) & (found.rows < pairs.user_count)).all()
+    assert ((found.items >= 0) & (found.items < pairs.item_count)).all()
+    pair = found.rows * max(1, pairs.item_count) + found.items
+    assert len(np.unique(pair)) == len(pair)
+    for row in range(pairs.user_count):
+        assert found.ranks[found.rows == row].tolist() == list(range(min(10, (found.rows == row).sum())))
+        assert (np.diff(found.scores[found.rows == row]) <= 0).all()
+    had = np.repeat(np.arange(pairs.user_count), pairs.lengths) * max(1, pairs.item_count) + pairs.indices
+    if not repeats:
+        assert not np.isin(pair, had).any()
+    if name != "popularity":
+        users_without_history = np.flatnonzero(pairs.lengths == 0)
+        assert not np.isin(found.rows, users_without_history).any()
+    for one, other in zip(found, ranked(RIGHT[case]()), strict=True):  # the same again
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_no_model_ever_sees_wrong_input(case: str) -> None:
+    with pytest.raises(ValueError, match="history"):
+        WRONG[case]()
+
+
+def test_models_that_need_finite_weights_say_so() -> None:
+    matrix = random_history(5, 6).matrix(np.full(len(random_history(5, 6).indices), np.nan, dtype=np.float32))
+    for recipe in models.MODELS.values():
+        with pytest.raises(ValueError, match="finite"):
+            recipe.fit(matrix, PARAMETERS)
+
+
+def test_a_snapshot_keeps_only_what_existed() -> None:
+    kept = history(
+        np.array([0, 2, 2, 4]),
+        np.array([1, 3, 0, 2]),
+        np.array([True, False, True, True]),
+        np.array([5, 6, 7, 8]),
+        np.array([0.5, np.nan, 2, 3]),
+        4,
+    )
+    assert kept.matrix(kept.events).toarray().tolist() == [[0, 5, 0, 0], [0, 0, 0, 0], [7, 0, 8, 0]]
+    assert kept.age.tolist() == [0.5, 2, 3]
+
+
+def test_rows_of_a_history_are_those_users_in_that_order() -> None:
+    pairs = random_history(9, 5)
+    some = pairs.rows(np.array([7, 2]))
+    assert (some.matrix(some.events).toarray() == pairs.matrix(pairs.events).toarray()[[7, 2]]).all()
+    assert (some.matrix(some.age).toarray() == pairs.matrix(pairs.age).toarray()[[7, 2]]).all()
+
+
+def test_popularity_halves_with_each_half_life() -> None:
+    pairs = of_dense(np.array([[9, 1, 0], [1, 0, 0]]), np.array([[0, 14, 0], [7, 0, 0]]))
+    assert popularity(pairs).tolist() == [2, 1, 0]
+    assert popularity(pairs, 7).tolist() == [1.5, 0.25, 0]
+
+
+def test_momentum_is_below_one_for_what_stopped_selling() -> None:
+    pairs = of_dense(np.ones((40, 3)), np.tile([0, 90, 0], (40, 1)))
+    factor = momentum(pairs, 0.5)
+    assert factor[1] < 0.6 < 0.99 < factor[0] <= 1
+    assert (momentum(pairs, 0) == 1).all()
+
+
+def learnable() -> tuple[History, Truth]:
+    """Two tastes; each user bought half of the items of one, and goes on to buy some of the other half."""
+    random = np.random.default_rng(7)
+    events, later = np.zeros((200, 30)), np.zeros((200, 30), dtype=np.int8)
+    for user in range(200):
+        liked = random.permutation(15) + 15 * (user % 2)
+        events[user, liked[:7]], later[user, liked[7:11]] = 1, 1
+    return of_dense(events), Truth(sp.csr_matrix(later))
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_learns_tastes_that_popularity_cannot(name: str) -> None:
+    pairs, truth = learnable()
+    parameters, tuned = models.choose(name, pairs, pairs, truth, repeats=False)
+    found = quality(models.ranking_of(models.fit(name, pairs, parameters), pairs, False), truth).means()["ndcg"]
+    popular = quality(models.popular_ranking(popularity(pairs), pairs, False), truth).means()["ndcg"]
+    assert tuned == found
+    assert found > popular + 0.2
+
+
+def test_ease_on_a_head_is_ease_of_the_most_popular_items_alone() -> None:
+    random = np.random.default_rng(4)
+    events = random.random((60, 20)) < np.linspace(0.05, 0.9, 20)  # the last items are the head
+    model = models.fit("ease", of_dense(events), PARAMETERS, head=6)
+    alone = models.fit("ease", of_dense(events[:, model.columns]), PARAMETERS)
+    assert model.columns.tolist() == sorted(np.argsort(-events.sum(axis=0), kind="stable")[:6].tolist())
+    np.testing.assert_allclose(model.weights, alone.weights, rtol=1e-5)
+    assert set(models.ranking_of(model, of_dense(events), True).items) <= set(model.columns)
+
+
+def test_coordinate_search_finds_the_best_of_separate_parameters_and_keeps_the_first_of_equals() -> None:
+    tried = []
+
+    def score(parameters: dict[str, float]) -> float:
+        tried.append(parameters)
+        return -abs(parameters["a"] - 3) - abs(parameters["b"] - 1) + 0 * parameters["c"]
+
+    assert models.coordinate_search({"a": (1, 2, 3), "b": (5, 1), "c": (8, 9)}, score) == ({"a": 3, "b": 1, "c": 8}, 0)
+    assert len(tried) == 1 + 2 + 1 + 1

@@ -1,0 +1,143 @@
+"""Tables in and out of Spark jobs: what breaks a contract is named, and rows come from the write itself."""
+
+import argparse
+import datetime
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from common import contracts, job, spark, storage, task
+from common.failures import Failure, InputError, Refused
+
+EVENTS = spark.schema(contracts.load("events@1"))
+TIME = datetime.datetime(2011, 1, 5, 10, tzinfo=datetime.UTC)
+
+
+@pytest.fixture(scope="session")
+def session() -> Iterator[SparkSession]:
+    local = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, "spark.master": "local[2]"}
+    yield SparkSession.builder.config(map=local).getOrCreate()
+
+
+@pytest.fixture
+def toy(lake: str) -> task.Task:
+    """A task that reads events and writes events, as a hand-over and to a dataset."""
+    table = job.Table(contract="events@1")
+    dataset = job.Table(contract="events@1", dataset="curated/events")
+    toy = job.Job("toy", "A toy.", "spark", inputs={"events": table}, outputs={"out": table, "events": dataset})
+    names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None}
+    arguments = argparse.Namespace(lake=lake, predecessors=[("events", "before")], settings=[], **names)
+    return task.Task(toy, Path(__file__).parent, arguments)
+
+
+def event(number: int, **changes: object) -> tuple:
+    whole = {"event_id": f"e{number}", "user_id": None, "item_id": "cup", "type": "purchase", "quantity": 1}
+    whole |= {"unit_price": 1.0, "time": TIME, "country": None}
+    return tuple({**whole, **changes}.values())
+
+
+def give(toy: task.Task, folder: Path) -> None:
+    """Make the files of a folder the task's input."""
+    toy.inputs["events"] = task.Input("events", contracts.load("events@1"), storage.files(f"file://{folder}"))
+
+
+def test_only_the_listed_files_are_read(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
+    session.createDataFrame([event(1), event(2)], EVENTS).coalesce(1).write.parquet(f"{tmp_path}/in")
+    give(toy, tmp_path / "in")
+    session.createDataFrame([event(3)], EVENTS).coalesce(1).write.mode("append").parquet(f"{tmp_path}/in")
+    frame = spark.read(toy, "events")
+    assert sorted(row.event_id for row in frame.collect()) == ["e1", "e2"]
+    assert frame.columns == EVENTS.names
+
+
+@pytest.mark.parametrize(
+    ("column", "expression", "found"),
+    [
+        ("quantity", "cast(quantity AS INT)", "int32"),
+        ("time", "cast(time AS STRING)", "binary"),
+        ("unit_price", "cast(unit_price AS FLOAT)", "float"),
+        ("item_id", None, "missing"),
+    ],
+)
+def test_a_file_of_another_type_is_named(
+    session: SparkSession, toy: task.Task, tmp_path: Path, column: str, expression: str | None, found: str
+) -> None:
+    good = session.createDataFrame([event(1)], EVENTS).coalesce(1)
+    bad = good.selectExpr(f"* EXCEPT ({column})", f"{expression} AS {column}") if expression else good.drop(column)
+    good.write.parquet(f"{tmp_path}/in/a")
+    bad.write.parquet(f"{tmp_path}/in/b")
+    give(toy, tmp_path / "in")
+    with pytest.raises(InputError, match=rf"in/b/part-\S+ breaks events@1: column '{column}' is {found}"):
+        spark.read(toy, "events")
+
+
+def test_a_file_that_is_no_parquet_is_named(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "part-0.parquet").write_text("event_id,user_id\n")
+    give(toy, tmp_path / "in")
+    with pytest.raises(InputError, match=r"in/part-0\.parquet is no Parquet file"):
+        spark.read(toy, "events")
+
+
+def test_what_is_written_is_counted_and_leaves_no_marker(session: SparkSession, toy: task.Task) -> None:
+    spark.write(toy, "out", session.createDataFrame([event(number) for number in range(7)], EVENTS).repartition(3))
+    output = toy.outputs["out"]
+    assert output["rows"] == 7
+    assert output["bytes"] == sum(file["bytes"] for file in output["files"]) > 0
+    names = [path.name for path in storage.local(toy.folder("out")).iterdir()]
+    assert "_SUCCESS" not in names
+    assert len([name for name in names if name.endswith(".parquet")]) == len(output["files"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "column"), [({"event_id": None}, "event_id"), ({"quantity": 0}, "quantity"), ({"time": None}, "time")]
+)
+def test_values_that_break_the_contract_refuse_the_output(
+    session: SparkSession, toy: task.Task, changes: dict, column: str
+) -> None:
+    anything = "event_id STRING, user_id STRING, item_id STRING, type STRING, quantity LONG, unit_price DOUBLE, "
+    frame = session.createDataFrame([event(1), event(2, **changes)], anything + "time TIMESTAMP, country STRING")
+    with pytest.raises(Refused, match=f"1 values of column '{column}'"):
+        spark.write(toy, "out", frame)
+    assert "out" not in toy.outputs
+
+
+def test_columns_that_break_the_contract_refuse_the_output(session: SparkSession, toy: task.Task) -> None:
+    frame = session.createDataFrame([event(1)], EVENTS)
+    with pytest.raises(Refused, match="'country' is missing"):
+        spark.write(toy, "out", frame.drop("country"))
+    with pytest.raises(Refused, match="'quantity' is int, expected integer"):
+        spark.write(toy, "out", frame.withColumn("quantity", frame.quantity.cast("int")))
+
+
+def test_appending_keeps_former_files_and_gives_way_to_another_writer(session: SparkSession, toy: task.Task) -> None:
+    def rows(*numbers: int) -> object:
+        frame = session.createDataFrame([event(number) for number in numbers], EVENTS)
+        return frame.selectExpr("*", "cast('2011-01-05' AS DATE) AS date")
+
+    def published() -> dict:
+        return json.loads(storage.read(f"{toy.lake}/curated/events/date=2011-01-05/manifest.json")[0])
+
+    assert spark.append(toy, "events", rows(1, 2), {"2011-01-05": None, "2011-01-06": None}) == 2
+    assert not storage.local(f"{toy.lake}/curated/events/date=2011-01-06/manifest.json").exists()
+    seen = toy.partition("events", "date=2011-01-05")[1]
+    toy.attempt, toy.outputs = 2, {}
+    assert spark.append(toy, "events", rows(3), {"2011-01-05": seen}) == 1
+    output = published()["outputs"]["events"]
+    assert output["rows"] == 3
+    files = [f"{toy.lake}/curated/events/date=2011-01-05/{file['path']}" for file in output["files"]]
+    assert sorted(row.event_id for row in session.read.parquet(*files).collect()) == ["e1", "e2", "e3"]
+
+    toy.task_id, toy.outputs = "other", {}
+    with pytest.raises(Failure, match="changed while this task worked on it"):
+        spark.append(toy, "events", rows(4), {"2011-01-05": seen})
+    assert published()["outputs"]["events"] == output
+
+
+def test_types_from_parquets_own_notation() -> None:
+    lines = ["required binary id (STRING);", "optional int64 time (TIMESTAMP(MICROS,true));", "optional float w;"]
+    text = "message m {\n" + "".join(f"  {line}\n" for line in lines) + "}\n"
+    assert spark.column_types(text) == {"id": "binary (STRING)", "time": "int64 (TIMESTAMP(MICROS,true))", "w": "float"}

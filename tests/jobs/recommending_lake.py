@@ -1,0 +1,83 @@
+"""A lake for tests of the recommendation jobs: hand-overs made from rows, jobs run in this process."""
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common import tables
+from common.contracts import load
+from common.task import Task, exit_code
+
+JOBS = Path(__file__).parents[2] / "jobs"
+
+
+class Lake:
+    """Runs tasks of one DAG run in a lake below a folder; the files and documents that they leave."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.root = f"file://{folder}/lake"
+
+    def run(self, job: str, *arguments: str, map_index: int | None = None) -> int:
+        """The exit code of a job's `main`, as the task of the job's name."""
+        module = importlib.import_module(f"jobs.{job}.main")
+        mapped = [] if map_index is None else ["--map-index", str(map_index)]
+        return exit_code(module.main, JOBS / job, [*self.identity(job), *arguments, *mapped])
+
+    def identity(self, task: str) -> list[str]:
+        return ["--lake", self.root, "--dag-id", "dag", "--run-id", "run", "--task-id", task, "--attempt", "1"]
+
+    def put(self, task: str, contract: str, rows: pa.Table, dataset: str | None = None) -> None:
+        """Publish rows as the output of a task, or as a dataset."""
+        self.write(task, contract, lambda writer: tables.write(writer, "rows", rows), dataset)
+
+    def put_model(self, task: str, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
+        """Publish a model as the output of a task."""
+        self.write(task, "recommender_model@1", lambda writer: tables.write_arrays(writer, "rows", arrays, document))
+
+    def write(self, task: str, contract: str, main: Callable[[Task], None], dataset: str | None = None) -> None:
+        folder = self.folder / "writers" / task
+        folder.mkdir(parents=True)
+        where = f'dataset = "{dataset}"\n' if dataset else ""
+        (folder / "job.toml").write_text(
+            f'[job]\ndescription = "writes"\nengine = "python"\n[outputs.rows]\n{where}contract = "{contract}"\n'
+        )
+        assert exit_code(main, folder, self.identity(task)) == 0
+
+    def raw_items(self, day: str, text: str) -> None:
+        file = self.folder / "lake" / "raw" / "items" / f"arrival={day}" / "items.csv"
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+
+    def manifest(self, task: str) -> dict:
+        return json.loads((self.folder / "lake" / "intermediate" / "dag" / "run" / task / "manifest.json").read_text())
+
+    def rows(self, task: str) -> pa.Table:
+        """All rows that a task wrote, of all its map instances."""
+        base = self.folder / "lake" / "intermediate" / "dag" / "run" / task
+        return pa.concat_tables([pq.read_table(file) for file in sorted(base.rglob("*.parquet"))])
+
+    def dataset(self, name: str) -> pa.Table:
+        files = sorted((self.folder / "lake" / name).rglob("*.parquet"))
+        return pa.concat_tables([pq.read_table(file) for file in files])
+
+    def model(self, task: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays and document that a task wrote."""
+        folder = self.folder / "lake" / "intermediate" / "dag" / "run" / task / "attempt-1" / "model"
+        arrays = {file.stem: np.load(file) for file in folder.glob("*.npy")}
+        return arrays, json.loads((folder / "document.json").read_text())["document"]
+
+    def bytes_of(self, task: str) -> dict[str, bytes]:
+        base = self.folder / "lake" / "intermediate" / "dag" / "run" / task
+        return {file.name: file.read_bytes() for file in base.rglob("*.npy")}
+
+
+def table(contract: str, rows: list[dict]) -> pa.Table:
+    schema = tables.arrow_schema(load(contract), list(load(contract).columns))
+    return pa.Table.from_pylist(rows, schema)

@@ -1,0 +1,224 @@
+"""Deliveries in, curated partitions and a quarantine out: what is kept, dropped, refused, and left alone."""
+
+import datetime
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from common import spark, task
+from jobs.ingest_events import main as job
+
+FOLDER = Path(job.__file__).parent
+
+
+@pytest.fixture(scope="session")
+def session() -> Iterator[SparkSession]:
+    local = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, "spark.master": "local[2]"}
+    yield SparkSession.builder.config(map=local).getOrCreate()
+
+
+def event(number: int, day: str = "2011-01-05", **changes: object) -> dict:
+    whole = {
+        "event_id": f"e{number}",
+        "user_id": "ann",
+        "item_id": "cup",
+        "type": "purchase",
+        "quantity": 2,
+        "unit_price": 1.5,
+        "time": f"{day}T10:00:00Z",
+        "country": "France",
+    }
+    return {**whole, **changes}
+
+
+class Shop:
+    """A lake with deliveries, and runs of the job over it."""
+
+    def __init__(self, session: SparkSession, lake: str) -> None:
+        self.session = session
+        self.lake = lake
+        self.root = Path(lake.removeprefix("file://"))
+
+    def deliver(self, arrival: str, lines: list, name: str = "events") -> None:
+        folder = self.root / "raw" / "events" / f"arrival={arrival}"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+        (folder / f"{name}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+
+    def ingest(self, run: str, *more: str, attempt: int = 1) -> int:
+        identity = ["--dag-id", "d", "--run-id", run, "--task-id", "ingest", "--attempt", str(attempt)]
+        return task.exit_code(job.main, FOLDER, ["--lake", self.lake, *identity, *more])
+
+    def manifests(self) -> dict[str, bytes]:
+        """The bytes of the published manifests by partition."""
+        found = (self.root / "curated" / "events").glob("*/manifest.json")
+        return {file.parent.name: file.read_bytes() for file in found}
+
+    def curated(self) -> dict[str, list]:
+        """The rows that the manifests name, by partition, sorted by ID."""
+        result = {}
+        for partition, content in self.manifests().items():
+            output = json.loads(content)["outputs"]["events"]
+            files = [f"{self.lake}/curated/events/{partition}/{file['path']}" for file in output["files"]]
+            rows = sorted(self.session.read.parquet(*files).collect(), key=lambda row: row.event_id)
+            assert len(rows) == output["rows"]
+            result[partition] = rows
+        return result
+
+    def task_manifest(self, run: str) -> dict:
+        return json.loads((self.root / "intermediate" / "d" / run / "ingest" / "manifest.json").read_bytes())
+
+    def quarantine(self, run: str) -> list:
+        files = self.task_manifest(run)["outputs"]["quarantine"]["files"]
+        uris = [f"{self.lake}/intermediate/d/{run}/ingest/{file['path']}" for file in files]
+        return self.session.read.parquet(*uris).collect()
+
+
+@pytest.fixture
+def shop(session: SparkSession, lake: str) -> Shop:
+    return Shop(session, lake)
+
+
+def test_events_are_typed_deduplicated_and_laid_by_their_day(shop: Shop) -> None:
+    late = event(4, "2011-01-03", user_id=None)
+    first = event(1, quantity=7)
+    shop.deliver("2011-01-05", [first, event(2), event(2), event(3, user_id="")])
+    shop.deliver("2011-01-06", [event(1, quantity=8), late, event(5, "2011-01-06", type="cancellation", extra=1)])
+    assert shop.ingest("one") == 0
+    curated = shop.curated()
+    assert {partition: [row.event_id for row in rows] for partition, rows in curated.items()} == {
+        "date=2011-01-03": ["e4"],
+        "date=2011-01-05": ["e1", "e2", "e3"],
+        "date=2011-01-06": ["e5"],
+    }
+    assert curated["date=2011-01-05"][0].quantity == 7  # the first arrival wins
+    assert [row.user_id for row in curated["date=2011-01-05"]] == ["ann", "ann", None]
+    assert curated["date=2011-01-03"][0].user_id is None
+    row = curated["date=2011-01-06"][0]
+    assert row.type == "cancellation"
+    assert row.time.astimezone(datetime.UTC) == datetime.datetime(2011, 1, 6, 10, tzinfo=datetime.UTC)
+    metrics = shop.task_manifest("one")["metrics"]
+    assert metrics == {"lines": 7, "unusable": 0, "reasons": {}, "events": 5, "duplicates": 2}
+
+
+def test_the_same_delivery_twice_changes_nothing_and_a_later_one_only_its_days(shop: Shop) -> None:
+    shop.deliver("2011-01-05", [event(1), event(2, "2011-01-04"), event(3)])
+    assert shop.ingest("one") == 0
+    before = shop.manifests()
+    assert len(before) == 2
+    assert shop.ingest("two") == 0
+    assert shop.manifests() == before
+    assert shop.task_manifest("two")["metrics"]["events"] == 0
+
+    shop.deliver("2011-01-06", [event(1, quantity=9), event(4, "2011-01-04")])
+    assert shop.ingest("three", "--set", "since=2011-01-06") == 0
+    after = shop.manifests()
+    assert after["date=2011-01-05"] == before["date=2011-01-05"]
+    assert [row.event_id for row in shop.curated()["date=2011-01-04"]] == ["e2", "e4"]
+    assert [row.quantity for row in shop.curated()["date=2011-01-05"]] == [2, 2]
+
+
+def test_unusable_lines_are_put_aside_with_file_line_and_reason(shop: Shop) -> None:
+    good = [event(number) for number in range(300)]
+    bad = {
+        3: ('{"event_id": "e1", "user_id": "an', "no event in JSON"),
+        5: ("", "no event in JSON"),
+        17: (event(900, event_id=None), "no event ID"),
+        40: (event(901, item_id=""), "no item ID"),
+        41: (event(902, type="refund"), "unknown type"),
+        77: (event(903, time="yesterday"), "bad time"),
+        90: (event(904, "2031-01-01"), "time after the arrival"),
+        150: (event(905, quantity=0), "quantity not a positive whole number"),
+        151: (event(906, quantity="many"), "quantity not a positive whole number"),
+        204: (event(907, unit_price=-1), "unit price not a number from 0"),
+    }
+    lines: list = list(good)
+    for number, (line, _) in sorted(bad.items()):
+        lines.insert(number - 1, line)
+    shop.deliver("2011-01-05", lines, "second")
+    shop.deliver("2011-01-05", [event(1000), "[]", event(1001), event(1002)], "first")
+    assert shop.ingest("one") == 0
+    rows = shop.quarantine("one")
+    found = {(row.file.rpartition("/")[2], row.line): row.reason for row in rows}
+    assert found == {("second.jsonl.gz", number): reason for number, (_, reason) in bad.items()} | {
+        ("first.jsonl.gz", 2): "no event in JSON"
+    }
+    contents = {row.line: row.content for row in rows if row.file.endswith("second.jsonl.gz")}
+    assert contents[3] == '{"event_id": "e1", "user_id": "an'
+    assert json.loads(contents[41])["type"] == "refund"
+    manifest = shop.task_manifest("one")
+    assert manifest["outputs"]["quarantine"]["rows"] == manifest["metrics"]["unusable"] == 11
+    assert manifest["metrics"]["events"] == 303
+
+
+def test_too_many_unusable_lines_refuse_the_delivery(shop: Shop, capsys: pytest.CaptureFixture) -> None:
+    good = [event(number) for number in range(90)]
+    bad = ["no"] * 4 + [event(900, type="x")] * 3 + [event(901, time="x")] * 2 + [event(902, quantity=0)]
+    shop.deliver("2011-01-05", good + bad)
+    assert shop.ingest("one") == 4
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "10 of 100 lines" in last
+    assert "no event in JSON (4), unknown type (3), bad time (2)" in last
+    assert "quantity" not in last
+    assert shop.manifests() == {}
+    assert shop.ingest("two", "--set", "most_unusable=0.1") == 0  # exactly the share that is allowed
+    assert len(shop.quarantine("two")) == 10
+
+
+def test_a_retry_after_a_death_between_writing_and_publishing_repeats_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.deliver("2011-01-05", [event(1), event(2, "2011-01-04"), event(3, "2011-01-03")])
+    publish = task.Task.publish_partition
+
+    def dies_after_one(self: task.Task, *arguments: object) -> None:
+        publish(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(task.Task, "publish_partition", dies_after_one)
+    assert shop.ingest("one") == 1
+    monkeypatch.undo()
+    assert len(shop.manifests()) == 1
+    assert shop.ingest("one") == 0  # the same attempt again, by hand: what it left must not be counted twice
+    assert {partition: len(rows) for partition, rows in shop.curated().items()} == {
+        "date=2011-01-03": 1,
+        "date=2011-01-04": 1,
+        "date=2011-01-05": 1,
+    }
+
+
+def test_what_other_writers_of_the_dataset_are_writing_stays(shop: Shop) -> None:
+    others = shop.root / "curated" / "events" / "_temporary" / "0" / "task" / "part-0.parquet"
+    others.parent.mkdir(parents=True)
+    others.write_bytes(b"half")
+    shop.deliver("2011-01-05", [event(1)])
+    assert shop.ingest("one") == 0
+    assert others.read_bytes() == b"half"
+    assert [path.name for path in (shop.root / "curated" / "events" / "_temporary").iterdir()] == ["0"]
+
+
+def test_no_delivery_and_a_plain_file_are_input_errors(shop: Shop, capsys: pytest.CaptureFixture) -> None:
+    shop.deliver("2011-01-05", [event(1)])
+    assert shop.ingest("one", "--set", "since=2011-01-06") == 3
+    assert "No delivery" in capsys.readouterr().err.splitlines()[-1]
+    (shop.root / "raw" / "events" / "arrival=2011-01-05" / "plain.jsonl").write_text("{}\n")
+    assert shop.ingest("two") == 3
+    assert "plain.jsonl is not gzipped" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_large_dates_are_split_without_losing_the_key(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "ROWS_PER_PARTITION", 20)
+    lines = [event(number, quantity=1 + number) for number in range(100)]
+    shop.deliver("2011-01-05", lines + lines[:50])
+    shop.deliver("2011-01-06", [event(number, quantity=500) for number in range(100)] + [event(7, "2011-01-06")])
+    assert shop.ingest("one") == 0
+    rows = shop.curated()["date=2011-01-05"]
+    assert {row.event_id: row.quantity for row in rows} == {f"e{number}": 1 + number for number in range(100)}
+    assert len(rows) == 100
+    manifest = json.loads(shop.manifests()["date=2011-01-05"])
+    assert len(manifest["outputs"]["events"]["files"]) > 2
+    assert len(json.loads(shop.manifests()["date=2011-01-06"])["outputs"]["events"]["files"]) == 1

@@ -1,0 +1,83 @@
+"""The catalogue from contradictory descriptions."""
+
+from pathlib import Path
+
+import pytest
+from recommending_lake import Lake
+
+HEADER = "item_id,description,seen\n"
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path)
+
+
+def names(lake: Lake) -> dict[str, str]:
+    return {row["item_id"]: row["name"] for row in lake.dataset("curated/items").to_pylist()}
+
+
+@pytest.mark.parametrize(
+    "descriptions, name",
+    [
+        (["PAPER  BAG ", "crushed"], "PAPER BAG"),
+        (["PAPER BAG", "LARGE PAPER BAG"], "LARGE PAPER BAG"),
+        (["LARGE PAPER BAG", "PAPER BAG", ""], "PAPER BAG"),
+        (["PAPER BAG", "FOUND"], "PAPER BAG"),
+        (["SOMBRERO", "Glow In The Dark Shot Glasses"], "SOMBRERO"),
+        (["Glow In The Dark Shot Glasses", "given away"], "Glow In The Dark Shot Glasses"),
+        (["BAG 125g SWIRLY MARBLES", "?"], "BAG 125g SWIRLY MARBLES"),
+        (['BOX, "GREEN"', "22719"], 'BOX, "GREEN"'),
+    ],
+)
+def test_the_best_kind_of_description_wins_and_of_its_kind_the_last_seen(
+    lake: Lake, descriptions: list[str], name: str
+) -> None:
+    quoted = ['"' + text.replace('"', '""') + '"' for text in descriptions]
+    lines = [f"22719,{text},2011-01-{day + 1:02}T00:00:00Z\n" for day, text in enumerate(quoted)]
+    lake.raw_items("2011-02-01", HEADER + "".join(lines))
+    assert lake.run("ingest_items") == 0
+    assert names(lake) == {"22719": name}
+
+
+def test_what_is_no_good_or_has_no_name_goes_to_quarantine_with_its_line(lake: Lake) -> None:
+    lake.raw_items(
+        "2011-02-01",
+        HEADER
+        + "85123A,WHITE HOLDER,2011-01-01T00:00:00Z\nPOST,POSTAGE FEE,2011-01-01T00:00:00Z\n"
+        + "20852,given away,2011-01-01T00:00:00Z\n20852,,2011-01-01T00:00:00Z\n",
+    )
+    assert lake.run("ingest_items") == 0
+    assert lake.dataset("curated/items").to_pylist() == [
+        {"item_id": "85123A", "name": "WHITE HOLDER", "family": "85123"}
+    ]
+    quarantine = [(row["line"], row["reason"], row["content"]) for row in lake.rows("ingest_items").to_pylist()]
+    assert quarantine == [
+        (3, "no stock code: five digits at the beginning", "POST,POSTAGE FEE"),
+        (4, "no description is a name", "20852,given away"),
+        (5, "no description is a name", "20852,"),
+    ]
+    assert lake.manifest("ingest_items")["metrics"] == {
+        "rows": 4,
+        "goods": 1,
+        "goods_with_contradictory_descriptions": 0,
+        "quarantined": {"no description is a name": 2, "no stock code: five digits at the beginning": 1},
+    }
+
+
+def test_deliveries_are_read_together(lake: Lake) -> None:
+    lake.raw_items("2011-02-01", HEADER + "22719,OLD NAME,2011-01-01T00:00:00Z\n22720,KEPT ITEM,2011-01-01T00:00:00Z\n")
+    lake.raw_items("2011-02-02", HEADER + "22719,NEW NAME,2011-02-01T00:00:00Z\n")
+    assert lake.run("ingest_items") == 0
+    assert names(lake) == {"22719": "NEW NAME", "22720": "KEPT ITEM"}
+
+
+@pytest.mark.parametrize("text", ["", "item_id,name\n1,2\n", HEADER + "22719,NAME,yesterday\n"])
+def test_what_is_no_list_of_items_is_told_with_its_name(lake: Lake, capsys, text: str) -> None:
+    lake.raw_items("2011-02-01", text)
+    assert lake.run("ingest_items") == 3
+    assert "arrival=2011-02-01/items.csv is no list of items" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_no_delivery_is_told(lake: Lake) -> None:
+    assert lake.run("ingest_items") == 3

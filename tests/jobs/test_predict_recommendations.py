@@ -1,0 +1,109 @@
+"""Predictions of one small model whose scores can be worked out by hand."""
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recommending_lake import Lake, table
+
+AS_OF = datetime.datetime(2011, 6, 1, tzinfo=datetime.UTC)
+ITEMS = ["apple", "bread", "cheese", "dates"]
+# bread follows apple, cheese follows apple less, dates follow bread
+WEIGHTS = np.array([[0, 0.9, 0.4, 0], [0, 0, 0, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=np.float32)
+
+
+def model(lake: Lake, repeats: bool, own: float = 0.0) -> None:
+    arrays = {
+        "items": np.array(ITEMS),
+        "columns": np.arange(4),
+        "factor": np.ones(4, dtype=np.float32),
+        "weights": WEIGHTS,
+    }
+    as_of = int(AS_OF.timestamp() * 1e6)
+    lake.put_model(
+        "model", arrays, {"model": "ease", "own": own, "half_life": 10.0, "repeats": repeats, "as_of": as_of}
+    )
+
+
+def interactions(lake: Lake, bought: list[tuple[str, str, int, int]], weight: float = 1) -> None:
+    """User, item, purchases and age in days of each pair."""
+    rows = []
+    for user, item, events, days in bought:
+        time = AS_OF - datetime.timedelta(days)
+        row = {"user_id": user, "item_id": item, "weight": weight, "events": events, "first_time": time}
+        none = {"weight": 0, "events": 0, "last_time": None}
+        before = {
+            f"{key}{suffix}": value for suffix in ("_before_test", "_before_tuning") for key, value in none.items()
+        }
+        rows.append({**row, "last_time": time, **before})
+    lake.put("interactions", "interactions@1", table("interactions@1", rows))
+
+
+def predict(lake: Lake, shards: int = 1, candidates: int = 3) -> list[tuple]:
+    for shard in range(shards):
+        settings = ["--set", f"shards={shards}", "--set", f"candidates={candidates}"]
+        inputs = ["--from", "interactions=interactions", "--from", "model=model"]
+        assert lake.run("predict_recommendations", *inputs, *settings, map_index=shard) == 0
+    columns = ("user_id", "rank", "item_id", "score", "because_item_id")
+    return sorted(tuple(row[name] for name in columns) for row in lake.rows("predict_recommendations").to_pylist())
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path)
+
+
+def test_scores_decay_with_age_and_name_the_purchase_that_counted_most(lake: Lake) -> None:
+    model(lake, repeats=False)
+    interactions(lake, [("u", "apple", 1, 10), ("u", "bread", 3, 0)])
+    apple, bread = np.log1p(1) / 2, np.log1p(3)
+    assert predict(lake) == [
+        ("u", 1, "dates", pytest.approx(0.5 * bread), "bread"),
+        ("u", 2, "cheese", pytest.approx(0.4 * apple), "apple"),
+    ]
+
+
+def test_repeats_are_recommended_where_the_model_was_made_for_them(lake: Lake) -> None:
+    model(lake, repeats=True, own=2.0)
+    interactions(lake, [("u", "apple", 1, 0)])
+    one = np.log1p(1)
+    assert predict(lake, candidates=2) == [
+        ("u", 1, "apple", pytest.approx(2 * one), "apple"),
+        ("u", 2, "bread", pytest.approx(0.9 * one), "apple"),
+    ]
+
+
+def test_shards_hold_every_user_once_and_change_no_row(tmp_path: Path) -> None:
+    bought = [(f"user {number}", ITEMS[number % 3], 1 + number % 4, number % 30) for number in range(200)]
+    found = []
+    for shards in (1, 3, 40):
+        lake = Lake(tmp_path / str(shards))
+        model(lake, repeats=True)
+        interactions(lake, sorted(bought))
+        found.append(predict(lake, shards))
+    assert found[0] == found[1] == found[2]
+    assert {row[0] for row in found[0]} == {user for user, item, *_ in bought if item != "cheese"}
+
+
+def test_rows_of_a_user_need_not_stand_together(tmp_path: Path) -> None:
+    bought = [(f"u{number % 7}", ITEMS[number % 4], 1, number) for number in range(28)]
+    found = []
+    for order in (sorted(bought), bought):
+        lake = Lake(tmp_path / str(len(found)))
+        model(lake, repeats=True)
+        interactions(lake, order)
+        found.append(predict(lake, 2))
+    assert found[0] == found[1]
+
+
+def test_items_unknown_to_the_model_count_for_nothing(lake: Lake) -> None:
+    model(lake, repeats=True)
+    interactions(lake, [("u", "POST", 5, 0), ("v", "postage", 1, 0)])
+    assert predict(lake) == []
+
+
+def test_cancelled_pairs_count_for_nothing(lake: Lake) -> None:
+    model(lake, repeats=True)
+    interactions(lake, [("u", "apple", 5, 0)], weight=0)
+    assert predict(lake) == []

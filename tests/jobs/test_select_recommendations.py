@@ -1,0 +1,137 @@
+"""What is shown, from predictions made by hand."""
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recommending_lake import Lake, table
+
+from jobs.select_recommendations.main import select
+
+DAY = 86_400_000_000
+AS_OF = int(datetime.datetime(2011, 6, 1, tzinfo=datetime.UTC).timestamp()) * 1_000_000
+#            item, family, days since the last sale, trending score
+CATALOGUE = [
+    ("red cup", "cup", 1, 5.0),
+    ("blue cup", "cup", 1, 9.0),
+    ("green cup", "cup", 60, 4.0),
+    ("lamp", "lamp", 2, 1.0),
+    ("old lamp", "lamp", 61, 8.0),
+    ("never sold", "none", None, 0.0),
+]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake(tmp_path)
+    names = [item for item, *_ in CATALOGUE]
+    rows = [{"item_id": item, "name": item.upper(), "family": family} for item, family, *_ in CATALOGUE]
+    lake.put("items", "items@1", table("items@1", rows), dataset="curated/items")
+    known = sorted([*names[:-1], "POST"])
+    sold = {item: AS_OF - (days or 0) * DAY for item, _, days, _ in CATALOGUE} | {"POST": AS_OF}
+    trending = {item: score for item, *_, score in CATALOGUE} | {"POST": 99.0}
+    arrays = {
+        "items": np.array(known),
+        "last_sold": np.array([sold[item] for item in known]),
+        "trending": np.array([trending[item] for item in known]),
+    }
+    lake.put_model("model", arrays, {"as_of": AS_OF})
+    return lake
+
+
+def shown(lake: Lake, predictions: list[tuple], *arguments: str) -> list[tuple]:
+    """user, rank, item and reason of each row; predictions are user, rank, item and because."""
+    rows = [
+        {"user_id": user, "rank": rank, "item_id": item, "score": 1 / rank, "because_item_id": because, "model": "ease"}
+        for user, rank, item, because in predictions
+    ]
+    lake.put("predictions", "predictions@1", table("predictions@1", rows))
+    inputs = ["--from", "predictions=predictions", "--from", "model=model"]
+    assert lake.run("select_recommendations", *inputs, *arguments) == 0
+    found = lake.rows("select_recommendations").to_pylist()
+    assert all(row["item_name"] == row["item_id"].upper() for row in found)
+    return [(row["user_id"], row["rank"], row["item_id"], row["reason"]) for row in found]
+
+
+DEFAULT = [
+    (None, 1, "blue cup", "trending"),
+    (None, 2, "red cup", "trending"),
+    (None, 3, "lamp", "trending"),
+]
+
+
+def test_what_is_no_longer_sold_or_no_good_is_dropped_and_ranks_close_up(lake: Lake) -> None:
+    predictions = [
+        ("u", 1, "old lamp", "lamp"),
+        ("u", 2, "POST", "POST"),
+        ("u", 3, "green cup", "red cup"),
+        ("u", 4, "never sold", None),
+        ("u", 5, "lamp", "lamp"),
+    ]
+    assert shown(lake, predictions) == [
+        *DEFAULT,
+        ("u", 1, "green cup", "bought with RED CUP"),
+        ("u", 2, "lamp", "bought before"),
+    ]
+    metrics = lake.manifest("select_recommendations")["metrics"]
+    assert (metrics["predictions"], metrics["no_longer_sold"], metrics["users"]) == (5, 3, 1)
+
+
+def test_one_family_gets_few_rows_and_a_user_at_most_so_many(lake: Lake) -> None:
+    predictions = [
+        ("u", 1, "red cup", None),
+        ("u", 2, "blue cup", "POST"),
+        ("u", 3, "lamp", "lamp"),
+        ("v", 1, "blue cup", "lamp"),
+    ]
+    found = shown(lake, predictions, "--set", "most_of_family=1", "--set", "count=2")
+    assert found == [
+        (None, 1, "blue cup", "trending"),
+        (None, 2, "lamp", "trending"),
+        ("u", 1, "red cup", None),
+        ("u", 2, "lamp", "bought before"),
+        ("v", 1, "blue cup", "bought with LAMP"),
+    ]
+
+
+def test_users_of_whose_predictions_nothing_is_left_get_the_default_rows(lake: Lake) -> None:
+    assert shown(lake, [("u", 1, "old lamp", "lamp")]) == DEFAULT
+    assert lake.manifest("select_recommendations")["metrics"]["users_with_default_rows_only"] == 1
+
+
+def test_no_predictions_leave_the_default_rows(lake: Lake) -> None:
+    assert shown(lake, []) == DEFAULT
+
+
+def test_a_catalogue_of_which_nothing_is_sold_is_refused(tmp_path: Path, capsys) -> None:
+    lake = Lake(tmp_path)
+    rows = [{"item_id": "cup", "name": "CUP", "family": "cup"}]
+    lake.put("items", "items@1", table("items@1", rows), dataset="curated/items")
+    lake.put_model(
+        "model", {"items": np.array(["lamp"]), "last_sold": np.array([AS_OF]), "trending": np.ones(1)}, {"as_of": AS_OF}
+    )
+    lake.put("predictions", "predictions@1", table("predictions@1", []))
+    assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 4
+    assert "nothing to show" in capsys.readouterr().err.splitlines()[-1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40), st.integers(1, 3), st.integers(1, 5))
+def test_selecting_is_what_a_loop_over_users_would_do(
+    entries: list[tuple[int, int]], most_of_family: int, count: int
+) -> None:
+    users, families = (np.array([entry[part] for entry in entries], dtype=np.int64) for part in (0, 1))
+    ranks = np.arange(len(entries))[::-1].copy()
+    kept, ranks_again = select(users, ranks, families, most_of_family, count)
+    expected = []
+    for user in sorted(set(users.tolist())):
+        of_family: dict[int, int] = {}
+        chosen = []
+        for entry in sorted(np.flatnonzero(users == user), key=lambda entry: ranks[entry]):
+            of_family[families[entry]] = of_family.get(families[entry], 0) + 1
+            if of_family[families[entry]] <= most_of_family and len(chosen) < count:
+                chosen.append(int(entry))
+        expected += [(entry, place + 1) for place, entry in enumerate(chosen)]
+    assert list(zip(kept.tolist(), ranks_again.tolist(), strict=True)) == expected

@@ -1,0 +1,193 @@
+"""Training on interactions with a taste to learn, and the gate on those without."""
+
+import datetime
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from recommending_lake import Lake, table
+
+START = datetime.datetime(2011, 1, 1, tzinfo=datetime.UTC)
+USERS, ITEMS = 120, 40
+DAYS = {"": 100, "_before_test": 80, "_before_tuning": 60}  # ends of what is known as of now, test, tuning
+CATALOGUE = [{"item_id": f"{10000 + i}", "name": f"ITEM NUMBER {i}", "family": f"{10000 + i}"} for i in range(ITEMS)]
+
+
+def interactions(purchases: dict[tuple[int, int], list[int]], item_name=lambda item: str(10000 + item)) -> pa.Table:
+    """interactions@1 of the days on which users bought items."""
+    rows = []
+    for (user, item), days in sorted(purchases.items()):
+        row = {
+            "user_id": f"u{user:03}",
+            "item_id": item_name(item),
+            "first_time": START + datetime.timedelta(min(days)),
+        }
+        for suffix, end in DAYS.items():
+            known = [day for day in days if day < end]
+            row |= {
+                f"weight{suffix}": math.log1p(len(known)),
+                f"events{suffix}": len(known),
+                f"last_time{suffix}": START + datetime.timedelta(max(known)) if known else None,
+            }
+        rows.append(row)
+    return table("interactions@1", rows)
+
+
+def with_taste(seed: int = 0) -> dict[tuple[int, int], list[int]]:
+    """Users buy from one half of the items, a few of them at any time."""
+    random = np.random.default_rng(seed)
+    return {
+        (user, int(item)): [int(random.integers(0, 100))]
+        for user in range(USERS)
+        for item in random.permutation(ITEMS // 2)[:12] + ITEMS // 2 * (user % 2)
+    }
+
+
+def nothing_but_fashion() -> dict[tuple[int, int], list[int]]:
+    """What users bought early says nothing of what they buy in the windows: what pioneers bought just before."""
+    random = np.random.default_rng(1)
+    bought = {
+        (user, int(item)): [int(random.integers(0, 50))] for user in range(USERS) for item in random.permutation(20)[:6]
+    }
+    for window, start in enumerate((60, 80)):
+        for item in range(20 + 10 * window, 30 + 10 * window):
+            bought |= {(user, item): [start + 1 + user % 18] for user in range(USERS)}
+            bought |= {(USERS + 60 * window + pioneer, item): [start - 1] for pioneer in range(60)}
+        bought |= {(user, (user + window) % 20): [start + 1] for user in range(USERS)}  # of which models know a little
+    return bought
+
+
+def nothing_to_learn() -> dict[tuple[int, int], list[int]]:
+    """Each user buys items of their own at random, so that two items have at most one user in common."""
+    random = np.random.default_rng(2)
+    days = [5, 15, 25, 35, 65, 70, 85, 90]  # early, in the tuning window, in the test window
+    return {
+        (user, int(item)): [day]
+        for user in range(300)
+        for item, day in zip(random.permutation(1000)[: len(days)], days, strict=True)
+    }
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    lake = Lake(tmp_path)
+    lake.put("items", "items@1", table("items@1", CATALOGUE), dataset="curated/items")
+    return lake
+
+
+def train(lake: Lake, *arguments: str) -> int:
+    return lake.run("train_recommender", "--from", "interactions=interactions", *arguments)
+
+
+def test_the_shipped_model_is_fitted_on_everything(lake: Lake) -> None:
+    late = {(user, ITEMS - 1): [95] for user in range(1, USERS, 2)}
+    lake.put("interactions", "interactions@1", interactions(without_last_item() | late))
+    assert train(lake) == 0
+    arrays, document = lake.model("train_recommender")
+    assert arrays["items"].tolist() == [item["item_id"] for item in CATALOGUE]
+    weights = arrays["weights"] if "weights" in arrays else arrays["weights_indices"] == ITEMS - 1
+    assert weights[..., -1].any() if "weights" in arrays else weights.any()
+    assert arrays["trending"].argmax() == ITEMS - 1
+    newest = START + datetime.timedelta(99)
+    assert document["as_of"] == arrays["last_sold"].max() == newest.timestamp() * 1e6
+    assert arrays["last_sold"][-1] == (START + datetime.timedelta(95)).timestamp() * 1e6
+
+
+def test_users_without_history_and_new_items_are_reported_apart(lake: Lake) -> None:
+    newcomers = {(USERS + number, number % 10): [90] for number in range(7)}
+    new_item = {(user, ITEMS - 1): [60 if user == 3 else 90] for user in range(3, 20, 2)}
+    lake.put("interactions", "interactions@1", interactions(without_last_item() | newcomers | new_item))
+    assert train(lake) == 0
+    _, document = lake.model("train_recommender")
+    assert document["cold_users"]["users"] == 7
+    for figures in document["models"].values():
+        assert figures["new_items"]["users"] == len(new_item) - 1
+        assert (
+            sum(group["users"] for group in figures["by_length"].values())
+            == lake.manifest("train_recommender")["metrics"]["test_users"]
+        )
+
+
+def without_last_item() -> dict[tuple[int, int], list[int]]:
+    return {pair: days for pair, days in with_taste().items() if pair[1] != ITEMS - 1}
+
+
+@pytest.mark.parametrize("repeats", ["true", "false"])
+def test_a_model_that_learned_tastes_ships_with_its_report(lake: Lake, repeats: str) -> None:
+    lake.put("interactions", "interactions@1", interactions(with_taste()))
+    assert train(lake, "--set", f"repeats={repeats}") == 0
+    metrics = lake.manifest("train_recommender")["metrics"]
+    assert metrics["users"] == USERS and metrics["items"] == ITEMS
+    found = metrics["models"]
+    assert set(found) == {"popularity", "recent popularity", "cosine", "rp3beta", "ease"}
+    passed = [name for name in found if found[name]["ndcg"] > found["recent popularity"]["ndcg"]]
+    assert metrics["model"] == max({"cosine", "rp3beta", "ease"} & set(passed), key=lambda n: found[n]["tuning_ndcg"])
+    for name, figures in found.items():
+        assert figures["ndcg_low"] <= figures["ndcg"] <= figures["ndcg_high"], name
+        assert 0 < figures["coverage"] <= 1
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    made = []
+    for name in ("one", "other"):
+        lake = Lake(tmp_path / name)
+        lake.put("items", "items@1", table("items@1", CATALOGUE), dataset="curated/items")
+        lake.put("interactions", "interactions@1", interactions(with_taste()))
+        assert train(lake, "--set", "evaluation_users=50") == 0
+        made.append((lake.bytes_of("train_recommender"), lake.manifest("train_recommender")["metrics"]))
+    assert made[0] == made[1]
+
+
+def test_the_gate_refuses_models_that_do_not_beat_recent_popularity(lake: Lake, capsys) -> None:
+    lake.put("interactions", "interactions@1", interactions(nothing_but_fashion()))
+    assert train(lake, "--set", "repeats=false") == 4
+    assert "No model beats recent popularity on the test window" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_is_not_in_the_catalogue_takes_no_part(lake: Lake) -> None:
+    with_postage = with_taste() | {(user, ITEMS): [1, 65, 85] for user in range(USERS)}
+    name = lambda item: "POST" if item == ITEMS else str(10000 + item)  # noqa: E731
+    lake.put("interactions", "interactions@1", interactions(with_postage, name))
+    assert train(lake) == 0
+    metrics = lake.manifest("train_recommender")["metrics"]
+    assert metrics["items"] == ITEMS
+    assert metrics["pairs"] == len(with_taste())
+
+
+def test_windows_in_which_nobody_buys_are_told(lake: Lake, capsys) -> None:
+    early = {pair: [day // 2 for day in days] for pair, days in with_taste().items()}
+    lake.put("interactions", "interactions@1", interactions(early))
+    assert train(lake) == 3
+    assert "No user bought goods both before and in the tuning window" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_no_figure_knows_what_it_is_to_foretell(lake: Lake, capsys) -> None:
+    """Where nothing can be learned, a model that saw a window's purchases would stand out on it."""
+    goods = [{"item_id": str(10000 + i), "name": f"ITEM NUMBER {i}", "family": str(10000 + i)} for i in range(1000)]
+    lake.put("more_items", "items@1", table("items@1", goods), dataset="curated/items")
+    lake.put("interactions", "interactions@1", interactions(nothing_to_learn()))
+    train(lake)
+    found = re.findall(r" judged model='(.*?)'.* tuning_ndcg=(\S+) ndcg=(\S+)", capsys.readouterr().out)
+    assert len(found) == 5
+    for name, tuning, test in found:
+        assert float(tuning) < 0.05 and float(test) < 0.05, name
+
+
+def test_the_tuning_figures_do_not_know_what_is_bought_later(tmp_path: Path) -> None:
+    tuned = []
+    for later in (85, 95):
+        lake = Lake(tmp_path / str(later))
+        lake.put("items", "items@1", table("items@1", CATALOGUE), dataset="curated/items")
+        taste = with_taste()
+        early = {pair: [min(days[0], 79)] for pair, days in taste.items()}
+        more = {
+            pair: [*days, later] for position, (pair, days) in enumerate(early.items()) if position % (later % 7) == 0
+        }
+        lake.put("interactions", "interactions@1", interactions(early | more))
+        assert train(lake) == 0
+        metrics = lake.manifest("train_recommender")["metrics"]["models"]
+        tuned.append({name: figures["tuning_ndcg"] for name, figures in metrics.items()})
+    assert tuned[0] == tuned[1]
