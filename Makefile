@@ -52,7 +52,7 @@ setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both 
 
 .venv/ready: requirements/development.txt | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) .venv
-	$(UV) pip sync -q --require-hashes --python $(JOBS_PYTHON) requirements/development.txt
+	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(JOBS_PYTHON) requirements/development.txt
 	echo "$(CURDIR)" >"$$($(JOBS_PYTHON) -c 'import site; print(site.getsitepackages()[0])')/tandem.pth"
 	touch $@
 
@@ -66,7 +66,7 @@ setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both 
 
 .venv-airflow/ready: requirements/airflow.txt | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) .venv-airflow
-	$(UV) pip sync -q --require-hashes --python $(AIRFLOW_PYTHON) requirements/airflow.txt
+	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(AIRFLOW_PYTHON) requirements/airflow.txt
 	touch $@
 
 $(UV): requirements/uv.txt

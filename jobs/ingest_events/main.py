@@ -167,8 +167,9 @@ def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitio
 def known_events(session: SparkSession, published: list[Manifest | None]) -> DataFrame:
     """Date and ID of the events that these partitions hold."""
     files = [file.uri for manifest in published for file in spark.listed(manifest)]
-    schema = spark.schema(contracts.load("events@1"))
-    events = session.read.schema(schema).parquet(*files) if files else session.createDataFrame([], schema)
+    if not files:
+        return spark.small_table(session, {"date": "DATE", "event_id": "STRING"}, [])
+    events = session.read.schema(spark.schema(contracts.load("events@1"))).parquet(*files)
     return events.select(F.to_date("time").alias("date"), "event_id")
 
 
@@ -181,7 +182,9 @@ def main(task: Task) -> None:
         task.log("parsed", **task.metrics)
         refuse_if_too_bad(summary, task.parameters["most_unusable"])
 
-        first_positions = session.createDataFrame(list(summary.first_positions.items()), "file BIGINT, first BIGINT")
+        first_positions = spark.small_table(
+            session, {"file": "BIGINT", "first": "BIGINT"}, summary.first_positions.items()
+        )
         quarantine = quarantined(parsed, first_positions).repartition(1 + unusable // ROWS_PER_PARTITION)
         spark.write(task, "quarantine", quarantine.sortWithinPartitions("file", "line"))
 
@@ -189,13 +192,10 @@ def main(task: Task) -> None:
         found = at_once(lambda date: task.partition("events", f"date={date}")[1], dates)
         seen = dict(zip(dates, found, strict=True))
         rows = {date: summary.events[date] + spark.rows(seen[date]) for date in dates}
-        buckets = session.createDataFrame(
-            [
-                (date, 1 if number <= ROWS_PER_PARTITION else EVENNESS * number // ROWS_PER_PARTITION)
-                for date, number in rows.items()
-            ],
-            "date DATE, buckets BIGINT",
-        )
+        parts = [
+            1 if number <= ROWS_PER_PARTITION else EVENNESS * number // ROWS_PER_PARTITION for number in rows.values()
+        ]
+        buckets = spark.small_table(session, {"date": "DATE", "buckets": "BIGINT"}, zip(rows, parts, strict=True))
         partitions = max(session.sparkContext.defaultParallelism, -(-sum(rows.values()) // ROWS_PER_PARTITION))
         events = new_events(parsed, known_events(session, list(seen.values())), buckets, partitions)
         added = spark.append(task, "events", events, {str(date): manifest for date, manifest in seen.items()})

@@ -1,0 +1,13 @@
+"""Daily recommendations: interactions on Spark; training, prediction and selection in containers.
+
+Runs whenever new events are in the Airflow asset curated/events.
+"""
+
+from airflow.sdk import Asset
+from tandem import Pipeline
+
+with Pipeline(__file__, schedule=[Asset("curated/events")]) as dag:
+    interactions = dag.spark("build_interactions")
+    model = dag.container("train_recommender", interactions=interactions)
+    predictions = dag.container("predict_recommendations", shards=4, interactions=interactions, model=model)
+    dag.container("select_recommendations", predictions=predictions, model=model)

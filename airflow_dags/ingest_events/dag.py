@@ -1,0 +1,6 @@
+"""Curated events from what tracking delivered, on Spark. Its Airflow asset is the dataset curated/events."""
+
+from tandem import Pipeline
+
+with Pipeline(__file__, schedule=None) as dag:
+    dag.spark("ingest_events")

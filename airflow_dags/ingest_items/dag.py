@@ -1,0 +1,6 @@
+"""Curated items from the newest delivery, in a container, as an Airflow pipeline of one task."""
+
+from tandem import Pipeline
+
+with Pipeline(__file__, schedule=None) as dag:
+    dag.container("ingest_items")

@@ -1,0 +1,49 @@
+"""What DAGs know of jobs: the generated job_catalogue.json."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import PipelineError, check_known
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as its job.toml describes it."""
+
+    name: str
+    engine: str
+    inputs: Mapping[str, Mapping[str, Any]]
+    outputs: Mapping[str, Mapping[str, Any]]
+    parameters: Mapping[str, Mapping[str, Any]]
+    resources: Mapping[str, Any]
+    spark: Mapping[str, Any]
+    mapped_by: str | None = None
+
+    @property
+    def roles(self) -> dict[str, str]:
+        """The contract of each input that a predecessor hands over."""
+        return {
+            role: entry["contract"]
+            for role, entry in self.inputs.items()
+            if "dataset" not in entry and "raw" not in entry
+        }
+
+    @property
+    def datasets(self) -> list[str]:
+        """The datasets of the lake that the job writes."""
+        return [entry["dataset"] for entry in self.outputs.values() if "dataset" in entry]
+
+
+def find(file: Path, name: str, engine: str, where: str) -> Job:
+    """The job of that name, or PipelineError if there is none for that engine."""
+    jobs = json.loads(file.read_text())
+    check_known("job", name, jobs, where)
+    job = Job(name=name, **jobs[name])
+    if job.engine != engine:
+        raise PipelineError(
+            f"{where} runs '{name}' as a {engine} job, but its job.toml says engine = \"{job.engine}\"."
+        )
+    return job

@@ -1,0 +1,60 @@
+"""The environment that pipelines run in: environments/<TANDEM_ENVIRONMENT>.toml, `laptop` if that is not set."""
+
+import os
+import tomllib
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tandem.errors import check_known
+from tandem.runtimes import ContainerRuntime, SparkRuntime
+from tandem.runtimes.process import Process
+from tandem.runtimes.spark_submit import SparkSubmit
+
+CONTAINER_RUNTIMES: dict[str, type[Process]] = {"process": Process}
+SPARK_RUNTIMES: dict[str, type[SparkSubmit]] = {"spark_submit": SparkSubmit}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the lake is, how often a task is tried again, and what runs the jobs."""
+
+    lake: str  # a template; it knows `code`
+    code: Path  # the folder that holds `jobs`
+    retries: int
+    retry_delay: timedelta
+    container: ContainerRuntime
+    spark: SparkRuntime
+
+
+def load(folder: Path) -> Environment:
+    """The environment of this process, from the folder that holds one file for each."""
+    name = os.environ.get("TANDEM_ENVIRONMENT", "laptop")
+    check_known("environment", name, [file.stem for file in folder.glob("*.toml")], "TANDEM_ENVIRONMENT")
+    file = folder / f"{name}.toml"
+    table = tomllib.loads(file.read_text())
+    known = ["lake", "code", "retries", "retry_delay_seconds", "container", "spark"]
+    for key in table:
+        check_known("key", key, known, file.name)
+    code = Path(os.environ.get("TANDEM_CODE", folder / table["code"])).resolve()
+    return Environment(
+        lake=table["lake"],
+        code=code,
+        retries=table["retries"],
+        retry_delay=timedelta(seconds=table["retry_delay_seconds"]),
+        container=runtime(CONTAINER_RUNTIMES, table["container"], f"[container] of {file.name}", code, folder),
+        spark=runtime(SPARK_RUNTIMES, table["spark"], f"[spark] of {file.name}", code, folder),
+    )
+
+
+def runtime(kinds: dict[str, type[Any]], table: dict[str, Any], where: str, code: Path, folder: Path) -> Any:
+    """The runtime that a table of an environment describes; its programs are named relative to that file's folder."""
+    settings = dict(table)
+    name = settings.pop("runtime")
+    check_known("runtime", name, kinds, where)
+    known = {entry.name: entry.type for entry in fields(kinds[name]) if entry.name != "code"}
+    for key in settings:
+        check_known("key", key, known, where)
+    paths = {key: folder.absolute() / value for key, value in settings.items() if known[key] is Path}
+    return kinds[name](code=code, **{**settings, **paths})

@@ -1,0 +1,43 @@
+"""Where a task's manifest and failure document lie in the lake: what scheduling shares with the jobs, and no more."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, cast
+
+
+def encode(identifier: str) -> str:
+    """The name of an ID as one segment of a URI, the same as `common.lake.encode`."""
+    content = identifier.encode("utf-8", "surrogatepass")
+    name = re.sub(rb"^[._]|[^A-Za-z0-9_.-]", lambda match: b"~%02x" % match.group()[0], content).decode("ascii")
+    return name if len(name) <= 200 else f"{name[:150]}~~{hashlib.sha256(content).hexdigest()[:32]}"
+
+
+def task_key(lake: str, dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:
+    """URI of the folder of a task's output; `map_index` is None for a task that is not mapped."""
+    key = "/".join([lake, "intermediate", *map(encode, (dag_id, run_id, task_id))])
+    return key if map_index is None else f"{key}/map-{map_index}"
+
+
+def read_document(uri: str) -> dict[str, Any] | None:
+    """The JSON document at a file:// or s3:// URI, None if there is none."""
+    try:
+        return cast(dict[str, Any], json.loads(read_s3(uri) if uri.startswith("s3://") else read_file(uri)))
+    except FileNotFoundError:
+        return None
+
+
+def read_file(uri: str) -> bytes:
+    return Path(uri.removeprefix("file://")).read_bytes()
+
+
+def read_s3(uri: str) -> bytes:
+    import boto3  # takes a third of a second, which parsing a DAG must not pay
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    client = boto3.client("s3")
+    try:
+        return cast(bytes, client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    except client.exceptions.NoSuchKey:
+        raise FileNotFoundError(uri) from None

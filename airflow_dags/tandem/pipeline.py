@@ -1,0 +1,185 @@
+"""A pipeline: an Airflow DAG that names jobs and their order; all else comes from the catalogue and the environment."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, Asset, BaseOperator
+from airflow.sdk.definitions.mappedoperator import MappedOperator
+
+from tandem import catalogue, environment
+from tandem.catalogue import Job
+from tandem.errors import PipelineError, check_known
+from tandem.operator import JobOperator, tell_failure
+from tandem.runtimes import Cluster, ContainerRuntime
+
+Task = BaseOperator | MappedOperator
+SPARK_SETTINGS = ("conf", "driver_memory", "executor_memory", "executor_cores")
+
+
+class Pipeline:
+    """The DAG of an app folder, named after it: `with Pipeline(__file__, schedule=…) as dag:`.
+
+    `dag.spark("job", …)` and `dag.container("job", …)` return Airflow operators, which take `>>` with any others. A
+    keyword is a role of the job (its value: the task that hands over) or the parameter that its job.toml calls
+    mapped_by (its value: into how many tasks it is mapped). Settings come from `<task ID>.json` beside the DAG,
+    {"parameters": {…}}, for Spark jobs the keys of [spark] in job.toml too; strings in it may be templates.
+    A cluster is opened just before the first Spark task and closed right after the last one, if the environment's
+    runtime has any. What a job writes to a dataset of the lake is an Airflow asset of the same name.
+    """
+
+    def __init__(self, file: str, *, schedule: Any, **options: Any) -> None:
+        self.folder = Path(file).parent
+        self.environment = environment.load(self.folder.parent / "environments")
+        self.jobs: dict[str, Job] = {}
+        self.spark_tasks: list[Task] = []
+        self.cluster: Cluster | None = None
+        self.dag = DAG(
+            self.folder.name,
+            schedule=schedule,
+            catchup=False,
+            user_defined_macros={"code": self.environment.code},
+            default_args={
+                "retries": self.environment.retries,
+                "retry_delay": self.environment.retry_delay,
+                "on_failure_callback": tell_failure,
+                "on_retry_callback": tell_failure,
+            },
+            **options,
+        )
+
+    def __enter__(self) -> "Pipeline":
+        self.dag.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and self.cluster:
+            self.put_cluster_around_spark(self.cluster)
+        self.dag.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+
+    def container(self, job: str, *, task_id: str | None = None, **given: Any) -> Task:
+        """A task that runs a Python job."""
+        found = catalogue.find(self.catalogue, job, "python", self.dag.dag_id)
+        return self.task(found, task_id or job, self.environment.container, self.settings(found, task_id or job), given)
+
+    def spark(self, job: str, *, task_id: str | None = None, **given: Any) -> Task:
+        """A task that runs a Spark job."""
+        found = catalogue.find(self.catalogue, job, "spark", self.dag.dag_id)
+        settings = self.settings(found, task_id or job)
+        if not self.spark_tasks:
+            self.cluster = self.environment.spark.cluster(self.read("cluster.json"))
+        task = self.task(found, task_id or job, self.environment.spark, settings, given)
+        self.spark_tasks.append(task)
+        return task
+
+    @property
+    def catalogue(self) -> Path:
+        return self.folder.parent / "job_catalogue.json"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the app folder."""
+        file = self.folder / name
+        if not file.exists():
+            raise PipelineError(f"{self.dag.dag_id} has no {name}; write it, {{}} if there is nothing to say.")
+        settings: dict[str, Any] = json.loads(file.read_text())
+        return settings
+
+    def settings(self, job: Job, task_id: str) -> dict[str, Any]:
+        """The settings of a task, checked against what its job takes."""
+        where = f"{self.dag.dag_id}/{task_id}.json"
+        settings = self.read(f"{task_id}.json")
+        for key in settings:
+            check_known("setting", key, ["parameters", *(SPARK_SETTINGS if job.engine == "spark" else [])], where)
+        for name in settings.get("parameters", {}):
+            check_known("parameter", name, job.parameters, where)
+        return settings
+
+    def task(
+        self, job: Job, task_id: str, runtime: ContainerRuntime, settings: dict[str, Any], given: Mapping[str, Any]
+    ) -> Task:
+        """The operator of a job, mapped or not, after its predecessors."""
+        where = f"Task '{task_id}' of {self.dag.dag_id}"
+        parameters = settings.pop("parameters", {})
+        roles = {name: value for name, value in given.items() if name != job.mapped_by}
+        for role, predecessor in roles.items():
+            check_known("role", role, [*job.roles, *([job.mapped_by] if job.mapped_by else [])], where)
+            self.check_contract(where, job, role, predecessor)
+        for role in job.roles:
+            if role not in roles:
+                raise PipelineError(f"{where} lacks the role '{role}'; say which task hands it over: {role}=TASK.")
+        options: dict[str, Any] = {
+            "task_id": task_id,
+            "job": job.name,
+            "runtime": runtime,
+            "lake": self.environment.lake,
+            "predecessors": {role: predecessor.task_id for role, predecessor in roles.items()},
+            "parameters": parameters,
+            "request": runtime.request(job, settings),
+            "cluster": self.cluster.open.output if self.cluster and job.engine == "spark" else None,
+            "outlets": [Asset(dataset) for dataset in job.datasets],
+        }
+        task: Task
+        if job.mapped_by:
+            count = given.get(job.mapped_by)
+            if not isinstance(count, int) or count < 1:
+                raise PipelineError(
+                    f"{where} is mapped by '{job.mapped_by}'; say into how many: {job.mapped_by}=NUMBER."
+                )
+            options["parameters"] = {**parameters, job.mapped_by: count}
+            task = JobOperator.partial(**options).expand(part=list(range(count)))
+        else:
+            task = JobOperator(**options)
+        for predecessor in roles.values():
+            predecessor >> task
+        self.jobs[task_id] = job
+        return task
+
+    def check_contract(self, where: str, job: Job, role: str, predecessor: Any) -> None:
+        """Raise PipelineError unless the predecessor writes what the role reads: by its name, else by its contract."""
+        known = self.jobs.get(getattr(predecessor, "task_id", ""))
+        if known is None:
+            raise PipelineError(
+                f"{where} gets {predecessor!r} in the role '{role}'; only the task of a job hands over."
+            )
+        contracts = {name: entry["contract"] for name, entry in known.outputs.items() if "dataset" not in entry}
+        fitting = [contracts[role]] if role in contracts else list(contracts.values())
+        if fitting.count(job.roles[role]) != 1:
+            written = (
+                ", ".join(f"{name} ({contract})" for name, contract in contracts.items()) or "nothing to hand over"
+            )
+            raise PipelineError(
+                f"{where} reads {job.roles[role]} in the role '{role}', but '{predecessor.task_id}' writes {written}; "
+                "name a task that writes it, or bring the two jobs to one version of the contract."
+            )
+
+    def put_cluster_around_spark(self, cluster: Cluster) -> None:
+        """Open it once all is done that every Spark task waits for, close it after the last, let no failure be hidden.
+
+        Airflow leaves a teardown out when it decides on a run, and with on_failure_fail_dagrun it takes it alone: the
+        leaf `done`, after all the work, brings in the rest.
+        """
+        around = {task.task_id for task in cluster}
+        last = [task for task in self.dag.tasks if not task.downstream_task_ids and task.task_id not in around]
+        before = {task.task_id: self.upstream(task) - around for task in self.spark_tasks}
+        common = set.intersection(*before.values())
+        for task_id in common.difference(*(self.upstream(self.dag.get_task(task_id)) for task_id in common)):
+            self.dag.get_task(task_id) >> cluster.open
+        if cluster.ready is not cluster.open:
+            cluster.open >> cluster.ready
+        for task in self.spark_tasks:
+            if before[task.task_id].isdisjoint(before):
+                cluster.ready >> task
+            if not any(task.task_id in others for others in before.values()):
+                task >> cluster.close
+        cluster.close.as_teardown(setups=cluster.open, on_failure_fail_dagrun=True)
+        last >> EmptyOperator(task_id="done")
+
+    def upstream(self, task: Any) -> set[str]:
+        """The IDs of all tasks that a task waits for."""
+        ids: set[str] = task.get_flat_relative_ids(upstream=True)
+        return ids

@@ -1,0 +1,92 @@
+"""What a runtime is: the verbs around one command line, and what goes in and comes out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from airflow.sdk import BaseOperator
+
+from tandem.catalogue import Job
+from tandem.lake import task_key
+
+
+@dataclass(frozen=True)
+class Work:
+    """One attempt of one task, as it goes to a runtime."""
+
+    job: str
+    lake: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    attempt: int
+    map_index: int | None  # None: not mapped
+    predecessors: Mapping[str, str]  # role to task ID
+    parameters: Mapping[str, Any]
+    request: Mapping[str, Any]  # what the runtime asked for when the pipeline was parsed, its templates rendered
+    cluster: Any  # what opening the cluster returned, None where none was opened
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of main.py, the same in every runtime."""
+        named = {"lake": self.lake, "dag-id": self.dag_id, "run-id": self.run_id, "task-id": self.task_id}
+        named["attempt"] = str(self.attempt)
+        if self.map_index is not None:
+            named["map-index"] = str(self.map_index)
+        return [
+            *(part for name, value in named.items() for part in (f"--{name}", value)),
+            *(part for role, task_id in self.predecessors.items() for part in ("--from", f"{role}={task_id}")),
+            *(part for name, value in self.parameters.items() for part in ("--set", f"{name}={written(value)}")),
+        ]
+
+    @property
+    def key(self) -> str:
+        """URI of the folder that the task's manifest lies in."""
+        return task_key(self.lake.rstrip("/"), self.dag_id, self.run_id, self.task_id, self.map_index)
+
+
+def written(value: Any) -> str:
+    """A parameter's value as a job's command line takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Outcome(NamedTuple):
+    """How a work ended."""
+
+    exit_code: int  # negative: killed by that signal
+    result: str | None  # content of the result file, None where the runtime cannot reach it
+    last_line: str  # of what the job printed
+
+
+class Cluster(NamedTuple):
+    """The operators around Spark jobs; what `open` returns when it runs is the `cluster` of their works."""
+
+    open: BaseOperator
+    ready: BaseOperator  # waits until it takes jobs; the same as `open` where nothing has to be waited for
+    close: BaseOperator
+
+
+class ContainerRuntime(Protocol):
+    """Where Python jobs run. Waiting is part of the work: submit, watch and cancel are one retry unit."""
+
+    def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What the runtime needs beside the arguments; called while parsing, strings in it may be templates."""
+
+    def submit(self, work: Work) -> Any:
+        """Start the work, or find it if it runs already under its name, and return its handle."""
+
+    def watch(self, handle: Any) -> Outcome:
+        """Print the job's log as it comes, until the work has ended."""
+
+    def cancel(self, handle: Any) -> None:
+        """End the work; called from a signal handler while `watch` waits, and done when nothing of it runs."""
+
+    def again(self, work: Work) -> str:
+        """The line for a shell that does this work by hand."""
+
+
+class SparkRuntime(ContainerRuntime, Protocol):
+    """Where Spark jobs run: the same verbs around one command line, and a cluster that opens and closes around them."""
+
+    def cluster(self, request: Mapping[str, Any]) -> Cluster | None:
+        """The operators that open and close what cluster.json describes; None where there is nothing to open."""

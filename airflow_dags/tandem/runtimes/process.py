@@ -1,0 +1,109 @@
+"""Runtime `process`: a Python job as a process on this machine."""
+
+import contextlib
+import logging
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tandem.catalogue import Job
+from tandem.runtimes import Outcome, Work
+
+GRACE_SECONDS = 3  # between TERM and KILL; Airflow kills a task that does not end within 5
+SPARKS_OWN = re.compile(r"\d\d/\d\d/\d\d \d\d:\d\d:\d\d ")  # lines of the JVM, which come after a job's last one too
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process, the file it leaves its result in, and the thread that passes its output on."""
+
+    process: "subprocess.Popen[str]"
+    result: Path
+    printer: threading.Thread
+    last_lines: deque[str]
+
+
+@dataclass(frozen=True)
+class Process:
+    """Runs `python jobs/<job>/main.py`."""
+
+    code: Path
+    python: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
+    def command(self, work: Work) -> list[str]:
+        """The command line of a work."""
+        return [str(self.python), self.main(work), *work.arguments]
+
+    def main(self, work: Work) -> str:
+        return str(self.code / "jobs" / work.job / "main.py")
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables that a job needs beside those of the machine."""
+        return {"PYTHONPATH": str(self.code), "PYTHONUNBUFFERED": "1", **self.variables}
+
+    def submit(self, work: Work) -> Running:
+        result = Path(tempfile.mkdtemp(prefix="tandem-")) / "result.json"
+        machine = {name: value for name, value in os.environ.items() if not name.lstrip("_").startswith("AIRFLOW")}
+        process = subprocess.Popen(
+            self.command(work),
+            env={**machine, **self.environment(), "TANDEM_RESULT_FILE": str(result)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # so that its whole process group can be ended, and only that
+        )
+        last_lines: deque[str] = deque([""], maxlen=1)
+        printer = threading.Thread(target=pass_on, args=(process, last_lines), daemon=True)
+        printer.start()
+        return Running(process, result, printer, last_lines)
+
+    def watch(self, handle: Running) -> Outcome:
+        while handle.process.poll() is None:  # not wait(): `cancel` interrupts this and waits itself
+            time.sleep(0.05)
+        end_group(handle.process, signal.SIGKILL)  # what it may have left behind holds its output open
+        handle.printer.join()
+        result = handle.result.read_text() if handle.result.exists() else None
+        handle.result.unlink(missing_ok=True)
+        handle.result.parent.rmdir()
+        return Outcome(handle.process.returncode, result, handle.last_lines[0])
+
+    def cancel(self, handle: Running) -> None:
+        end_group(handle.process, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            handle.process.wait(GRACE_SECONDS)
+        end_group(handle.process, signal.SIGKILL)
+
+    def again(self, work: Work) -> str:
+        variables = [f"{name}={shlex.quote(value)}" for name, value in self.environment().items()]
+        return " ".join([*variables, shlex.join(self.command(work))])
+
+
+def pass_on(process: "subprocess.Popen[str]", last_lines: deque[str]) -> None:
+    """Print each line of a process as it comes, and keep the last one that says something."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        log.info("%s", line.rstrip())
+        if line.strip() and not SPARKS_OWN.match(line):
+            last_lines.append(line.strip())
+
+
+def end_group(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)

@@ -1,0 +1,34 @@
+"""Runtime `spark_submit`: a Spark job by spark-submit on this machine; there is no cluster to open."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tandem.catalogue import Job
+from tandem.runtimes import Cluster, Work
+from tandem.runtimes.process import Process
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparkSubmit(Process):
+    """Runs `spark-submit jobs/<job>/main.py`; `python` is the one that its driver and workers take."""
+
+    spark_submit: Path
+    master: str
+    conf: Mapping[str, str] = field(default_factory=dict)
+
+    def cluster(self, request: Mapping[str, Any]) -> Cluster | None:
+        return None
+
+    def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+        sizes = {**job.spark, **settings}
+        memory = {"spark.driver.memory": sizes["driver_memory"]} if "driver_memory" in sizes else {}
+        return {"conf": {**memory, **job.spark.get("conf", {}), **settings.get("conf", {}), **self.conf}}
+
+    def command(self, work: Work) -> list[str]:
+        conf = [part for name, value in work.request["conf"].items() for part in ("--conf", f"{name}={value}")]
+        return [str(self.spark_submit), "--master", self.master, *conf, self.main(work), *work.arguments]
+
+    def environment(self) -> dict[str, str]:
+        return {"PYSPARK_PYTHON": str(self.python), **super().environment()}

@@ -1,0 +1,195 @@
+"""A DAGs folder and jobs made for a test, and runs of their pipelines by Airflow itself, without a scheduler."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv" / "bin" / "python"
+
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="tandem-tests-airflow-")  # read when Airflow is imported
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+sys.path.insert(0, str(ROOT / "airflow_dags"))
+
+from tools.catalogue import catalogue  # noqa: E402
+
+JOB = """
+[job]
+description = "A job made for a test."
+engine = "{engine}"
+{more}
+"""
+MAIN = """
+import os, signal, sys
+from common import failures, storage
+from common.task import run
+
+def main(task):
+    {body}
+    for role in task.job.outputs:
+        storage.write(f"{{task.folder(role)}}/part-0", b"rows")
+        task.written(role, 1)
+
+if __name__ == "__main__":
+    run(main)
+"""
+SUBMIT = """#!/bin/sh
+echo "spark-submit $@"
+while [ "${1##*/}" != main.py ]; do shift; done
+"$PYSPARK_PYTHON" "$@"
+code=$?
+echo "26/11/23 03:00:59 INFO ShutdownHookManager: Shutdown hook called"
+exit $code
+"""
+
+
+class Told(logging.Handler):
+    """Keeps what the library logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@dataclass
+class Ran:
+    """How a run of a pipeline ended: states and tries by task (`task` or `task[0]`), and what each returned."""
+
+    run_id: str
+    state: str
+    states: dict[str, str]
+    tries: dict[str, int]
+    xcoms: dict[str, Any]
+    log: list[str]  # what the library logged
+
+
+class Workshop:
+    """A DAGs folder with its jobs: jobs and pipelines are added, imported and run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.code = folder / "code"
+        self.dags = folder / "dags"
+        self.lake = folder / "lake"
+        (self.code / "jobs").mkdir(parents=True)
+        (self.code / "common").symlink_to(ROOT / "common")
+        (self.dags / "environments").mkdir(parents=True)
+        for shared in ("tandem", ".airflowignore"):
+            (self.dags / shared).symlink_to(ROOT / "airflow_dags" / shared)
+        submit = folder / "spark-submit"
+        submit.write_text(SUBMIT)
+        submit.chmod(0o755)
+        (self.dags / "environments" / "laptop.toml").write_text(
+            f"""
+lake = "{{{{ var.value.get('lake', 'file://{self.lake}') }}}}"
+code = "{self.code}"
+retries = 1
+retry_delay_seconds = 0
+[container]
+runtime = "process"
+python = "{PYTHON}"
+[spark]
+runtime = "spark_submit"
+python = "{PYTHON}"
+spark_submit = "{submit}"
+master = "local[1]"
+[spark.conf]
+"spark.ui.enabled" = "false"
+"""
+        )
+
+    def job(self, name: str, body: str = "pass", more: str = "", engine: str = "python") -> None:
+        """Add a job; `body` is what its main does before it writes its outputs."""
+        folder = self.code / "jobs" / name
+        folder.mkdir()
+        (folder / "job.toml").write_text(JOB.format(engine=engine, more=more))
+        (folder / "main.py").write_text(MAIN.format(body=body))
+        (self.dags / "job_catalogue.json").write_text(catalogue(self.code / "jobs"))
+
+    def pipeline(self, name: str, body: str, **settings: Any) -> None:
+        """Add a pipeline: the body of its `with`, and its JSON files by name."""
+        folder = self.dags / name
+        folder.mkdir()
+        for task in settings:
+            (folder / f"{task}.json").write_text(json.dumps(settings[task]))
+        lines = "\n".join(f"    {line}" for line in body.strip().splitlines())
+        (folder / "dag.py").write_text(
+            '"""An Airflow DAG made for a test."""\n\n'
+            "from airflow.providers.standard.operators.empty import EmptyOperator\n"
+            f"from tandem import Pipeline\n\nwith Pipeline(__file__, schedule=None) as dag:\n{lines}\n"
+        )
+
+    def load(self, name: str) -> Any:
+        """The pipeline's DAG; AssertionError with Airflow's text if its file does not import."""
+        from airflow.dag_processing.dagbag import DagBag
+
+        bag = DagBag(str(self.dags / name))
+        if bag.import_errors:
+            raise AssertionError("".join(bag.import_errors.values()))
+        (dag,) = bag.dags.values()
+        return dag
+
+    def run(self, name: str, conf: dict[str, Any] | None = None) -> Ran:
+        """Run a pipeline to its end by dag.test()."""
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+        from sqlalchemy import select
+
+        dag = self.load(name)
+        told = Told()
+        logging.getLogger("tandem").addHandler(told)
+        run = dag.test(logical_date=None, run_conf=conf)
+        logging.getLogger("tandem").removeHandler(told)
+        instances = run.get_task_instances()
+        with create_session() as session:
+            returned = session.scalars(select(XComModel).where(XComModel.run_id == run.run_id)).all()
+            xcoms = {label(each): XComModel.deserialize_value(each) for each in returned if each.key == "return_value"}
+        return Ran(
+            run_id=run.run_id,
+            state=str(run.state),
+            states={label(each): str(each.state) for each in instances},
+            tries={label(each): each.try_number for each in instances},
+            xcoms=xcoms,
+            log=told.lines,
+        )
+
+
+def label(instance: Any) -> str:
+    return instance.task_id if instance.map_index < 0 else f"{instance.task_id}[{instance.map_index}]"
+
+
+@pytest.fixture(scope="session")
+def database() -> None:
+    """Airflow's database, new."""
+    program = Path(sys.executable).with_name("airflow")
+    subprocess.run([program, "db", "migrate"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def make_workshop(database: None) -> Callable[[Path], Workshop]:
+    """Makes a DAGs folder in a folder; Airflow's own, fixed when it is imported, leads to the last one made."""
+
+    def make(folder: Path) -> Workshop:
+        workshop = Workshop(folder)
+        link = Path(os.environ["AIRFLOW_HOME"]) / "dags"
+        link.unlink(missing_ok=True)
+        link.symlink_to(workshop.dags)
+        return workshop
+
+    return make
+
+
+@pytest.fixture
+def workshop(tmp_path: Path, make_workshop: Callable[[Path], Workshop]) -> Workshop:
+    return make_workshop(tmp_path)

@@ -1,0 +1,122 @@
+"""Airflow with its scheduler on this machine: started, asked, ended; what a task's log really ends with."""
+
+import os
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tools import local_airflow
+
+INTERACTIONS = 'contract = "interactions@1"'
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Where Airflow keeps its database, made once for all tests here."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory, make_workshop, home):
+    """A running Airflow with two pipelines: `works`, and `fails`, whose task hangs in its second attempt."""
+    folder = tmp_path_factory.mktemp("airflow")
+    workshop = make_workshop(folder)
+    shards = '[parameters.shards]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
+    workshop.job("first", more=f"[outputs.interactions]\n{INTERACTIONS}", body="task.metrics['rows'] = 7")
+    workshop.job(
+        "second", engine='python"\nmapped_by = "shards', more=f"[inputs.interactions]\n{INTERACTIONS}\n{shards}"
+    )
+    workshop.job(
+        "fails",
+        f"open({str(folder / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+        "    if task.attempt == 1: raise ValueError('no luck') from KeyError('deep')\n"
+        "    import time; time.sleep(600)",
+    )
+    body = 'dag.container("second", shards=2, interactions=dag.container("first"))'
+    workshop.pipeline("works", body, first={}, second={})
+    workshop.pipeline("fails", 'dag.container("fails")', fails={})
+    with local_airflow.start(home=home, dags=workshop.dags) as airflow:
+        yield workshop, airflow, folder
+    assert not [line for line in processes() if str(folder) in line]
+    with pytest.raises(OSError):
+        urllib.request.urlopen(airflow.url, timeout=5)
+
+
+def processes():
+    return subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_a_pipeline_that_does_not_import_is_named_and_nothing_is_left_running(tmp_path, home):
+    (tmp_path / "dags" / "broken").mkdir(parents=True)
+    (tmp_path / "dags" / "broken" / "dag.py").write_text("from airflow.sdk import DAG\nraise KeyError('dag')\n")
+    with (
+        pytest.raises(local_airflow.AirflowError, match=r"broken/dag.py does not import:(.|\n)*KeyError"),
+        local_airflow.start(home=home, dags=tmp_path / "dags"),
+    ):
+        pass
+    assert not [line for line in processes() if str(home) in line]
+
+
+def test_a_run_goes_through_the_scheduler_and_its_results_can_be_asked_for(started):
+    workshop, airflow, _ = started
+    run = airflow.trigger("works")
+    seen = []
+    assert airflow.wait("works", run, 120, show=seen.append) == "success"
+    instances = airflow.instances("works", run)
+    assert [(each.task_id, each.map_index) for each in instances[:1]] == [("first", -1)]
+    assert {(each.task_id, each.map_index) for each in instances[1:]} == {("second", 0), ("second", 1)}
+    assert {each.state for each in instances} == {"success"}
+    assert seen[-1] == instances
+    returned = airflow.xcom("works", run, instances[0])
+    assert returned["metrics"] == {"rows": 7}
+    assert Path(returned["manifest"].removeprefix("file://")).is_relative_to(workshop.lake)
+
+
+def test_a_failed_tasks_log_ends_with_its_own_error_and_one_that_is_failed_by_hand_ends_its_job(started):
+    _, airflow, folder = started
+    run = airflow.trigger("fails")
+    second = wait_for(lambda: next((each for each in airflow.instances("fails", run) if each.try_number == 2), None))
+    log = airflow.log("fails", run, local_airflow.Instance("fails", -1, 1, None, None, None, None))
+    assert "ValueError at main.py" in log[-4]
+    assert log[-5] == "Attempt 1 of fails ended with exit code 1."
+    assert log[-3:-1] == ["Caused by KeyError: 'deep'", "Airflow tries it again."]
+    assert log[-1].startswith("To run it by hand: ")
+    assert "--task-id fails --attempt 2" in log[-1]
+
+    wait_for(lambda: any("job=fails attempt=2" in line for line in airflow.log("fails", run, second)))
+    pid = wait_for(lambda: next((pid for pid in [int((folder / "pid").read_text() or 0)] if pid and alive(pid)), None))
+    path = f"{airflow.url}/api/v2/dags/fails/dagRuns/{local_airflow.quoted(run)}/taskInstances/fails"
+    request = urllib.request.Request(path, b'{"new_state": "failed"}', method="PATCH")
+    request.add_header("Authorization", f"Bearer {airflow.token}")
+    request.add_header("Content-Type", "application/json")
+    urllib.request.urlopen(request)
+    wait_for(lambda: not alive(pid))
+    assert airflow.wait("fails", run, 60) == "failed"
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition):
+    for _ in range(240):
+        if found := condition():
+            return found
+        time.sleep(0.25)
+    raise TimeoutError("not within a minute")
+
+
+def test_a_second_airflow_in_the_same_home_is_refused(started, home):
+    _, _, folder = started
+    with (
+        pytest.raises(local_airflow.AirflowError, match="Another Airflow runs in"),
+        local_airflow.start(home=home, dags=folder),
+    ):
+        pass

@@ -1,0 +1,204 @@
+"""How a job's end becomes a task's: exit codes, retries, XCom, last lines, the command that runs it again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from tandem.runtimes import Work
+from tandem.runtimes.process import Process
+
+READS = '[inputs.interactions]\ncontract = "interactions@1"'
+WRITES = '[outputs.interactions]\ncontract = "interactions@1"'
+NUMBER = '[parameters.number]\ntype = "integer"\ndefault = 1\nrange = [1, 5]\nhelp = "a number"'
+TEXT = '[parameters.text]\ntype = "string"\ndefault = ""\nhelp = "a text"'
+FLAG = '[parameters.flag]\ntype = "boolean"\ndefault = false\nhelp = "yes or no"'
+
+ENDS = {  # the body of each job, and how often its task is tried
+    "code_0": ("pass", 1),
+    "code_1": ("if task.attempt < 3: raise ValueError('no luck') from KeyError('deep')", 2),
+    "code_2": ("pass", 1),
+    "code_3": ("raise failures.InputError('The input is missing.')", 1),
+    "code_4": ("raise failures.Refused('The gate refused it.')", 1),
+    "code_5": ("raise failures.Fenced('A newer attempt has published.')", 1),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", 2),
+    "silent": ("os._exit(0)", 2),
+    "late": ("import atexit; atexit.register(os._exit, 1)", 2),
+    "spark_2": ("pass", 1),
+    "spark_9": ("os.kill(os.getpid(), signal.SIGKILL)", 2),
+    "flaky": ("if task.attempt < 2: raise OSError('network')", 2),
+}
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory, make_workshop):
+    """One run of a pipeline whose tasks end in all the ways there are."""
+    workshop = make_workshop(tmp_path_factory.mktemp("ends"))
+    for name, (body, _) in ENDS.items():
+        workshop.job(name, body, more=NUMBER if "_2" in name else "", engine="spark" if "spark" in name else "python")
+    settings = {name: {"parameters": {"number": 6}} if "_2" in name else {} for name in ENDS}
+    tasks = [f'dag.{"spark" if "spark" in name else "container"}("{name}")' for name in ENDS]
+    workshop.pipeline("ends", "\n".join(tasks), cluster={}, **settings)
+    return workshop, workshop.run("ends")
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_only_what_another_attempt_may_mend_is_tried_again(ends, name):
+    _, ran = ends
+    assert ran.states[name] == ("success" if name in ("code_0", "flaky") else "failed")
+    assert ran.tries[name] == ENDS[name][1]
+    assert ran.state == "failed"
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        (
+            "code_1",
+            [
+                "ended with exit code 1.",
+                ": no luck; the stack is above, a retry may help.",
+                "Caused by KeyError: 'deep'",
+            ],
+        ),
+        (
+            "code_2",
+            [
+                "ended with exit code 2 (wrong arguments).",
+                "It said last: The parameter 'number' is 6, expected a value from 1 to 5.",
+            ],
+        ),
+        ("code_3", ["ended with exit code 3 (an input is missing or breaks its contract).", "The input is missing."]),
+        ("code_4", ["ended with exit code 4 (a quality gate refused the result).", "The gate refused it."]),
+        (
+            "code_5",
+            [
+                "ended with exit code 5 (fenced, this attempt or a newer one has published).",
+                "A newer attempt has published.",
+            ],
+        ),
+        ("killed", ["was killed by SIGKILL.", " started job=killed attempt=2"]),
+        (
+            "silent",
+            ["ended with exit code 0, but without a manifest of this attempt at file://", " started job=silent"],
+        ),
+        (
+            "spark_2",
+            [
+                "ended with exit code 2 (wrong arguments).",
+                "It said last: The parameter 'number' is 6, expected a value from 1 to 5.",
+            ],
+        ),
+        ("spark_9", ["was killed by SIGKILL.", "It said last: "]),
+        ("late", ["ended with exit code 1.", " done seconds="]),
+    ],
+)
+def test_the_last_lines_of_a_failed_task_are_its_own_error_and_the_command(ends, name, lines):
+    _, ran = ends
+    attempt = ran.tries[name]
+    (begin,) = [n for n, line in enumerate(ran.log) if line.startswith(f"Attempt {attempt} of {name} ")]
+    told = ran.log[begin : begin + len(lines) + 2]
+    for line, expected in zip(told, lines):
+        assert expected in line
+    assert told[-2] == "It is not tried again."
+    assert f"--task-id {name} --attempt {attempt + 1}" in told[-1]
+
+
+def test_a_task_that_is_tried_again_says_so(ends):
+    _, ran = ends
+    begin = ran.log.index("Attempt 1 of flaky ended with exit code 1.", 1)
+    assert "Airflow tries it again." in ran.log[begin : begin + 4]
+
+
+def test_the_command_in_the_log_runs_the_task_again(ends):
+    workshop, ran = ends
+    (line,) = [line for line in ran.log if "To run it by hand" in line and "--task-id code_1 --attempt 3" in line]
+    subprocess.run(line.removeprefix("To run it by hand: "), shell=True, check=True, cwd="/")
+    (manifest,) = (workshop.lake / "intermediate" / "ends").glob("*/code_1/manifest.json")
+    assert json.loads(manifest.read_text())["task"]["attempt"] == 3
+
+
+def test_a_job_gets_roles_parameters_and_its_own_identity_and_hands_back_manifest_and_metrics(workshop):
+    keep = "task.metrics['arguments'] = sys.argv[1:]"
+    workshop.job("build", keep, engine="spark", more=f'{WRITES}\n{TEXT}\n[spark]\ndriver_memory = "1g"')
+    parts = '[parameters.parts]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
+    workshop.job("part", keep, engine='python"\nmapped_by = "parts', more=f"{READS}\n{WRITES}\n{parts}\n{FLAG}")
+    workshop.job("join", keep, more=READS)
+    body = """
+    built = dag.spark("build")
+    parts = dag.container("part", parts=2, interactions=built)
+    dag.container("join", interactions=parts)
+    """.replace("\n    ", "\n")
+    settings = {
+        "build": {
+            "parameters": {"text": "{{ dag_run.conf.text }} $HOME; x"},
+            "conf": {"spark.a": "{{ dag.dag_id }} b"},
+        },
+        "part": {"parameters": {"flag": True}},
+    }
+    workshop.pipeline("given", body, cluster={}, join={}, **settings)
+    ran = workshop.run("given", conf={"text": "a b"})
+    assert ran.state == "success"
+    arguments = {name: " ".join(xcom["metrics"]["arguments"]) for name, xcom in ran.xcoms.items()}
+    head = f"--lake file://{workshop.lake} --dag-id given --run-id {ran.run_id}"
+    part = "--from interactions=build --set flag=true --set parts=2"
+    assert arguments == {
+        "build": f"{head} --task-id build --attempt 1 --set text=a b $HOME; x",
+        "part[0]": f"{head} --task-id part --attempt 1 --map-index 0 {part}",
+        "part[1]": f"{head} --task-id part --attempt 1 --map-index 1 {part}",
+        "join": f"{head} --task-id join --attempt 1 --from interactions=part",
+    }
+    assert ran.xcoms["build"]["metrics"]["arguments"][-1] == "text=a b $HOME; x"
+    for xcom in ran.xcoms.values():
+        assert Path(xcom["manifest"].removeprefix("file://")).is_file()
+    conf = "--conf spark.driver.memory=1g --conf spark.a=given b --conf spark.ui.enabled=false"
+    assert f"spark-submit --master local[1] {conf} {workshop.code}/jobs/build/main.py" in " ".join(ran.log)
+
+
+def test_the_lake_on_s3_is_an_airflow_variable_away(workshop, s3_server, monkeypatch):
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AIRFLOW_VAR_LAKE", "s3://tandem-lake/pipelines/")
+    workshop.job("write", "task.metrics['rows'] = 7", more=WRITES)
+    workshop.job("refuse", "raise failures.Refused('The gate refused it.')", more=READS)
+    workshop.pipeline("remote", 'dag.container("refuse", interactions=dag.container("write"))', write={}, refuse={})
+    ran = workshop.run("remote")
+    assert ran.states == {"write": "success", "refuse": "failed"}
+    assert ran.tries == {"write": 1, "refuse": 1}
+    assert ran.xcoms["write"]["metrics"] == {"rows": 7}
+    assert ran.xcoms["write"]["manifest"].startswith("s3://tandem-lake/pipelines/intermediate/remote/")
+    assert "The gate refused it." in ran.log
+
+
+def test_cancel_ends_a_job_that_does_not_want_to_and_all_that_it_started(tmp_path):
+    (tmp_path / "jobs" / "stubborn").mkdir(parents=True)
+    (tmp_path / "jobs" / "stubborn" / "main.py").write_text(
+        "import signal, subprocess, sys, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"child = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\n"
+        "time.sleep(600)\n"
+    )
+    runtime = Process(code=tmp_path, python=Path(sys.executable))
+    work = Work("stubborn", "file:///l", "d", "r", "t", 1, None, {}, {}, {}, None)
+    running = runtime.submit(work)
+    while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
+        time.sleep(0.05)
+    threading.Thread(target=runtime.cancel, args=[running]).start()
+    began = time.monotonic()
+    assert runtime.watch(running).exit_code == -signal.SIGKILL
+    assert time.monotonic() - began < 5  # Airflow's own patience
+    assert not running.result.parent.exists()
+    with pytest.raises(ProcessLookupError):
+        wait_for_end(int((tmp_path / "child").read_text()))
+
+
+def wait_for_end(pid):
+    for _ in range(100):
+        os.kill(pid, 0)
+        time.sleep(0.05)

@@ -1,0 +1,174 @@
+"""What a pipeline is made of: refusals while parsing, clusters around Spark, mapping, settings."""
+
+import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
+from tandem import environment
+from tandem.runtimes import Cluster
+from tandem.runtimes.spark_submit import SparkSubmit
+
+INTERACTIONS = 'contract = "interactions@1"'
+READS = f"[inputs.interactions]\n{INTERACTIONS}"
+WRITES = f"[outputs.interactions]\n{INTERACTIONS}"
+PARAMETER = '[parameters.factors]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
+
+
+class Closing(EmptyOperator):
+    """Closes a cluster; the one whose task ID ends in `leak` fails."""
+
+    def execute(self, context):
+        if self.dag.dag_id.endswith("leak"):
+            raise RuntimeError("the cluster stays")
+
+
+class Opening(EmptyOperator):
+    def execute(self, context):
+        return "cluster-1"
+
+
+class WithCluster(SparkSubmit):
+    """spark-submit behind a cluster that is only opened and closed."""
+
+    def cluster(self, request):
+        assert request == {"Name": "big"}
+        ready = Opening(task_id="ready", on_execute_callback=lambda context: None)
+        opened = Opening(task_id="open", on_execute_callback=lambda context: None)
+        return Cluster(opened, ready, Closing(task_id="close", on_execute_callback=lambda context: None, retries=0))
+
+    def request(self, job, settings):
+        return {"conf": {"spark.app.name": "{{ dag.dag_id }}"}}
+
+    def submit(self, work):
+        assert work.cluster == "cluster-1"
+        return super().submit(work)
+
+
+@pytest.fixture
+def jobs(workshop):
+    workshop.job("build", more=WRITES, engine="spark")
+    workshop.job("train", more=f'{READS}\n{PARAMETER}\n[outputs.model]\ncontract = "events@1"')
+    workshop.job("refine", more=f"{READS}\n{WRITES}", engine="spark")
+    workshop.job("broken", more=READS, engine="spark", body='raise failures.Refused("The result is too bad.")')
+    return workshop
+
+
+@pytest.fixture
+def clustered(jobs, monkeypatch):
+    monkeypatch.setitem(environment.SPARK_RUNTIMES, "spark_submit", WithCluster)
+    return jobs
+
+
+HYBRID = """
+before = EmptyOperator(task_id="before")
+built = dag.spark("build")
+before >> built
+trained = dag.container("train", interactions=built)
+after = EmptyOperator(task_id="after")
+trained >> after
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "settings", "sentence"),
+    [
+        ('dag.container("tran")', {}, "p names the job 'tran', which does not exist: did you mean 'train'?"),
+        ('dag.container("build")', {}, "p runs 'build' as a python job, but its job.toml says engine = \"spark\"."),
+        (
+            'dag.container("train", interaction=dag.spark("build"))',
+            {},
+            "Task 'train' of p names the role 'interaction', which does not exist: did you mean 'interactions'?",
+        ),
+        (
+            'dag.container("train")',
+            {},
+            "Task 'train' of p lacks the role 'interactions'; say which task hands it over: interactions=TASK.",
+        ),
+        (
+            'a = dag.container("train", interactions=dag.spark("build"))\n'
+            'dag.container("train", task_id="again", interactions=a)',
+            {"again": {}},
+            "Task 'again' of p reads interactions@1 in the role 'interactions', but 'train' writes model (events@1); "
+            "name a task that writes it, or bring the two jobs to one version of the contract.",
+        ),
+        (
+            'dag.container("train", interactions=EmptyOperator(task_id="empty"))',
+            {},
+            "gets <Task(EmptyOperator): empty> in the role 'interactions'; only the task of a job hands over.",
+        ),
+        (
+            'dag.container("train", interactions=dag.spark("build"))',
+            {"train": {"parameters": {"factor": 3}}},
+            "p/train.json names the parameter 'factor', which does not exist: did you mean 'factors'?",
+        ),
+        (
+            'dag.container("train", interactions=dag.spark("build"))',
+            {"train": {"conf": {}}},
+            "p/train.json names the setting 'conf', which does not exist: did you mean 'parameters'?",
+        ),
+        ('dag.spark("build", task_id="other")', {}, "p has no other.json; write it, {} if there is nothing to say."),
+        ('dag.container("mapped")', {"mapped": {}}, "Task 'mapped' of p is mapped by 'parts'; say into how many:"),
+    ],
+)
+def test_what_does_not_fit_is_refused_while_parsing_in_one_sentence(jobs, body, settings, sentence):
+    parts = '[parameters.parts]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
+    jobs.job("mapped", engine='python"\nmapped_by = "parts', more=parts)
+    jobs.pipeline("p", body, **{"cluster": {"Name": "big"}, "build": {}, "train": {}, **settings})
+    with pytest.raises(AssertionError) as error:
+        jobs.load("p")
+    assert sentence in str(error.value).splitlines()[-1]
+
+
+def test_an_unknown_environment_and_a_misspelt_key_of_one_are_refused(jobs, monkeypatch):
+    jobs.pipeline("p", 'dag.spark("build")', cluster={}, build={})
+    file = jobs.dags / "environments" / "laptop.toml"
+    file.write_text(file.read_text().replace("master =", "mater ="))
+    with pytest.raises(AssertionError, match=r"\[spark\] of laptop.toml names the key 'mater'.*did you mean 'master'"):
+        jobs.load("p")
+    monkeypatch.setenv("TANDEM_ENVIRONMENT", "labtop")
+    with pytest.raises(AssertionError, match=r"names the environment 'labtop'.*did you mean 'laptop'"):
+        jobs.load("p")
+
+
+def test_a_cluster_is_opened_just_before_the_first_spark_task_and_closed_right_after_the_last(clustered):
+    clustered.pipeline("p", HYBRID, cluster={"Name": "big"}, build={}, train={})
+    dag = clustered.load("p")
+    assert dag.get_task("open").upstream_task_ids == {"before"}
+    assert dag.get_task("ready").upstream_task_ids == {"open"}
+    assert dag.get_task("build").upstream_task_ids == {"before", "open", "ready"}
+    assert dag.get_task("close").upstream_task_ids == {"build", "open"}
+    assert dag.get_task("open").is_setup
+    assert dag.get_task("close").is_teardown
+    assert dag.get_task("close").on_failure_fail_dagrun
+    assert dag.get_task("done").upstream_task_ids == {"after"}
+
+
+def test_a_cluster_is_kept_for_the_spark_task_after_a_container(clustered):
+    body = HYBRID.replace("trained >> after", 'trained >> dag.spark("refine", interactions=built) >> after')
+    clustered.pipeline("p", body, cluster={"Name": "big"}, build={}, train={}, refine={})
+    dag = clustered.load("p")
+    assert dag.get_task("open").upstream_task_ids == {"before"}
+    assert dag.get_task("close").upstream_task_ids == {"refine", "open"}
+    assert "ready" not in dag.get_task("refine").upstream_task_ids
+
+
+def test_where_nothing_opens_there_is_no_cluster_in_the_graph(jobs):
+    jobs.pipeline("p", HYBRID, cluster={"Name": "big"}, build={}, train={})
+    assert set(jobs.load("p").task_dict) == {"before", "build", "train", "after"}
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "states"),
+    [
+        ("fine", HYBRID, {"build": "success", "close": "success", "done": "success", "run": "success"}),
+        (
+            "work_fails",
+            'dag.spark("broken", interactions=dag.spark("build"))',
+            {"broken": "failed", "close": "success", "done": "upstream_failed", "run": "failed"},
+        ),
+        ("leak", HYBRID, {"build": "success", "close": "failed", "done": "success", "run": "failed"}),
+    ],
+)
+def test_no_failure_is_hidden_and_the_cluster_is_closed_after_one(clustered, name, body, states):
+    clustered.pipeline(name, body, cluster={"Name": "big"}, build={}, train={}, broken={})
+    ran = clustered.run(name)
+    assert {**ran.states, "run": ran.state}.items() >= states.items()
+    assert f"--conf spark.app.name={name}" in " ".join(ran.log)

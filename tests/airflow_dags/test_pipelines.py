@@ -1,0 +1,87 @@
+"""The pipelines of this repository: they import, quickly and without a look outside, and they say what they promise."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+ROOT = Path(__file__).parents[2]
+DAGS = ROOT / "airflow_dags"
+FOLDERS = sorted(file.parent.name for file in DAGS.glob("*/dag.py"))
+
+# Parses each pipeline twice in a process of its own, because imports that the first parse makes are Airflow's affair,
+# and prints what the second one opened, connected to or started, and its seconds.
+PARSE = """
+import json, runpy, sys, time
+sys.path.insert(0, sys.argv[1])
+seen, parsed = [], {}
+watched = ("open", "socket.connect", "socket.getaddrinfo", "sqlite3.connect", "subprocess.Popen", "os.system")
+sys.addaudithook(lambda event, arguments: seen.append([event, str(arguments[0])]) if event in watched else None)
+for folder in sys.argv[2:]:
+    runpy.run_path(f"{sys.argv[1]}/{folder}/dag.py")
+    seen.clear()
+    began = time.perf_counter()
+    runpy.run_path(f"{sys.argv[1]}/{folder}/dag.py")
+    parsed[folder] = [list(seen), time.perf_counter() - began]
+print(json.dumps(parsed))
+"""
+
+
+@pytest.fixture(scope="module")
+def parsed():
+    command = [sys.executable, "-c", PARSE, str(DAGS), *FOLDERS]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def bag():
+    return DagBag(str(DAGS))
+
+
+def test_every_folder_is_one_pipeline_of_its_name(bag):
+    assert bag.import_errors == {}
+    assert len(FOLDERS) > 0
+    assert sorted(bag.dags) == FOLDERS
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_folder_explains_itself_and_every_setup_has_its_teardown(bag, folder):
+    dag = bag.dags[folder]
+    assert (DAGS / folder / "README.md").read_text().startswith(f"# {folder}\n")
+    assert (DAGS / folder / "cluster.json").exists() == any(
+        task.runtime.__class__.__name__ == "SparkSubmit" for task in jobs(dag)
+    )
+    for setup in (task for task in dag.tasks if task.is_setup):
+        assert any(task.is_teardown for task in setup.downstream_list)
+
+
+def jobs(dag):
+    return [task if hasattr(task, "runtime") else task.unmap({"part": 0}) for task in dag.tasks]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_parsing_reads_only_what_belongs_to_the_dags_and_takes_less_than_a_second(parsed, folder):
+    seen, seconds = parsed[folder]
+    own = [DAGS / folder / "dag.py", *(DAGS / folder).glob("*.json"), *(DAGS / "environments").glob("*.toml")]
+    assert {path for event, path in seen} <= {str(file) for file in [*own, DAGS / "job_catalogue.json"]}
+    assert {event for event, path in seen} == {"open"}
+    assert seconds < 1
+
+
+def test_daily_recommendations_is_short_and_follows_the_events(bag):
+    daily = bag.dags["daily_recommendations"]
+    assert len((DAGS / "daily_recommendations" / "dag.py").read_text().splitlines()) <= 35
+    assert [asset.name for asset in daily.timetable.asset_condition.objects] == ["curated/events"]
+    assert [asset.name for asset in bag.dags["ingest_events"].get_task("ingest_events").outlets] == ["curated/events"]
+    assert daily.get_task("predict_recommendations").upstream_task_ids == {"build_interactions", "train_recommender"}
+    assert daily.get_task("select_recommendations").upstream_task_ids == {
+        "predict_recommendations",
+        "train_recommender",
+    }
+
+
+def test_the_catalogue_says_what_the_jobs_say(tmp_path):
+    subprocess.run([sys.executable, "-m", "tools.catalogue", "--check"], cwd=ROOT, check=True)
