@@ -7,10 +7,12 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkException
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, DataFrameWriter, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -34,8 +36,6 @@ from common.manifest import Manifest
 from common.storage import File
 from common.task import Task, at_once
 
-Value = TypeVar("Value")
-
 ROWS_PER_PARTITION = 500_000  # more of them, and the hash aggregate of a 1 GiB heap sorts and spills
 TYPES: dict[str, DataType] = {
     "string": StringType(),
@@ -46,20 +46,13 @@ TYPES: dict[str, DataType] = {
     "date": DateType(),
     "timestamp": TimestampType(),
 }
-PARQUET_TYPES = {
-    "string": "binary (STRING)",
-    "integer": "int64",
-    "number": "double",
-    "small_number": "float",
-    "boolean": "boolean",
-    "date": "int32 (DATE)",
-    "timestamp": "int64 (TIMESTAMP(MICROS,true))",
-}
+BROKEN = "broken input: "  # begins the error that a row raises, to be found again in what Spark says of it
 SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.files.openCostInBytes": str(256 * 1024),  # a lake has many small files, most of them of one day each
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",  # what is kept is read back once or twice, from local disk
     "spark.log.level": "ERROR",
 }
 LOCAL_SETTINGS = {
@@ -93,7 +86,7 @@ def session(task: Task) -> Iterator[SparkSession]:
     former = SparkSession.getActiveSession()
     spark = SparkSession.builder.appName(task.task_id).config(map=settings).getOrCreate()
     use_s3(spark, task.lake)
-    with reported(spark, task):
+    with reported(spark, task), input_errors():
         yield spark
     if former is None:
         spark.stop()
@@ -176,20 +169,38 @@ def reported(spark: SparkSession, task: Task, interval: float = 5) -> Iterator[N
 def read(task: Task, role: str) -> DataFrame:
     """An input with the columns of its contract, from the files that the manifests name and no others.
 
-    Raises InputError, naming the file, if one is no Parquet file, or lacks a column or has it in another type.
+    A file that is no Parquet file, lacks a column, or has it in another type or null where the contract forbids it,
+    ends the job with InputError, which names the file, as soon as the frame is worked on within `session`.
     """
     source = task.input(role)
     contract = contract_of(role, source.contract)
-    spark = SparkSession.active()
-    for file, types in zip(source.files, footers(spark, source.files, parquet_types), strict=True):
-        for name, column in contract.columns.items():
-            found = types.get(name, "missing")
-            if found != PARQUET_TYPES[column.type]:
-                raise InputError(
-                    f"{file.uri} breaks {contract.name}: column '{name}' is {found}, expected {column.type}; "
-                    "run the two jobs at versions that agree."
-                )
-    return spark.read.schema(schema(contract)).parquet(*[file.uri for file in source.files])
+    frame = SparkSession.active().read.schema(schema(contract)).parquet(*[file.uri for file in source.files])
+    return frame.select(*[checked(name, column, contract) for name, column in contract.columns.items()])
+
+
+def checked(name: str, column: Column, contract: Contract) -> SparkColumn:
+    """A column that can't be null without an error; it costs one look at each value that is read anyway."""
+    if column.nullable:
+        return F.col(name)
+    wrong = F.lit(f" breaks {contract.name}: column '{name}' is missing or null; run the task that wrote it again.")
+    return F.coalesce(name, F.raise_error(F.concat(F.lit(BROKEN), "_metadata.file_path", wrong))).alias(name)
+
+
+@contextlib.contextmanager
+def input_errors() -> Iterator[None]:
+    """Raise InputError, in one sentence that names the file, in place of Spark's error about a file that it read."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:  # Spark 4 raises either
+        text = str(error)
+        if found := re.search(rf"{BROKEN}(.*?again\.)", text, re.DOTALL):
+            raise InputError(found[1]) from None
+        if found := re.search(r"\[FAILED_READ_FILE\S*\] Encountered error while reading file (\S+)\.\s+(.*)", text):
+            raise InputError(
+                f"{found[1]} can't be read by its contract ({found[2].split(' SQLSTATE')[0].rstrip('.')}); "
+                "run the two jobs at versions that agree."
+            ) from None
+        raise
 
 
 def small_table(spark: SparkSession, columns: dict[str, str], rows: Iterable[tuple[Any, ...]]) -> DataFrame:
@@ -210,40 +221,6 @@ def schema(contract: Contract) -> StructType:
     return StructType(
         [StructField(name, TYPES[column.type], column.nullable) for name, column in contract.columns.items()]
     )
-
-
-def footers(spark: SparkSession, files: list[File], ask: Callable[[Any], Value]) -> list[Value]:
-    """What each Parquet file's footer answers, read by the driver, several at once; InputError names one without any.
-
-    `ask` is given Java's `ParquetFileReader` of the file; each call it makes to it is a round trip to the JVM.
-    """
-    java: Any = spark._jvm
-    configuration = spark._jsparkSession.sessionState().newHadoopConf()
-    path, input_file = java.org.apache.hadoop.fs.Path, java.org.apache.parquet.hadoop.util.HadoopInputFile
-    reader = java.org.apache.parquet.hadoop.ParquetFileReader
-
-    def footer(file: File) -> Value:
-        try:
-            opened = reader.open(input_file.fromPath(path(file.uri), configuration))
-        except Exception as error:
-            reason = next(iter(str(getattr(error, "java_exception", error)).splitlines()), "")
-            raise InputError(f"{file.uri} is no Parquet file ({reason}); run the task that wrote it again.") from None
-        try:
-            return ask(opened)
-        finally:
-            opened.close()
-
-    return at_once(footer, files)
-
-
-def parquet_types(opened: Any) -> dict[str, str]:
-    return column_types(opened.getFileMetaData().getSchema().toString())
-
-
-def column_types(parquet_schema: str) -> dict[str, str]:
-    """Types by column from Parquet's own notation, a line a column: `optional int64 time (TIMESTAMP(MICROS,true));`."""
-    found = re.findall(r"^  (?:optional|required) (\S+) (\S+)(?: (\(.+\)))?;$", parquet_schema, re.MULTILINE)
-    return {name: f"{physical} {logical}".rstrip() for physical, name, logical in found}
 
 
 def write(task: Task, role: str, frame: DataFrame) -> None:
