@@ -1,8 +1,9 @@
 """Bring the sample of real shop transactions into the raw level, as a tracking system would have delivered it.
 
-One file of events an arrival day, and one list of items with the last day. What is dirty in the source stays as it is:
-events without a user, the user `0` under which the source books missing customers from 2010-12-10 on, test and postage
-codes as items, quantities and prices that are zero or negative, several descriptions of one item.
+One file of events an arrival day, and one list of items with the last day. What is dirty in the source stays as it
+is: events without a user, test and postage codes as items, quantities and prices that are zero or negative, several
+descriptions of one item. A missing customer, which the source writes as nothing or, from 2010-12-10 on, as 0, becomes
+an event without a user: one name for all of them would be the shop's best customer.
 """
 
 import argparse
@@ -60,13 +61,14 @@ def lies_there(marker: str, made_from: str, lake: str) -> bool:
 
 def event_files(transactions: pa.Table) -> Iterator[tuple[str, bytes]]:
     """Path below `raw` and JSON lines of each day with events; the transactions are in the order of their time."""
+    customers = transactions["customer_id"]
     lines = pc.binary_join_element_wise(
         '{"event_id":"',
         text(transactions["invoice"]),  # letters and digits
         "-",
         text(line_numbers(transactions)),
         '","user_id":',
-        pc.fill_null(json_strings(text(transactions["customer_id"])), "null"),
+        pc.fill_null(json_strings(text(pc.if_else(pc.equal(customers, 0), None, customers))), "null"),
         ',"item_id":',
         json_strings(transactions["stock_code"]),
         ',"type":',

@@ -66,7 +66,7 @@ def test_every_row_becomes_an_event_of_its_day(source: Path, any_lake: str) -> N
         None,
     )
     odd, last = days["events/arrival=2009-12-03/events.jsonl.gz"]
-    assert (odd["type"], odd["quantity"], odd["user_id"], odd["item_id"]) == ("purchase", -7, "0", "47503J ")
+    assert (odd["type"], odd["quantity"], odd["user_id"], odd["item_id"]) == ("purchase", -7, None, "47503J ")
     assert (last["event_id"], last["unit_price"]) == ("489450-2", 1e-7)
 
 
