@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / ".venv-airflow" / "bin"
 GRACE_SECONDS = 3  # between TERM and KILL: the scheduler does not always end by itself
@@ -263,17 +265,13 @@ def stop(parts: dict[str, subprocess.Popen[bytes]]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-def descendants(pids: list[int]) -> list[int]:
-    """The processes that some processes started, and those that they started."""
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    children: dict[int, list[int]] = {}
-    for line in listing.splitlines():
-        child, parent = map(int, line.split())
-        children.setdefault(parent, []).append(child)
-    found = list(pids)
-    for pid in found:
-        found += children.get(pid, [])
-    return found[len(pids) :]
+def children(pid: int) -> list[psutil.Process]:
+    """The processes that a process started, and those that they started."""
+    try:
+        found: list[psutil.Process] = psutil.Process(pid).children(recursive=True)
+        return found
+    except psutil.NoSuchProcess:
+        return []
 
 
 def patience(seconds: float, otherwise: str) -> Iterator[None]:
