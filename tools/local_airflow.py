@@ -249,7 +249,7 @@ def wait_until_healthy(
 
 def stop(parts: dict[str, subprocess.Popen[bytes]]) -> None:
     """End what was started, and all that came of it; the API server last, because tasks that end report to it."""
-    family = descendants([process.pid for process in parts.values()])
+    family = [child for process in parts.values() for child in children(process.pid)]
     working = [process for part, process in parts.items() if part != "api-server"]
     for process in working:
         process.terminate()
@@ -260,9 +260,9 @@ def stop(parts: dict[str, subprocess.Popen[bytes]]) -> None:
     for process in parts.values():
         process.kill()  # the API server too, which holds nothing that could be lost and would wait for its readers
         process.wait()
-    for pid in family:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    for child in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def children(pid: int) -> list[psutil.Process]:
