@@ -1,0 +1,52 @@
+"""Bytes at a URI: in whole or not at all; folders without what Hadoop hides."""
+
+import multiprocessing
+
+import pytest
+
+from common import storage
+
+CONTENTS = [b"a" * 300_000, b"b" * 700_000]
+
+
+def rewrite(uri, ended):
+    while not ended.is_set():
+        for content in CONTENTS:
+            storage.write(uri, content)
+
+
+def test_a_reader_never_sees_a_part_of_what_is_written(lake):
+    uri = f"{lake}/folder/file"
+    storage.write(uri, CONTENTS[0])
+    fork = multiprocessing.get_context("fork")
+    ended = fork.Event()
+    writer = fork.Process(target=rewrite, args=(uri, ended))
+    writer.start()
+    try:
+        seen = {storage.read(uri)[0] for _ in range(400)}
+    finally:
+        ended.set()
+        writer.join()
+    assert seen == set(CONTENTS)
+
+
+def test_files_and_folders_are_listed_without_hidden_ones(any_lake):
+    for name in ("b/1", "a/x/2", "a/_temporary/3", "a/.part.crc", "_SUCCESS", "a-longer/4"):
+        storage.write(f"{any_lake}/data/{name}", b"x" * int(name[-1]) if name[-1].isdigit() else b"")
+    assert storage.files(f"{any_lake}/data/a") == [storage.File(f"{any_lake}/data/a/x/2", 2)]
+    assert [file.bytes for file in storage.files(f"{any_lake}/data")] == [4, 2, 1]
+    assert storage.folders(f"{any_lake}/data") == ["a", "a-longer", "b"]
+    assert storage.folders(f"{any_lake}/nothing") == storage.files(f"{any_lake}/nothing") == []
+
+
+def test_deleting_a_folder_leaves_its_neighbour_whose_name_begins_the_same(any_lake):
+    for name in ("attempt-1/file", "attempt-10/file"):
+        storage.write(f"{any_lake}/{name}", b"x")
+    storage.delete(f"{any_lake}/attempt-1")
+    storage.delete(f"{any_lake}/attempt-1")
+    assert [file.uri for file in storage.files(any_lake)] == [f"{any_lake}/attempt-10/file"]
+
+
+def test_what_is_no_place_is_refused():
+    with pytest.raises(ValueError, match="'/lake' is no place that Tandem knows, expected s3://"):
+        storage.is_s3("/lake")
