@@ -3,6 +3,7 @@
 import datetime
 import math
 import tomllib
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,32 @@ class Job:
     spark: dict[str, Any] = field(default_factory=dict)
 
 
-def load(folder: Path) -> Job:
+def code_folder(main: Path) -> Path | zipfile.Path:
+    """Where `job.toml` lies: beside `main.py`, else at the top of the zip that `common` comes from.
+
+    A cluster puts `main.py` where it likes, and files sent along where Python finds them only once Spark has started.
+    """
+    code = Path(__file__).parents[1]
+    beside = main.resolve().parent
+    return zipfile.Path(code) if code.is_file() and not (beside / "job.toml").is_file() else beside
+
+
+def built(folder: Path | zipfile.Path) -> tuple[str, str] | None:
+    """The fingerprint and the job's name as a build left them; None in a checkout, where the folder has the name."""
+    file = folder / "fingerprint"
+    if not file.is_file():
+        return None
+    fingerprint, name = file.read_text(encoding="utf-8").split()
+    return fingerprint, name
+
+
+def load(folder: Path | zipfile.Path) -> Job:
     """Read a job's folder; ArgumentError names what is wrong in its `job.toml`."""
-    where = f"{folder.name}/job.toml"
+    product = built(folder)
+    name = product[1] if product else Path(str(folder)).resolve().name
+    where = f"{name}/job.toml"
     try:
-        document = tomllib.loads((folder / "job.toml").read_text("utf-8"))
+        document = tomllib.loads((folder / "job.toml").read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ArgumentError(f"{where} cannot be read ({error}); expected a description of the job.") from None
     check_keys(document, {"job", "inputs", "outputs", "parameters", "resources", "spark"}, where)
@@ -90,7 +112,7 @@ def load(folder: Path) -> Job:
     check_keys(document.get("resources", {}), {"cpu", "memory"}, f"[resources] of {where}")
     check_keys(document.get("spark", {}), {"driver_memory", "executor_memory", "executor_cores", "conf"}, where)
     return Job(
-        name=folder.resolve().name,
+        name=name,
         **job,
         **tables,
         parameters=parameters,

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import traceback
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from common import contracts, lake, manifest, storage
 from common.contracts import Contract, nearest
 from common.failures import ArgumentError, Failure, InputError
 from common.heartbeat import Progress, peak_memory
-from common.job import Job, Table, load, parameter_values
+from common.job import Job, Table, built, code_folder, load, parameter_values
 from common.manifest import Manifest
 from common.storage import File
 
@@ -46,7 +47,7 @@ class Input:
 class Task:
     """One run of a job: what it was told, what it reads, where it writes, what it tells about itself."""
 
-    def __init__(self, job: Job, folder: Path, arguments: argparse.Namespace) -> None:
+    def __init__(self, job: Job, folder: Path | zipfile.Path, arguments: argparse.Namespace) -> None:
         self.job = job
         self.lake: str = arguments.lake.rstrip("/")
         self.dag_id: str = arguments.dag_id
@@ -174,11 +175,10 @@ class Task:
 
 def run(main: Callable[[Task], None]) -> NoReturn:
     """Run a job's `main` as the task that the command line names, and exit with the code that tells how it went."""
-    folder = Path(main.__globals__["__file__"]).resolve().parent
-    sys.exit(exit_code(main, folder, sys.argv[1:]))
+    sys.exit(exit_code(main, code_folder(Path(main.__globals__["__file__"])), sys.argv[1:]))
 
 
-def exit_code(main: Callable[[Task], None], folder: Path, arguments: list[str]) -> int:
+def exit_code(main: Callable[[Task], None], folder: Path | zipfile.Path, arguments: list[str]) -> int:
     """Work on one task from its arguments to its manifest; what fails is told in one last line on stderr."""
     task = None
     try:
@@ -411,13 +411,12 @@ def checked_predecessors(job: Job, given: dict[str, str]) -> dict[str, str]:
     return given
 
 
-def code_fingerprint(folder: Path) -> str:
-    """The fingerprint that a build left beside `main.py`; in a checkout, a hash of the job's folder and of `common`."""
-    built = folder / "fingerprint"
-    if built.is_file():
-        return built.read_text().strip()
+def code_fingerprint(folder: Path | zipfile.Path) -> str:
+    """The fingerprint that a build left; in a checkout, a hash of the job's folder and of `common`."""
+    if product := built(folder):
+        return product[0]
     digest = hashlib.sha256()
-    for root in (folder, Path(__file__).parent):
+    for root in (Path(str(folder)), Path(__file__).parent):
         for file in sorted(root.rglob("*")):
             if file.suffix in (".py", ".toml"):
                 digest.update(f"{file.relative_to(root.parent)}\0".encode() + file.read_bytes())

@@ -40,7 +40,7 @@ def load(name: str) -> Contract:
     if not file.is_file():
         known = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
         raise ArgumentError(f"There is no contract '{name}'{nearest(name, known)}.")
-    document = tomllib.loads(file.read_text("utf-8"))
+    document = tomllib.loads(file.read_text(encoding="utf-8"))
     check_keys(document, {"description", "columns", "arrays"}, f"contract {name}")
     columns = {column: read_column(name, column, settings) for column, settings in document.get("columns", {}).items()}
     return Contract(name, document["description"], columns, document.get("arrays", False))
