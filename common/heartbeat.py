@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 INTERVAL = 30  # seconds; load balancers and log readers cut what is silent for a minute or more
@@ -27,21 +27,32 @@ class Progress:
     @contextlib.contextmanager
     def alive(self, interval: float = INTERVAL) -> Iterator[None]:
         """Print an alive line every `interval` seconds while the block runs."""
-        ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(interval):
-                seconds = round(time.monotonic() - self.started)
-                memory = sum(status(process, "VmRSS") for process in family()) >> 20
-                self.say("alive", seconds=seconds, memory_mib=memory, progress=f"'{self.text}'")
+            seconds = round(time.monotonic() - self.started)
+            memory = sum(status(process, "VmRSS") for process in family()) >> 20
+            self.say("alive", seconds=seconds, memory_mib=memory, progress=f"'{self.text}'")
 
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
+        with repeatedly(beat, interval):
             yield
-        finally:
-            ended.set()
-            thread.join()
+
+
+@contextlib.contextmanager
+def repeatedly(function: Callable[[], None], interval: float) -> Iterator[None]:
+    """Call a function in a thread of its own, every `interval` seconds, while the block runs."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(interval):
+            function()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def peak_memory() -> int:

@@ -6,8 +6,7 @@ import json
 import os
 import re
 import sys
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from py4j.protocol import Py4JJavaError
@@ -32,6 +31,7 @@ from pyspark.sql.types import (
 from common import contracts, storage
 from common.contracts import Column, Contract
 from common.failures import InputError, Refused
+from common.heartbeat import repeatedly
 from common.manifest import Manifest
 from common.storage import File
 from common.task import Task, at_once
@@ -86,7 +86,7 @@ def session(task: Task) -> Iterator[SparkSession]:
     former = SparkSession.getActiveSession()
     spark = SparkSession.builder.appName(task.task_id).config(map=settings).getOrCreate()
     use_s3(spark, task.lake)
-    with reported(spark, task), input_errors():
+    with repeatedly(progress_of(spark, task), 5), input_errors():
         yield spark
     if former is None:
         spark.stop()
@@ -140,30 +140,21 @@ def use_s3(spark: SparkSession, lake: str) -> None:
         )
 
 
-@contextlib.contextmanager
-def reported(spark: SparkSession, task: Task, interval: float = 5) -> Iterator[None]:
-    """Tell the task every few seconds how far Spark's running stages are."""
-    ended = threading.Event()
+def progress_of(spark: SparkSession, task: Task) -> Callable[[], None]:
+    """A function that tells the task how far Spark's running stages are."""
     tracker = spark.sparkContext.statusTracker()
 
     def look() -> None:
-        while not ended.wait(interval):
-            with contextlib.suppress(Exception):  # a line about progress must not end the work
-                stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
-                if running := [stage for stage in stages if stage]:
-                    name = running[0].name.split(" at ")[0]
-                    done, total = (
-                        sum(getattr(stage, field) for stage in running) for field in ("numCompletedTasks", "numTasks")
-                    )
-                    task.progress(f"Spark tasks of '{name}'", done, total)
+        with contextlib.suppress(Exception):  # a line about progress must not end the work
+            stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+            if running := [stage for stage in stages if stage]:
+                name = running[0].name.split(" at ")[0]
+                done, total = (
+                    sum(getattr(stage, field) for stage in running) for field in ("numCompletedTasks", "numTasks")
+                )
+                task.progress(f"Spark tasks of '{name}'", done, total)
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    return look
 
 
 def read(task: Task, role: str) -> DataFrame:

@@ -8,7 +8,17 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BARE = {"task", "job", "manifest", "storage", "lake", "contracts", "heartbeat", "failures"}  # must start on a bare node
+BARE = {
+    "task",
+    "command_line",
+    "job",
+    "manifest",
+    "storage",
+    "lake",
+    "contracts",
+    "heartbeat",
+    "failures",
+}  # must start on a bare node
 ALLOWED = {
     **{f"common.{name}": {"boto3", "botocore"} for name in BARE},
     "common.spark": {"boto3", "botocore", "pyspark", "py4j"},
