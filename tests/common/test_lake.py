@@ -16,6 +16,7 @@ identifiers = st.text(
 def test_ordinary_ids_stay_readable():
     assert encode("build_interactions") == "build_interactions"
     assert encode("group.task-1") == "group.task-1"
+    assert encode("a\tb") == "a~09b"  # always two digits, or a tab and a `b` were the byte 9b
     assert encode("manual__2026-11-23T02:00:00+00:00") == "manual__2026-11-23T02~3a00~3a00~2b00~3a00"
 
 
