@@ -1,0 +1,13 @@
+"""What tests of build products share."""
+
+from pathlib import Path
+
+import pytest
+from small_checkout import FILES, write
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    root = tmp_path / "checkout"
+    write(root, FILES)
+    return root

@@ -1,0 +1,104 @@
+"""What was pushed to a registry is pulled back and compared; the registry is a real one on loopback."""
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+import uuid
+
+import pytest
+
+from common.failures import Failure
+from tools import build, push
+
+CONFIGURATION = """version: 0.1
+storage: {{filesystem: {{rootdirectory: {folder}}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
+
+
+@pytest.fixture
+def registry(tmp_path):
+    """A registry's address; skipped where there is no registry or no engine."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("no docker-registry on PATH; install Debian's package of that name")
+    if shutil.which(os.environ.get("DOCKER", "docker")) is None or build.docker("version").returncode:
+        pytest.skip("no docker engine answers; name its client in DOCKER and its address in DOCKER_HOST")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    file = tmp_path / "registry.yml"
+    file.write_text(CONFIGURATION.format(folder=tmp_path / "registry", port=port))
+    server = subprocess.Popen([program, "serve", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(200):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.05)
+        yield f"127.0.0.1:{port}/team"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture
+def make_image():
+    """Make an image that nobody else has; all of them are removed afterwards."""
+    made = []
+
+    def make() -> str:
+        name = f"tandem/toy-{uuid.uuid4().hex[:8]}:0123"
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            entry = tarfile.TarInfo(name.rpartition("/")[2])
+            archive.addfile(entry)
+        client = os.environ.get("DOCKER", "docker")
+        subprocess.run([client, "import", "-", name], input=buffer.getvalue(), check=True, capture_output=True)
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        for tag in build.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
+            if tag.endswith(name):
+                build.docker("image", "rm", tag)
+
+
+def test_an_image_is_in_the_registry_under_its_own_name_and_comes_back_the_same(registry, make_image):
+    image = make_image()
+    remote, digest = push.push(image, registry)
+    assert remote == f"{registry}/{image}"
+    identity = push.call("image", "inspect", "--format", "{{.Id}}", image)
+    push.call("image", "rm", remote, image)  # so that all of it has to come from the registry
+    push.call("pull", f"{remote.rpartition(':')[0]}@{digest}")
+    push.call("pull", remote)
+    assert push.call("image", "inspect", "--format", "{{.Id}}", remote) == identity
+
+
+def test_a_push_can_be_repeated(registry, make_image):
+    image = make_image()
+    assert push.push(image, registry) == push.push(image, registry)
+
+
+def test_another_image_that_comes_back_is_told(registry, make_image, tmp_path, monkeypatch):
+    image, other = make_image(), make_image()
+    client = tmp_path / "docker"  # someone else pushes to the same name between our push and our pull
+    real = os.environ.get("DOCKER", "docker")
+    client.write_text(
+        f'#!/bin/sh\n[ "$1" != pull ] || {{ {real} tag {other} "$2"; {real} push "$2"; {real} rmi "$2"; }}\n'
+        f'exec {real} "$@"\n'
+    )
+    client.chmod(0o755)
+    monkeypatch.setenv("DOCKER", str(client))
+    with pytest.raises(Failure, match="came back as sha256:"):
+        push.push(image, registry)
+
+
+def test_a_registry_that_is_not_there_is_told_with_what_docker_says(registry, make_image):
+    with pytest.raises(Failure, match=r"docker push 127\.0\.0\.1:9/.* failed and says: .*refused"):
+        push.push(make_image(), "127.0.0.1:9")

@@ -1,0 +1,101 @@
+"""Which build products a change touches: old and new fingerprint, and by which imports what changed reaches a job."""
+
+import argparse
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from common.failures import ArgumentError, Failure
+from tools.fingerprint import ROOT, Product, jobs, product
+
+FOLDERS = ["common", "dockerfiles", "jobs", "requirements"]  # all that goes into products
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--base", default="origin/main", metavar="REVISION", help="since it and HEAD went apart")
+    try:
+        revision = fork(parser.parse_args().base)
+        with tempfile.TemporaryDirectory() as former:
+            extract(revision, Path(former))
+            rows = compare(Path(former), ROOT)
+    except Failure as error:
+        sys.exit(str(error))
+    table = Table(title=f"Since {revision[:10]}, uncommitted changes included", title_justify="left")
+    for heading in ("job", "old", "new", "why"):
+        table.add_column(heading)
+    for name, old, new, why in rows:
+        if old != new:
+            table.add_row(name, old, new, "\n".join(why))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    console.print(f"As before: {', '.join(name for name, old, new, _ in rows if old == new) or 'none'}.")
+
+
+def fork(base: str, root: Path = ROOT) -> str:
+    """The newest commit that HEAD and a revision have in common, so that what others did since then doesn't count."""
+    return git(root, "merge-base", base, "HEAD").decode().strip()
+
+
+def extract(revision: str, folder: Path, root: Path = ROOT) -> None:
+    """Lay down what a revision has of the folders that products are made of; the checkout stays as it is."""
+    there = git(root, "ls-tree", "--name-only", revision, "--", *FOLDERS).decode().splitlines()
+    if there:
+        with tarfile.open(fileobj=io.BytesIO(git(root, "archive", revision, "--", *there))) as archive:
+            archive.extractall(folder, filter="data")
+
+
+def compare(former: Path, root: Path) -> list[tuple[str, str, str, list[str]]]:
+    """Each job of either tree with its fingerprint in both, `-` where it has none, and what makes the difference."""
+    rows = []
+    for name in sorted({*jobs(former), *jobs(root)}):
+        old, trouble = there_then(name, former)
+        new = product(name, root) if (root / "jobs" / name / "job.toml").exists() else None
+        why = [trouble] if trouble else reasons(old, new)
+        rows.append((name, old.fingerprint if old else "-", new.fingerprint if new else "-", why))
+    return rows
+
+
+def there_then(name: str, former: Path) -> tuple[Product | None, str]:
+    """A job's former product, or why there is none."""
+    if not (former / "jobs" / name / "job.toml").exists():
+        return None, "a new job"
+    try:
+        return product(name, former), ""
+    except ArgumentError as error:
+        return None, f"could not be built then: {error}"
+
+
+def reasons(old: Product | None, new: Product | None) -> list[str]:
+    """What differs between two products of a job."""
+    if old is None or new is None:
+        return ["the job is gone"]
+    found = []
+    for path in sorted({*old.parts, *new.parts}):
+        before, after = old.parts.get(path), new.parts.get(path)
+        if before is None and after:
+            found.append(f"{after.file} came in: {after.why}")
+        elif before and after is None:
+            found.append(f"{before.file} fell out: {before.why}")
+        elif before and after and before.content != after.content:
+            found.append(f"{after.file} changed: {after.why}")
+    return found
+
+
+def git(root: Path, *arguments: str) -> bytes:
+    """What git says; Failure with its own words if it can't."""
+    process = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True)
+    if process.returncode:
+        told = process.stderr.decode(errors="replace").strip() or "nothing"
+        raise Failure(f"git {' '.join(arguments)} failed and says: {told}; name a revision that is here with --base.")
+    return process.stdout
+
+
+if __name__ == "__main__":
+    main()

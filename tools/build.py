@@ -1,0 +1,216 @@
+"""Build what is missing of jobs' build products: an image of a Python job, a bundle of a Spark job."""
+
+import argparse
+import io
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from common.contracts import nearest
+from common.failures import Failure
+from common.job import Job
+from tools.fingerprint import BASE_IMAGE, ROOT, Product, jobs, product
+
+DIST = ROOT / "dist"
+RELEASE = DIST / "release.json"
+CLUSTER = ["--master", "yarn", "--deploy-mode", "cluster"]
+SHOWN_LINES = 40  # of what docker says when it can't build
+ARGUMENTS = ["--lake", "LAKE", "--dag-id", "DAG", "--run-id", "RUN", "--task-id", "TASK", "--attempt", "1"]
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--job", action="append", metavar="JOB", help="a job, all of them if none is named")
+    parser.add_argument("--base-image", default=BASE_IMAGE, metavar="NAME", help="what images are built upon")
+    arguments = parser.parse_args()
+    table = Table(title="Build products", title_justify="left")
+    for heading in ("job", "kind", "fingerprint", "", "MB", "seconds"):
+        table.add_column(heading, justify="right" if heading in ("MB", "seconds") else "left")
+    try:
+        for name in named(arguments.job):
+            started = time.monotonic()
+            wanted = product(name, base_image=arguments.base_image)
+            kind, made, size = build_image(wanted) if wanted.job.engine == "python" else build_bundle(wanted)
+            note_release(wanted)
+            seconds = f"{time.monotonic() - started:.1f}"
+            state = "built" if made else "there already"
+            table.add_row(name, kind, wanted.fingerprint, state, f"{size / 1e6:.1f}", seconds)
+    except Failure as error:
+        sys.exit(str(error))
+    console.print(table)
+
+
+def named(names: list[str] | None) -> list[str]:
+    """The jobs that were named, all of them if none was; Failure for an unknown one."""
+    known = jobs()
+    for name in names or []:
+        if name not in known:
+            raise Failure(f"There is no job '{name}'{nearest(name, known)}.")
+    return names or known
+
+
+def note_release(built: Product) -> None:
+    """Note a product in dist/release.json as its job's last one."""
+    release = json.loads(RELEASE.read_text()) if RELEASE.exists() else {}
+    RELEASE.write_text(json.dumps(release | {built.job.name: built.fingerprint}, indent=1, sort_keys=True) + "\n")
+
+
+def folder(wanted: Product) -> Path:
+    """The folder of a product: a bundle, or the files that an image is built from."""
+    return DIST / wanted.job.name / wanted.fingerprint
+
+
+def build_bundle(wanted: Product) -> tuple[str, bool, int]:
+    """Make the bundle of a Spark job if it is not there; what it is, whether it was made, its size in bytes."""
+    place = folder(wanted)
+    made = not place.exists()
+    if made:
+        stage(place, bundle_files(wanted))
+    return "bundle", made, sum(file.stat().st_size for file in place.iterdir())
+
+
+def bundle_files(wanted: Product) -> dict[str, bytes]:
+    """The files of a Spark bundle; all of the code is in one zip, with what describes it."""
+    own = f"jobs/{wanted.job.name}/"
+    code = {
+        path.removeprefix(own): part.content for path, part in wanted.parts.items() if path.startswith((own, "common/"))
+    }
+    program = code.pop("main.py")
+    code["fingerprint"] = mark(wanted)
+    command = shlex.join(spark_submit(wanted.job, ".", CLUSTER, ARGUMENTS))
+    return {
+        "main.py": program,
+        "job.toml": code["job.toml"],
+        "fingerprint": code["fingerprint"],
+        "code.zip": packed(code),
+        "submit.txt": command.encode() + b"\n",
+    }
+
+
+def mark(wanted: Product) -> bytes:
+    """What a job at work reads about the product it runs from."""
+    return f"{wanted.fingerprint} {wanted.job.name}\n".encode()
+
+
+def packed(files: dict[str, bytes]) -> bytes:
+    """A zip with the same bytes for the same files: no times, one order, and no compression, which differs by zlib."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for path, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(path)  # of 1980
+            entry.create_system = 3  # Unix
+            entry.external_attr = 0o100644 << 16
+            archive.writestr(entry, content)
+    return buffer.getvalue()
+
+
+def spark_submit(job: Job, bundle: str, where: list[str], arguments: list[str]) -> list[str]:
+    """The spark-submit of a bundle at a place: on which cluster, with the sizes that job.toml asks for."""
+    sizes = {
+        "--driver-memory": job.spark.get("driver_memory"),
+        "--executor-memory": job.spark.get("executor_memory"),
+        "--executor-cores": job.spark.get("executor_cores"),
+    }
+    conf = [part for name, value in job.spark.get("conf", {}).items() for part in ("--conf", f"{name}={value}")]
+    given = [part for name, value in sizes.items() if value for part in (name, str(value))]
+    code = ["--py-files", f"{bundle}/code.zip", f"{bundle}/main.py"]
+    return ["spark-submit", *where, "--name", job.name, *given, *conf, *code, *arguments]
+
+
+def stage(place: Path, files: dict[str, bytes]) -> None:
+    """Make a folder that holds these files, in whole or not at all."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as temporary:
+        new = Path(temporary) / place.name
+        for path, content in files.items():
+            file = new / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        shutil.rmtree(place, ignore_errors=True)
+        new.rename(place)
+
+
+def image(wanted: Product) -> str:
+    """The name of a job's image."""
+    return f"tandem/{wanted.job.name}:{wanted.fingerprint}"
+
+
+def build_image(wanted: Product) -> tuple[str, bool, int]:
+    """Build the image of a Python job if the engine has none; what it is, whether it was built, its size in bytes."""
+    made = image_size(image(wanted)) is None
+    if made:
+        place = folder(wanted)
+        stage(place, context_files(wanted))
+        said = [part for name, value in labels(wanted).items() for part in ("--label", f"{name}={value}")]
+        base = f"BASE_IMAGE={wanted.settings['base image']}"
+        console.print(f"building {image(wanted)}", highlight=False)
+        process = docker("build", "--tag", image(wanted), "--build-arg", base, *said, str(place))
+        if process.returncode:
+            print(*process.stderr.splitlines()[-SHOWN_LINES:], sep="\n", file=sys.stderr)
+            raise Failure(f"The image of {wanted.job.name} could not be built; what docker says about it is above.")
+    return "image", made, image_size(image(wanted)) or 0
+
+
+def context_files(wanted: Product) -> dict[str, bytes]:
+    """The files that an image is built from: the code below `app`, the others beside it."""
+    files = {
+        f"app/{path}" if path.startswith(("jobs/", "common/")) else path: part.content
+        for path, part in wanted.parts.items()
+    }
+    return files | {f"app/jobs/{wanted.job.name}/fingerprint": mark(wanted)}
+
+
+def labels(wanted: Product) -> dict[str, str]:
+    """What an image says about itself."""
+    described = subprocess.run(
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    )
+    return {
+        "tandem.job": wanted.job.name,
+        "tandem.fingerprint": wanted.fingerprint,
+        "tandem.revision": described.stdout.strip() or "unknown",
+        "tandem.contracts": " ".join(wanted.contracts),
+    }
+
+
+def image_size(name: str) -> int | None:
+    """The bytes of an image that the engine has, None if it has none of that name; Failure if no engine answers."""
+    told = docker("image", "inspect", "--format", "{{.Size}}", name)
+    if told.returncode and "No such image" not in told.stderr:
+        raise Failure(f"Docker does not answer ({told.stderr.strip()}); start an engine or name one in DOCKER_HOST.")
+    return None if told.returncode else int(told.stdout)
+
+
+def docker(*arguments: str, captured: bool = True, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """Call the docker client that DOCKER names; Failure if there is none."""
+    client = os.environ.get("DOCKER", "docker")
+    try:
+        return subprocess.run(
+            [client, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        )
+    except FileNotFoundError:
+        raise Failure(
+            f"There is no docker client '{client}'; install one, or name one in the variable DOCKER."
+        ) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Run the bundle of a Spark job, by spark-submit on this machine or as a step on an EMR cluster; exits as the job does.
+
+What is not known here goes to the job: `--from ROLE=TASK_ID`, `--set NAME=VALUE`, `--map-index NUMBER`.
+"""
+
+import argparse
+import contextlib
+import datetime
+import gzip
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common import lake, manifest, storage
+from common.command_line import lake_uri
+from common.failures import Failure
+from tools.build import CLUSTER, build_bundle, folder, named, spark_submit
+from tools.fingerprint import ROOT, Product, product
+
+POLL_SECONDS = 10
+ALIVE_SECONDS = 30
+LOG_LINES = 30
+ENDED = ("COMPLETED", "CANCELLED", "FAILED", "INTERRUPTED")
+INTERRUPTED = 130  # the exit code of what Ctrl-C ended
+
+
+def main() -> None:
+    started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--job", required=True, metavar="JOB", help="a Spark job")
+    parser.add_argument("--cluster", metavar="j-…", help="a running EMR cluster, this machine if none is named")
+    laptop = f"file://{ROOT}/.tandem/lake"
+    parser.add_argument("--lake", type=lake_uri, default=laptop, metavar="URI", help="its root, the laptop's if absent")
+    parser.add_argument("--dag-id", default="by_hand", metavar="ID", help="by_hand if absent")
+    parser.add_argument("--run-id", default=f"by-hand-{started}", metavar="ID", help="by-hand- and the time if absent")
+    parser.add_argument("--task-id", metavar="ID", help="the job's name if absent")
+    parser.add_argument("--attempt", type=int, default=1, metavar="NUMBER", help="1 if absent")
+    parser.add_argument("--map-index", type=int, metavar="NUMBER", help="which instance, if the job is mapped")
+    arguments, rest = parser.parse_known_args()
+    try:
+        named([arguments.job])
+        wanted = product(arguments.job)
+        if wanted.job.engine != "spark":
+            raise Failure(f"{arguments.job} is a Python job, expected a Spark job; images run by docker run.")
+        sys.exit(submit(wanted, arguments, rest))
+    except Failure as error:
+        sys.exit(str(error))
+
+
+def submit(wanted: Product, arguments: argparse.Namespace, rest: list[str]) -> int:
+    """Bring the bundle to where it runs, run it and wait; the job's exit code."""
+    arguments.task_id = arguments.task_id or wanted.job.name
+    identity = ["--lake", arguments.lake, "--dag-id", arguments.dag_id, "--run-id", arguments.run_id]
+    identity += ["--task-id", arguments.task_id, "--attempt", str(arguments.attempt)]
+    if arguments.map_index is not None:
+        identity += ["--map-index", str(arguments.map_index)]
+    _, made, _ = build_bundle(wanted)
+    say(f"{wanted.job.name} {wanted.fingerprint} {'was built' if made else 'is there already'}: {folder(wanted)}")
+    remote = upload(wanted, arguments.lake) if storage.is_s3(arguments.lake) else None
+    if arguments.cluster is None:
+        return run_here(wanted, [*identity, *rest])
+    if remote is None:
+        raise Failure(f"The lake {arguments.lake} can't be reached from a cluster; name one on S3 with --lake s3://….")
+    command = spark_submit(wanted.job, remote, CLUSTER, [*identity, *rest])
+    return run_step(arguments, command)
+
+
+def upload(wanted: Product, root: str) -> str:
+    """Bring the bundle to the lake's code prefix, what is missing of it; the URI of its folder there."""
+    remote = f"{root.rstrip('/')}/code/{wanted.job.name}/{wanted.fingerprint}"
+    there = {file.uri: file.bytes for file in storage.files(remote)}
+    for file in sorted(folder(wanted).iterdir()):
+        if there.get(f"{remote}/{file.name}") != file.stat().st_size:
+            storage.write(f"{remote}/{file.name}", file.read_bytes())
+            say(f"uploaded {remote}/{file.name}")
+    return remote
+
+
+def run_here(wanted: Product, arguments: list[str]) -> int:
+    """Run the bundle on all cores of this machine; Ctrl-C reaches it too."""
+    command = spark_submit(wanted.job, str(folder(wanted)), ["--master", "local[*]"], arguments)
+    program = str(Path(sys.executable).with_name("spark-submit"))
+    process = subprocess.Popen([program, *command[1:]], env={**os.environ, "PYSPARK_PYTHON": sys.executable})
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        return INTERRUPTED
+
+
+def run_step(task: argparse.Namespace, command: list[str]) -> int:
+    """Run a command as a step of a cluster, say what becomes of it, and the exit code that the job left in the lake."""
+    import boto3
+
+    emr = boto3.client("emr")
+    jar = {"Jar": "command-runner.jar", "Args": command}
+    step = {"Name": f"{task.task_id} {task.run_id}", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar}
+    (step_id,) = emr.add_job_flow_steps(JobFlowId=task.cluster, Steps=[step])["StepIds"]
+    say(f"step {step_id} of cluster {task.cluster}")
+    try:
+        status = wait(emr, task.cluster, step_id)
+    except KeyboardInterrupt:
+        say(f"step {step_id} goes on, nobody waits for it any more")
+        return INTERRUPTED
+    key = lake.task_key(task.lake.rstrip("/"), task.dag_id, task.run_id, task.task_id, task.map_index)
+    published = manifest.find(lake.manifest(key))
+    for line in end_of_log(emr, task.cluster, step_id):
+        print(line)
+    if status["State"] == "COMPLETED" and published and published.document["task"]["attempt"] == task.attempt:
+        say(f"published {published.uri}")
+        return 0
+    for name, text in status.get("FailureDetails", {}).items():
+        say(f"{name}: {text}")
+    if status["State"] == "CANCELLED":
+        return INTERRUPTED
+    failure = manifest.find(lake.failure(lake.attempt_folder(key, task.attempt)))
+    if failure is None:
+        say("this attempt left no failure document in the lake: it was killed or never began")
+        return 1
+    say(str(failure.document["sentence"]))
+    return int(failure.document["exit_code"])
+
+
+def wait(emr: Any, cluster: str, step_id: str) -> dict[str, Any]:
+    """Say how a step's state changes until it ends; its last status.
+
+    Ctrl-C asks whether to cancel the step; a second one instead of an answer raises KeyboardInterrupt.
+    """
+    state, said = "", 0.0
+    started = time.monotonic()
+    while True:
+        try:
+            status: dict[str, Any] = emr.describe_step(ClusterId=cluster, StepId=step_id)["Step"]["Status"]
+            if status["State"] != state or time.monotonic() - said >= ALIVE_SECONDS:
+                state, said = status["State"], time.monotonic()
+                say(f"{state} after {said - started:.0f} s")
+            if state in ENDED:
+                return status
+            time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            if asked(f"\nCancel step {step_id}? [y/N] "):
+                emr.cancel_steps(ClusterId=cluster, StepIds=[step_id], StepCancellationOption="TERMINATE_PROCESS")
+
+
+def asked(question: str) -> bool:
+    """Whether someone answers yes."""
+    with contextlib.suppress(EOFError):
+        return input(question).strip().lower() in ("y", "yes")
+    return False
+
+
+def end_of_log(emr: Any, cluster: str, step_id: str) -> list[str]:
+    """The last lines of what the driver printed, as far as the cluster has brought its logs to S3, which takes minutes.
+
+    In cluster mode the driver is the first container of a YARN application, which the step's own log names.
+    """
+    place = emr.describe_cluster(ClusterId=cluster)["Cluster"].get("LogUri")
+    if not place:
+        return ["The cluster keeps no logs on S3."]
+    logs = f"{re.sub('^s3[an]:', 's3:', place).rstrip('/')}/{cluster}"
+    found = storage.files(f"{logs}/steps/{step_id}")
+    step = {file.uri.rpartition("/")[2]: text(file.uri) for file in found if file.bytes}
+    if application := re.search(r"application_\d+_\d+", step.get("stderr.gz", "")):
+        containers = storage.files(f"{logs}/containers/{application[0]}")
+        driver = {
+            file.uri.rpartition("/")[2]: text(file.uri)
+            for file in containers
+            if re.search(r"_0*1/std(out|err)\.gz$", file.uri)
+        }
+        step = driver or step
+    lines = [line for name in ("stdout.gz", "stderr.gz") for line in step.get(name, "").splitlines()[-LOG_LINES:]]
+    return lines or [f"No log is at {logs}/steps/{step_id} yet."]
+
+
+def text(uri: str) -> str:
+    """The text of a compressed log."""
+    return gzip.decompress(storage.read(uri)[0]).decode(errors="replace")
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
