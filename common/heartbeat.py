@@ -62,14 +62,14 @@ def peak_memory() -> int:
 
 def family() -> list[str]:
     """This process, its children, and the Java virtual machine that started it (spark-submit does)."""
-    with contextlib.suppress(OSError):
-        children = Path("/proc/self/task").glob("*/children")
-        family = ["self", *(child for file in children for child in file.read_text().split())]
+    family = ["self"]
+    with contextlib.suppress(OSError):  # the first process of a container has no parent
+        for file in Path("/proc/self/task").glob("*/children"):
+            family += file.read_text().split()
         parent = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[1]
         if Path(f"/proc/{parent}/comm").read_text().strip() == "java":
             family.append(parent)
-        return family
-    return []
+    return family
 
 
 def status(process: str, field: str) -> int:

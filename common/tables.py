@@ -7,20 +7,22 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
-from scipy.sparse import csr_matrix
 
 from common import contracts, storage
 from common.contracts import Contract
 from common.failures import InputError, Refused
 from common.storage import File
 from common.task import Input, Task
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 TYPES = {
     "string": pa.string(),
@@ -196,8 +198,10 @@ class Interactions(NamedTuple):
     indices: np.ndarray
     values: dict[str, np.ndarray]
 
-    def matrix(self, name: str) -> csr_matrix:
+    def matrix(self, name: str) -> "csr_matrix":
         """The matrix of one value column, sharing positions with the others: copy before changing them."""
+        from scipy.sparse import csr_matrix  # here, because most jobs read tables without needing scipy
+
         shape = (len(self.users), len(self.items))
         return csr_matrix((self.values[name], self.indices, self.indptr), shape=shape, copy=False)
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
 import os
@@ -202,6 +203,8 @@ def work(main: Callable[[Task], None], task: Task) -> None:
         task.log(
             "started", job=task.job.name, attempt=task.attempt, parameters=json.dumps(task.parameters, default=str)
         )
+        if task.job.inputs and not storage.is_s3(task.lake) and not storage.local(task.lake).is_dir():
+            raise InputError(f"There is no lake at {task.lake}; mount it there, or correct --lake.")
         for role, table in task.job.inputs.items():
             task.inputs[role] = resolve(task, role, table)
             task.log("input", role=role, rows=task.inputs[role].rows, files=len(task.inputs[role].files))
@@ -379,6 +382,11 @@ def unforeseen(error: BaseException) -> str:
     """One sentence about an exception that the job did not expect."""
     if isinstance(error, MemoryError):
         return "The job ran out of memory; give it more in [resources] of job.toml, or smaller input."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        scratch = os.environ.get("TMPDIR", "/tmp")
+        return (
+            f"No space is left in the lake or in the scratch folder {scratch} ({error}); give it more, then run again."
+        )
     first_line = next(iter(str(error).strip().splitlines()), "")[:300]
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""

@@ -11,7 +11,9 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Cores that this process may use; at least 1."""
+    """Cores that this process may use: OMP_NUM_THREADS, which an image sets from its CPU limit, else all there are."""
+    if allowed := os.environ.get("OMP_NUM_THREADS"):
+        return int(allowed)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

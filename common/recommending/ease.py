@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import cython_lapack
 from threadpoolctl import threadpool_limits
 
 from common.recommending.blocks import blocks, in_parallel
@@ -44,9 +46,7 @@ def ease(matrix: sp.csr_matrix, regularization: float) -> Floats:
     inverse = _gram(matrix)
     inverse[np.diag_indices(items)] += np.float32(regularization)
     with threadpool_limits(None if items > ONE_THREAD else 1):
-        _, problem = lapack.spotrf(inverse, lower=1, overwrite_a=1, clean=0)
-        if problem == 0:
-            _, problem = lapack.spotri(inverse, lower=1, overwrite_c=1)
+        problem = _lapack("spotrf", inverse) or _lapack("spotri", inverse)
     if problem != 0:
         raise ValueError(f"X'X + {regularization} I has no inverse in single precision: use a larger regularization")
     weights = _mirrored(inverse).T  # symmetric, so the transpose is the same matrix with contiguous rows
@@ -68,6 +68,22 @@ def _gram(matrix: sp.csr_matrix) -> Floats:
     for _ in in_parallel(fill, blocks(items, 512)):
         pass
     return gram
+
+
+def _lapack(routine: str, matrix: Floats) -> int:
+    """Call a LAPACK routine on the lower triangle of a square matrix, column by column, in place; what it complains of.
+
+    scipy.linalg.lapack would hold the interpreter's lock for minutes: no alive line, and no end on SIGTERM, meanwhile.
+    """
+    capsule = ctypes.py_object(cython_lapack.__pyx_capi__[routine])
+    python = ctypes.pythonapi
+    python.PyCapsule_GetName.restype, python.PyCapsule_GetPointer.restype = ctypes.c_char_p, ctypes.c_void_p
+    name = ctypes.c_char_p(python.PyCapsule_GetName(capsule))
+    address = python.PyCapsule_GetPointer(capsule, name)
+    size, problem = ctypes.c_int(len(matrix)), ctypes.c_int()
+    arguments = [ctypes.c_char_p(b"L"), ctypes.byref(size), ctypes.c_void_p(matrix.ctypes.data), ctypes.byref(size)]
+    ctypes.CFUNCTYPE(None)(address)(*arguments, ctypes.byref(problem))
+    return problem.value
 
 
 def _mirrored(lower: Floats) -> Floats:

@@ -4,10 +4,10 @@ A user belongs to the shard that a hash of their ID says, so that a shard holds 
 interactions. In memory are this shard's pairs, the model, and one block of scores a core; never users x items.
 """
 
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,9 +21,9 @@ COLUMNS = ["user_id", "item_id", "weight", "events", "last_time"]
 
 
 def shard_of(users: pa.Array, shards: int) -> np.ndarray:
-    """The shard of each user ID: a 64-bit hash that is the same in every process, modulo the number of shards."""
-    hashes = pd.util.hash_array(users.to_numpy(zero_copy_only=False), categorize=False)
-    return (hashes % np.uint64(shards)).astype(np.int64)
+    """The shard of each user ID: a hash of its UTF-8 that is the same in every process, modulo the number of shards."""
+    hashes = np.fromiter((zlib.crc32(user.encode()) for user in users.to_pylist()), np.int64, len(users))
+    return hashes % shards
 
 
 def rows_of_shard(batch: pa.RecordBatch, shard: int, shards: int, items: pa.Array) -> pa.RecordBatch:

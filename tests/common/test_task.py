@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from common import storage
+
 HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
 OUTPUT = '[outputs.table]\ncontract = "interactions@1"\n'
 INPUT = '[inputs.table]\ncontract = "interactions@1"\n'
@@ -74,6 +76,13 @@ def test_a_manifest_says_what_was_written_by_whom_and_from_what(writer, reader):
     assert re.fullmatch(r"checkout-[0-9a-f]{16}", written["fingerprint"])
     assert read["metrics"] == {"files": ["part-0"], "rows": 1}
     assert [parent["uri"] for parent in read["parents"]] == [f"{writer.key('one')}/manifest.json"]
+
+
+def test_a_build_product_knows_its_name_and_fingerprint_whatever_its_folder_is_called(writer):
+    (writer.folder / "fingerprint").write_text("0123456789abcdef real_name\n")
+    assert writer.run().returncode == 0
+    document = writer.document("manifest.json")
+    assert (document["job"], document["fingerprint"]) == ("real_name", "0123456789abcdef")
 
 
 def test_the_hand_over_works_on_the_s3_server(writer, reader, s3_server):
@@ -219,7 +228,14 @@ def test_another_contract_stops_the_reader(writer, make_job):
     assert "interactions@1" in last_line(process)
 
 
+def test_a_lake_that_is_not_there_stops_the_reader(reader):
+    process = reader.run("--from", "table=one", task="two")
+    assert process.returncode == 3
+    assert last_line(process) == f"There is no lake at {reader.lake}; mount it there, or correct --lake."
+
+
 def test_nothing_published_stops_the_reader(reader):
+    storage.local(reader.lake).mkdir()
     process = reader.run("--from", "table=one", task="two")
     assert process.returncode == 3
     assert "Task 'one' (input 'table') has published nothing" in last_line(process)

@@ -1,0 +1,45 @@
+# The image of a Python job. Its context: requirements.txt, sitecustomize.py, app/common/… and app/jobs/<job>/….
+# Everything up to the code depends on the requirements alone, so jobs that share them share those layers.
+ARG BASE_IMAGE=python:3.11-slim-bookworm
+
+FROM ${BASE_IMAGE} AS packages
+RUN python -c 'import os, sys; sys.exit(sys.version_info[:2] != (3, 11) or "CS_GNU_LIBC_VERSION" not in os.confstr_names)' \
+    && python -m pip --version >/dev/null \
+    || { echo "BASE_IMAGE has no 'python' 3.11 with pip and the GNU C library, expected an image like python:3.11-slim-bookworm; name one with --build-arg BASE_IMAGE=NAME." >&2; exit 1; }
+COPY requirements.txt /
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-compile \
+        --require-hashes --only-binary :all: --target /packages -r /requirements.txt
+# What no job imports: tests, headers and sources for compilers, Arrow's RPC, what botocore knows of services but S3.
+# libarrow_substrait stays (pyarrow's own library is linked to it), and nothing is stripped (it breaks *.libs).
+RUN cd /packages \
+    && rm -rf bin share numpy/distutils numpy/_core/_simd.* \
+        pyarrow/include pyarrow/src pyarrow/includes pyarrow/libarrow*flight* pyarrow/_flight* pyarrow/*.so.*.*.* \
+        pyarrow/libarrow_python.so pyarrow/libarrow_python_parquet_encryption.so \
+    && find . -depth -type d -name tests -exec rm -rf {} + \
+    && find . -type f \( -name '*.a' -o -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.pxd' \
+        -o -name '*.pxi' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.tp' \) -delete \
+    && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts -exec rm -rf {} + \
+    && find boto3/data boto3/examples -mindepth 1 -maxdepth 1 ! -name s3 -exec rm -rf {} + \
+    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
+    && chmod -R a+rX .
+
+FROM packages AS code
+COPY sitecustomize.py /start/
+COPY app /app
+RUN cd /app && ln -s jobs/* job \
+    && python -m compileall -q --invalidation-mode unchecked-hash /app /start \
+    && chmod -R a+rX /app /start
+
+FROM ${BASE_IMAGE}
+RUN rm -rf /root/.cache /usr/local/bin/pip* /usr/bin/pip* /usr/local/lib/python3*/ensurepip /usr/lib/python3*/ensurepip \
+        /usr/local/lib/python3*/site-packages/* /usr/lib/python3/dist-packages/* /usr/share/python-wheels \
+    && chmod go-w /var/tmp /run/lock
+COPY --from=packages /packages /packages
+COPY --from=code /start /start
+COPY --from=code /app /app
+ENV PYTHONPATH=/app:/start:/packages PYTHONUNBUFFERED=1 HOME=/tmp TMPDIR=/tmp
+USER 10001:10001
+ENTRYPOINT ["python", "/app/job/main.py"]
+# A job that lacks something that it imports must not become an image.
+RUN python /app/job/main.py --help >/dev/null

@@ -1,0 +1,394 @@
+"""Images of Python jobs, built and run by the Docker engine that DOCKER_HOST names."""
+
+import json
+import os
+import re
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common.failures import Failure
+from common.job import load
+from tools import build
+from tools.build import build_image, context_files, docker, image, image_size, stage
+from tools.fingerprint import BASE_IMAGE, ROOT, jobs, product
+from tools.image_report import probe
+
+PYTHON_JOBS = [name for name in jobs() if load(ROOT / "jobs" / name).engine == "python"]
+LOCKED_DOWN = ["--read-only", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+SOMEONE = ["--user", "54321:0"]  # a user that the image does not know
+OTHER_VERSION = """file=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/sitecustomize.py; \\
+  echo 'import sys, collections as c' >$file; \\
+  echo 'sys.version_info = c.namedtuple("V", "major minor micro releaselevel serial")(3, 10, 0, "final", 0)' >>$file"""
+NEVER = f"tandem-test/never:{uuid.uuid4().hex}"  # of images whose build must fail
+IDENTITY = ["--dag-id", "dag", "--run-id", "run", "--attempt", "1"]
+
+TOY_DESCRIPTION = """
+[job]
+description = "Does what a test asks for."
+engine = "python"
+requirements = "requirements/learning.txt"
+[outputs.table]
+contract = "items@1"
+[parameters.what]
+type = "string"
+help = "what to do"
+[parameters.number]
+type = "integer"
+default = 0
+help = "how much of it"
+"""
+TOY = """
+import os
+import tempfile
+import time
+
+import numpy as np
+import pyarrow as pa
+from threadpoolctl import threadpool_info
+
+from common.recommending.blocks import cores
+from common.recommending.ease import _lapack
+from common.task import run
+
+
+def main(task):
+    what, number = task.parameters["what"], task.parameters["number"]
+    task.log("here")
+    if what == "wait":
+        time.sleep(60)
+    if what == "invert":
+        matrix = np.eye(number, dtype=np.float32, order="F")
+        task.log("computing")
+        _lapack("spotrf", matrix)
+        _lapack("spotri", matrix)
+    if what == "multiply":
+        matrix = np.ones((number, number), dtype=np.float32)
+        task.log("computing")
+        matrix @ matrix
+    if what == "scratch":
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(number))
+    task.metrics["threads"] = [cores(), pa.cpu_count(), *(pool["num_threads"] for pool in threadpool_info())]
+    with open(task.folder("table").removeprefix("file://"), "w") if what == "write" else open(os.devnull) as file:
+        task.written("table", 0)
+
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine() -> None:
+    try:
+        told = docker("version")
+    except Failure as error:
+        pytest.skip(str(error))
+    if told.returncode:
+        pytest.skip(f"no Docker engine answers: {told.stderr.strip()}")
+
+
+@pytest.fixture(scope="session")
+def images() -> dict[str, str]:
+    """The image of each Python job, by the job's name."""
+    for name in PYTHON_JOBS:
+        build_image(product(name))
+    return {name: image(product(name)) for name in PYTHON_JOBS}
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image of a job that does what a test asks for."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("common", "dockerfiles", "requirements"):
+        (folder / name).symlink_to(ROOT / name)
+    job = folder / "jobs" / "toy"
+    job.mkdir(parents=True)
+    (job / "job.toml").write_text(TOY_DESCRIPTION)
+    (job / "main.py").write_text(TOY)
+    wanted = product("toy", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "DIST", folder / "dist")
+        build_image(wanted)
+    yield image(wanted)
+    docker("image", "rm", "--force", image(wanted))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A lake's folder that anyone may write to."""
+    lake = tmp_path / "lake"
+    lake.mkdir()
+    lake.chmod(0o777)
+    return lake
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., str]]:
+    """Start containers in the background; they are removed afterwards."""
+    names: list[str] = []
+
+    def started(*arguments: str) -> str:
+        names.append(f"tandem-test-{uuid.uuid4().hex[:12]}")
+        told = docker("run", "--detach", "--name", names[-1], *arguments)
+        assert told.returncode == 0, told.stderr
+        return names[-1]
+
+    yield started
+    for name in names:
+        docker("rm", "--force", name)
+
+
+def mounted(folder: Path) -> list[str]:
+    return ["--volume", f"{folder}:/lake"]
+
+
+def task(name: str, *arguments: str, lake: str = "file:///lake") -> list[str]:
+    """The command line of a task."""
+    return ["--lake", lake, "--task-id", name, *IDENTITY, *arguments]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return docker("run", "--rm", *arguments)
+
+
+def inside(name: str, script: str, *options: str) -> str:
+    """What a shell says that runs in an image."""
+    told = docker("run", "--rm", *options, "--entrypoint", "sh", name, "-c", script)
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+def manifest(folder: Path, name: str) -> dict:
+    return json.loads((folder / "intermediate/dag/run" / name / "manifest.json").read_text())
+
+
+def published(folder: Path) -> list[Path]:
+    return list(folder.rglob("manifest.json"))
+
+
+def last_line(told: subprocess.CompletedProcess) -> str:
+    return told.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("job", PYTHON_JOBS)
+def test_an_image_explains_its_job(images: dict[str, str], job: str) -> None:
+    told = run(*LOCKED_DOWN, *SOMEONE, images[job], "--help")
+    assert told.returncode == 0, told.stderr
+    assert product(job).job.description.split()[:5] == told.stdout.split("\n\n")[1].split()[:5]
+    assert told.stderr == ""
+
+
+@pytest.mark.parametrize("job", PYTHON_JOBS)
+def test_an_image_is_small_and_starts_fast(images: dict[str, str], job: str) -> None:
+    assert image_size(images[job]) - image_size(BASE_IMAGE) <= 300e6
+    assert probe(images[job])["import_seconds"] <= 1.2
+
+
+@pytest.mark.parametrize("job", PYTHON_JOBS)
+def test_an_image_holds_the_files_of_its_product_and_nothing_of_the_build(images: dict[str, str], job: str) -> None:
+    listed = inside(images[job], "cd /app && find jobs common -type f ! -name '*.pyc'").split()
+    assert set(listed) == {path.removeprefix("app/") for path in context_files(product(job)) if path.startswith("app/")}
+    tools = inside(images[job], "ls /usr/bin /usr/local/bin | grep -E '^(pip.*|gcc.*|cc|g[+][+].*|make|uv)$' || true")
+    assert tools == ""
+    told = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", "import pip")
+    assert "No module named 'pip'" in told.stderr
+    leftovers = "-name .cache -o -name '*pip*' -o -name 'requirements*' -o -name tests -o -name '*.h' -o -name '*.a'"
+    folders = "/app /packages /start /home /root /tmp /var/tmp /usr/local"
+    assert inside(images[job], f"find {folders} {leftovers}", "--user", "0").split() == []
+
+
+@pytest.mark.parametrize("job", PYTHON_JOBS)
+def test_every_module_of_an_image_is_compiled_for_good(images: dict[str, str], job: str) -> None:
+    """With a flag that says: never compare with the source, so that no time of a file makes a start slow."""
+    script = (
+        "import pathlib as p; print([str(f) for r in ('/app', '/start', '/packages') for f in p.Path(r).rglob('*.py') "
+        "if not (c := f.parent / '__pycache__' / f'{f.stem}.cpython-311.pyc').exists() or c.read_bytes()[4] != 1])"
+    )
+    told = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", script)
+    assert told.stdout.strip() == "[]", told.stderr
+
+
+def test_a_container_can_write_to_its_scratch_folder_only(toy: str) -> None:
+    writable = "find / -xdev -type d -writable 2>/dev/null | grep -vE '^/(proc|dev|sys)' || true"
+    assert inside(toy, writable).split() == ["/tmp"]
+    assert inside(toy, "id -u; echo $TMPDIR").split() == ["10001", "/tmp"]
+    assert inside(toy, "echo x >$TMPDIR/x && cat $TMPDIR/x", "--read-only", "--tmpfs", "/tmp", *SOMEONE) == "x\n"
+
+
+def put_raw_items(folder: Path) -> None:
+    place = folder / "raw/items/arrival=2011-08-31"
+    place.mkdir(parents=True)
+    (place / "items.csv").write_text(
+        "item_id,description,seen\n22719,LARGE PAPER BAG,2011-01-01T00:00:00Z\n21034,BLUE BOX,2011-01-01T00:00:00Z\n"
+    )
+
+
+def test_a_locked_down_container_works_on_a_mounted_folder(images: dict[str, str], folder: Path) -> None:
+    put_raw_items(folder)
+    told = run(*LOCKED_DOWN, *SOMEONE, *mounted(folder), images["ingest_items"], *task("items"))
+    assert told.returncode == 0, told.stderr
+    document = manifest(folder, "items")
+    assert document["fingerprint"] == product("ingest_items").fingerprint
+    assert document["metrics"]["goods"] == 2
+
+
+def test_a_container_works_on_s3_and_its_credentials_stay_in_its_environment(
+    images: dict[str, str], tmp_path: Path, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: Callable
+) -> None:
+    import boto3
+
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    prefix = uuid.uuid4().hex
+    put_raw_items(tmp_path)
+    client = boto3.client("s3")
+    raw = "raw/items/arrival=2011-08-31/items.csv"
+    client.upload_file(str(tmp_path / raw), "tandem-lake", f"{prefix}/{raw}")
+    options = ["--network", "host", "--read-only", *SOMEONE, *(part for name in s3_server for part in ("--env", name))]
+    container = start(*options, images["ingest_items"], *task("items", lake=f"s3://tandem-lake/{prefix}"))
+    assert docker("wait", container).stdout.strip() == "0", docker("logs", container).stderr
+    logs = docker("logs", container)
+    document = client.get_object(Bucket="tandem-lake", Key=f"{prefix}/intermediate/dag/run/items/manifest.json")
+    texts = {
+        "manifest": document["Body"].read().decode(),
+        "logs": logs.stdout + logs.stderr,
+        "inspect": docker("image", "inspect", images["ingest_items"]).stdout,
+        "history": docker("history", "--no-trunc", images["ingest_items"]).stdout,
+    }
+    for text in texts.values():
+        assert text and s3_server["AWS_SECRET_ACCESS_KEY"] not in text and s3_server["AWS_ACCESS_KEY_ID"] not in text
+
+
+@pytest.mark.parametrize(
+    ("what", "number", "line"),
+    [("wait", 0, "here"), ("invert", 14000, "computing"), ("multiply", 12000, "computing")],
+)
+def test_sigterm_ends_a_container_within_5_seconds_with_nothing_published(
+    toy: str, folder: Path, start: Callable, what: str, number: int, line: str
+) -> None:
+    settings = ["--set", f"what={what}", "--set", f"number={number}"]
+    container = start(*mounted(folder), toy, *task("toy", *settings))
+    for _ in range(300):
+        if line in docker("logs", container).stdout:
+            break
+        time.sleep(0.1)
+    time.sleep(1)  # into the middle of it
+    before = time.monotonic()
+    docker("kill", "--signal", "TERM", container)
+    assert docker("wait", container).stdout.strip() == "143"
+    assert time.monotonic() - before < 5
+    assert published(folder) == []
+    assert json.loads(next(folder.rglob("failure.json")).read_text())["exit_code"] == 143
+    assert last_line(docker("logs", container)) == (
+        "The task was told to end (SIGTERM) and published nothing; run it again."
+    )
+
+
+def test_sigterm_ends_a_container_that_is_still_importing(toy: str, folder: Path, start: Callable) -> None:
+    for seconds in (0.05, 0.1, 0.2):
+        container = start(*mounted(folder), toy, *task("toy", "--set", "what=wait"))
+        time.sleep(seconds)
+        before = time.monotonic()
+        docker("kill", "--signal", "TERM", container)
+        assert docker("wait", container).stdout.strip() == "143"
+        assert time.monotonic() - before < 5
+    assert published(folder) == []
+
+
+@pytest.mark.parametrize(("cpus", "threads"), [("1", 1), ("0.5", 1), (None, len(os.sched_getaffinity(0)))])
+def test_all_thread_pools_have_the_size_of_the_cpu_limit(
+    toy: str, folder: Path, cpus: str | None, threads: int
+) -> None:
+    limit = ["--cpus", cpus] if cpus else []
+    told = run(*limit, *SOMEONE, *mounted(folder), toy, *task("toy", "--set", "what=threads"))
+    assert told.returncode == 0, told.stderr
+    found = manifest(folder, "toy")["metrics"]["threads"]
+    assert len(found) >= 4  # our own, Arrow's, numpy's and scipy's OpenBLAS
+    assert set(found) == {threads}
+
+
+def test_a_full_scratch_folder_is_named(toy: str, folder: Path) -> None:
+    settings = ["--set", "what=scratch", "--set", "number=5000000"]
+    told = run("--tmpfs", "/tmp:size=1m", "--read-only", *SOMEONE, *mounted(folder), toy, *task("toy", *settings))
+    assert told.returncode == 1
+    assert last_line(told).startswith("No space is left in the lake or in the scratch folder /tmp (")
+    assert published(folder) == []
+
+
+def test_a_missing_mount_is_named(images: dict[str, str]) -> None:
+    told = run(*LOCKED_DOWN, images["ingest_items"], *task("items"))
+    assert told.returncode == 3
+    assert last_line(told) == "There is no lake at file:///lake; mount it there, or correct --lake."
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    """The build context of a job, to be spoilt."""
+    place = tmp_path / "context"
+    stage(place, context_files(product("ingest_items")))
+    return place
+
+
+def built_from(context: Path, *options: str) -> subprocess.CompletedProcess:
+    return docker("build", "--no-cache", "--tag", NEVER, *options, str(context))
+
+
+@pytest.mark.parametrize(
+    ("hashes", "complaint"),
+    [
+        (f" --hash=sha256:{'0' * 64}", "THESE PACKAGES DO NOT MATCH THE HASHES"),
+        ("", "Hashes are required in --require-hashes mode"),
+    ],
+)
+def test_a_requirement_without_its_own_hash_fails_the_build(context: Path, hashes: str, complaint: str) -> None:
+    (context / "requirements.txt").write_text(f"six==1.17.0{hashes}\n")
+    told = built_from(context)
+    assert told.returncode != 0
+    assert complaint in told.stdout + told.stderr
+    assert image_size(NEVER) is None
+
+
+@pytest.mark.parametrize(
+    "spoiling",
+    [
+        "rm -f /usr/local/bin/python",
+        OTHER_VERSION,
+    ],
+)
+def test_a_base_image_without_the_right_python_fails_with_a_sentence(context: Path, spoiling: str) -> None:
+    wrong = f"tandem-test/wrong-base:{uuid.uuid4().hex}"
+    place = context.parent / "wrong"
+    stage(place, {"Dockerfile": f"FROM {BASE_IMAGE}\nRUN {spoiling}\n".encode()})
+    assert docker("build", "--tag", wrong, str(place)).returncode == 0
+    try:
+        told = built_from(context, "--build-arg", f"BASE_IMAGE={wrong}")
+    finally:
+        docker("image", "rm", "--force", wrong)
+    assert told.returncode != 0
+    said = r"(?m)^(#\d+ [\d.]+ )?BASE_IMAGE has no 'python' 3.11 with pip and the GNU C library"
+    assert re.search(said, told.stdout + told.stderr)
+
+
+def test_a_job_that_lacks_what_it_imports_does_not_become_an_image(context: Path) -> None:
+    main = context / "app/jobs/ingest_items/main.py"
+    main.write_text(f"import scipy\n{main.read_text()}")
+    told = docker("build", "--tag", NEVER, str(context))
+    assert told.returncode != 0
+    assert "No module named 'scipy'" in told.stdout + told.stderr
+
+
+def test_the_rights_of_files_in_a_checkout_do_not_matter(context: Path) -> None:
+    for file in context.rglob("*"):
+        file.chmod(0o700 if file.is_dir() else 0o600)
+    name = "tandem-test/rights"
+    assert docker("build", "--tag", name, str(context)).returncode == 0
+    try:
+        assert run(*LOCKED_DOWN, *SOMEONE, name, "--help").returncode == 0
+    finally:
+        docker("image", "rm", "--force", name)

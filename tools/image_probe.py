@@ -1,0 +1,69 @@
+"""Run inside the image of a job, from its standard input: how fast it starts, and what of its packages it imports."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+import time
+from collections import Counter
+from importlib.metadata import PackagePath, distributions
+from importlib.util import cache_from_source
+from pathlib import Path
+
+PACKAGES = Path("/packages")
+MAIN = "/app/job/main.py"
+IMPORTS = f"import runpy; runpy.run_path({MAIN!r}); from common import storage; storage.s3()"
+
+
+def main() -> None:
+    report = {
+        "python_seconds": seconds("-c", "pass"),
+        "help_seconds": seconds(MAIN, "--help"),
+        "import_seconds": seconds("-c", IMPORTS),
+    }
+    used = used_files()
+    packages: dict[str, dict[str, int]] = {}
+    unused: Counter[str] = Counter()
+    for distribution in distributions(path=[str(PACKAGES)]):
+        package = packages[distribution.name] = {"bytes": 0, "unused": 0}
+        for file in files(distribution.files or []):
+            size = os.path.getsize(file)
+            package["bytes"] += size
+            if str(file) not in used:
+                package["unused"] += size
+                unused["/".join(file.relative_to(PACKAGES).parts[:2])] += size
+    print(json.dumps(report | {"packages": packages, "unused": dict(unused.most_common(15))}))
+
+
+def seconds(*arguments: str) -> float:
+    """Wall time of a Python process: the fastest of five, for other processes only ever add to it."""
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+        times.append(time.perf_counter() - started)
+    return round(min(times), 3)
+
+
+def used_files() -> set[str]:
+    """The files that are read, or mapped as libraries, when the job imports all it names and makes its S3 client."""
+    opened = set()
+    sys.addaudithook(lambda event, arguments: opened.add(str(arguments[0])) if event == "open" else None)
+    runpy.run_path(MAIN)
+    from common import storage
+
+    storage.s3()
+    sources = {str(getattr(module, "__file__", "")) for module in sys.modules.values()}
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+    return {os.path.realpath(file) for file in opened | sources | mapped}
+
+
+def files(listed: list[PackagePath]) -> list[Path]:
+    """The files of a package that are there, with those that were compiled from them."""
+    sources = [PACKAGES / str(file) for file in listed]
+    compiled = [Path(cache_from_source(str(file))) for file in sources if file.suffix == ".py"]
+    return [file for file in [*sources, *compiled] if file.is_file()]
+
+
+main()
