@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+DOCKER ?= docker
+export DOCKER
 export UV_PYTHON_DOWNLOADS := never
 UV := .tandem/uv/bin/uv
 JOBS_PYTHON := .venv/bin/python
@@ -11,8 +13,8 @@ AIRFLOW_PYTHON := .venv-airflow/bin/python
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: setup ## recommendations from real data, through Airflow, on this machine (LAKE=s3://… for another lake)
-	$(JOBS_PYTHON) -m tools.demo $(if $(LAKE),--lake $(LAKE))
+demo: setup ## recommendations from real data, through Airflow, here (LAKE=s3://… elsewhere, CONTAINERS=docker in images)
+	$(JOBS_PYTHON) -m tools.demo $(if $(LAKE),--lake $(LAKE)) $(if $(CONTAINERS),--containers $(CONTAINERS))
 
 airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C
 	$(JOBS_PYTHON) -m tools.local_airflow
@@ -39,14 +41,29 @@ sample: setup ## bring the sample data into the raw level of a lake (LAKE=file:/
 bench-quality: setup ## recommendation models side by side on the sample data
 	$(JOBS_PYTHON) -m benchmarks.quality
 
+build: setup ## build products: an image or a Spark bundle of each job, or of JOB=…
+	$(JOBS_PYTHON) -m tools.build $(if $(JOB),--job $(JOB)) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
+
+affected: setup ## which build products a change touches, and why (BASE=origin/main)
+	$(JOBS_PYTHON) -m tools.affected --base $(or $(BASE),origin/main)
+
+push: build ## push the images to a registry and check what comes back (REGISTRY=host:port/prefix)
+	$(JOBS_PYTHON) -m tools.push --registry $(REGISTRY) $(if $(JOB),--job $(JOB))
+
+submit: setup ## a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
+	$(JOBS_PYTHON) -m tools.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
+
+image-report: setup ## sizes of images by layer and package, start times, what no job imports
+	$(JOBS_PYTHON) -m tools.image_report $(if $(JOB),--job $(JOB))
+
+COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	for name in uv java learning spark; do \
-	    $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	        requirements/$$name.in -o requirements/$$name.txt; done
-	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	    -c requirements/learning.txt -c requirements/spark.txt requirements/development.in -o requirements/development.txt
-	$(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-	    requirements/airflow.in -o requirements/airflow.txt
+	    $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
+	$(COMPILE) -c requirements/learning.txt requirements/tables.in -o requirements/tables.txt
+	$(COMPILE) $(addprefix -c requirements/,learning.txt tables.txt spark.txt) requirements/development.in \
+	    -o requirements/development.txt
+	$(COMPILE) requirements/airflow.in -o requirements/airflow.txt
 
 setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both environments below this folder
 
@@ -77,4 +94,5 @@ $(UV): requirements/uv.txt
 clean: ## remove environments, lake, Airflow's files and caches
 	rm -rf .venv .venv-airflow .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo airflow test lint format sample bench-quality requirements setup clean
+.PHONY: help demo airflow test lint format sample bench-quality build affected push submit image-report \
+    requirements setup clean

@@ -1,6 +1,9 @@
 """Recommendations from real data, through Airflow, on this machine: loads, runs, and shows what came out."""
 
 import argparse
+import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -61,9 +64,15 @@ class Clock:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lake", default=f"file://{ROOT}/.tandem/lake", metavar="URI", help="root of the lake")
-    lake = parser.parse_args().lake.rstrip("/")
+    parser.add_argument("--containers", default="process", choices=("process", "docker"), help="what runs Python jobs")
+    arguments = parser.parse_args()
+    lake = arguments.lake.rstrip("/")
     clock = Clock()
     clock.say(f"lake: {lake}")
+    os.environ["TANDEM_CONTAINERS"] = arguments.containers
+    if arguments.containers == "docker":
+        clock.say("building the images of all Python jobs that the engine does not have yet")
+        os.environ["AIRFLOW_VAR_RELEASE"] = built()
     try:
         with ThreadPoolExecutor(1) as pool:
             loading = pool.submit(load_sample.load, load_sample.SOURCE, lake)  # while Airflow starts
@@ -81,6 +90,15 @@ def main() -> None:
     table_of_models(models)
     table_of_users(found)
     console.print(f"Everything is in {lake}; `make airflow` shows the runs. Done in {clock.seconds:.0f} s.")
+
+
+def built() -> str:
+    """The release of all Python jobs, as the Airflow variable that says which images run."""
+    jobs = json.loads((ROOT / "airflow_dags" / "job_catalogue.json").read_text())
+    chosen = [part for name, job in jobs.items() if job["engine"] == "python" for part in ("--job", name)]
+    if subprocess.run([sys.executable, "-m", "tools.build", *chosen], cwd=ROOT).returncode:
+        sys.exit("The images could not be built; what failed is above.")
+    return (ROOT / "dist" / "release.json").read_text()
 
 
 def ran(airflow: Airflow, clock: Clock) -> dict[str, str]:

@@ -9,10 +9,11 @@ from typing import Any
 
 from tandem.errors import check_known
 from tandem.runtimes import ContainerRuntime, SparkRuntime
+from tandem.runtimes.docker import Docker
 from tandem.runtimes.process import Process
 from tandem.runtimes.spark_submit import SparkSubmit
 
-CONTAINER_RUNTIMES: dict[str, type[Process]] = {"process": Process}
+CONTAINER_RUNTIMES: dict[str, type[Process | Docker]] = {"process": Process, "docker": Docker}
 SPARK_RUNTIMES: dict[str, type[SparkSubmit]] = {"spark_submit": SparkSubmit}
 
 
@@ -38,14 +39,22 @@ def load(folder: Path) -> Environment:
     for key in table:
         check_known("key", key, known, file.name)
     code = Path(os.environ.get("TANDEM_CODE", folder / table["code"])).resolve()
+    container = chosen(table["container"], f"[container] of {file.name}")
     return Environment(
         lake=table["lake"],
         code=code,
         retries=table["retries"],
         retry_delay=timedelta(seconds=table["retry_delay_seconds"]),
-        container=runtime(CONTAINER_RUNTIMES, table["container"], f"[container] of {file.name}", code, folder),
+        container=runtime(CONTAINER_RUNTIMES, container, f"[container] of {file.name}", code, folder),
         spark=runtime(SPARK_RUNTIMES, table["spark"], f"[spark] of {file.name}", code, folder),
     )
+
+
+def chosen(table: dict[str, Any], where: str) -> dict[str, Any]:
+    """The container runtime that TANDEM_CONTAINERS names, else the table's own choice, with its settings."""
+    name = os.environ.get("TANDEM_CONTAINERS", table["runtime"])
+    check_known("runtime", name, table.keys() - {"runtime"}, f"TANDEM_CONTAINERS or {where}")
+    return {"runtime": name, **table[name]}
 
 
 def runtime(kinds: dict[str, type[Any]], table: dict[str, Any], where: str, code: Path, folder: Path) -> Any:
@@ -53,8 +62,9 @@ def runtime(kinds: dict[str, type[Any]], table: dict[str, Any], where: str, code
     settings = dict(table)
     name = settings.pop("runtime")
     check_known("runtime", name, kinds, where)
-    known = {entry.name: entry.type for entry in fields(kinds[name]) if entry.name != "code"}
+    known = {entry.name: entry.type for entry in fields(kinds[name])}
+    own = {"code": code} if known.pop("code", None) else {}
     for key in settings:
         check_known("key", key, known, where)
     paths = {key: folder.absolute() / value for key, value in settings.items() if known[key] is Path}
-    return kinds[name](code=code, **{**settings, **paths})
+    return kinds[name](**{**own, **settings, **paths})

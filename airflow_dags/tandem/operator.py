@@ -104,11 +104,12 @@ def ending(code: int, work: Work) -> str:
 
 
 def reasons(outcome: Outcome, document: Mapping[str, Any] | None) -> list[str]:
-    """What the job itself says: its failure document, or the last line it printed if it left none."""
+    """What the runtime explains, and what the job itself says: its failure document, or else its last line."""
+    explained = [outcome.explanation] if outcome.explanation else []
     if document is None:
-        return [f"It said last: {outcome.last_line}"] if outcome.last_line else ["It said nothing."]
+        return [*explained, f"It said last: {outcome.last_line}" if outcome.last_line else "It said nothing."]
     causes = [f"Caused by {cause['type']}: {cause['message']}" for cause in document["exceptions"][1:]]
-    return [document["sentence"], *causes]
+    return [*explained, document["sentence"], *causes]
 
 
 def tell_failure(context: Context) -> None:

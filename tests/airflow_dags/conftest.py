@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
+from docker.errors import DockerException
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv" / "bin" / "python"
@@ -98,7 +100,9 @@ retries = 1
 retry_delay_seconds = 0
 [container]
 runtime = "process"
+[container.process]
 python = "{PYTHON}"
+[container.docker]
 [spark]
 runtime = "spark_submit"
 python = "{PYTHON}"
@@ -193,3 +197,18 @@ def make_workshop(database: None) -> Callable[[Path], Workshop]:
 @pytest.fixture
 def workshop(tmp_path: Path, make_workshop: Callable[[Path], Workshop]) -> Workshop:
     return make_workshop(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where an Airflow with a scheduler keeps its database, which takes half a minute to make."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def engine() -> Any:
+    """Whatever Docker engine answers."""
+    try:
+        return docker.from_env()
+    except DockerException as error:
+        pytest.skip(f"no Docker engine answers: {error}")

@@ -14,12 +14,6 @@ INTERACTIONS = 'contract = "interactions@1"'
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """Where Airflow keeps its database, made once for all tests here."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
 def started(tmp_path_factory, make_workshop, home):
     """A running Airflow with two pipelines: `works`, and `fails`, whose task hangs in its second attempt."""
     folder = tmp_path_factory.mktemp("airflow")

@@ -56,6 +56,7 @@ class Outcome(NamedTuple):
     exit_code: int  # negative: killed by that signal
     result: str | None  # content of the result file, None where the runtime cannot reach it
     last_line: str  # of what the job printed
+    explanation: str = ""  # what the runtime knows of the end beside the exit code: that memory ran out, say
 
 
 class Cluster(NamedTuple):

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ class Process:
             start_new_session=True,  # so that its whole process group can be ended, and only that
         )
         last_lines: deque[str] = deque([""], maxlen=1)
-        printer = threading.Thread(target=pass_on, args=(process, last_lines), daemon=True)
+        printer = threading.Thread(target=pass_on, args=(process.stdout, last_lines), daemon=True)
         printer.start()
         return Running(process, result, printer, last_lines)
 
@@ -95,10 +95,9 @@ class Process:
         return " ".join([*variables, shlex.join(self.command(work))])
 
 
-def pass_on(process: "subprocess.Popen[str]", last_lines: deque[str]) -> None:
-    """Print each line of a process as it comes, and keep the last one that says something."""
-    assert process.stdout is not None
-    for line in process.stdout:
+def pass_on(output: Iterable[str], last_lines: deque[str]) -> None:
+    """Print each line of a job's output as it comes, and keep the last one that says something."""
+    for line in output:
         log.info("%s", line.rstrip())
         if line.strip() and not SPARKS_OWN.match(line):
             last_lines.append(line.strip())

@@ -1,0 +1,232 @@
+"""Runtime `docker`: a Python job as a container of its image, on the engine that DOCKER_HOST names."""
+
+import contextlib
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import string
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import docker
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import Mount
+
+from tandem.catalogue import Job
+from tandem.runtimes import Outcome, Work
+from tandem.runtimes.process import GRACE_SECONDS, pass_on
+
+RESULT = "/result"  # the folder of the result file, inside
+NAMED_AFTER = ("key", "dag_id", "run_id", "task_id", "map_index", "attempt")  # what labels say of a work
+UNITS = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+
+
+@dataclass(frozen=True)
+class Docker:
+    """Runs the image `tandem/<job>:<fingerprint>`; the Airflow variable `release` says which fingerprint a job has.
+
+    A container gets the lake (its folder, or the network and AWS_* variables), a scratch folder, and nothing else of
+    this machine but how OpenBLAS is to compute.
+    """
+
+    def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+        fingerprint = f"{{{{ var.json.get('release', {{}}).get('{job.name}', '') }}}}"
+        return {"fingerprint": fingerprint, **job.resources}
+
+    def submit(self, work: Work) -> Any:
+        if not work.request["fingerprint"]:
+            raise AirflowFailException(
+                f"The Airflow variable 'release' names no fingerprint of {work.job}; build the job and give Airflow "
+                'what the build left: make build && AIRFLOW_VAR_RELEASE="$(cat dist/release.json)".'
+            )
+        client = engine()
+        of_this_task = {"label": f"tandem.key={work.key}"}
+        for container in client.containers.list(all=True, ignore_removed=True, filters=of_this_task):
+            if int(container.labels["tandem.attempt"]) < work.attempt:  # its worker died and could not do it
+                remove(container)
+        try:
+            container = client.containers.get(name(work))
+        except NotFound:
+            container = create(client, work)
+        if container.status == "created":
+            try:
+                container.start()
+            except BaseException:
+                remove(container)
+                raise
+        return container
+
+    def watch(self, handle: Any) -> Outcome:
+        last_lines = deque([""], maxlen=1)
+        try:
+            pass_on(lines(handle.logs(stream=True, follow=True)), last_lines)
+            exit_code = handle.wait()["StatusCode"]
+            handle.reload()
+            file = result_folder(handle) / "result.json"
+            result = file.read_text() if file.exists() else None
+            return Outcome(exit_code, result, last_lines[0], explanation(handle, exit_code))
+        finally:
+            self.cancel(handle)  # it still runs if a timeout of the task interrupted this
+            remove(handle)
+
+    def cancel(self, handle: Any) -> None:
+        with contextlib.suppress(NotFound):
+            # By a connection of its own: the signal may have come while `watch` held its lock.
+            engine().containers.get(handle.id).stop(timeout=GRACE_SECONDS)
+
+    def again(self, work: Work) -> str:
+        given = options(work)
+        flags = {
+            "user": given["user"],
+            "network": given["network_mode"],
+            "memory": given["mem_limit"],
+            "memory-swap": given["mem_limit"],
+            "cpu-quota": given["cpu_quota"],
+            "tmpfs": "/tmp",
+            "cap-drop": "ALL",
+            "security-opt": "no-new-privileges",
+        }
+        command = [
+            *("docker", "run", "--rm", "--read-only"),
+            *(f"--{flag}={value}" for flag, value in flags.items() if value),
+            *(f"--volume={mount['Source']}:{mount['Target']}" for mount in given["mounts"]),
+            *(f"--env={variable}" for variable in given["environment"]),  # by name: the log shows no secret
+            image(work),
+        ]
+        return shlex.join([*command, *work.arguments])
+
+
+def engine() -> Any:
+    """A client of the engine; AirflowException if none answers."""
+    try:
+        return docker.from_env()
+    except DockerException as error:
+        raise AirflowException(
+            f"No Docker engine answers ({error}); start it, or name another in DOCKER_HOST."
+        ) from None
+
+
+def image(work: Work) -> str:
+    return f"tandem/{work.job}:{work.request['fingerprint']}"
+
+
+def name(work: Work) -> str:
+    """The name of an attempt's container: to be read by people, and unique by the hash of the task's place in the lake.
+
+    An engine allows fewer characters in it than Airflow in IDs.
+    """
+    part = [] if work.map_index is None else [str(work.map_index)]
+    place = hashlib.sha256(work.key.encode()).hexdigest()[:16]
+    parts = ["tandem", work.dag_id[:60], work.task_id[:60], *part, place, str(work.attempt)]
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(parts))
+
+
+def options(work: Work) -> dict[str, Any]:
+    """What the container of a work may use: lake, network, user, memory, processor."""
+    request = work.request
+    memory = int(quantity(request["memory"])) if "memory" in request else None
+    given: dict[str, Any] = {
+        "mem_limit": memory,
+        "cpu_quota": int(quantity(request["cpu"]) * 100_000) if "cpu" in request else None,  # microseconds in 0.1 s
+        "user": None,  # the image's own
+        "network_mode": "none",
+        "mounts": [],
+        "environment": variables("OPENBLAS_"),  # how this machine wants to compute: it decides on last bits of results
+    }
+    if work.lake.startswith("file://"):
+        folder = Path(work.lake.removeprefix("file://"))
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = folder.stat()
+        given["user"] = f"{owner.st_uid}:{owner.st_gid}"  # no other may write to it
+        given["mounts"] = [Mount(str(folder), str(folder), type="bind")]
+        return given
+    given["environment"] |= variables("AWS_")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    host = urlsplit(endpoint).hostname or ""
+    given["network_mode"] = "host" if host in ("localhost", "::1") or host.startswith("127.") else "bridge"
+    return given
+
+
+def variables(prefix: str) -> dict[str, str]:
+    """The environment variables of this process whose names begin so."""
+    return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+
+
+def quantity(text: str) -> float:
+    """A number as job.toml and Kubernetes write it: 500m, 2, 512Mi, 4Gi."""
+    number = text.rstrip(string.ascii_letters)
+    return float(number) * UNITS[text.removeprefix(number)]
+
+
+def create(client: Any, work: Work) -> Any:
+    """The container of a work, not yet started; AirflowFailException if there is no image of it."""
+    given = options(work)
+    results = Path(tempfile.mkdtemp(prefix="tandem-")) / "result"  # in a folder that only the engine and we may enter
+    results.mkdir()
+    results.chmod(0o777)  # whatever user the container runs as
+    given["mounts"] += [Mount(RESULT, str(results), type="bind")]
+    given["environment"] |= {"TANDEM_RESULT_FILE": f"{RESULT}/result.json"}
+    try:
+        return client.containers.create(
+            image(work),
+            work.arguments,
+            name=name(work),
+            labels={f"tandem.{label}": str(getattr(work, label)) for label in NAMED_AFTER},
+            read_only=True,
+            tmpfs={"/tmp": ""},
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges"],
+            memswap_limit=given["mem_limit"],  # no swap
+            **given,
+        )
+    except BaseException as error:
+        shutil.rmtree(results.parent)
+        if isinstance(error, ImageNotFound):
+            raise AirflowFailException(
+                f"The engine has no image {image(work)}; build it: make build JOB={work.job}."
+            ) from None
+        raise
+
+
+def result_folder(container: Any) -> Path:
+    """The folder on this machine that a container's result file lies in."""
+    (source,) = [mount["Source"] for mount in container.attrs["Mounts"] if mount["Destination"] == RESULT]
+    return Path(source)
+
+
+def remove(container: Any) -> None:
+    """Remove a container, whatever it does, and its result; fine if another one does it, too."""
+    try:
+        container.remove(force=True, v=True)
+    except APIError as error:
+        if error.status_code not in (404, 409):  # it is gone, it is going
+            raise
+    shutil.rmtree(result_folder(container).parent, ignore_errors=True)
+
+
+def explanation(container: Any, exit_code: int) -> str:
+    """What the engine knows of a container's end beside its exit code."""
+    if exit_code == 0 or not container.attrs["State"]["OOMKilled"]:
+        return ""
+    limit = container.attrs["HostConfig"]["Memory"] >> 20
+    return (
+        f"It ran out of memory at its limit of {limit} MiB; give it more in [resources] of job.toml, or smaller input."
+    )
+
+
+def lines(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Lines of text out of pieces of output that end anywhere."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in whole)
+    if rest:
+        yield rest.decode(errors="replace")

@@ -1,0 +1,129 @@
+"""The same jobs on the same inputs in all runtimes of Python jobs: manifests that say the same, and the same bytes."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from tandem import catalogue
+from tandem.runtimes import Work
+from tandem.runtimes.docker import Docker
+from tandem.runtimes.process import Process
+from tandem.runtimes.spark_submit import SparkSubmit
+
+from common import storage
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / ".venv" / "bin"
+JOBS = ("ingest_items", "train_recommender", "predict_recommendations", "select_recommendations")
+OF_ITS_RUN = {"started", "ended", "seconds", "processor_seconds", "peak_memory_bytes", "host"}  # what may differ
+PREDECESSORS = {
+    "train_recommender": {"interactions": "build_interactions"},
+    "predict_recommendations": {"interactions": "build_interactions", "model": "train_recommender"},
+    "select_recommendations": {"predictions": "predict_recommendations", "model": "train_recommender"},
+}
+PARAMETERS = {
+    "ingest_events": {"until": "2010-05-01"},
+    "predict_recommendations": {"shards": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def release(engine):
+    """The fingerprints of the images of all Python jobs, built from this checkout if they are not there."""
+    built = [part for job in JOBS for part in ("--job", job)]
+    subprocess.run([PROGRAMS / "python", "-m", "tools.build", *built], cwd=ROOT, check=True)
+    return json.loads((ROOT / "dist" / "release.json").read_text())
+
+
+def work(runtime, release, lake, job, map_index=None):
+    """The first attempt of a task that is named after its job."""
+    found = catalogue.find(
+        ROOT / "airflow_dags" / "job_catalogue.json", job, "spark" if isinstance(runtime, SparkSubmit) else "python", ""
+    )
+    request = {**runtime.request(found, {}), **({"fingerprint": release[job]} if isinstance(runtime, Docker) else {})}
+    predecessors = PREDECESSORS.get(job, {})
+    return Work(job, lake, "d", "r", job, 1, map_index, predecessors, PARAMETERS.get(job, {}), request, None)
+
+
+def run(runtime, release, lake, job):
+    """Run all map instances of a job; what their result files hold."""
+    parts = range(PARAMETERS.get(job, {}).get("shards", 0)) or [None]
+    outcomes = [runtime.watch(runtime.submit(work(runtime, release, lake, job, part))) for part in parts]
+    assert [outcome.exit_code for outcome in outcomes] == [0] * len(parts)
+    return [json.loads(outcome.result) for outcome in outcomes]
+
+
+@pytest.fixture(scope="module")
+def compared(release, tmp_path_factory):
+    """For each job: its results in both runtimes, and the lakes that it left. Each job reads what the last one left."""
+    folder = tmp_path_factory.mktemp("conformance")
+    lake = folder / "lake"
+    uri = f"file://{lake}"
+    python = PROGRAMS / "python"
+    process = Process(code=ROOT, python=python)
+    spark = SparkSubmit(code=ROOT, python=python, spark_submit=PROGRAMS / "spark-submit", master="local[2]")
+    subprocess.run([python, "-m", "tools.load_sample", "--lake", uri], cwd=ROOT, check=True)
+    run(spark, release, uri, "ingest_events")
+    run(spark, release, uri, "build_interactions")
+    shutil.rmtree(lake / "raw" / "events")
+    found = {}
+    for job in JOBS:
+        shutil.copytree(lake, folder / "before")
+        results = [run(process, release, uri, job)]
+        lake.rename(folder / f"{job}-process")
+        (folder / "before").rename(lake)
+        results += [run(Docker(), release, uri, job)]
+        shutil.copytree(lake, folder / f"{job}-docker")
+        found[job] = (*results, folder / f"{job}-process", folder / f"{job}-docker")
+    return found
+
+
+def files(lake):
+    return {str(file.relative_to(lake)): file.read_bytes() for file in lake.rglob("*") if file.is_file()}
+
+
+def of_task(document):
+    """A manifest without what is of its run, and the fingerprint apart."""
+    said = {key: value for key, value in document.items() if key not in OF_ITS_RUN}
+    return said.pop("fingerprint"), said
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_container_leaves_what_a_process_leaves(compared, release, job):
+    by_process, by_docker, lake_of_process, lake_of_docker = compared[job]
+    assert by_docker == by_process
+    one, other = files(lake_of_process), files(lake_of_docker)
+    assert one.keys() == other.keys()
+    different = [path for path in one if one[path] != other[path]]
+    assert {Path(path).name for path in different} == {"manifest.json"}
+    assert len(different) == {"ingest_items": 2, "predict_recommendations": 2}.get(job, 1)
+    for path in different:
+        (checkout, said_by_process), (built, said_by_docker) = (
+            of_task(json.loads(each[path])) for each in (one, other)
+        )
+        assert said_by_docker == said_by_process
+        assert sum(output["rows"] for output in said_by_docker["outputs"].values()) > 100
+        assert checkout.startswith("checkout-")
+        assert built == release[job]
+
+
+def test_a_container_leaves_on_s3_what_it_leaves_in_files(compared, release, s3_server, monkeypatch):
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    storage.s3.cache_clear()
+    in_files = files(compared["ingest_items"][-1])
+    uri = "s3://tandem-lake/conformance"
+    for path, content in in_files.items():
+        if path.startswith("raw/items/"):
+            storage.write(f"{uri}/{path}", content)
+    (result,) = run(Docker(), release, uri, "ingest_items")
+    assert result["manifest"] == f"{uri}/intermediate/d/r/ingest_items/manifest.json"
+    left = [file.uri for file in storage.files(f"{uri}/curated")]
+    assert len(left) == 2
+    for there in left:
+        one, other = storage.read(there)[0], in_files[there.removeprefix(f"{uri}/")]
+        if there.endswith("/manifest.json"):
+            one, other = of_task(json.loads(one)), of_task(json.loads(other))
+        assert one == other
