@@ -64,6 +64,7 @@ def named(names: list[str] | None) -> list[str]:
 def note_release(built: Product) -> None:
     """Note a product in dist/release.json as its job's last one."""
     release = json.loads(RELEASE.read_text()) if RELEASE.exists() else {}
+    RELEASE.parent.mkdir(exist_ok=True)  # not there yet if the engine had all images already
     RELEASE.write_text(json.dumps(release | {built.job.name: built.fingerprint}, indent=1, sort_keys=True) + "\n")
 
 

@@ -79,7 +79,7 @@ def test_a_build_that_breaks_off_leaves_nothing_that_looks_finished(tmp_path):
 
 
 def test_a_release_keeps_the_last_product_of_each_job(checkout, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "RELEASE", tmp_path / "release.json")
+    monkeypatch.setattr(build, "RELEASE", tmp_path / "dist" / "release.json")
     count, learn = product("count", checkout), product("learn", checkout)
     build.note_release(count)
     build.note_release(learn)
