@@ -86,7 +86,7 @@ def test_a_release_keeps_the_last_product_of_each_job(checkout, tmp_path, monkey
     write(checkout, {"jobs/count/more.txt": ""})
     newer = product("count", checkout)
     build.note_release(newer)
-    release = json.loads((tmp_path / "release.json").read_text())
+    release = json.loads(build.RELEASE.read_text())
     assert release == {"count": newer.fingerprint, "learn": learn.fingerprint}
     assert newer.fingerprint != count.fingerprint
 
