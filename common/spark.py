@@ -112,7 +112,7 @@ def use_s3(spark: SparkSession, lake: str) -> None:
     Files are uploaded to where they belong and appear when the job commits, which needs two classes that plain Spark
     lacks. Pending uploads below the folder may be another task's, so a commit leaves them alone.
     """
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    endpoint = storage.s3_endpoint()
     if not (storage.is_s3(lake) and endpoint):
         return
     java: Any = spark._jvm

@@ -174,6 +174,11 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+def s3_endpoint() -> str | None:
+    """The URL of the S3 server that the environment names, None for Amazon's own."""
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
 @functools.cache
 def s3() -> Any:
     """The S3 client, made on the first use: it needs boto3, which a lake of files does not."""
@@ -181,6 +186,6 @@ def s3() -> Any:
     from botocore.config import Config
 
     # A server named by AWS_ENDPOINT_URL is rarely reached by a host name per bucket.
-    style = "path" if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") else "auto"
+    style = "path" if s3_endpoint() else "auto"
     options: Any = {"retries": {"mode": "standard", "max_attempts": 8}, "s3": {"addressing_style": style}}
     return boto3.client("s3", config=Config(max_pool_connections=32, **options))

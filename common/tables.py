@@ -367,9 +367,8 @@ def filesystem(uri: str) -> pa.fs.FileSystem:
 @functools.cache
 def s3_filesystem() -> pa.fs.FileSystem:
     """Arrow's S3 client; it ignores AWS_ENDPOINT_URL unless told."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return pa.fs.S3FileSystem(
-        endpoint_override=endpoint,
+        endpoint_override=storage.s3_endpoint(),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
         check_directory_existence_before_creation=False,
     )

@@ -202,8 +202,8 @@ def three_users(bought: ds.Dataset, recommended: ds.Dataset) -> list[str]:
     served = pc.is_in(users, recommended.to_table(["user_id"])["user_id"].unique())
     chosen = []
     for least in (3, 30, 150):
-        candidates = users.filter(pc.and_(served, pc.greater_equal(sizes, least)))
-        enough = sizes.filter(pc.and_(served, pc.greater_equal(sizes, least)))
+        fitting = pc.and_(served, pc.greater_equal(sizes, least))
+        candidates, enough = users.filter(fitting), sizes.filter(fitting)
         if len(candidates):
             chosen.append(candidates[pc.index(enough, pc.min(enough)).as_py()].as_py())
     return chosen
