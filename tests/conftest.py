@@ -10,10 +10,14 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from common import storage
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,6 +65,17 @@ def make_job(tmp_path: Path, lake: str) -> Callable[..., JobFolder]:
         return JobFolder(folder, lake)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def session() -> "SparkSession":
+    """One Spark for all tests of Spark jobs, on this machine."""
+    from pyspark.sql import SparkSession
+
+    from common import spark  # here, so that tests without Spark do not load it
+
+    local = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, "spark.master": "local[2]"}
+    return SparkSession.builder.config(map=local).getOrCreate()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import argparse
 import datetime
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from common.failures import Failure, InputError, Refused
 
 EVENTS = spark.schema(contracts.load("events@1"))
 TIME = datetime.datetime(2011, 1, 5, 10, tzinfo=datetime.UTC)
-
-
-@pytest.fixture(scope="session")
-def session() -> Iterator[SparkSession]:
-    local = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, "spark.master": "local[2]"}
-    yield SparkSession.builder.config(map=local).getOrCreate()
 
 
 @pytest.fixture

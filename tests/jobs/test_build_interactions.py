@@ -3,7 +3,6 @@
 import datetime
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,6 @@ END = datetime.date(2011, 3, 1)
 DAY = datetime.timedelta(days=1)
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # to shrink a failure would run Spark a hundred times more
 SCHEMA = spark.schema(contracts.load("events@1"))
-
-
-@pytest.fixture(scope="session")
-def session() -> Iterator[SparkSession]:
-    local = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, "spark.master": "local[2]"}
-    yield SparkSession.builder.config(map=local).getOrCreate()
 
 
 def midnight(date: datetime.date) -> datetime.datetime:

@@ -3,22 +3,15 @@
 import datetime
 import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from pyspark.sql import SparkSession
 
-from common import spark, task
+from common import task
 from jobs.ingest_events import main as job
 
 FOLDER = Path(job.__file__).parent
-
-
-@pytest.fixture(scope="session")
-def session() -> Iterator[SparkSession]:
-    local = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, "spark.master": "local[2]"}
-    yield SparkSession.builder.config(map=local).getOrCreate()
 
 
 def event(number: int, day: str = "2011-01-05", **changes: object) -> dict:
