@@ -15,6 +15,7 @@ from tandem.runtimes.spark_submit import SparkSubmit
 
 CONTAINER_RUNTIMES: dict[str, type[Process | Docker]] = {"process": Process, "docker": Docker}
 SPARK_RUNTIMES: dict[str, type[SparkSubmit]] = {"spark_submit": SparkSubmit}
+VARIABLES = {"container": "TANDEM_CONTAINERS", "spark": "TANDEM_SPARK"}  # each names another runtime of its kind
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,24 @@ def load(folder: Path) -> Environment:
     for key in table:
         check_known("key", key, known, file.name)
     code = Path(os.environ.get("TANDEM_CODE", folder / table["code"])).resolve()
-    container = chosen(table["container"], f"[container] of {file.name}")
+    container = chosen("container", table, file.name)
+    spark = chosen("spark", table, file.name)
     return Environment(
         lake=table["lake"],
         code=code,
         retries=table["retries"],
         retry_delay=timedelta(seconds=table["retry_delay_seconds"]),
         container=runtime(CONTAINER_RUNTIMES, container, f"[container] of {file.name}", code, folder),
-        spark=runtime(SPARK_RUNTIMES, table["spark"], f"[spark] of {file.name}", code, folder),
+        spark=runtime(SPARK_RUNTIMES, spark, f"[spark] of {file.name}", code, folder),
     )
 
 
-def chosen(table: dict[str, Any], where: str) -> dict[str, Any]:
-    """The container runtime that TANDEM_CONTAINERS names, else the table's own choice, with its settings."""
-    name = os.environ.get("TANDEM_CONTAINERS", table["runtime"])
-    check_known("runtime", name, table.keys() - {"runtime"}, f"TANDEM_CONTAINERS or {where}")
-    return {"runtime": name, **table[name]}
+def chosen(kind: str, table: dict[str, Any], file: str) -> dict[str, Any]:
+    """The runtime of a kind of jobs that its variable names, else the environment's own choice, with its settings."""
+    runtimes, where = table[kind], f"{VARIABLES[kind]} or [{kind}] of {file}"
+    name = os.environ.get(VARIABLES[kind], runtimes["runtime"])
+    check_known("runtime", name, runtimes.keys() - {"runtime"}, where)
+    return {"runtime": name, **runtimes[name]}
 
 
 def runtime(kinds: dict[str, type[Any]], table: dict[str, Any], where: str, code: Path, folder: Path) -> Any:

@@ -105,10 +105,11 @@ python = "{PYTHON}"
 [container.docker]
 [spark]
 runtime = "spark_submit"
+[spark.spark_submit]
 python = "{PYTHON}"
 spark_submit = "{submit}"
 master = "local[1]"
-[spark.conf]
+[spark.spark_submit.conf]
 "spark.ui.enabled" = "false"
 """
         )
