@@ -26,7 +26,7 @@ test: setup ## install, then run all tests that this machine can run (TESTS=test
 lint: setup ## format, lint, types, layering, catalogue
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	.venv/bin/mypy common jobs tools
+	.venv/bin/mypy common jobs tools benchmarks
 	.venv/bin/mypy --python-executable $(AIRFLOW_PYTHON) airflow_dags/tandem
 	$(JOBS_PYTHON) -m tools.catalogue --check
 

@@ -1,0 +1,88 @@
+"""What is measured of commands, on commands whose time and memory are known."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measure
+from benchmarks.measure import Measurement
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+BUSY = "import time; end = time.process_time() + .6\nwhile time.process_time() < end: pass"
+
+
+def test_memory_and_time_of_grandchildren_count() -> None:
+    grandchild = f"held = bytearray(200 << 20); held[::4096] = b'1' * len(held[::4096])\n{BUSY}"
+    found = measure.run(python(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"))
+    assert found.peak > 200 << 20
+    assert 0.6 <= found.cpu < found.wall + 0.5
+
+
+def test_time_of_a_child_that_nobody_waits_for_counts() -> None:
+    leave = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {BUSY!r}]); time.sleep(1.5)"
+    assert measure.run(python(leave)).cpu > 0.55
+
+
+def test_waiting_is_no_cpu_time_and_the_last_line_is_what_the_command_says() -> None:
+    found = measure.run(python("import time; time.sleep(1); print('hello'); print('{\"rows\": 7}')"))
+    assert found.said == {"rows": 7}
+    assert found.wall > 1 and found.cpu < 0.9
+
+
+def test_a_command_that_fails_says_why() -> None:
+    with pytest.raises(RuntimeError, match="exit code 3:\nno such table"):
+        measure.run(python("import sys; print('no such table', file=sys.stderr); sys.exit(3)"))
+
+
+def test_a_run_that_is_interrupted_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    original = subprocess.Popen
+
+    def remembered(*arguments, **options):
+        started.append(original(*arguments, **options))
+        return started[-1]
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure.subprocess, "Popen", remembered)
+    monkeypatch.setattr(measure.os, "wait4", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(python("import time; time.sleep(60)"))
+    monkeypatch.undo()
+    assert started[0].wait(timeout=10) == -9
+
+
+def test_commands_take_turns(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = {name: ["sh", "-c", f"echo {name} >>{log}"] for name in ("ours", "peer")}
+    found = measure.alternate(command, 2)
+    assert log.read_text().split() == ["ours", "peer", "ours", "peer"]
+    assert {name: len(runs) for name, runs in found.items()} == {"ours": 2, "peer": 2}
+
+
+def test_the_table_has_medians_and_spread() -> None:
+    runs = [Measurement(wall, wall * 2, 3 << 20, {"fit": wall / 10}) for wall in (1.0, 5.0, 2.0)]
+    assert measure.table({"ours": runs, "once": runs[:1]}, {"fit, s": lambda one: one.said["fit"]}).splitlines() == [
+        "| | fit, s | wall, s | CPU, s | peak, MiB |",
+        "|---|---|---|---|---|",
+        "| ours | 0.2 (0.1 to 0.5) | 2.0 (1.0 to 5.0) | 4.0 (2.0 to 10.0) | 3 (3 to 3) |",
+        "| once | 0.1 | 1.0 | 2.0 | 3 |",
+    ]
+
+
+def test_results_are_added_below_what_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "results.md"
+    measure.record("First", "make one", "body\n", file)
+    measure.record("Second", "make two", "| a |", file)
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    assert file.read_text() == (
+        f"# Results of the benchmarks\n\n## First\n{day}, `make one`\n\nbody\n\n## Second\n{day}, `make two`\n\n| a |\n"
+    )
