@@ -10,18 +10,24 @@ COPY requirements.txt /
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-compile \
         --require-hashes --only-binary :all: --target /packages -r /requirements.txt
-# What no job imports: tests, headers and sources for compilers, Arrow's RPC, what botocore knows of services but S3.
-# libarrow_substrait stays (pyarrow's own library is linked to it), and nothing is stripped (it breaks *.libs).
+# What no job imports: tests, headers and sources for compilers, Arrow's RPC, Matrix Market files, what botocore knows of
+# services but S3. libarrow_substrait stays (pyarrow's own library is linked to it), and nothing is stripped (it breaks
+# *.libs), but numpy's and scipy's equal libraries are one file. Python's own sources go too: the compiled modules in
+# their place start as fast, and tracebacks keep files and line numbers.
 RUN cd /packages \
-    && rm -rf bin share numpy/distutils numpy/_core/_simd.* \
+    && rm -rf bin share numpy/distutils numpy/_core/_simd.* scipy/io/_fast_matrix_market \
         pyarrow/include pyarrow/src pyarrow/includes pyarrow/libarrow*flight* pyarrow/_flight* pyarrow/*.so.*.*.* \
         pyarrow/libarrow_python.so pyarrow/libarrow_python_parquet_encryption.so \
-    && find . -depth -type d -name tests -exec rm -rf {} + \
+    && find . -depth -type d \( -name tests -o -path ./joblib/test \) -exec rm -rf {} + \
     && find . -type f \( -name '*.a' -o -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.pxd' \
         -o -name '*.pxi' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.tp' \) -delete \
     && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts -exec rm -rf {} + \
     && find boto3/data boto3/examples -mindepth 1 -maxdepth 1 ! -name s3 -exec rm -rf {} + \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
+    && for library in scipy.libs/*; do \
+        if cmp -s "$library" "numpy.libs/${library##*/}"; then ln -sf "../numpy.libs/${library##*/}" "$library"; fi; \
+    done \
+    && python -m compileall -q -j 0 -b --invalidation-mode unchecked-hash . \
+    && find . -name '*.py' -delete \
     && chmod -R a+rX .
 
 FROM packages AS code

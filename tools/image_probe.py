@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from importlib.metadata import PackagePath, distributions
-from importlib.util import cache_from_source
 from pathlib import Path
 
 PACKAGES = Path("/packages")
@@ -60,10 +59,10 @@ def used_files() -> set[str]:
 
 
 def files(listed: list[PackagePath]) -> list[Path]:
-    """The files of a package that are there, with those that were compiled from them."""
-    sources = [PACKAGES / str(file) for file in listed]
-    compiled = [Path(cache_from_source(str(file))) for file in sources if file.suffix == ".py"]
-    return [file for file in [*sources, *compiled] if file.is_file()]
+    """The files of a package that are there, compiled ones in the place of their sources."""
+    there = [PACKAGES / str(file) for file in listed]
+    compiled = [file.with_suffix(".pyc") for file in there if file.suffix == ".py"]
+    return [file for file in [*there, *compiled] if file.is_file() and not file.is_symlink()]
 
 
 main()

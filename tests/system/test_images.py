@@ -82,6 +82,30 @@ if __name__ == "__main__":
     run(main)
 """
 
+MODELS = """
+import time
+started = time.perf_counter()
+import json
+import numpy as np
+import pyarrow.dataset, pyarrow.parquet
+import scipy.sparse as sp
+from joblib import parallel_backend
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.decomposition import TruncatedSVD
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+seconds = time.perf_counter() - started
+features = np.random.default_rng(1).normal(size=(400, 8))
+labels = (features[:, 0] > 0).astype(int)
+reduced = TruncatedSVD(7).fit(sp.csr_array(features)).explained_variance_ratio_.sum()
+with parallel_backend("loky", n_jobs=2):
+    linear = cross_val_score(LogisticRegression(), features, labels).mean()
+models = [CalibratedClassifierCV(LogisticRegression()), HistGradientBoostingClassifier()]
+scores = [model.fit(features, labels).score(features, labels) for model in models]
+print(json.dumps([seconds, reduced, linear, *scores]))
+"""
+
 
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> None:
@@ -198,20 +222,45 @@ def test_an_image_holds_the_files_of_its_product_and_nothing_of_the_build(images
     assert tools == ""
     told = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", "import pip")
     assert "No module named 'pip'" in told.stderr
-    leftovers = "-name .cache -o -name '*pip*' -o -name 'requirements*' -o -name tests -o -name '*.h' -o -name '*.a'"
+    patterns = (".cache", "pip", "pip[-0-9]*", "requirements*", "tests", "*.h", "*.a")
+    leftovers = " -o ".join(f"-name '{pattern}'" for pattern in patterns)
     folders = "/app /packages /start /home /root /tmp /var/tmp /usr/local"
     assert inside(images[job], f"find {folders} {leftovers}", "--user", "0").split() == []
 
 
 @pytest.mark.parametrize("job", PYTHON_JOBS)
 def test_every_module_of_an_image_is_compiled_for_good(images: dict[str, str], job: str) -> None:
-    """With a flag that says: never compare with the source, so that no time of a file makes a start slow."""
+    """Own code with a flag that says: never compare with the source, so that no time of a file makes a start slow."""
     script = (
-        "import pathlib as p; print([str(f) for r in ('/app', '/start', '/packages') for f in p.Path(r).rglob('*.py') "
+        "import pathlib as p; print(sorted(p.Path('/packages').rglob('*.py')), [str(f) for r in ('/app', '/start') "
+        "for f in p.Path(r).rglob('*.py') "
         "if not (c := f.parent / '__pycache__' / f'{f.stem}.cpython-311.pyc').exists() or c.read_bytes()[4] != 1])"
     )
     told = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", script)
-    assert told.stdout.strip() == "[]", told.stderr
+    assert told.stdout.strip() == "[] []", told.stderr
+
+
+def test_what_an_image_lacks_no_model_needs(toy: str) -> None:
+    told = docker(
+        *(
+            "run",
+            "--rm",
+            "--interactive",
+            *LOCKED_DOWN,
+            *SOMEONE,
+            "--tmpfs",
+            "/tmp",
+            "--entrypoint",
+            "python",
+            toy,
+            "-",
+        ),
+        stdin=MODELS,
+    )
+    assert told.returncode == 0, told.stderr
+    import_seconds, *scores = json.loads(told.stdout)
+    assert import_seconds <= 1.2
+    assert min(scores) > 0.8
 
 
 def test_a_container_can_write_to_its_scratch_folder_only(toy: str) -> None:
