@@ -47,8 +47,12 @@ build: setup ## build products: an image or a Spark bundle of each job, or of JO
 affected: setup ## which build products a change touches, and why (BASE=origin/main)
 	$(JOBS_PYTHON) -m tools.affected --base $(or $(BASE),origin/main)
 
-push: build ## push the images to a registry and check what comes back (REGISTRY=host:port/prefix)
-	$(JOBS_PYTHON) -m tools.push --registry $(REGISTRY) $(if $(JOB),--job $(JOB))
+run: setup ## a Python job in its image (JOB=… LAKE=… ARGS="--from interactions=… --set a=b", or ARGS=--help)
+	$(JOBS_PYTHON) -m tools.run --job $(JOB) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(LAKE),--lake $(LAKE)) \
+	    $(ARGS)
+
+push: build ## push the images to the registry of ENV=…, or to REGISTRY=…, and check what comes back
+	$(JOBS_PYTHON) -m tools.push $(if $(REGISTRY),--registry $(REGISTRY),--environment $(ENV)) $(if $(JOB),--job $(JOB))
 
 submit: setup ## a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
 	$(JOBS_PYTHON) -m tools.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
@@ -94,5 +98,5 @@ $(UV): requirements/uv.txt
 clean: ## remove environments, lake, Airflow's files and caches
 	rm -rf .venv .venv-airflow .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo airflow test lint format sample bench-quality build affected push submit image-report \
+.PHONY: help demo airflow test lint format sample bench-quality build affected run push submit image-report \
     requirements setup clean

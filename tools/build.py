@@ -143,25 +143,26 @@ def stage(place: Path, files: dict[str, bytes]) -> None:
         new.rename(place)
 
 
-def image(wanted: Product) -> str:
-    """The name of a job's image."""
-    return f"tandem/{wanted.job.name}:{wanted.fingerprint}"
+def image(job: str, fingerprint: str, registry: str = "") -> str:
+    """The name of a job's image, on this engine or in a registry."""
+    return f"{registry.rstrip('/')}/tandem/{job}:{fingerprint}".lstrip("/")
 
 
 def build_image(wanted: Product) -> tuple[str, bool, int]:
     """Build the image of a Python job if the engine has none; what it is, whether it was built, its size in bytes."""
-    made = image_size(image(wanted)) is None
+    name = image(wanted.job.name, wanted.fingerprint)
+    made = image_size(name) is None
     if made:
         place = folder(wanted)
         stage(place, context_files(wanted))
         said = [part for name, value in labels(wanted).items() for part in ("--label", f"{name}={value}")]
         base = f"BASE_IMAGE={wanted.settings['base image']}"
-        console.print(f"building {image(wanted)}", highlight=False)
-        process = docker("build", "--tag", image(wanted), "--build-arg", base, *said, str(place))
+        console.print(f"building {name}", highlight=False)
+        process = docker("build", "--tag", name, "--build-arg", base, *said, str(place))
         if process.returncode:
             print(*process.stderr.splitlines()[-SHOWN_LINES:], sep="\n", file=sys.stderr)
             raise Failure(f"The image of {wanted.job.name} could not be built; what docker says about it is above.")
-    return "image", made, image_size(image(wanted)) or 0
+    return "image", made, image_size(name) or 0
 
 
 def context_files(wanted: Product) -> dict[str, bytes]:
@@ -196,12 +197,11 @@ def image_size(name: str) -> int | None:
     return None if told.returncode else int(told.stdout)
 
 
-def docker(*arguments: str, captured: bool = True, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """Call the docker client that DOCKER names; Failure if there is none."""
-    client = os.environ.get("DOCKER", "docker")
+def docker(*arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
+    """Call the docker client; Failure if there is none."""
     try:
         return subprocess.run(
-            [client, *arguments],
+            [docker_client(), *arguments],
             input=stdin,
             capture_output=True,
             text=True,
@@ -209,8 +209,13 @@ def docker(*arguments: str, captured: bool = True, stdin: str | None = None) -> 
         )
     except FileNotFoundError:
         raise Failure(
-            f"There is no docker client '{client}'; install one, or name one in the variable DOCKER."
+            f"There is no docker client '{docker_client()}'; install one, or name one in the variable DOCKER."
         ) from None
+
+
+def docker_client() -> str:
+    """The program that DOCKER names."""
+    return os.environ.get("DOCKER", "docker")
 
 
 if __name__ == "__main__":

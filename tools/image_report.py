@@ -22,7 +22,9 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         wanted = [product(name, base_image=arguments.base_image) for name in named(arguments.job)]
-        names = {part.job.name: image(part) for part in wanted if part.job.engine == "python"}
+        names = {
+            part.job.name: image(part.job.name, part.fingerprint) for part in wanted if part.job.engine == "python"
+        }
         probes = {job: probe(name) for job, name in names.items()}
         base = size(arguments.base_image)
     except Failure as error:

@@ -4,25 +4,33 @@ import argparse
 import json
 import sys
 import time
+import tomllib
 
 from rich.console import Console
 from rich.table import Table
 
+from common.contracts import nearest
 from common.failures import Failure
 from common.job import load
-from tools.build import RELEASE, docker, named
+from tools.build import RELEASE, docker, image, named
 from tools.fingerprint import ROOT
+
+ENVIRONMENTS = ROOT / "airflow_dags" / "environments"
+SHARED = "shared"  # what all environments have in common
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--registry", required=True, metavar="HOST[:PORT][/PREFIX]", help="where images go")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--environment", metavar="NAME", help="whose registry images go to")
+    where.add_argument("--registry", metavar="HOST[:PORT][/PREFIX]", help="another one")
     parser.add_argument("--job", action="append", metavar="JOB", help="a Python job, all of them if none is named")
     arguments = parser.parse_args()
     table = Table(title="Pushed, and pulled back unchanged", title_justify="left")
     for heading in ("image", "digest", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
     try:
+        registry = arguments.registry or registry_of(arguments.environment)
         release = json.loads(RELEASE.read_text()) if RELEASE.exists() else {}
         for name in named(arguments.job):
             if load(ROOT / "jobs" / name).engine != "python":
@@ -30,21 +38,37 @@ def main() -> None:
             if name not in release:
                 raise Failure(f"{RELEASE.relative_to(ROOT)} has no image of {name}; build it first: make build.")
             started = time.monotonic()
-            remote, digest = push(f"tandem/{name}:{release[name]}", arguments.registry)
+            remote, digest = push(name, release[name], registry)
             table.add_row(remote, digest, f"{time.monotonic() - started:.1f}")
     except Failure as error:
         sys.exit(str(error))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def push(image: str, registry: str) -> tuple[str, str]:
-    """Push an image; its name in the registry and its digest there.
+def registry_of(environment: str) -> str:
+    """The registry of an environment; Failure if it names none, or if there is no such environment."""
+    known = sorted(file.stem for file in ENVIRONMENTS.glob("*.toml") if file.stem != SHARED)
+    if environment not in known:
+        raise Failure(f"There is no environment '{environment}'{nearest(environment, known)}.")
+    for name in (environment, SHARED):
+        file = ENVIRONMENTS / f"{name}.toml"
+        registry = tomllib.loads(file.read_text()).get("registry") if file.exists() else None
+        if registry:
+            return str(registry)
+    raise Failure(
+        f'{environment}.toml names no registry, expected registry = "HOST[:PORT][/PREFIX]"; add it there, '
+        "or name one: make push REGISTRY=HOST."
+    )
+
+
+def push(job: str, fingerprint: str, registry: str) -> tuple[str, str]:
+    """Push a job's image; its name in the registry and its digest there.
 
     Failure if docker can't, or if the image that comes back is another one.
     """
-    remote = f"{registry.rstrip('/')}/{image}"
-    built = call("image", "inspect", "--format", "{{.Id}}", image)
-    call("tag", image, remote)
+    local, remote = image(job, fingerprint), image(job, fingerprint, registry)
+    built = call("image", "inspect", "--format", "{{.Id}}", local)
+    call("tag", local, remote)
     call("push", remote)
     call("pull", remote)
     returned = call("image", "inspect", "--format", "{{.Id}}", remote)

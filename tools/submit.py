@@ -5,7 +5,6 @@ What is not known here goes to the job: `--from ROLE=TASK_ID`, `--set NAME=VALUE
 
 import argparse
 import contextlib
-import datetime
 import gzip
 import os
 import re
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from common import lake, manifest, storage
-from common.command_line import lake_uri
 from common.failures import Failure
 from tools.build import CLUSTER, build_bundle, folder, named, spark_submit
-from tools.fingerprint import ROOT, Product, product
+from tools.by_hand import add_task, identity
+from tools.fingerprint import Product, product
 
 POLL_SECONDS = 10
 ALIVE_SECONDS = 30
@@ -29,23 +28,16 @@ INTERRUPTED = 130  # the exit code of what Ctrl-C ended
 
 
 def main() -> None:
-    started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H-%M-%S")
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--job", required=True, metavar="JOB", help="a Spark job")
     parser.add_argument("--cluster", metavar="j-…", help="a running EMR cluster, this machine if none is named")
-    laptop = f"file://{ROOT}/.tandem/lake"
-    parser.add_argument("--lake", type=lake_uri, default=laptop, metavar="URI", help="its root, the laptop's if absent")
-    parser.add_argument("--dag-id", default="by_hand", metavar="ID", help="by_hand if absent")
-    parser.add_argument("--run-id", default=f"by-hand-{started}", metavar="ID", help="by-hand- and the time if absent")
-    parser.add_argument("--task-id", metavar="ID", help="the job's name if absent")
-    parser.add_argument("--attempt", type=int, default=1, metavar="NUMBER", help="1 if absent")
-    parser.add_argument("--map-index", type=int, metavar="NUMBER", help="which instance, if the job is mapped")
+    add_task(parser)
     arguments, rest = parser.parse_known_args()
     try:
         named([arguments.job])
         wanted = product(arguments.job)
         if wanted.job.engine != "spark":
-            raise Failure(f"{arguments.job} is a Python job, expected a Spark job; images run by docker run.")
+            raise Failure(f"{arguments.job} is a Python job, expected a Spark job; images run by make run.")
         sys.exit(submit(wanted, arguments, rest))
     except Failure as error:
         sys.exit(str(error))
@@ -54,18 +46,15 @@ def main() -> None:
 def submit(wanted: Product, arguments: argparse.Namespace, rest: list[str]) -> int:
     """Bring the bundle to where it runs, run it and wait; the job's exit code."""
     arguments.task_id = arguments.task_id or wanted.job.name
-    identity = ["--lake", arguments.lake, "--dag-id", arguments.dag_id, "--run-id", arguments.run_id]
-    identity += ["--task-id", arguments.task_id, "--attempt", str(arguments.attempt)]
-    if arguments.map_index is not None:
-        identity += ["--map-index", str(arguments.map_index)]
+    command_line = [*identity(arguments), *rest]
     _, made, _ = build_bundle(wanted)
     say(f"{wanted.job.name} {wanted.fingerprint} {'was built' if made else 'is there already'}: {folder(wanted)}")
     remote = upload(wanted, arguments.lake) if storage.is_s3(arguments.lake) else None
     if arguments.cluster is None:
-        return run_here(wanted, [*identity, *rest])
+        return run_here(wanted, command_line)
     if remote is None:
         raise Failure(f"The lake {arguments.lake} can't be reached from a cluster; name one on S3 with --lake s3://….")
-    command = spark_submit(wanted.job, remote, CLUSTER, [*identity, *rest])
+    command = spark_submit(wanted.job, remote, CLUSTER, command_line)
     return run_step(arguments, command)
 
 

@@ -122,7 +122,7 @@ def images() -> dict[str, str]:
     """The image of each Python job, by the job's name."""
     for name in PYTHON_JOBS:
         build_image(product(name))
-    return {name: image(product(name)) for name in PYTHON_JOBS}
+    return {name: image(name, product(name).fingerprint) for name in PYTHON_JOBS}
 
 
 @pytest.fixture(scope="session")
@@ -139,8 +139,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "DIST", folder / "dist")
         build_image(wanted)
-    yield image(wanted)
-    docker("image", "rm", "--force", image(wanted))
+    name = image("toy", wanted.fingerprint)
+    yield name
+    docker("image", "rm", "--force", name)
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def engine():
 def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(engine, checkout):
     write(checkout, {"jobs/learn/unique.txt": uuid.uuid4().hex})
     wanted = product("learn", checkout)
-    name = build.image(wanted)
+    name = build.image("learn", wanted.fingerprint)
     assert name == f"tandem/learn:{wanted.fingerprint}"
     try:
         kind, made, size = build.build_image(wanted)

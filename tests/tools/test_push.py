@@ -14,6 +14,7 @@ import pytest
 from common.failures import Failure
 from tools import build, push
 
+FINGERPRINT = "0123"
 CONFIGURATION = """version: 0.1
 storage: {{filesystem: {{rootdirectory: {folder}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
@@ -48,19 +49,20 @@ def registry(tmp_path):
 
 @pytest.fixture
 def make_image():
-    """Make an image that nobody else has; all of them are removed afterwards."""
+    """Make an image of a job that nobody else has; all of them are removed afterwards."""
     made = []
 
     def make() -> str:
-        name = f"tandem/toy-{uuid.uuid4().hex[:8]}:0123"
+        job = f"toy-{uuid.uuid4().hex[:8]}"
+        name = build.image(job, FINGERPRINT)
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
-            entry = tarfile.TarInfo(name.rpartition("/")[2])
+            entry = tarfile.TarInfo(job)
             archive.addfile(entry)
         client = os.environ.get("DOCKER", "docker")
         subprocess.run([client, "import", "-", name], input=buffer.getvalue(), check=True, capture_output=True)
         made.append(name)
-        return name
+        return job
 
     yield make
     for name in made:
@@ -70,9 +72,10 @@ def make_image():
 
 
 def test_an_image_is_in_the_registry_under_its_own_name_and_comes_back_the_same(registry, make_image):
-    image = make_image()
-    remote, digest = push.push(image, registry)
-    assert remote == f"{registry}/{image}"
+    job = make_image()
+    remote, digest = push.push(job, FINGERPRINT, registry)
+    assert remote == f"{registry}/tandem/{job}:{FINGERPRINT}"
+    image = build.image(job, FINGERPRINT)
     identity = push.call("image", "inspect", "--format", "{{.Id}}", image)
     push.call("image", "rm", remote, image)  # so that all of it has to come from the registry
     push.call("pull", f"{remote.rpartition(':')[0]}@{digest}")
@@ -81,12 +84,12 @@ def test_an_image_is_in_the_registry_under_its_own_name_and_comes_back_the_same(
 
 
 def test_a_push_can_be_repeated(registry, make_image):
-    image = make_image()
-    assert push.push(image, registry) == push.push(image, registry)
+    job = make_image()
+    assert push.push(job, FINGERPRINT, registry) == push.push(job, FINGERPRINT, registry)
 
 
 def test_another_image_that_comes_back_is_told(registry, make_image, tmp_path, monkeypatch):
-    image, other = make_image(), make_image()
+    job, other = make_image(), build.image(make_image(), FINGERPRINT)
     client = tmp_path / "docker"  # someone else pushes to the same name between our push and our pull
     real = os.environ.get("DOCKER", "docker")
     client.write_text(
@@ -96,9 +99,33 @@ def test_another_image_that_comes_back_is_told(registry, make_image, tmp_path, m
     client.chmod(0o755)
     monkeypatch.setenv("DOCKER", str(client))
     with pytest.raises(Failure, match="came back as sha256:"):
-        push.push(image, registry)
+        push.push(job, FINGERPRINT, registry)
 
 
 def test_a_registry_that_is_not_there_is_told_with_what_docker_says(registry, make_image):
     with pytest.raises(Failure, match=r"docker push 127\.0\.0\.1:9/.* failed and says: .*refused"):
-        push.push(make_image(), "127.0.0.1:9")
+        push.push(make_image(), FINGERPRINT, "127.0.0.1:9")
+
+
+@pytest.fixture
+def environments(tmp_path, monkeypatch):
+    """The folder of an environment that says nothing of a registry."""
+    monkeypatch.setattr(push, "ENVIRONMENTS", tmp_path)
+    (tmp_path / "staging.toml").write_text("retries = 1\n")
+    return tmp_path
+
+
+def test_the_registry_is_the_environments_own_or_the_one_that_all_share(environments):
+    with pytest.raises(Failure, match=r"staging\.toml names no registry, expected registry = "):
+        push.registry_of("staging")
+    (environments / "shared.toml").write_text('registry = "registry.example/shared"\n')
+    assert push.registry_of("staging") == "registry.example/shared"
+    (environments / "staging.toml").write_text('registry = "registry.example/staging"\n')
+    assert push.registry_of("staging") == "registry.example/staging"
+
+
+def test_an_unknown_environment_is_told_with_the_nearest_name(environments):
+    (environments / "shared.toml").write_text('registry = "registry.example/shared"\n')
+    for name in ("stagng", "shared"):
+        with pytest.raises(Failure, match=f"no environment '{name}'.*'?staging"):
+            push.registry_of(name)

@@ -1,0 +1,26 @@
+"""The task that a job run by hand is, when nobody says which: what `make run` and `make submit` share."""
+
+import argparse
+import datetime
+
+from common.command_line import lake_uri
+from tools.fingerprint import ROOT
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """Let a command say which job runs as which task."""
+    started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H-%M-%S")
+    laptop = f"file://{ROOT}/.tandem/lake"
+    parser.add_argument("--lake", type=lake_uri, default=laptop, metavar="URI", help="its root, the laptop's if absent")
+    parser.add_argument("--dag-id", default="by_hand", metavar="ID", help="by_hand if absent")
+    parser.add_argument("--run-id", default=f"by-hand-{started}", metavar="ID", help="by-hand- and the time if absent")
+    parser.add_argument("--task-id", metavar="ID", help="the job's name if absent")
+    parser.add_argument("--attempt", type=int, default=1, metavar="NUMBER", help="1 if absent")
+    parser.add_argument("--map-index", type=int, metavar="NUMBER", help="which instance, if the job is mapped")
+
+
+def identity(task: argparse.Namespace) -> list[str]:
+    """The part of a job's command line that says which task it is."""
+    told = ["--lake", task.lake, "--dag-id", task.dag_id, "--run-id", task.run_id, "--task-id", task.task_id]
+    told += ["--attempt", str(task.attempt)]
+    return told if task.map_index is None else [*told, "--map-index", str(task.map_index)]

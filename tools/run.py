@@ -1,0 +1,86 @@
+"""Run a job in its image, as the runtimes of pipelines do: locked in, with the lake and nothing else; exits as the job.
+
+What is not known here goes to the job: `--from ROLE=TASK_ID`, `--set NAME=VALUE`; `--help` with a job is the job's.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from common import storage
+from common.failures import Failure
+from tools.build import build_image, docker_client, image, named
+from tools.by_hand import add_task, identity
+from tools.fingerprint import BASE_IMAGE, product
+
+KILLED = 137
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, add_help=False, allow_abbrev=False)
+    parser.add_argument("--job", metavar="JOB", help="a Python job")
+    parser.add_argument("--base-image", default=BASE_IMAGE, metavar="NAME", help="what its image is built upon")
+    add_task(parser)
+    parser.add_argument("--help", action="store_true", help="explain the job, or this command if no job is named")
+    task, rest = parser.parse_known_args()
+    if task.job is None:
+        parser.print_help()
+        sys.exit(0 if task.help else 2)
+    task.task_id = task.task_id or task.job
+    try:
+        named([task.job])
+        wanted = product(task.job, base_image=task.base_image)
+        if wanted.job.engine != "python":
+            raise Failure(f"{task.job} is a Spark job, expected a Python job; bundles run by make submit.")
+        build_image(wanted)
+        name = image(task.job, wanted.fingerprint)
+        if task.help:
+            sys.exit(call("run", "--rm", name, "--help"))
+        code = call("run", *options(task.lake, wanted.job.resources), name, *identity(task), *rest)
+    except Failure as error:
+        sys.exit(str(error))
+    if code == KILLED:
+        limit = wanted.job.resources.get("memory", "none")
+        print(f"The container was killed, most likely at its memory limit ({limit}); [resources] of job.toml has it.")
+    sys.exit(code)
+
+
+def options(lake: str, resources: dict[str, str]) -> list[str]:
+    """What the container may use: the lake, the limits of `job.toml`, a scratch folder, and nothing else."""
+    given = ["--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    given += variables("OPENBLAS_")  # how this machine wants to compute: it decides on last bits of results
+    if "memory" in resources:
+        given += [f"--memory={resources['memory']}", f"--memory-swap={resources['memory']}"]
+    if "cpu" in resources:
+        cpu = resources["cpu"]
+        given.append(f"--cpus={int(cpu.removesuffix('m')) / 1000 if cpu.endswith('m') else cpu}")
+    if storage.is_s3(lake):
+        host = urlsplit(storage.s3_endpoint() or "").hostname or ""
+        network = "host" if host in ("localhost", "::1") or host.startswith("127.") else "bridge"
+        return [*given, f"--network={network}", *variables("AWS_")]
+    folder = Path(lake.removeprefix("file://"))
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder.stat()  # no other may write to it
+    return [*given, "--network=none", f"--user={owner.st_uid}:{owner.st_gid}", f"--volume={folder}:{folder}"]
+
+
+def variables(prefix: str) -> list[str]:
+    """Options that hand over environment variables by the beginning of their names, and no values for others to see."""
+    return [f"--env={name}" for name in sorted(os.environ) if name.startswith(prefix)]
+
+
+def call(*arguments: str) -> int:
+    """Run docker in the foreground; its exit code, which is the container's."""
+    process = subprocess.Popen([docker_client(), *arguments])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:  # docker got it, too, and hands it on
+            continue
+
+
+if __name__ == "__main__":
+    main()
