@@ -28,13 +28,13 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from common import contracts, storage
+from common import contracts, s3, storage
 from common.contracts import Column, Contract
 from common.failures import InputError, Refused
 from common.heartbeat import repeatedly
 from common.manifest import Manifest
-from common.storage import File
-from common.task import Task, at_once
+from common.storage import File, at_once
+from common.task import Task
 
 ROWS_PER_PARTITION = 500_000  # more of them, and the hash aggregate of a 1 GiB heap sorts and spills
 TYPES: dict[str, DataType] = {
@@ -112,7 +112,7 @@ def use_s3(spark: SparkSession, lake: str) -> None:
     Files are uploaded to where they belong and appear when the job commits, which needs two classes that plain Spark
     lacks. Pending uploads below the folder may be another task's, so a commit leaves them alone.
     """
-    endpoint = storage.s3_endpoint()
+    endpoint = s3.endpoint()
     if not (storage.is_s3(lake) and endpoint):
         return
     java: Any = spark._jvm

@@ -5,15 +5,19 @@ A `file://` URI is taken as it stands, without percent-decoding, as Hadoop takes
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import os
 import shutil
-import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple, TypeVar
+
+from common import s3
+
+Argument = TypeVar("Argument")
+Value = TypeVar("Value")
 
 
 class Changed(Exception):
@@ -30,12 +34,7 @@ class File(NamedTuple):
 def read(uri: str) -> tuple[bytes, str]:
     """The bytes at a URI and the tag by which `replace` knows them again; FileNotFoundError if there are none."""
     if is_s3(uri):
-        bucket, key = bucket_and_key(uri)
-        try:
-            answer = s3().get_object(Bucket=bucket, Key=key)
-            return answer["Body"].read(), answer["ETag"]
-        except s3().exceptions.NoSuchKey:
-            raise FileNotFoundError(uri) from None
+        return s3.read(uri)
     content = local(uri).read_bytes()
     return content, hashlib.sha256(content).hexdigest()
 
@@ -46,7 +45,8 @@ def replace(uri: str, content: bytes, seen: str | None) -> None:
     Raises Changed if it is not.
     """
     if is_s3(uri):
-        replace_on_s3(uri, content, seen)
+        if not s3.replace(uri, content, seen):
+            raise Changed(uri)
         return
     path = local(uri)
     with locked(path):
@@ -57,28 +57,6 @@ def replace(uri: str, content: bytes, seen: str | None) -> None:
         if there != seen:
             raise Changed(uri)
         write(uri, content)
-
-
-def replace_on_s3(uri: str, content: bytes, seen: str | None) -> None:
-    bucket, key = bucket_and_key(uri)
-    condition: Any = {"IfNoneMatch": "*"} if seen is None else {"IfMatch": seen}
-    for _ in range(10):
-        try:
-            s3().put_object(Bucket=bucket, Key=key, Body=content, **condition)
-            return
-        except s3().exceptions.ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code == "ConditionalRequestConflict":  # another write is under way and S3 asks to try again
-                time.sleep(0.1)
-                continue
-            if code not in ("PreconditionFailed", "NoSuchKey"):
-                raise
-        # A write whose answer got lost is sent again by the client, and the second finds what the first wrote.
-        with contextlib.suppress(FileNotFoundError):
-            if read(uri)[0] == content:
-                return
-        raise Changed(uri)
-    raise Changed(uri)
 
 
 @contextlib.contextmanager
@@ -93,8 +71,7 @@ def locked(path: Path) -> Iterator[None]:
 def write(uri: str, content: bytes) -> None:
     """Write bytes that are there in whole or not at all, whatever lay there before."""
     if is_s3(uri):
-        bucket, key = bucket_and_key(uri)
-        s3().put_object(Bucket=bucket, Key=key, Body=content)
+        s3.write(uri, content)
         return
     path = local(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,16 +83,23 @@ def write(uri: str, content: bytes) -> None:
     hidden.rename(path)
 
 
+@contextlib.contextmanager
+def stream(uri: str) -> Iterator[IO[bytes]]:
+    """A file to be written in order, which counts for nothing if the block raises."""
+    if is_s3(uri):
+        with s3.stream(uri) as file:
+            yield file
+        return
+    path = local(uri)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        yield file
+
+
 def files(folder: str) -> list[File]:
     """All files below a folder, in the order of their URIs, without those that Hadoop hides (`_…`, `.…`)."""
     if is_s3(folder):
-        bucket, prefix = bucket_and_key(folder)
-        found = [
-            File(f"s3://{bucket}/{entry['Key']}", entry["Size"])
-            for page in s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/")
-            for entry in page.get("Contents", [])
-            if not entry["Key"].endswith("/")  # a marker of a folder
-        ]
+        found = [File(f"{folder}/{name}", size) for name, size in s3.files(folder)]
     else:
         found = [
             File(f"file://{parent}/{name}", os.stat(f"{parent}/{name}").st_size)
@@ -129,16 +113,23 @@ def files(folder: str) -> list[File]:
     )
 
 
+def sizes(uris: list[str]) -> dict[str, int]:
+    """The bytes of those files that are there; on S3 by listing what lies between the first and the last of them."""
+    found = {}
+    if uris and is_s3(uris[0]):
+        folder = "s3://" + os.path.commonpath([uri.removeprefix("s3://").rpartition("/")[0] for uri in uris])
+        first, last = (uri.removeprefix(f"{folder}/") for uri in (min(uris), max(uris)))
+        return {f"{folder}/{name}": size for name, size in s3.files(folder, first, last)}
+    for uri in uris:
+        with contextlib.suppress(FileNotFoundError):
+            found[uri] = local(uri).stat().st_size
+    return found
+
+
 def folders(folder: str) -> list[str]:
     """The names of the folders right below a folder, sorted, without hidden ones."""
     if is_s3(folder):
-        bucket, prefix = bucket_and_key(folder)
-        pages = s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/", Delimiter="/")
-        names = [
-            entry["Prefix"].removeprefix(f"{prefix}/").rstrip("/")
-            for page in pages
-            for entry in page.get("CommonPrefixes", [])
-        ]
+        names = s3.folders(folder)
     else:
         path = local(folder)
         names = [entry.name for entry in os.scandir(path) if entry.is_dir()] if path.is_dir() else []
@@ -147,13 +138,16 @@ def folders(folder: str) -> list[str]:
 
 def delete(folder: str) -> None:
     """Delete a folder and all that is below it; nothing there is fine."""
-    if not is_s3(folder):
+    if is_s3(folder):
+        s3.delete(folder)
+    else:
         shutil.rmtree(local(folder), ignore_errors=True)
-        return
-    bucket, prefix = bucket_and_key(folder)
-    for page in s3().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}/"):
-        if keys := [{"Key": entry["Key"]} for entry in page.get("Contents", [])]:
-            s3().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+
+
+def at_once(function: Callable[[Argument], Value], arguments: Iterable[Argument]) -> list[Value]:
+    """Call a function that waits for storage for all arguments at once; the results in the order of the arguments."""
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(function, arguments))
 
 
 def is_s3(uri: str) -> bool:
@@ -166,26 +160,3 @@ def is_s3(uri: str) -> bool:
 def local(uri: str) -> Path:
     """The path of a `file://` URI."""
     return Path(uri.removeprefix("file://"))
-
-
-def bucket_and_key(uri: str) -> tuple[str, str]:
-    """The bucket and the key of an `s3://` URI."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    return bucket, key
-
-
-def s3_endpoint() -> str | None:
-    """The URL of the S3 server that the environment names, None for Amazon's own."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-
-
-@functools.cache
-def s3() -> Any:
-    """The S3 client, made on the first use: it needs boto3, which a lake of files does not."""
-    import boto3
-    from botocore.config import Config
-
-    # A server named by AWS_ENDPOINT_URL is rarely reached by a host name per bucket.
-    style = "path" if s3_endpoint() else "auto"
-    options: Any = {"retries": {"mode": "standard", "max_attempts": 8}, "s3": {"addressing_style": style}}
-    return boto3.client("s3", config=Config(max_pool_connections=32, **options))

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -15,14 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from common import contracts, storage
+from common import contracts, s3, storage
 from common.contracts import Contract
 from common.failures import InputError, Refused
+from common.inputs import Input
 from common.storage import File
-from common.task import Input, Task
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
+from common.task import Task
 
 TYPES = {
     "string": pa.string(),
@@ -117,7 +115,8 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
     uri = f"{folder}/part-00000.parquet"
     rows = 0
     with (
-        output_stream(uri) as stream,
+        storage.stream(uri) as file,
+        pa.PythonFile(file, mode="w") as stream,
         pq.ParquetWriter(stream, schema, compression="zstd") as writer,
     ):
         for piece in [content] if isinstance(content, pa.Table) else content:
@@ -158,7 +157,7 @@ def write_arrays(task: Task, role: str, arrays: dict[str, np.ndarray], document:
     """Write arrays, a `.npy` file each, and a JSON document that lists them: no pickle, readable by anything."""
     folder = task.folder(role)
     for name, array in arrays.items():
-        with output_stream(f"{folder}/{name}.npy") as stream:
+        with storage.stream(f"{folder}/{name}.npy") as file, pa.PythonFile(file, mode="w") as stream:
             np.save(stream, array, allow_pickle=False)
     described = {"format": ARRAYS_FORMAT, "arrays": sorted(arrays), "document": document}
     storage.write(f"{folder}/document.json", json.dumps(described, indent=1, sort_keys=True).encode())
@@ -197,13 +196,6 @@ class Interactions(NamedTuple):
     indptr: np.ndarray
     indices: np.ndarray
     values: dict[str, np.ndarray]
-
-    def matrix(self, name: str) -> "csr_matrix":
-        """The matrix of one value column, sharing positions with the others: copy before changing them."""
-        from scipy.sparse import csr_matrix  # here, because most jobs read tables without needing scipy
-
-        shape = (len(self.users), len(self.items))
-        return csr_matrix((self.values[name], self.indices, self.indptr), shape=shape, copy=False)
 
 
 @dataclass
@@ -349,12 +341,6 @@ def grouped_by_user(
     return distinct, indptr, indices[order], {name: array[order] for name, array in values.items()}
 
 
-def output_stream(uri: str) -> pa.NativeFile:
-    if not storage.is_s3(uri):
-        storage.local(uri).parent.mkdir(parents=True, exist_ok=True)
-    return filesystem(uri).open_output_stream(path(uri))
-
-
 def path(uri: str) -> str:
     """The path of a URI within its file system."""
     return uri.removeprefix("s3://").removeprefix("file://")
@@ -366,9 +352,9 @@ def filesystem(uri: str) -> pa.fs.FileSystem:
 
 @functools.cache
 def s3_filesystem() -> pa.fs.FileSystem:
-    """Arrow's S3 client; it ignores AWS_ENDPOINT_URL unless told."""
+    """Arrow's S3 client, for reading: it knows no key of encryption. It ignores AWS_ENDPOINT_URL unless told."""
     return pa.fs.S3FileSystem(
-        endpoint_override=storage.s3_endpoint(),
+        endpoint_override=s3.endpoint(),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-        check_directory_existence_before_creation=False,
+        retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=s3.ATTEMPTS),
     )

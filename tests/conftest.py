@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from common import storage
+from common import s3
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -127,5 +127,5 @@ def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.Monk
         return lake
     for name, value in request.getfixturevalue("s3_server").items():
         monkeypatch.setenv(name, value)
-    storage.s3.cache_clear()
+    s3.client.cache_clear()
     return f"s3://tandem-lake/{uuid.uuid4().hex}"

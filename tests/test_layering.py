@@ -15,6 +15,8 @@ BARE = {
     "manifest",
     "storage",
     "lake",
+    "inputs",
+    "s3",
     "contracts",
     "heartbeat",
     "failures",
@@ -22,7 +24,7 @@ BARE = {
 ALLOWED = {
     **{f"common.{name}": {"boto3", "botocore"} for name in BARE},
     "common.spark": {"boto3", "botocore", "pyspark", "py4j"},
-    "common.tables": {"boto3", "botocore", "numpy", "pyarrow", "scipy", "pandas"},
+    "common.tables": {"boto3", "botocore", "numpy", "pyarrow"},
     "common.recommending": {"numpy", "scipy", "sklearn", "threadpoolctl"},
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGES = Path("/packages")
 MAIN = "/app/job/main.py"
-IMPORTS = f"import runpy; runpy.run_path({MAIN!r}); from common import storage; storage.s3()"
+IMPORTS = f"import runpy; runpy.run_path({MAIN!r}); from common import s3; s3.client()"
 
 
 def main() -> None:
@@ -50,9 +50,9 @@ def used_files() -> set[str]:
     opened = set()
     sys.addaudithook(lambda event, arguments: opened.add(str(arguments[0])) if event == "open" else None)
     runpy.run_path(MAIN)
-    from common import storage
+    from common import s3
 
-    storage.s3()
+    s3.client()
     sources = {str(getattr(module, "__file__", "")) for module in sys.modules.values()}
     mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     return {os.path.realpath(file) for file in opened | sources | mapped}

@@ -10,8 +10,9 @@ from pyspark.sql import functions as F
 
 from common import spark
 from common.failures import InputError
+from common.inputs import Input
 from common.spark import ROWS_PER_PARTITION
-from common.task import Input, Task, run
+from common.task import Task, run
 
 MICROSECONDS_A_DAY = 86_400e6
 

@@ -17,7 +17,8 @@ from common import contracts, spark
 from common.failures import InputError, Refused
 from common.manifest import Manifest
 from common.spark import ROWS_PER_PARTITION
-from common.task import Task, at_once, run
+from common.storage import at_once
+from common.task import Task, run
 
 EVENT = (
     "event_id STRING, user_id STRING, item_id STRING, type STRING, quantity BIGINT, unit_price DOUBLE, "

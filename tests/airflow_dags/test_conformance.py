@@ -12,7 +12,7 @@ from tandem.runtimes.docker import Docker
 from tandem.runtimes.process import Process
 from tandem.runtimes.spark_submit import SparkSubmit
 
-from common import storage
+from common import s3, storage
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".venv" / "bin"
@@ -112,7 +112,7 @@ def test_a_container_leaves_what_a_process_leaves(compared, release, job):
 def test_a_container_leaves_on_s3_what_it_leaves_in_files(compared, release, s3_server, monkeypatch):
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    storage.s3.cache_clear()
+    s3.client.cache_clear()
     in_files = files(compared["ingest_items"][-1])
     uri = "s3://tandem-lake/conformance"
     for path, content in in_files.items():

@@ -9,10 +9,11 @@ import time
 import pytest
 
 from common import lake as layout
-from common import manifest, storage
+from common import manifest, s3, storage
 from common.failures import Failure, Fenced
+from common.inputs import check_files
 from common.storage import File
-from common.task import check_files, exit_code
+from common.task import exit_code
 
 ROUNDS = 500
 KILLS = 200
@@ -26,7 +27,7 @@ def document(attempt, task_id="task", **more):
 
 
 def race(lake, attempt, barrier, results):
-    storage.s3.cache_clear()  # a client does not survive a fork
+    s3.client.cache_clear()  # a client does not survive a fork
     for number in range(ROUNDS):
         uri = f"{lake}/key-{number}/manifest.json"
         barrier.wait()

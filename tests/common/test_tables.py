@@ -9,12 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from common import contracts, storage, tables
 from common.failures import InputError, Refused
+from common.inputs import Input
 from common.job import Job, Table
 from common.storage import File
-from common.task import Input
 
 names = st.text(alphabet="abé😀", min_size=1, max_size=2)  # few, so that they meet again
 rows = st.lists(st.tuples(names, names, st.floats(0, 1e6, width=32)), max_size=60, unique_by=lambda row: row[:2])
@@ -65,13 +66,18 @@ def interactions(entries):
     return pa.table(table)
 
 
+def matrix(found):
+    shape = (len(found.users), len(found.items))
+    return csr_matrix((found.values["weight"], found.indices, found.indptr), shape=shape)
+
+
 def by_name(found):
     """What a CSR matrix says, by names: the plain form to compare with."""
     users, items = found.users.to_pylist(), found.items.to_pylist()
     assert len(users) == len(set(users))
     assert items == sorted(items, key=str.encode)
-    matrix = found.matrix("weight").tocoo()
-    return sorted((users[u], items[i], float(v)) for u, i, v in zip(matrix.row, matrix.col, matrix.data))
+    entries = matrix(found).tocoo()
+    return sorted((users[u], items[i], float(v)) for u, i, v in zip(entries.row, entries.col, entries.data))
 
 
 @pytest.fixture
@@ -95,7 +101,7 @@ def test_interactions_are_what_the_files_say_in_whatever_order(tmp_path, small_b
     assert by_name(found) == sorted((user, item, float(np.float32(value))) for user, item, value in entries)
     if ordered:
         assert "unsorted" not in reading.said
-        assert found.matrix("weight").has_sorted_indices
+        assert matrix(found).has_sorted_indices
 
 
 def test_rows_of_a_user_in_two_files_are_found_and_brought_together(tmp_path):
@@ -103,7 +109,7 @@ def test_rows_of_a_user_in_two_files_are_found_and_brought_together(tmp_path):
     reading.add("interactions", "interactions@1", [interactions([("u", "a", 1.0)]), interactions([("u", "b", 2.0)])])
     found = tables.read_interactions(reading, "interactions", ["weight"])
     assert reading.said == ["unsorted"]
-    assert found.matrix("weight").toarray().tolist() == [[1.0, 2.0]]
+    assert matrix(found).toarray().tolist() == [[1.0, 2.0]]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
@@ -200,7 +206,7 @@ from types import SimpleNamespace
 from common import contracts, tables
 from common.heartbeat import status
 from common.storage import File
-from common.task import Input
+from common.inputs import Input
 
 files = [File(f"file://{name}", 0) for name in sys.argv[1:]]
 rows = sum(pq.ParquetFile(name).metadata.num_rows for name in sys.argv[1:])

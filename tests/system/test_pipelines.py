@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from common import manifest, storage, tables
+from common import manifest, s3, storage, tables
 from tools import demo, load_sample
 from tools.local_airflow import start
 
@@ -25,7 +25,7 @@ def lake(s3_server, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.items():
             patch.setenv(name, value)
-        storage.s3.cache_clear()
+        s3.client.cache_clear()
         tables.s3_filesystem.cache_clear()
         sample = tmp_path_factory.mktemp("sample") / "transactions.parquet"
         until = datetime.datetime(2010, 5, 1)

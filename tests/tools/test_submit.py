@@ -19,7 +19,7 @@ from moto.emr import models, responses
 from moto.server import ThreadedMotoServer
 
 from common import lake as places
-from common import storage
+from common import s3, storage
 from tools import build, submit
 from tools.fingerprint import product
 
@@ -31,7 +31,7 @@ def s3_lake(s3_server, tmp_path, monkeypatch):
     """The root of a lake on S3; products go to a folder of their own."""
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    storage.s3.cache_clear()
+    s3.client.cache_clear()
     monkeypatch.setattr(build, "DIST", tmp_path / "dist")
     return f"{BUCKET}/{uuid.uuid4().hex}"
 

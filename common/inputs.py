@@ -1,0 +1,128 @@
+"""What a task reads: the files that manifests name, all there with their sizes, and the deliveries of the raw level."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from common import contracts, lake, manifest, storage
+from common.contracts import Contract
+from common.failures import InputError
+from common.job import Table
+from common.manifest import Manifest
+from common.storage import File, at_once
+
+if TYPE_CHECKING:
+    from common.task import Task
+
+
+@dataclass
+class Input:
+    """An input as the manifests name it: files that are all there with their sizes, and how many rows they hold."""
+
+    role: str
+    contract: Contract | None
+    files: list[File]
+    rows: int = 0
+    manifests: list[Manifest] = field(default_factory=list)
+
+
+def resolve(task: "Task", role: str, table: Table) -> Input:
+    """The files of an input, checked to be all there with their sizes; InputError names what is missing or wrong."""
+    contract = contracts.load(table.contract) if table.contract else None
+    if table.raw:
+        folder = f"{task.lake}/{table.raw}"
+        arrivals = [f"{folder}/{name}" for name in days(task, folder, "arrival=", table)]
+        return Input(role, contract, [file for files in at_once(storage.files, arrivals) for file in files])
+    if table.dataset:
+        folder = f"{task.lake}/{table.dataset}"
+        names = days(task, folder, "date=", table) if table.dates else ["all"]
+        found = at_once(manifest.find, [lake.manifest(f"{folder}/{name}") for name in names])
+        manifests = [partition for partition in found if partition]
+        output = None  # a partition's manifest holds only the one output that fills it
+        if not manifests:
+            raise InputError(
+                f"The dataset {folder} (input '{role}') has no published partition; run the job that fills it."
+            )
+    else:
+        manifests = predecessor_manifests(task, role)
+        output = predecessor_output(manifests[0], role, table)
+    result = Input(role, contract, [], 0, manifests)
+    for parent in manifests:
+        outputs = parent.document["outputs"]
+        entry = outputs[output] if output else next(iter(outputs.values()))
+        if entry["contract"] != table.contract:
+            raise InputError(
+                f"{parent.uri} is of contract {entry['contract']}, but input '{role}' of {task.job.name} expects "
+                f"{table.contract}; run the two jobs at versions that agree."
+            )
+        folder = parent.uri.rpartition("/")[0]
+        result.files += [File(f"{folder}/{file['path']}", file["bytes"]) for file in entry["files"]]
+        result.rows += entry["rows"]
+    check_files(result.files)
+    return result
+
+
+def days(task: "Task", folder: str, prefix: str, table: Table) -> list[str]:
+    """The folders of a dataset's days that lie in the window that the input's two date parameters name."""
+    first, after = (task.parameters[name] for name in table.dates) if table.dates else (None, None)
+    return [
+        name
+        for name in storage.folders(folder)
+        if name.startswith(prefix)
+        and (first is None or name >= f"{prefix}{first}")
+        and (after is None or name < f"{prefix}{after}")
+    ]
+
+
+def predecessor_manifests(task: "Task", role: str) -> list[Manifest]:
+    """The manifest of a role's predecessor, or one of each of its map instances; each says how many there are."""
+    predecessor = task.predecessors[role]
+    plain = manifest.find(lake.manifest(lake.task_key(task.lake, task.dag_id, task.run_id, predecessor)))
+    if plain:
+        return [plain]
+
+    def instance(index: int) -> Manifest:
+        uri = lake.manifest(lake.task_key(task.lake, task.dag_id, task.run_id, predecessor, index))
+        if found := manifest.find(uri):
+            return found
+        raise InputError(
+            f"Task '{predecessor}' (input '{role}') has published nothing at {uri}; run it to its end first."
+        )
+
+    first = instance(0)
+    count = first.document["task"]["map_count"]
+    manifests = [first, *at_once(instance, range(1, count))]
+    for other in manifests:
+        if other.document["task"]["map_count"] != count:
+            raise InputError(
+                f"{other.uri} is one of {other.document['task']['map_count']} parts, but {first.uri} is one of "
+                f"{count}; run task '{predecessor}' again in whole."
+            )
+    return manifests
+
+
+def predecessor_output(parent: Manifest, role: str, table: Table) -> str:
+    """The predecessor's output for a role: the one of the role's name, else its only one of the role's contract."""
+    outputs: dict[str, Any] = parent.document["outputs"]
+    if role in outputs:
+        return role
+    fitting = [name for name, entry in outputs.items() if entry["contract"] == table.contract]
+    if len(fitting) != 1:
+        listed = ", ".join(f"{name} ({entry['contract']})" for name, entry in sorted(outputs.items())) or "none"
+        raise InputError(
+            f"{parent.uri} has {len(fitting)} outputs of contract {table.contract}, expected one for input '{role}'; "
+            f"it has {listed}."
+        )
+    return fitting[0]
+
+
+def check_files(files: list[File]) -> None:
+    """InputError for the first file that is not there or of another size."""
+    there = storage.sizes([file.uri for file in files])
+    for file in files:
+        if file.uri not in there:
+            raise InputError(f"{file.uri} is missing, though its manifest lists it; run the task that wrote it again.")
+        if there[file.uri] != file.bytes:
+            raise InputError(
+                f"{file.uri} has {there[file.uri]} bytes, its manifest says {file.bytes}; "
+                "run the task that wrote it again."
+            )
