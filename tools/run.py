@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from common import storage
+from common import s3, storage
 from common.failures import Failure
 from tools.build import build_image, docker_client, image, named
 from tools.by_hand import add_task, identity
@@ -58,7 +58,7 @@ def options(lake: str, resources: dict[str, str]) -> list[str]:
         cpu = resources["cpu"]
         given.append(f"--cpus={int(cpu.removesuffix('m')) / 1000 if cpu.endswith('m') else cpu}")
     if storage.is_s3(lake):
-        host = urlsplit(storage.s3_endpoint() or "").hostname or ""
+        host = urlsplit(s3.endpoint() or "").hostname or ""
         network = "host" if host in ("localhost", "::1") or host.startswith("127.") else "bridge"
         return [*given, f"--network={network}", *variables("AWS_")]
     folder = Path(lake.removeprefix("file://"))
