@@ -38,6 +38,11 @@ format: setup ## let ruff write the format, and the catalogue of jobs be made an
 sample: setup ## bring the sample data into the raw level of a lake (LAKE=file:///…)
 	$(JOBS_PYTHON) -m tools.load_sample --lake $(or $(LAKE),file://$(CURDIR)/.tandem/lake)
 
+generate-data: setup ## a made-up shop of any size (USERS= ITEMS= EVENTS= DAYS= SEED= LEVEL=raw|curated LAKE=file:///…)
+	$(JOBS_PYTHON) -m tools.generate_data --lake $(or $(LAKE),file://$(CURDIR)/.tandem/generated) \
+	    $(if $(USERS),--users $(USERS)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EVENTS),--events $(EVENTS)) \
+	    $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED)) $(if $(LEVEL),--level $(LEVEL))
+
 bench-quality: setup ## recommendation models side by side on the sample data
 	$(JOBS_PYTHON) -m benchmarks.quality
 
@@ -98,5 +103,5 @@ $(UV): requirements/uv.txt
 clean: ## remove environments, lake, Airflow's files and caches
 	rm -rf .venv .venv-airflow .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo airflow test lint format sample bench-quality build affected run push submit image-report \
+.PHONY: help demo airflow test lint format sample generate-data bench-quality build affected run push submit image-report \
     requirements setup clean
