@@ -38,7 +38,7 @@ def resolve(task: "Task", role: str, table: Table) -> Input:
         found = at_once(manifest.find, [lake.manifest(f"{folder}/{name}") for name in names])
         manifests = [partition for partition in found if partition]
         output = None  # a partition's manifest holds only the one output that fills it
-        if not manifests:
+        if not manifests and not table.optional:
             raise InputError(
                 f"The dataset {folder} (input '{role}') has no published partition; run the job that fills it."
             )

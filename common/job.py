@@ -36,12 +36,14 @@ class Table:
     """An input or output: a hand-over, a dataset of the lake, or (inputs only) a folder of the raw level by arrival.
 
     `dates` names the two parameters, first day and day after the last, that say which days of a dataset are meant.
+    `optional` is true of a dataset that may not be there at all: then it is read as one without rows.
     """
 
     contract: str | None = None
     dataset: str | None = None
     raw: str | None = None
     dates: tuple[str, str] | None = None
+    optional: bool | None = None
 
     @property
     def handed_over(self) -> bool:
@@ -122,7 +124,7 @@ def load(folder: Path | zipfile.Path) -> Job:
 
 
 def read_table(settings: dict[str, Any], where: str) -> Table:
-    check_keys(settings, {"contract", "dataset", "raw", "dates"}, where)
+    check_keys(settings, {"contract", "dataset", "raw", "dates", "optional"}, where)
     if "raw" not in settings and "contract" not in settings:
         raise ArgumentError(f'{where} names no contract, expected contract = "name@version".')
     dates = settings.get("dates")
