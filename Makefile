@@ -62,6 +62,12 @@ push: build ## push the images to the registry of ENV=…, or to REGISTRY=…, a
 submit: setup ## a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
 	$(JOBS_PYTHON) -m tools.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
 
+create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
+	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
+
+rollback: setup ## show frontends the version before the one in place again (PRODUCT=recommendations ENV=laptop)
+	$(JOBS_PYTHON) -m tools.rollback --product $(PRODUCT) --environment $(ENV)
+
 image-report: setup ## sizes of images by layer and package, start times, what no job imports
 	$(JOBS_PYTHON) -m tools.image_report $(if $(JOB),--job $(JOB))
 
@@ -104,4 +110,4 @@ clean: ## remove environments, lake, Airflow's files and caches
 	rm -rf .venv .venv-airflow .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .PHONY: help demo airflow test lint format sample generate-data bench-quality build affected run push submit image-report \
-    requirements setup clean
+    create-tables rollback requirements setup clean

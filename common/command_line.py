@@ -46,7 +46,7 @@ def explain(job: Job) -> str:
             lines.append("outputs:")
         for role, table in tables.items():
             place = table.raw or table.dataset or ("--from " + role + "=TASK_ID" if kind == "inputs" else "")
-            lines.append(f"  {role:22} {table.contract or 'as received':24} {place}".rstrip())
+            lines.append(f"  {role:22} {' or '.join(table.fitting) or 'as received':24} {place}".rstrip())
     lines.append("parameters (--set NAME=VALUE):")
     for name, parameter in job.parameters.items():
         default = "" if parameter.default is None else f" (default {parameter.default})"

@@ -49,11 +49,13 @@ def resolve(task: "Task", role: str, table: Table) -> Input:
     for parent in manifests:
         outputs = parent.document["outputs"]
         entry = outputs[output] if output else next(iter(outputs.values()))
-        if entry["contract"] != table.contract:
+        expected = (result.contract.name,) if result.contract else table.fitting
+        if entry["contract"] not in expected:
             raise InputError(
                 f"{parent.uri} is of contract {entry['contract']}, but input '{role}' of {task.job.name} expects "
-                f"{table.contract}; run the two jobs at versions that agree."
+                f"{' or '.join(expected)}; run the two jobs at versions that agree."
             )
+        result.contract = contracts.load(entry["contract"])
         folder = parent.uri.rpartition("/")[0]
         result.files += [File(f"{folder}/{file['path']}", file["bytes"]) for file in entry["files"]]
         result.rows += entry["rows"]
@@ -101,16 +103,16 @@ def predecessor_manifests(task: "Task", role: str) -> list[Manifest]:
 
 
 def predecessor_output(parent: Manifest, role: str, table: Table) -> str:
-    """The predecessor's output for a role: the one of the role's name, else its only one of the role's contract."""
+    """The predecessor's output for a role: the one of the role's name, else the only one that fits."""
     outputs: dict[str, Any] = parent.document["outputs"]
     if role in outputs:
         return role
-    fitting = [name for name, entry in outputs.items() if entry["contract"] == table.contract]
+    fitting = [name for name, entry in outputs.items() if entry["contract"] in table.fitting]
     if len(fitting) != 1:
         listed = ", ".join(f"{name} ({entry['contract']})" for name, entry in sorted(outputs.items())) or "none"
         raise InputError(
-            f"{parent.uri} has {len(fitting)} outputs of contract {table.contract}, expected one for input '{role}'; "
-            f"it has {listed}."
+            f"{parent.uri} has {len(fitting)} outputs of contract {' or '.join(table.fitting)}, expected one for "
+            f"input '{role}'; it has {listed}."
         )
     return fitting[0]
 

@@ -37,9 +37,11 @@ class Table:
 
     `dates` names the two parameters, first day and day after the last, that say which days of a dataset are meant.
     `optional` is true of a dataset that may not be there at all: then it is read as one without rows.
+    `contracts`, of an input that is handed over, are those of which any one may come.
     """
 
     contract: str | None = None
+    contracts: tuple[str, ...] = ()
     dataset: str | None = None
     raw: str | None = None
     dates: tuple[str, str] | None = None
@@ -48,6 +50,11 @@ class Table:
     @property
     def handed_over(self) -> bool:
         return self.dataset is None and self.raw is None
+
+    @property
+    def fitting(self) -> tuple[str, ...]:
+        """The contracts of which any one fits; none if the table is raw."""
+        return (self.contract,) if self.contract else self.contracts
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Job:
     engine: str
     requirements: str | None = None
     mapped_by: str | None = None
+    services: tuple[str, ...] = ()  # of Amazon's, beside the lake, that the job talks to
     inputs: dict[str, Table] = field(default_factory=dict)
     outputs: dict[str, Table] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
@@ -96,7 +104,7 @@ def load(folder: Path | zipfile.Path) -> Job:
         raise ArgumentError(f"{where} cannot be read ({error}); expected a description of the job.") from None
     check_keys(document, {"job", "inputs", "outputs", "parameters", "resources", "spark"}, where)
     job = document.get("job", {})
-    check_keys(job, {"description", "engine", "requirements", "mapped_by"}, f"[job] of {where}")
+    check_keys(job, {"description", "engine", "requirements", "mapped_by", "services"}, f"[job] of {where}")
     if job.get("engine") not in ("python", "spark") or "description" not in job:
         raise ArgumentError(f"[job] of {where} needs a description and an engine, 'python' or 'spark'.")
     tables: dict[str, Any] = {
@@ -115,7 +123,7 @@ def load(folder: Path | zipfile.Path) -> Job:
     check_keys(document.get("spark", {}), {"driver_memory", "executor_memory", "executor_cores", "conf"}, where)
     return Job(
         name=name,
-        **job,
+        **{**job, "services": tuple(job.get("services", []))},
         **tables,
         parameters=parameters,
         resources=document.get("resources", {}),
@@ -124,11 +132,13 @@ def load(folder: Path | zipfile.Path) -> Job:
 
 
 def read_table(settings: dict[str, Any], where: str) -> Table:
-    check_keys(settings, {"contract", "dataset", "raw", "dates", "optional"}, where)
-    if "raw" not in settings and "contract" not in settings:
-        raise ArgumentError(f'{where} names no contract, expected contract = "name@version".')
-    dates = settings.get("dates")
-    return Table(**{**settings, "dates": tuple(dates) if dates else None})
+    check_keys(settings, {"contract", "contracts", "dataset", "raw", "dates", "optional"}, where)
+    if "raw" not in settings and len({"contract", "contracts"} & settings.keys()) != 1:
+        raise ArgumentError(
+            f'{where} names no contract, expected contract = "name@version", or contracts = […] of which any one fits.'
+        )
+    several: dict[str, Any] = {name: tuple(settings[name]) for name in ("contracts", "dates") if name in settings}
+    return Table(**{**settings, **several})
 
 
 def read_parameter(settings: dict[str, Any], where: str) -> Parameter:

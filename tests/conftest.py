@@ -129,3 +129,48 @@ def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.Monk
         monkeypatch.setenv(name, value)
     s3.client.cache_clear()
     return f"s3://tandem-lake/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The address of moto's server."""
+    from moto.server import ThreadedMotoServer  # takes a second, which most tests need not wait
+
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def dynamodb_local() -> Iterator[str]:
+    """The address of DynamoDB Local, which refuses what Amazon's refuses."""
+    jars = Path.home() / ".cache" / "tandem" / "dynamodb-local"
+    if not jars.is_dir():
+        pytest.skip(f"no DynamoDB Local in {jars}; .ci/run shows how it is installed")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    main = "com.amazonaws.services.dynamodbv2.local.main.ServerRunner"
+    program = shutil.which("java") or f"{ROOT}/.tandem/java/bin/java"  # as tools.java has it
+    java = [program, "-Xmx512m", f"-Djava.library.path={jars}", "-cp", f"{jars}/*", main]
+    server = subprocess.Popen([*java, "-inMemory", "-disableTelemetry", "-port", str(port)], stdout=subprocess.DEVNULL)
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(params=["moto", "dynamodb_local"])
+def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A DynamoDB as the environment names it: the one that DYNAMODB_ENDPOINT named before, else each of two."""
+    if "DYNAMODB_ENDPOINT" not in os.environ:
+        monkeypatch.setenv("DYNAMODB_ENDPOINT", request.getfixturevalue(request.param))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    elif request.param == "dynamodb_local":
+        pytest.skip("DYNAMODB_ENDPOINT names the only DynamoDB to test with")
+    return os.environ["DYNAMODB_ENDPOINT"]

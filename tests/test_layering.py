@@ -25,6 +25,7 @@ ALLOWED = {
     **{f"common.{name}": {"boto3", "botocore"} for name in BARE},
     "common.spark": {"boto3", "botocore", "pyspark", "py4j"},
     "common.tables": {"boto3", "botocore", "numpy", "pyarrow"},
+    "common.delivery": {"boto3", "botocore", "numpy", "pyarrow"},
     "common.recommending": {"numpy", "scipy", "sklearn", "threadpoolctl"},
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 from common.job import load
 
 ROOT = Path(__file__).resolve().parent.parent
-KEYS = ("engine", "mapped_by", "inputs", "outputs", "parameters", "resources", "spark")
+KEYS = ("engine", "mapped_by", "services", "inputs", "outputs", "parameters", "resources", "spark")
 
 
 def catalogue(jobs: Path) -> str:
@@ -25,7 +25,7 @@ def catalogue(jobs: Path) -> str:
 
 def given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The fields of a job, parameter or table that its job.toml fills."""
-    return {name: value for name, value in pairs if value is not None}
+    return {name: value for name, value in pairs if value not in (None, ())}
 
 
 def main() -> None:

@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from common import manifest, tables
+from common.delivery import reader
+from common.delivery.tables import client
 from common.manifest import Manifest
-from tools import load_sample
+from tools import load_sample, local_dynamodb
 from tools.local_airflow import Airflow, AirflowError, Instance, start
 
 ROOT = Path(__file__).parents[1]
@@ -74,7 +76,7 @@ def main() -> None:
         clock.say("building the images of all Python jobs that the engine does not have yet")
         os.environ["AIRFLOW_VAR_RELEASE"] = built()
     try:
-        with ThreadPoolExecutor(1) as pool:
+        with local_dynamodb.running(), ThreadPoolExecutor(1) as pool:
             loading = pool.submit(load_sample.load, load_sample.SOURCE, lake)  # while Airflow starts
             with start(lake, say=clock.say) as airflow:
                 clock.say(f"Airflow is at {airflow.url}")
@@ -83,12 +85,13 @@ def main() -> None:
                 runs = ran(airflow, clock)
                 finished = clock.seconds
                 found = manifests(airflow, runs)
+                served = read_as_frontends_do(found)
     except AirflowError as error:
         sys.exit(str(error))
     table_of_tasks(found, finished)
     models = next(each for _, _, each in found if each.document["job"] == "train_recommender")
     table_of_models(models)
-    table_of_users(found)
+    table_of_users(found, served)
     console.print(f"Everything is in {lake}; `make airflow` shows the runs. Done in {clock.seconds:.0f} s.")
 
 
@@ -175,16 +178,23 @@ def table_of_models(published: Manifest) -> None:
     console.print(table)
 
 
-def table_of_users(found: list[tuple[str, Instance, Manifest]]) -> None:
-    """Three users, the busiest of each third by number of items, with what they bought and what they are shown."""
+def read_as_frontends_do(found: list[tuple[str, Instance, Manifest]]) -> dict[str, list[dict[str, Any]]]:
+    """What the published table shows to three users."""
     by_job = {each.document["job"]: each for _, _, each in found}
-    names = dict(zip(*read(by_job["ingest_items"], ["item_id", "name"]).values()))
+    table = by_job["publish_product"].document["metrics"]["table"]
     recommended = output(by_job["select_recommendations"], "recommendations")
     bought = output(by_job["build_interactions"], "interactions")
-    for user in three_users(bought, recommended):
+    return {user: reader.read(client(), table, user) for user in three_users(bought, recommended)}
+
+
+def table_of_users(found: list[tuple[str, Instance, Manifest]], served: dict[str, list[dict[str, Any]]]) -> None:
+    """What users bought, and what frontends show them."""
+    by_job = {each.document["job"]: each for _, _, each in found}
+    names = dict(zip(*read(by_job["ingest_items"], ["item_id", "name"]).values()))
+    bought = output(by_job["build_interactions"], "interactions")
+    for user, shown in served.items():
         history = bought.to_table(["item_id", "last_time"], filter=ds.field("user_id") == user)
         history = history.sort_by([("last_time", "descending"), ("item_id", "ascending")])
-        shown = recommended.to_table(filter=ds.field("user_id") == user).sort_by("rank").to_pylist()
         table = Table(title=f"User {user}: {history.num_rows} items bought", title_justify="left")
         table.add_column("bought last")
         table.add_column("recommended")
@@ -196,7 +206,7 @@ def table_of_users(found: list[tuple[str, Instance, Manifest]]) -> None:
 
 
 def three_users(bought: ds.Dataset, recommended: ds.Dataset) -> list[str]:
-    """A user with few, with a middling number and with many items."""
+    """Users by what they bought: one with few, one with a middling number and one with many items."""
     counts = bought.to_table(["user_id"])["user_id"].value_counts()
     users, sizes = counts.field("values"), counts.field("counts")
     served = pc.is_in(users, recommended.to_table(["user_id"])["user_id"].unique())

@@ -48,7 +48,7 @@ class Product:
     def contracts(self) -> list[str]:
         """The contracts that the job names, sorted."""
         tables = [*self.job.inputs.values(), *self.job.outputs.values()]
-        return sorted({table.contract for table in tables if table.contract})
+        return sorted({contract for table in tables for contract in table.fitting})
 
 
 def jobs(root: Path = ROOT) -> list[str]:

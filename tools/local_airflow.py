@@ -300,7 +300,9 @@ def quoted(run: str) -> str:
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with start(port=int(os.environ.get("PORT", "0")), say=print) as airflow:
+        from tools import local_dynamodb  # here, because what only starts an Airflow runs without moto, too
+
+        with local_dynamodb.running(), start(port=int(os.environ.get("PORT", "0")), say=print) as airflow:
             print(f"Airflow is at {airflow.url} with the pipelines of airflow_dags; Ctrl-C ends it.", flush=True)
             signal.pause()
     except KeyboardInterrupt:

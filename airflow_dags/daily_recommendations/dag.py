@@ -1,4 +1,4 @@
-"""Daily recommendations: interactions on Spark; training, prediction and selection in containers.
+"""Daily recommendations: interactions on Spark; training, prediction, selection and delivery in containers.
 
 Runs whenever new events are in the Airflow asset curated/events.
 """
@@ -10,4 +10,5 @@ with Pipeline(__file__, schedule=[Asset("curated/events")]) as dag:
     interactions = dag.spark("build_interactions")
     model = dag.container("train_recommender", interactions=interactions)
     predictions = dag.container("predict_recommendations", shards=4, interactions=interactions, model=model)
-    dag.container("select_recommendations", predictions=predictions, model=model)
+    recommendations = dag.container("select_recommendations", predictions=predictions, model=model)
+    dag.container("publish_product", product=recommendations)

@@ -21,12 +21,13 @@ class Job:
     resources: Mapping[str, Any]
     spark: Mapping[str, Any]
     mapped_by: str | None = None
+    services: tuple[str, ...] = ()
 
     @property
-    def roles(self) -> dict[str, str]:
-        """The contract of each input that a predecessor hands over."""
+    def roles(self) -> dict[str, list[str]]:
+        """The contracts, of which any one fits, of each input that a predecessor hands over."""
         return {
-            role: entry["contract"]
+            role: entry.get("contracts") or [entry["contract"]]
             for role, entry in self.inputs.items()
             if "dataset" not in entry and "raw" not in entry
         }

@@ -24,6 +24,7 @@ class Environment:
 
     lake: str  # a template; it knows `code`
     code: Path  # the folder that holds `jobs`
+    tables: str  # how the names of the tables begin that products are published to; templates know it as `tables`
     retries: int
     retry_delay: timedelta
     container: ContainerRuntime
@@ -36,7 +37,7 @@ def load(folder: Path) -> Environment:
     check_known("environment", name, [file.stem for file in folder.glob("*.toml")], "TANDEM_ENVIRONMENT")
     file = folder / f"{name}.toml"
     table = tomllib.loads(file.read_text())
-    known = ["lake", "code", "retries", "retry_delay_seconds", "container", "spark"]
+    known = ["lake", "code", "retries", "retry_delay_seconds", "container", "spark", "delivery"]
     for key in table:
         check_known("key", key, known, file.name)
     code = Path(os.environ.get("TANDEM_CODE", folder / table["code"])).resolve()
@@ -45,6 +46,7 @@ def load(folder: Path) -> Environment:
     return Environment(
         lake=table["lake"],
         code=code,
+        tables=table["delivery"]["tables"],
         retries=table["retries"],
         retry_delay=timedelta(seconds=table["retry_delay_seconds"]),
         container=runtime(CONTAINER_RUNTIMES, container, f"[container] of {file.name}", code, folder),

@@ -41,7 +41,7 @@ class Pipeline:
             self.folder.name,
             schedule=schedule,
             catchup=False,
-            user_defined_macros={"code": self.environment.code},
+            user_defined_macros={"code": self.environment.code, "tables": self.environment.tables},
             default_args={
                 "retries": self.environment.retries,
                 "retry_delay": self.environment.retry_delay,
@@ -148,13 +148,13 @@ class Pipeline:
             )
         contracts = {name: entry["contract"] for name, entry in known.outputs.items() if "dataset" not in entry}
         fitting = [contracts[role]] if role in contracts else list(contracts.values())
-        if fitting.count(job.roles[role]) != 1:
+        if sum(contract in job.roles[role] for contract in fitting) != 1:
             written = (
                 ", ".join(f"{name} ({contract})" for name, contract in contracts.items()) or "nothing to hand over"
             )
             raise PipelineError(
-                f"{where} reads {job.roles[role]} in the role '{role}', but '{predecessor.task_id}' writes {written}; "
-                "name a task that writes it, or bring the two jobs to one version of the contract."
+                f"{where} reads {' or '.join(job.roles[role])} in the role '{role}', but '{predecessor.task_id}' "
+                f"writes {written}; name a task that writes it, or bring the two jobs to one version of the contract."
             )
 
     def put_cluster_around_spark(self, cluster: Cluster) -> None:

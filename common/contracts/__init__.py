@@ -23,6 +23,19 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Product:
+    """How a table becomes what frontends read: an item a key.
+
+    `key` is the column that names the items; rows without one are for whoever is not listed. `order` sorts the rows of
+    a key; without it a key has one row. By the values in `compared` two versions of a key's rows are compared.
+    """
+
+    key: str
+    order: str | None = None
+    compared: str | None = None
+
+
+@dataclass(frozen=True)
 class Contract:
     """What a file of a hand-over or dataset holds; `arrays` is for models: a document and arrays by name."""
 
@@ -30,6 +43,7 @@ class Contract:
     description: str
     columns: dict[str, Column] = field(default_factory=dict)
     arrays: bool = False
+    product: Product | None = None
 
 
 @functools.cache
@@ -41,9 +55,10 @@ def load(name: str) -> Contract:
         known = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
         raise ArgumentError(f"There is no contract '{name}'{nearest(name, known)}.")
     document = tomllib.loads(file.read_text(encoding="utf-8"))
-    check_keys(document, {"description", "columns", "arrays"}, f"contract {name}")
+    check_keys(document, {"description", "columns", "arrays", "product"}, f"contract {name}")
     columns = {column: read_column(name, column, settings) for column, settings in document.get("columns", {}).items()}
-    return Contract(name, document["description"], columns, document.get("arrays", False))
+    product = read_product(name, document["product"], columns) if "product" in document else None
+    return Contract(name, document["description"], columns, document.get("arrays", False), product)
 
 
 def read_column(contract: str, column: str, settings: dict[str, Any]) -> Column:
@@ -54,6 +69,17 @@ def read_column(contract: str, column: str, settings: dict[str, Any]) -> Column:
             f"{nearest(settings['type'], sorted(TYPES))}."
         )
     return Column(**settings)
+
+
+def read_product(contract: str, settings: dict[str, Any], columns: dict[str, Column]) -> Product:
+    where = f"[product] of contract {contract}"
+    check_keys(settings, {"key", "order", "compared"}, where)
+    for name in ("key", *settings):
+        if settings.get(name) not in columns:
+            raise ArgumentError(
+                f"{name} of {where} is '{settings.get(name)}'{nearest(str(settings.get(name)), sorted(columns))}."
+            )
+    return Product(**settings)
 
 
 def check_keys(settings: dict[str, Any], known: set[str], where: str) -> None:

@@ -98,6 +98,8 @@ lake = "{{{{ var.value.get('lake', 'file://{self.lake}') }}}}"
 code = "{self.code}"
 retries = 1
 retry_delay_seconds = 0
+[delivery]
+tables = "tests-"
 [container]
 runtime = "process"
 [container.process]

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from common import manifest, s3, storage, tables
-from tools import demo, load_sample
+from common.delivery import reader
+from common.delivery.tables import client
+from tools import demo, load_sample, local_dynamodb
 from tools.local_airflow import start
 
 KILLED = "train_recommender"
@@ -56,7 +58,7 @@ def kill_once(task_id, within=240):
 def ran(lake, tmp_path_factory):
     """The manifests of all tasks of a run in which one was killed, by job; and how that task's first log ended."""
     clock = demo.Clock()
-    with start(lake, home=tmp_path_factory.mktemp("airflow")) as airflow:
+    with local_dynamodb.running(), start(lake, home=tmp_path_factory.mktemp("airflow")) as airflow:
         with ThreadPoolExecutor(1) as pool:
             killed = pool.submit(kill_once, KILLED)
             runs = demo.ran(airflow, clock)
@@ -65,7 +67,7 @@ def ran(lake, tmp_path_factory):
         run = runs[demo.RECOMMENDING]
         instance = next(each for each in airflow.instances(demo.RECOMMENDING, run) if each.task_id == KILLED)
         log = airflow.log(demo.RECOMMENDING, run, dataclasses.replace(instance, try_number=1))
-        yield {published.document["job"]: published for _, _, published in found}, found, log
+        yield {published.document["job"]: published for _, _, published in found}, found, log  # while tables are there
 
 
 def test_a_killed_task_is_retried_and_its_retry_is_what_counts(ran):
@@ -79,7 +81,7 @@ def test_a_killed_task_is_retried_and_its_retry_is_what_counts(ran):
 
 def test_every_task_has_a_manifest_whose_parents_are_there(ran):
     _, found, _ = ran
-    assert len(found) == 2 + 2 + 4 + 1
+    assert len(found) == 2 + 2 + 4 + 2
     parents = {parent["uri"]: parent["digest"] for _, _, each in found for parent in each.document["parents"]}
     assert len(parents) > 4
     for uri, digest in list(parents.items())[:20] + list(parents.items())[-20:]:
@@ -96,6 +98,18 @@ def test_recommendations_are_complete_and_ranked(ran):
     assert pc.max(users.field("counts")).as_py() <= 10
     names = demo.read(by_job["ingest_items"], ["item_id"])["item_id"]
     assert set(table["item_id"].to_pylist()) <= set(names)
+
+
+def test_frontends_read_what_was_selected(ran):
+    by_job, _, _ = ran
+    table = demo.output(by_job["select_recommendations"], "recommendations").to_table()
+    user = table["user_id"][-1].as_py()
+    expected = table.filter(pc.equal(table["user_id"], user)).sort_by("rank")["item_id"].to_pylist()
+    metrics = by_job["publish_product"].document["metrics"]
+    assert metrics["table"] == "tandem-laptop-recommendations"
+    assert metrics["written"] == len(table["user_id"].drop_null().unique())
+    shown = reader.read(client(), metrics["table"], user)
+    assert [row["item_id"] for row in shown] == expected
 
 
 def test_events_are_all_in_the_day_on_which_they_occurred(lake, ran):

@@ -33,13 +33,13 @@ UNITS = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 class Docker:
     """Runs the image `tandem/<job>:<fingerprint>`; the Airflow variable `release` says which fingerprint a job has.
 
-    A container gets the lake (its folder, or the network and AWS_* variables), a scratch folder, and nothing else of
-    this machine but how OpenBLAS is to compute.
+    A container gets the lake (its folder, or the network and AWS_* variables), the services that its job.toml names
+    (by network and variables too), a scratch folder, and nothing else of this machine but how OpenBLAS is to compute.
     """
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         fingerprint = f"{{{{ var.json.get('release', {{}}).get('{job.name}', '') }}}}"
-        return {"fingerprint": fingerprint, **job.resources}
+        return {"fingerprint": fingerprint, "services": list(job.services), **job.resources}
 
     def submit(self, work: Work) -> Any:
         if not work.request["fingerprint"]:
@@ -147,12 +147,18 @@ def options(work: Work) -> dict[str, Any]:
         owner = folder.stat()
         given["user"] = f"{owner.st_uid}:{owner.st_gid}"  # no other may write to it
         given["mounts"] = [Mount(str(folder), str(folder), type="bind")]
-        return given
-    given["environment"] |= variables("AWS_")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    host = urlsplit(endpoint).hostname or ""
-    given["network_mode"] = "host" if host in ("localhost", "::1") or host.startswith("127.") else "bridge"
+    services = [*([] if work.lake.startswith("file://") else ["s3"]), *request.get("services", [])]
+    if services:
+        given["environment"] |= variables("AWS_") | variables("DYNAMODB_ENDPOINT")
+        given["network_mode"] = "host" if any(map(is_on_loopback, services)) else "bridge"
     return given
+
+
+def is_on_loopback(service: str) -> bool:
+    """Whether the environment names a server on this machine for a service of Amazon's."""
+    names = (f"{service.upper()}_ENDPOINT", f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL")
+    host = urlsplit(next((os.environ[name] for name in names if os.environ.get(name)), "")).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def variables(prefix: str) -> dict[str, str]:

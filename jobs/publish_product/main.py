@@ -1,0 +1,152 @@
+"""A product to where frontends read it: guarded, written beside the version in place, checked, switched to.
+
+What the guard refuses is refused before anything is written.
+"""
+
+import datetime
+import hashlib
+import random
+from typing import Any
+
+from common import tables
+from common.delivery.items import Items, make_items
+from common.delivery.reader import Item
+from common.delivery.tables import client, explained, table_name
+from common.delivery.versions import Table, check, contents_of, pointer, refuse_older, switch, write
+from common.failures import Refused
+from common.task import Task, run
+
+SAMPLE = 1000  # keys that are compared with the version in place
+READ_BACK = 200  # items that are read back after writing
+
+
+def main(task: Task) -> None:
+    source = task.input("product")
+    assert source.contract is not None
+    table = Table(
+        client(task.parameters["parallel"]),
+        table_name(task.parameters["tables"], source.contract.name),
+        task.parameters["parallel"],
+    )
+    items = make_items(tables.read(task, "product"), source.contract)
+    with explained(table.name):
+        seen = pointer(table)
+        version = description(task, items)
+        refuse_older(table, version, seen)
+        guard(task, items, table, seen)
+        publish(task, items, table, version, seen)
+    task.log("published", **task.metrics)
+
+
+def description(task: Task, items: Items) -> Item:
+    """The version that this task publishes, as attributes of the pointer.
+
+    It is named after the moment at which the product was computed, and after what it was computed by and of: a retry
+    goes on with the version of the attempt before it, and a run that was overtaken cannot take the pointer.
+    """
+    manifests = task.input("product").manifests
+    computed = max(parent.document["ended"] for parent in manifests)
+    made_of = hashlib.sha256("".join([*sorted(parent.digest for parent in manifests), task.code]).encode())
+    text = {
+        "version": f"{computed.removesuffix('+00:00')}Z-{made_of.hexdigest()[:8]}",
+        "computed": computed,
+        "manifest": manifests[0].uri,
+    }
+    numbers = {"items": len(items.keys), "buckets": len(items.buckets) - 1}
+    return {
+        **{name: {"S": value} for name, value in text.items()},
+        **{name: {"N": str(value)} for name, value in numbers.items()},
+        **({"content": items.default} if items.default else {}),
+    }
+
+
+def guard(task: Task, items: Items, table: Table, seen: Item | None) -> None:
+    """Raise Refused if the product is not fit to replace the version in place; what was found goes to the metrics."""
+    parameters, name = task.parameters, table.name
+    if not items.rows:
+        raise Refused(f"The product for {name} has no rows, so nothing is published; look at the task that wrote it.")
+    users, default = with_default_rows(task, items)
+    task.metrics |= {"items": len(items.keys), "rows": items.rows, "default_share": round(default / max(users, 1), 4)}
+    if default > parameters["most_default"] * users:
+        raise Refused(
+            f"{default:,} of {users:,} users get no more than the default rows of {name}, {default / users:.0%} where "
+            f"most_default allows {parameters['most_default']:.0%}: that is no personalization; look at what the "
+            "predictions lack, or raise most_default."
+        )
+    if seen is None:
+        return
+    before = int(seen["items"]["N"])
+    task.metrics["items_before"] = before
+    if len(items.keys) < before * (1 - parameters["largest_fall"]):
+        raise Refused(
+            f"The product for {name} has {len(items.keys):,} keys, {1 - len(items.keys) / before:.0%} fewer than the "
+            f"{before:,} of the version in place, where largest_fall allows {parameters['largest_fall']:.0%}: part of "
+            "the input is probably missing; look at it, or raise largest_fall."
+        )
+    overlap = mean_overlap(items, table, seen)
+    if overlap is None:
+        return
+    task.metrics["overlap"] = round(overlap, 4)
+    if overlap < parameters["least_overlap"]:
+        raise Refused(
+            f"The lists for {name} have {overlap:.0%} in common with the version in place, on average of up to "
+            f"{SAMPLE:,} keys, where least_overlap asks for {parameters['least_overlap']:.0%}: so much does not change "
+            "from one run to the next; look at the models, or lower least_overlap if the change is meant."
+        )
+
+
+def with_default_rows(task: Task, items: Items) -> tuple[int, int]:
+    """Users, and those of them who get no more than the default rows.
+
+    Those are the ones whose own rows are the default ones, and those who have none, of whom the task that wrote the
+    product tells in its metric users_with_default_rows_only.
+    """
+    unlisted = sum(
+        parent.document["metrics"].get("users_with_default_rows_only", 0) for parent in task.input("product").manifests
+    )
+    same = 0
+    if items.default and items.product.compared:
+        default = compared(items.default, items.product.compared)
+        for start in range(0, len(items.keys), 10_000):
+            contents = items.contents(start, min(start + 10_000, len(items.keys)))
+            same += sum(compared(content, items.product.compared) == default for content in contents)
+    return len(items.keys) + unlisted, same + unlisted
+
+
+def mean_overlap(items: Items, table: Table, seen: Item) -> float | None:
+    """Mean share, over a sample of keys in both versions, of the longer list that stands in both lists.
+
+    None if the product has no values to compare, or no key is in both.
+    """
+    name = items.product.compared
+    if name is None:
+        return None
+    chosen = random.Random(seen["version"]["S"]).sample(range(len(items.keys)), min(SAMPLE, len(items.keys)))
+    keys = [items.keys[position] for position in chosen]
+    before = contents_of(table, seen["version"]["S"], int(seen["buckets"]["N"]), keys)
+    shares = []
+    for position, key in zip(chosen, keys):
+        if key in before:
+            lists = [set(compared(each, name)) for each in (items.contents(position, position + 1)[0], before[key])]
+            shares.append(len(lists[0] & lists[1]) / max(1, *map(len, lists)))
+    return sum(shares) / len(shares) if shares else None
+
+
+def compared(content: Any, name: str) -> list[Any]:
+    """The values by which the content of an item is compared with another's."""
+    return [next(iter(row["M"][name].values())) for row in content.get("L", [content])]
+
+
+def publish(task: Task, items: Items, table: Table, version: Item, seen: Item | None) -> None:
+    """Write, check, switch."""
+    name, total = version["version"]["S"], len(items.keys)
+    expires = int((task.started + datetime.timedelta(days=task.parameters["keep_days"])).timestamp())
+    written = write(table, items, name, expires, lambda done: task.progress("items written", done, total))
+    task.log("written", **written)
+    check(table, items, name, READ_BACK, lambda done: task.progress("items counted", done, total))
+    switch(table, version, expires, seen)
+    task.metrics |= {"table": table.name, "version": name, **written}
+
+
+if __name__ == "__main__":
+    run(main)

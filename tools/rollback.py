@@ -1,0 +1,32 @@
+"""Show frontends the version of a product again that they saw before the one in place."""
+
+import argparse
+import sys
+
+from common.contracts import nearest
+from common.delivery.tables import client, explained, table_name
+from common.delivery.versions import Table, roll_back
+from common.failures import ArgumentError, Failure
+from tools.tables import delivery, products, reach
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--product", required=True, metavar="NAME", help=f"one of {', '.join(products())}")
+    parser.add_argument("--environment", required=True, metavar="NAME", help="one of airflow_dags/environments")
+    arguments = parser.parse_args()
+    try:
+        if arguments.product not in products():
+            raise ArgumentError(f"There is no product '{arguments.product}'{nearest(arguments.product, products())}.")
+        name = table_name(delivery(arguments.environment)["tables"], arguments.product)
+        reach(arguments.environment)
+        with explained(name):
+            left, shown = roll_back(Table(client(), name, 1))
+    except Failure as error:
+        sys.exit(str(error))
+    print(f"{name} shows version {shown['version']['S']} again, {shown['items']['N']} items; it showed")
+    print(f"{left['version']['S']}, {left['items']['N']} items. The pipeline's next run publishes a new version.")
+
+
+if __name__ == "__main__":
+    main()
