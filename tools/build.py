@@ -1,4 +1,4 @@
-"""Build what is missing of jobs' build products: an image of a Python job, a bundle of a Spark job."""
+"""Build what is missing of jobs' build products: an image of a Python job, a bundle or an image of a Spark job."""
 
 import argparse
 import io
@@ -20,10 +20,13 @@ from common.contracts import nearest
 from common.failures import Failure
 from common.job import Job
 from tools.fingerprint import BASE_IMAGE, ROOT, Product, jobs, product
+from tools.s3_jars import added_jars
 
 DIST = ROOT / "dist"
 RELEASE = DIST / "release.json"
 CLUSTER = ["--master", "yarn", "--deploy-mode", "cluster"]
+KINDS = ("bundle", "image", "emr-image")
+CODE = ("jobs/", "common/")
 SHOWN_LINES = 40  # of what docker says when it can't build
 ARGUMENTS = ["--lake", "LAKE", "--dag-id", "DAG", "--run-id", "RUN", "--task-id", "TASK", "--attempt", "1"]
 
@@ -33,6 +36,9 @@ console = Console(width=None if sys.stdout.isatty() else 120)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--job", action="append", metavar="JOB", help="a job, all of them if none is named")
+    parser.add_argument(
+        "--kind", choices=KINDS, help="of product: an image of a Python job, a bundle of a Spark job if absent"
+    )
     parser.add_argument("--base-image", default=BASE_IMAGE, metavar="NAME", help="what images are built upon")
     arguments = parser.parse_args()
     table = Table(title="Build products", title_justify="left")
@@ -42,7 +48,8 @@ def main() -> None:
         for name in named(arguments.job):
             started = time.monotonic()
             wanted = product(name, base_image=arguments.base_image)
-            kind, made, size = build_image(wanted) if wanted.job.engine == "python" else build_bundle(wanted)
+            kind = arguments.kind or ("image" if wanted.job.engine == "python" else "bundle")
+            made, size = build_bundle(wanted) if kind == "bundle" else build_image(wanted, kind)
             note_release(wanted)
             seconds = f"{time.monotonic() - started:.1f}"
             state = "built" if made else "there already"
@@ -73,30 +80,36 @@ def folder(wanted: Product) -> Path:
     return DIST / wanted.job.name / wanted.fingerprint
 
 
-def build_bundle(wanted: Product) -> tuple[str, bool, int]:
-    """Make the bundle of a Spark job if it is not there; what it is, whether it was made, its size in bytes."""
+def build_bundle(wanted: Product) -> tuple[bool, int]:
+    """Make the bundle of a Spark job if it is not there; whether it was made, its size in bytes."""
+    if wanted.job.engine != "spark":
+        raise Failure(f"{wanted.job.name} is a Python job, expected a Spark job; what it becomes is an image.")
     place = folder(wanted)
     made = not place.exists()
     if made:
         stage(place, bundle_files(wanted))
-    return "bundle", made, sum(file.stat().st_size for file in place.iterdir())
+    return made, sum(file.stat().st_size for file in place.iterdir())
 
 
 def bundle_files(wanted: Product) -> dict[str, bytes]:
-    """The files of a Spark bundle; all of the code is in one zip, with what describes it."""
+    """The files of a Spark bundle: its code and the text of its spark-submit."""
+    command = shlex.join(spark_submit(wanted.job, ".", CLUSTER, ARGUMENTS))
+    return {**code_files(wanted), "submit.txt": command.encode() + b"\n"}
+
+
+def code_files(wanted: Product) -> dict[str, bytes]:
+    """The program of a Spark job, and one zip with all the code it imports and what describes it."""
     own = f"jobs/{wanted.job.name}/"
     code = {
         path.removeprefix(own): part.content for path, part in wanted.parts.items() if path.startswith((own, "common/"))
     }
     program = code.pop("main.py")
     code["fingerprint"] = mark(wanted)
-    command = shlex.join(spark_submit(wanted.job, ".", CLUSTER, ARGUMENTS))
     return {
         "main.py": program,
         "job.toml": code["job.toml"],
         "fingerprint": code["fingerprint"],
         "code.zip": packed(code),
-        "submit.txt": command.encode() + b"\n",
     }
 
 
@@ -148,29 +161,39 @@ def image(job: str, fingerprint: str, registry: str = "") -> str:
     return f"{registry.rstrip('/')}/tandem/{job}:{fingerprint}".lstrip("/")
 
 
-def build_image(wanted: Product) -> tuple[str, bool, int]:
-    """Build the image of a Python job if the engine has none; what it is, whether it was built, its size in bytes."""
+def build_image(wanted: Product, kind: str = "image") -> tuple[bool, int]:
+    """Build the image of a job if the engine has none upon the same base; whether it was built, its size in bytes."""
+    if kind == "emr-image" and (wanted.job.engine != "spark" or wanted.base_image == BASE_IMAGE):
+        raise Failure(
+            "An emr-image is that of a Spark job upon an EMR release; name both, as in make build KIND=emr-image "
+            "JOB=ingest_events BASE_IMAGE=emr-serverless/spark/emr-…."
+        )
     name = image(wanted.job.name, wanted.fingerprint)
-    made = image_size(name) is None
+    made = image_size(name) is None or label(name, "tandem.base") != wanted.base_image
     if made:
-        place = folder(wanted)
-        stage(place, context_files(wanted))
-        said = [part for name, value in labels(wanted).items() for part in ("--label", f"{name}={value}")]
-        base = f"BASE_IMAGE={wanted.settings['base image']}"
+        said = [part for key, value in labels(wanted).items() for part in ("--label", f"{key}={value}")]
+        target = ["--target", kind] if kind != "image" else []
+        base = ["--build-arg", f"BASE_IMAGE={wanted.base_image}"]
         console.print(f"building {name}", highlight=False)
-        process = docker("build", "--tag", name, "--build-arg", base, *said, str(place))
+        with tempfile.TemporaryDirectory() as temporary:
+            place = Path(temporary) / "context"
+            stage(place, context_files(wanted))
+            process = docker("build", "--tag", name, *target, *base, *said, str(place))
         if process.returncode:
             print(*process.stderr.splitlines()[-SHOWN_LINES:], sep="\n", file=sys.stderr)
             raise Failure(f"The image of {wanted.job.name} could not be built; what docker says about it is above.")
-    return "image", made, image_size(name) or 0
+    return made, image_size(name) or 0
 
 
 def context_files(wanted: Product) -> dict[str, bytes]:
     """The files that an image is built from: the code below `app`, the others beside it."""
-    files = {
-        f"app/{path}" if path.startswith(("jobs/", "common/")) else path: part.content
-        for path, part in wanted.parts.items()
-    }
+    if wanted.job.engine == "spark":
+        beside = {
+            path: part.content for path, part in wanted.parts.items() if not path.startswith(("jobs/", "common/"))
+        }
+        jars = {f"s3-jars/{jar.name}": jar.read_bytes() for jar in added_jars()}
+        return {**beside, **jars, **{f"app/{path}": content for path, content in code_files(wanted).items()}}
+    files = {f"app/{path}" if path.startswith(CODE) else path: part.content for path, part in wanted.parts.items()}
     return files | {f"app/jobs/{wanted.job.name}/fingerprint": mark(wanted)}
 
 
@@ -184,6 +207,7 @@ def labels(wanted: Product) -> dict[str, str]:
     return {
         "tandem.job": wanted.job.name,
         "tandem.fingerprint": wanted.fingerprint,
+        "tandem.base": wanted.base_image,
         "tandem.revision": described.stdout.strip() or "unknown",
         "tandem.contracts": " ".join(wanted.contracts),
     }
@@ -195,6 +219,11 @@ def image_size(name: str) -> int | None:
     if told.returncode and "No such image" not in told.stderr:
         raise Failure(f"Docker does not answer ({told.stderr.strip()}); start an engine or name one in DOCKER_HOST.")
     return None if told.returncode else int(told.stdout)
+
+
+def label(name: str, key: str) -> str:
+    """What an image that the engine has says about itself."""
+    return docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{key}"}}}}', name).stdout.strip()
 
 
 def docker(*arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":

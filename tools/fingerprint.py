@@ -11,7 +11,7 @@ from common.job import Job, load
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE_IMAGE = "python:3.11-slim-bookworm"
-LAYOUT = "1"  # of products; to be raised when tools/build.py makes other products of the same files
+LAYOUT = "2"  # of products; to be raised when tools/build.py makes other products of the same files
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Part:
 class Product:
     """A job, the parts of its build product by their path in it, and what else decides what it is.
 
-    A Spark job's parts are those of its bundle and of an image that holds the bundle.
+    A Spark job's parts are those of its bundle and of an image that holds the bundle; the image goes by the name of the
+    bundle, whatever base it is built upon.
     """
 
     job: Job
     parts: dict[str, Part]
     settings: dict[str, str]
+    base_image: str = BASE_IMAGE
 
     @property
     def fingerprint(self) -> str:
@@ -60,7 +62,7 @@ def product(name: str, root: Path = ROOT, base_image: str = BASE_IMAGE) -> Produ
     """The product of a job of a checkout; ArgumentError if its `job.toml` is wrong or names what is not there."""
     folder = root / "jobs" / name
     job = load(folder)
-    found = Product(job, {}, {"layout": LAYOUT})
+    found = Product(job, {}, {"layout": LAYOUT}, base_image)
 
     def add(path: str, file: Path, why: str) -> None:
         if not file.is_file():

@@ -12,7 +12,7 @@ from rich.table import Table
 from common.contracts import nearest
 from common.failures import Failure
 from common.job import load
-from tools.build import RELEASE, docker, image, named
+from tools.build import RELEASE, docker, image, image_size, named
 from tools.fingerprint import ROOT
 
 ENVIRONMENTS = ROOT / "airflow_dags" / "environments"
@@ -24,7 +24,7 @@ def main() -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--environment", metavar="NAME", help="whose registry images go to")
     where.add_argument("--registry", metavar="HOST[:PORT][/PREFIX]", help="another one")
-    parser.add_argument("--job", action="append", metavar="JOB", help="a Python job, all of them if none is named")
+    parser.add_argument("--job", action="append", metavar="JOB", help="a job, all that have images if none is named")
     arguments = parser.parse_args()
     table = Table(title="Pushed, and pulled back unchanged", title_justify="left")
     for heading in ("image", "digest", "seconds"):
@@ -33,8 +33,9 @@ def main() -> None:
         registry = arguments.registry or registry_of(arguments.environment)
         release = json.loads(RELEASE.read_text()) if RELEASE.exists() else {}
         for name in named(arguments.job):
-            if load(ROOT / "jobs" / name).engine != "python":
-                continue
+            spark = load(ROOT / "jobs" / name).engine == "spark"
+            if spark and (name not in release or image_size(image(name, release[name])) is None):
+                continue  # it is run from its bundle
             if name not in release:
                 raise Failure(f"{RELEASE.relative_to(ROOT)} has no image of {name}; build it first: make build.")
             started = time.monotonic()

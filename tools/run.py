@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from common import s3, storage
 from common.failures import Failure
+from common.job import Job
 from tools.build import build_image, docker_client, image, named
 from tools.by_hand import add_task, identity
 from tools.fingerprint import BASE_IMAGE, product
@@ -21,7 +22,7 @@ KILLED = 137
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, add_help=False, allow_abbrev=False)
-    parser.add_argument("--job", metavar="JOB", help="a Python job")
+    parser.add_argument("--job", metavar="JOB", help="a job; a Spark job runs on this machine alone")
     parser.add_argument("--base-image", default=BASE_IMAGE, metavar="NAME", help="what its image is built upon")
     add_task(parser)
     parser.add_argument("--help", action="store_true", help="explain the job, or this command if no job is named")
@@ -33,13 +34,11 @@ def main() -> None:
     try:
         named([task.job])
         wanted = product(task.job, base_image=task.base_image)
-        if wanted.job.engine != "python":
-            raise Failure(f"{task.job} is a Spark job, expected a Python job; bundles run by make submit.")
         build_image(wanted)
         name = image(task.job, wanted.fingerprint)
         if task.help:
             sys.exit(call("run", "--rm", name, "--help"))
-        code = call("run", *options(task.lake, wanted.job.resources), name, *identity(task), *rest)
+        code = call("run", *options(wanted.job, task.lake), name, *identity(task), *rest)
     except Failure as error:
         sys.exit(str(error))
     if code == KILLED:
@@ -48,12 +47,15 @@ def main() -> None:
     sys.exit(code)
 
 
-def options(lake: str, resources: dict[str, str]) -> list[str]:
+def options(job: Job, lake: str) -> list[str]:
     """What the container may use: the lake, the limits of `job.toml`, a scratch folder, and nothing else."""
-    given = ["--rm", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+    resources = job.resources
+    scratch = "--tmpfs=/tmp" if job.engine == "python" else "--volume=/tmp"  # Spark's is on disk and holds programs
+    given = ["--rm", "--read-only", scratch, "--cap-drop=ALL", "--security-opt=no-new-privileges"]
     given += variables("OPENBLAS_")  # how this machine wants to compute: it decides on last bits of results
     if "memory" in resources:
-        given += [f"--memory={resources['memory']}", f"--memory-swap={resources['memory']}"]
+        memory = resources["memory"].removesuffix("i")  # docker's units are binary without it
+        given += [f"--memory={memory}", f"--memory-swap={memory}"]
     if "cpu" in resources:
         cpu = resources["cpu"]
         given.append(f"--cpus={int(cpu.removesuffix('m')) / 1000 if cpu.endswith('m') else cpu}")
@@ -64,7 +66,8 @@ def options(lake: str, resources: dict[str, str]) -> list[str]:
     folder = Path(lake.removeprefix("file://"))
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder.stat()  # no other may write to it
-    return [*given, "--network=none", f"--user={owner.st_uid}:{owner.st_gid}", f"--volume={folder}:{folder}"]
+    given += ["--network=none", "--hostname=job", "--add-host=job:127.0.0.1"]  # Java looks its own name up
+    return [*given, f"--user={owner.st_uid}:{owner.st_gid}", f"--volume={folder}:{folder}"]
 
 
 def variables(prefix: str) -> list[str]:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import files
 from pathlib import Path
 
 import pyspark
@@ -52,6 +53,12 @@ def main() -> None:
         for name, jar in missing.items():
             shutil.copy(jar, jars / name)
     print(f"Spark can use S3: {len(missing)} libraries added.")
+
+
+def added_jars() -> list[Path]:
+    """The libraries in this environment's Spark that did not come with it."""
+    own = {Path(file).name for file in files("pyspark") or []}
+    return [jar for jar in sorted((Path(pyspark.__file__).parent / "jars").glob("*.jar")) if jar.name not in own]
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def submit(wanted: Product, arguments: argparse.Namespace, rest: list[str]) -> i
     """Bring the bundle to where it runs, run it and wait; the job's exit code."""
     arguments.task_id = arguments.task_id or wanted.job.name
     command_line = [*identity(arguments), *rest]
-    _, made, _ = build_bundle(wanted)
+    made, _ = build_bundle(wanted)
     say(f"{wanted.job.name} {wanted.fingerprint} {'was built' if made else 'is there already'}: {folder(wanted)}")
     remote = upload(wanted, arguments.lake) if storage.is_s3(arguments.lake) else None
     if arguments.cluster is None:

@@ -1,5 +1,6 @@
-"""Images of Python jobs, built and run by the Docker engine that DOCKER_HOST names."""
+"""Images of jobs, built and run by the Docker engine that DOCKER_HOST names."""
 
+import gzip
 import json
 import os
 import re
@@ -440,5 +441,93 @@ def test_the_rights_of_files_in_a_checkout_do_not_matter(context: Path) -> None:
     assert docker("build", "--tag", name, str(context)).returncode == 0
     try:
         assert run(*LOCKED_DOWN, *SOMEONE, name, "--help").returncode == 0
+    finally:
+        docker("image", "rm", "--force", name)
+
+
+SPARK_JOB = "ingest_events"
+WITHOUT_NETWORK = ["--network", "none", "--hostname", "job", "--add-host", "job:127.0.0.1"]
+ON_DISK = ["--read-only", "--volume", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+QUICK = ["--env", "JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"]
+EVENT = {"event_id": "e1", "user_id": "u", "item_id": "cup", "type": "purchase", "quantity": 1, "unit_price": 2.5}
+RAW_EVENTS = "raw/events/arrival=2011-06-01/events.jsonl.gz"
+DELIVERY = gzip.compress(json.dumps(EVENT | {"time": "2011-06-01T10:00:00Z", "country": None}).encode())
+
+
+@pytest.fixture(scope="session")
+def spark_image() -> str:
+    wanted = product(SPARK_JOB)
+    build_image(wanted)
+    return image(SPARK_JOB, wanted.fingerprint)
+
+
+def test_a_spark_job_runs_in_its_image_without_java_network_or_a_known_user(spark_image: str, folder: Path) -> None:
+    (folder / RAW_EVENTS).parent.mkdir(parents=True)
+    (folder / RAW_EVENTS).write_bytes(DELIVERY)
+    told = run(*ON_DISK, *WITHOUT_NETWORK, *QUICK, *SOMEONE, *mounted(folder), spark_image, *task("events"))
+    assert told.returncode == 0, told.stderr
+    document = manifest(folder, "events")
+    assert document["fingerprint"] == product(SPARK_JOB).fingerprint
+    assert document["outputs"]["events"]["rows"] == 1
+    assert "Exception" not in told.stderr
+
+
+def test_a_spark_job_runs_in_its_image_on_s3(
+    spark_image: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    prefix = uuid.uuid4().hex
+    client = boto3.client("s3")
+    client.put_object(Bucket="tandem-lake", Key=f"{prefix}/{RAW_EVENTS}", Body=DELIVERY)
+    credentials = [part for name in s3_server for part in ("--env", name)]
+    options = ["--network", "host", *ON_DISK, *QUICK, *SOMEONE, *credentials]
+    told = run(*options, spark_image, *task("events", lake=f"s3://tandem-lake/{prefix}"))
+    assert told.returncode == 0, told.stderr
+    document = client.get_object(Bucket="tandem-lake", Key=f"{prefix}/intermediate/dag/run/events/manifest.json")
+    assert json.loads(document["Body"].read())["outputs"]["events"]["rows"] == 1
+    assert s3_server["AWS_SECRET_ACCESS_KEY"] not in told.stdout + told.stderr
+
+
+def test_an_image_of_a_spark_job_is_as_small_as_it_was_made(spark_image: str) -> None:
+    assert image_size(spark_image) - image_size(BASE_IMAGE) <= 320e6
+    assert (
+        inside(spark_image, "ls /packages/pyspark/jars | grep -cE '^(rocksdbjni|hive-exec|spark-mllib)' || true")
+        == "0\n"
+    )
+
+
+@pytest.fixture
+def emr_base(tmp_path: Path) -> Iterator[str]:
+    """An image that has of an EMR release what the build asks for, and an entry point of its own."""
+    name = f"tandem-test/emr:{uuid.uuid4().hex}"
+    stage(
+        tmp_path / "emr",
+        {"Dockerfile": f'FROM {BASE_IMAGE}\nRUN useradd hadoop\nENTRYPOINT ["/usr/bin/entrypoint.sh"]\n'.encode()},
+    )
+    assert docker("build", "--tag", name, str(tmp_path / "emr")).returncode == 0
+    yield name
+    docker("image", "rm", "--force", name)
+
+
+def test_an_emr_image_is_the_release_with_the_code_where_a_job_run_finds_it(emr_base: str, tmp_path: Path) -> None:
+    files = context_files(product(SPARK_JOB))
+    stage(tmp_path / "context", files)
+    name = f"tandem-test/emr-image:{uuid.uuid4().hex}"
+    build_it = ["build", "--tag", name, "--target", "emr-image", str(tmp_path / "context"), "--build-arg"]
+    refused = docker(*build_it, f"BASE_IMAGE={BASE_IMAGE}")
+    assert "BASE_IMAGE has no user 'hadoop'" in refused.stdout + refused.stderr
+    told = docker(*build_it, f"BASE_IMAGE={emr_base}")
+    assert told.returncode == 0, told.stderr
+    try:
+        settings = json.loads(docker("image", "inspect", "--format", "{{json .Config}}", name).stdout)
+        assert (settings["User"], settings["Entrypoint"]) == ("hadoop:hadoop", ["/usr/bin/entrypoint.sh"])
+        assert inside(name, "cd /app && ls").split() == ["code.zip", "fingerprint", "job.toml", "main.py"]
+        assert inside(
+            name, "python3.11 -c 'import common.job as j; print(j.__file__)'", "--env", "PYTHONPATH=/app/code.zip"
+        )
+        assert image_size(name) - image_size(emr_base) < 1e6
     finally:
         docker("image", "rm", "--force", name)

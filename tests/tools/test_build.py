@@ -18,7 +18,7 @@ from small_checkout import FILES, write
 from common import storage
 from common.failures import Failure
 from tools import build
-from tools.fingerprint import product
+from tools.fingerprint import BASE_IMAGE, product
 
 
 @pytest.fixture(autouse=True)
@@ -64,11 +64,11 @@ def test_the_text_of_a_bundle_is_the_command_with_the_sizes_of_the_job(checkout)
 
 def test_what_is_there_is_not_made_again(checkout, tmp_path):
     wanted = product("count", checkout)
-    kind, made, size = build.build_bundle(wanted)
+    made, size = build.build_bundle(wanted)
     file = tmp_path / "dist" / "count" / wanted.fingerprint / "main.py"
     before = file.stat()
-    assert (kind, made, size > 0) == ("bundle", True, True)
-    assert build.build_bundle(wanted) == ("bundle", False, size)
+    assert (made, size > 0) == (True, True)
+    assert build.build_bundle(wanted) == (False, size)
     assert file.stat().st_ino == before.st_ino
 
 
@@ -160,9 +160,9 @@ def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(engine, check
     name = build.image("learn", wanted.fingerprint)
     assert name == f"tandem/learn:{wanted.fingerprint}"
     try:
-        kind, made, size = build.build_image(wanted)
-        assert (kind, made) == ("image", True)
-        assert build.build_image(wanted) == ("image", False, size)
+        made, size = build.build_image(wanted)
+        assert made
+        assert build.build_image(wanted) == (False, size)
         labels = json.loads(build.docker("image", "inspect", "--format", "{{json .Config.Labels}}", name).stdout)
         assert labels["tandem.job"] == "learn"
         assert labels["tandem.fingerprint"] == wanted.fingerprint
@@ -171,6 +171,28 @@ def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(engine, check
         assert labels["tandem.revision"].removesuffix("-dirty") == revision.stdout.strip()
     finally:
         build.docker("image", "rm", name)
+
+
+def test_an_image_of_a_spark_job_goes_by_the_name_of_its_bundle_upon_one_base_at_a_time(engine, checkout):
+    write(checkout, {"jobs/count/unique.txt": uuid.uuid4().hex})
+    bundle = product("count", checkout)
+    upon = {base: product("count", checkout, base_image=base) for base in (BASE_IMAGE, "scratch")}
+    assert {wanted.fingerprint for wanted in upon.values()} == {bundle.fingerprint}
+    name = build.image("count", bundle.fingerprint)
+    try:
+        for base, wanted in upon.items():
+            assert [build.build_image(wanted)[0], build.build_image(wanted)[0]] == [True, False]
+            assert build.label(name, "tandem.base") == base
+    finally:
+        build.docker("image", "rm", name)
+
+
+def test_what_cannot_be_made_of_a_job_is_told(checkout):
+    with pytest.raises(Failure, match="learn is a Python job, expected a Spark job"):
+        build.build_bundle(product("learn", checkout))
+    for wanted in (product("learn", checkout, base_image="emr"), product("count", checkout)):
+        with pytest.raises(Failure, match="An emr-image is that of a Spark job upon an EMR release"):
+            build.build_image(wanted, "emr-image")
 
 
 def test_the_files_that_an_image_is_built_from(checkout):
@@ -189,6 +211,12 @@ def test_the_files_that_an_image_is_built_from(checkout):
         "start.py",
     ]
     assert files["app/jobs/learn/fingerprint"].decode() == f"{wanted.fingerprint} learn\n"
+    files = build.context_files(product("count", checkout))
+    bundle = [f"app/{name}" for name in ("code.zip", "fingerprint", "job.toml", "main.py")]
+    assert sorted(name for name in files if not name.startswith("s3-jars/")) == [
+        *("Dockerfile", *bundle, "requirements/spark.txt")
+    ]
+    assert [name for name in files if name.startswith("s3-jars/hadoop-aws-")]
 
 
 def test_a_build_that_docker_refuses_is_told_with_what_docker_says(engine, checkout, capsys):

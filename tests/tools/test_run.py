@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from common import storage
+from common.job import Job
 from tools import build, run
 from tools.fingerprint import ROOT, product
 
@@ -57,10 +58,10 @@ def test_what_cannot_run_is_told(lake):
 def test_a_container_of_a_lake_of_files_has_its_folder_its_limits_and_no_network(lake, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
-    given = run.options(lake, {"cpu": "500m", "memory": "4Gi"})
+    given = run.options(Job("small", "", "python", resources={"cpu": "500m", "memory": "4Gi"}), lake)
     folder = storage.local(lake)
     assert {"--read-only", "--network=none", f"--volume={folder}:{folder}", "--env=OPENBLAS_CORETYPE"} <= set(given)
-    assert {"--cpus=0.5", "--memory=4Gi", "--memory-swap=4Gi"} <= set(given)
+    assert {"--cpus=0.5", "--memory=4G", "--memory-swap=4G"} <= set(given)
     assert f"--user={os.getuid()}:{folder.stat().st_gid}" in given
     assert not [part for part in given if "AWS" in part]
 
@@ -72,6 +73,6 @@ def test_a_container_of_a_lake_of_files_has_its_folder_its_limits_and_no_network
 def test_a_container_of_a_lake_on_s3_has_a_network_and_credentials_by_name(monkeypatch, endpoint, network):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    given = run.options("s3://bucket/lake", {})
+    given = run.options(Job("small", "", "python"), "s3://bucket/lake")
     assert {f"--network={network}", "--env=AWS_SECRET_ACCESS_KEY"} <= set(given)
     assert not [part for part in given if "secret" in part or part.startswith("--volume")]
