@@ -19,11 +19,13 @@ from rich.table import Table
 from common.contracts import nearest
 from common.failures import Failure
 from common.job import Job
-from tools.fingerprint import BASE_IMAGE, ROOT, Product, jobs, product
+from tools.fingerprint import BASE_IMAGE, CLUSTER_PLATFORM, CLUSTER_PYTHON, ROOT, Product, jobs, product
 from tools.s3_jars import added_jars
 
 DIST = ROOT / "dist"
 RELEASE = DIST / "release.json"
+UV = ROOT / ".tandem/uv/bin/uv"  # make setup puts it there
+LIBRARIES = "libraries.zip"
 CLUSTER = ["--master", "yarn", "--deploy-mode", "cluster"]
 KINDS = ("bundle", "image", "emr-image")
 CODE = ("jobs/", "common/")
@@ -92,9 +94,10 @@ def build_bundle(wanted: Product) -> tuple[bool, int]:
 
 
 def bundle_files(wanted: Product) -> dict[str, bytes]:
-    """The files of a Spark bundle: its code and the text of its spark-submit."""
+    """The files of a Spark bundle: its code, the libraries of its own if it has any, the text of its spark-submit."""
     command = shlex.join(spark_submit(wanted.job, ".", CLUSTER, ARGUMENTS))
-    return {**code_files(wanted), "submit.txt": command.encode() + b"\n"}
+    files = {**code_files(wanted), "submit.txt": command.encode() + b"\n"}
+    return files | {LIBRARIES: packed(libraries(wanted))} if wanted.job.requirements else files
 
 
 def code_files(wanted: Product) -> dict[str, bytes]:
@@ -130,6 +133,27 @@ def packed(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def libraries(wanted: Product) -> dict[str, bytes]:
+    """The files of the libraries that a Spark job's requirements name, as wheels for a cluster's Python and C library.
+
+    Failure if one has no such wheel, or another hash.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        place, requirements = Path(temporary) / "libraries", Path(temporary) / "requirements.txt"
+        requirements.write_bytes(wanted.parts["requirements.txt"].content)
+        command = [str(UV), "pip", "install", "-q", "--python", sys.executable, "--target", str(place)]
+        command += ["--python-version", CLUSTER_PYTHON, "--python-platform", CLUSTER_PLATFORM]
+        command += ["--only-binary", ":all:", "--require-hashes", "-r", str(requirements)]
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode:
+            raise Failure(f"{wanted.job.requirements} can't be packed for a cluster, says uv: {process.stderr.strip()}")
+        return {
+            path.relative_to(place).as_posix(): path.read_bytes()
+            for path in place.rglob("*")
+            if path.is_file() and path.name != "RECORD" and path.relative_to(place).parts[0] not in ("bin", ".lock")
+        }  # programs, and what lists them, name this machine's Python
+
+
 def spark_submit(job: Job, bundle: str, where: list[str], arguments: list[str]) -> list[str]:
     """The spark-submit of a bundle at a place: on which cluster, with the sizes that job.toml asks for."""
     sizes = {
@@ -139,6 +163,14 @@ def spark_submit(job: Job, bundle: str, where: list[str], arguments: list[str]) 
     }
     conf = [part for name, value in job.spark.get("conf", {}).items() for part in ("--conf", f"{name}={value}")]
     given = [part for name, value in sizes.items() if value for part in (name, str(value))]
+    if job.requirements and where == CLUSTER:  # unpacked in the working folder of each process
+        given += ["--archives", f"{bundle}/{LIBRARIES}#libraries"]
+        conf += [
+            "--conf",
+            "spark.yarn.appMasterEnv.PYTHONPATH=libraries",
+            "--conf",
+            "spark.executorEnv.PYTHONPATH=libraries",
+        ]
     code = ["--py-files", f"{bundle}/code.zip", f"{bundle}/main.py"]
     return ["spark-submit", *where, "--name", job.name, *given, *conf, *code, *arguments]
 

@@ -17,7 +17,11 @@ def catalogue(jobs: Path) -> str:
     """The catalogue of all jobs in a folder, as JSON; ArgumentError names what is wrong in a job.toml."""
     found = [load(file.parent) for file in sorted(jobs.glob("*/job.toml"))]
     entries = {
-        job.name: {key: value for key, value in dataclasses.asdict(job, dict_factory=given).items() if key in KEYS}
+        job.name: {
+            key: value
+            for key, value in dataclasses.asdict(job, dict_factory=given).items()
+            if key in KEYS or (key == "requirements" and job.engine == "spark")  # an image holds them already
+        }
         for job in found
     }
     return json.dumps(entries, indent=2, default=str) + "\n"

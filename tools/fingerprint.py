@@ -11,6 +11,7 @@ from common.job import Job, load
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE_IMAGE = "python:3.11-slim-bookworm"
+CLUSTER_PYTHON, CLUSTER_PLATFORM = "3.11", "x86_64-manylinux_2_28"  # what libraries of Spark jobs are packed for
 LAYOUT = "2"  # of products; to be raised when tools/build.py makes other products of the same files
 
 
@@ -88,6 +89,8 @@ def product(name: str, root: Path = ROOT, base_image: str = BASE_IMAGE) -> Produ
             add(copied, file, f"named by the Dockerfile of {job.engine} jobs")
     if job.engine == "python":
         found.settings["base image"] = base_image
+    elif job.requirements:
+        found.settings["cluster"] = f"{CLUSTER_PYTHON} {CLUSTER_PLATFORM}"
     return found
 
 

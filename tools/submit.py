@@ -8,15 +8,17 @@ import contextlib
 import gzip
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 from common import lake, manifest, storage
 from common.failures import Failure
-from tools.build import CLUSTER, build_bundle, folder, named, spark_submit
+from tools.build import CLUSTER, LIBRARIES, build_bundle, folder, named, spark_submit
 from tools.by_hand import add_task, identity
 from tools.fingerprint import Product, product
 
@@ -73,12 +75,17 @@ def run_here(wanted: Product, arguments: list[str]) -> int:
     """Run the bundle on all cores of this machine; Ctrl-C reaches it too."""
     command = spark_submit(wanted.job, str(folder(wanted)), ["--master", "local[*]"], arguments)
     program = str(Path(sys.executable).with_name("spark-submit"))
-    process = subprocess.Popen([program, *command[1:]], env={**os.environ, "PYSPARK_PYTHON": sys.executable})
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.wait()
-        return INTERRUPTED
+    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable}
+    with tempfile.TemporaryDirectory() as unpacked:
+        if wanted.job.requirements:
+            shutil.unpack_archive(folder(wanted) / LIBRARIES, unpacked)
+            environment["PYTHONPATH"] = os.pathsep.join([unpacked, *filter(None, [os.environ.get("PYTHONPATH")])])
+        process = subprocess.Popen([program, *command[1:]], env=environment)
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            return INTERRUPTED
 
 
 def run_step(task: argparse.Namespace, command: list[str]) -> int:

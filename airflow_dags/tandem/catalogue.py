@@ -21,6 +21,7 @@ class Job:
     resources: Mapping[str, Any]
     spark: Mapping[str, Any]
     mapped_by: str | None = None
+    requirements: str | None = None  # of a Spark job: its bundle has libraries.zip
     services: tuple[str, ...] = ()
 
     @property

@@ -2,8 +2,10 @@
 
 import datetime
 import gzip
+import io
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from small_checkout import FILES, write
 
 from common import storage
 from common.failures import Failure
-from tools import build
+from tools import build, submit
 from tools.fingerprint import BASE_IMAGE, product
 
 
@@ -60,6 +62,79 @@ def test_the_text_of_a_bundle_is_the_command_with_the_sizes_of_the_job(checkout)
         "--conf 'spark.a=b c' --py-files ./code.zip ./main.py "
         "--lake LAKE --dag-id DAG --run-id RUN --task-id TASK --attempt 1\n"
     )
+
+
+# A library that is not in the environment of the tests.
+INFLECTION = "inflection==0.5.1 --hash=sha256:{}\n"
+INFLECTION_HASH = "f38b2b640938a4f35ade69ac3d053042959b62a0f1076a5bbaa1b9526605a8a2"
+
+
+@pytest.fixture
+def with_library(checkout):
+    """Let the small Spark job declare a library, by a hash."""
+
+    def declare(digest):
+        description = FILES["jobs/count/job.toml"].replace(
+            "\n[outputs", '\nrequirements = "requirements/own.txt"\n[outputs'
+        )
+        write(checkout, {"jobs/count/job.toml": description, "requirements/own.txt": INFLECTION.format(digest)})
+        return product("count", checkout)
+
+    return declare
+
+
+def test_libraries_that_a_cluster_lacks_are_packed_and_given_to_all_its_processes(with_library):
+    files = build.bundle_files(with_library(INFLECTION_HASH))
+    names = zipfile.ZipFile(io.BytesIO(files["libraries.zip"])).namelist()
+    assert "inflection/__init__.py" in names
+    assert not [name for name in names if name.startswith("bin/") or name.endswith((".pyc", "/RECORD"))]
+    assert build.bundle_files(with_library(INFLECTION_HASH)) == files  # same bytes
+    command = " ".join(shlex.split(files["submit.txt"].decode()))
+    for part in (
+        "--archives ./libraries.zip#libraries",
+        "--conf spark.yarn.appMasterEnv.PYTHONPATH=libraries",
+        "--conf spark.executorEnv.PYTHONPATH=libraries",
+    ):
+        assert f" {part} " in command
+
+
+def test_a_library_with_another_hash_is_not_packed(with_library):
+    with pytest.raises(Failure, match=r"(?s)requirements/own\.txt can't be packed for a cluster.*[Hh]ash mismatch"):
+        build.bundle_files(with_library("0" * 64))
+
+
+LIBRARY_JOB = """
+from common import spark
+from common.task import run
+
+
+def main(task):
+    import inflection
+    with spark.session(task) as session:
+        words = session.sparkContext.parallelize(["a_b"], 1).map(lambda word: __import__("inflection").camelize(word))
+        task.metrics["words"] = [inflection.camelize("c_d"), *words.collect()]
+
+
+if __name__ == "__main__":
+    run(main)
+"""
+
+
+def test_a_job_with_libraries_of_its_own_runs_from_its_bundle(tmp_path, lake, monkeypatch):
+    root = tmp_path / "real"
+    root.mkdir()
+    for name in ("common", "dockerfiles"):
+        (root / name).symlink_to(build.ROOT / name)
+    job = '[job]\ndescription = "Uses a library."\nengine = "spark"\nrequirements = "requirements/own.txt"\n'
+    shutil.copytree(build.ROOT / "requirements", root / "requirements")
+    write(root, {"requirements/own.txt": INFLECTION.format(INFLECTION_HASH)})
+    write(root, {"jobs/words/job.toml": job, "jobs/words/main.py": LIBRARY_JOB})
+    wanted = product("words", root)
+    build.build_bundle(wanted)
+    identity = ["--lake", lake, "--dag-id", "d", "--run-id", "r", "--task-id", "t", "--attempt", "1"]
+    assert submit.run_here(wanted, identity) == 0
+    manifest = json.loads(storage.read(f"{lake}/intermediate/d/r/t/manifest.json")[0])
+    assert manifest["metrics"]["words"] == ["CD", "AB"]
 
 
 def test_what_is_there_is_not_made_again(checkout, tmp_path):
