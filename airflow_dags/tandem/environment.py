@@ -10,11 +10,12 @@ from typing import Any
 from tandem.errors import check_known
 from tandem.runtimes import ContainerRuntime, SparkRuntime
 from tandem.runtimes.docker import Docker
+from tandem.runtimes.emr import Emr
 from tandem.runtimes.process import Process
 from tandem.runtimes.spark_submit import SparkSubmit
 
 CONTAINER_RUNTIMES: dict[str, type[Process | Docker]] = {"process": Process, "docker": Docker}
-SPARK_RUNTIMES: dict[str, type[SparkSubmit]] = {"spark_submit": SparkSubmit}
+SPARK_RUNTIMES: dict[str, type[SparkSubmit | Emr]] = {"spark_submit": SparkSubmit, "emr": Emr}
 VARIABLES = {"container": "TANDEM_CONTAINERS", "spark": "TANDEM_SPARK"}  # each names another runtime of its kind
 
 

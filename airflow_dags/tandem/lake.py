@@ -41,3 +41,12 @@ def read_s3(uri: str) -> bytes:
         return cast(bytes, client.get_object(Bucket=bucket, Key=key)["Body"].read())
     except client.exceptions.NoSuchKey:
         raise FileNotFoundError(uri) from None
+
+
+def list_s3(prefix: str) -> list[str]:
+    """The URIs of all objects that begin so."""
+    import boto3
+
+    bucket, _, key = prefix.removeprefix("s3://").partition("/")
+    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+    return [f"s3://{bucket}/{entry['Key']}" for page in pages for entry in page.get("Contents", [])]

@@ -104,12 +104,13 @@ def ending(code: int, work: Work) -> str:
 
 
 def reasons(outcome: Outcome, document: Mapping[str, Any] | None) -> list[str]:
-    """What the runtime explains, and what the job itself says: its failure document, or else its last line."""
-    explained = [outcome.explanation] if outcome.explanation else []
+    """What the job itself says, its failure document or else its last line, and what the runtime knows beside it."""
+    explained = outcome.explanation.splitlines()
     if document is None:
-        return [*explained, f"It said last: {outcome.last_line}" if outcome.last_line else "It said nothing."]
+        said = [f"It said last: {outcome.last_line}"] if outcome.last_line else []
+        return [*explained, *said] or ["It said nothing."]
     causes = [f"Caused by {cause['type']}: {cause['message']}" for cause in document["exceptions"][1:]]
-    return [*explained, document["sentence"], *causes]
+    return [document["sentence"], *causes, *explained]
 
 
 def tell_failure(context: Context) -> None:

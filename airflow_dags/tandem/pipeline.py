@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, BaseOperator
@@ -17,7 +17,16 @@ from tandem.operator import JobOperator, tell_failure
 from tandem.runtimes import Cluster, ContainerRuntime
 
 Task = BaseOperator | MappedOperator
-SPARK_SETTINGS = ("conf", "driver_memory", "executor_memory", "executor_cores")
+SPARK_SETTINGS = ("conf", "driver_memory", "executor_memory", "executor_cores", "deploy_mode")
+
+
+class Shared(NamedTuple):
+    """A cluster of a pipeline, None where nothing opens; the file that describes it and the tasks that run on it."""
+
+    described: str
+    name: str
+    cluster: Cluster | None
+    tasks: list[Task]
 
 
 class Pipeline:
@@ -27,16 +36,18 @@ class Pipeline:
     keyword is a role of the job (its value: the task that hands over) or the parameter that its job.toml calls
     mapped_by (its value: into how many tasks it is mapped). Settings come from `<task ID>.json` beside the DAG,
     {"parameters": {…}}, for Spark jobs the keys of [spark] in job.toml too; strings in it may be templates.
-    A cluster is opened just before the first Spark task and closed right after the last one, if the environment's
-    runtime has any. What a job writes to a dataset of the lake is an Airflow asset of the same name.
+    What a job writes to a dataset of the lake is an Airflow asset of the same name.
+
+    A cluster is opened just before the first of its Spark tasks and closed right after the last one, if the
+    environment's runtime has any. `cluster="cluster_large"` runs a task on what cluster_large.json describes, instead
+    of cluster.json; `reopen=True` closes the cluster before whatever comes between, and opens another of the kind.
     """
 
     def __init__(self, file: str, *, schedule: Any, **options: Any) -> None:
         self.folder = Path(file).parent
         self.environment = environment.load(self.folder.parent / "environments")
         self.jobs: dict[str, Job] = {}
-        self.spark_tasks: list[Task] = []
-        self.cluster: Cluster | None = None
+        self.clusters: list[Shared] = []
         self.dag = DAG(
             self.folder.name,
             schedule=schedule,
@@ -58,24 +69,36 @@ class Pipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None and self.cluster:
-            self.put_cluster_around_spark(self.cluster)
+        if error is None:
+            self.put_clusters_around_spark()
         self.dag.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def container(self, job: str, *, task_id: str | None = None, **given: Any) -> Task:
         """A task that runs a Python job."""
         found = catalogue.find(self.catalogue, job, "python", self.dag.dag_id)
-        return self.task(found, task_id or job, self.environment.container, self.settings(found, task_id or job), given)
+        settings = self.settings(found, task_id or job)
+        return self.task(found, task_id or job, self.environment.container, settings, given, None)
 
-    def spark(self, job: str, *, task_id: str | None = None, **given: Any) -> Task:
-        """A task that runs a Spark job."""
+    def spark(
+        self, job: str, *, task_id: str | None = None, cluster: str = "cluster", reopen: bool = False, **given: Any
+    ) -> Task:
+        """A task that runs a Spark job, on the cluster that other tasks opened if it names the same one."""
         found = catalogue.find(self.catalogue, job, "spark", self.dag.dag_id)
         settings = self.settings(found, task_id or job)
-        if not self.spark_tasks:
-            self.cluster = self.environment.spark.cluster(self.read("cluster.json"))
-        task = self.task(found, task_id or job, self.environment.spark, settings, given)
-        self.spark_tasks.append(task)
+        shared = self.shared(cluster, f"{cluster}_{task_id or job}" if reopen else cluster)
+        task = self.task(found, task_id or job, self.environment.spark, settings, given, shared.cluster)
+        shared.tasks.append(task)
         return task
+
+    def shared(self, described: str, name: str) -> "Shared":
+        """The cluster that was opened last of those that a file describes, another one if it is to have a new name."""
+        for shared in reversed(self.clusters):
+            if shared.described == described and name in (described, shared.name):
+                return shared
+        file = f"{described}{self.environment.spark.cluster_suffix}"
+        opened = self.environment.spark.open_and_close(name, self.read(file), f"{self.dag.dag_id}/{file}")
+        self.clusters.append(Shared(described, name, opened, []))
+        return self.clusters[-1]
 
     @property
     def catalogue(self) -> Path:
@@ -100,7 +123,13 @@ class Pipeline:
         return settings
 
     def task(
-        self, job: Job, task_id: str, runtime: ContainerRuntime, settings: dict[str, Any], given: Mapping[str, Any]
+        self,
+        job: Job,
+        task_id: str,
+        runtime: ContainerRuntime,
+        settings: dict[str, Any],
+        given: Mapping[str, Any],
+        cluster: Cluster | None,
     ) -> Task:
         """The operator of a job, mapped or not, after its predecessors."""
         where = f"Task '{task_id}' of {self.dag.dag_id}"
@@ -120,7 +149,7 @@ class Pipeline:
             "predecessors": {role: predecessor.task_id for role, predecessor in roles.items()},
             "parameters": parameters,
             "request": runtime.request(job, settings),
-            "cluster": self.cluster.open.output if self.cluster and job.engine == "spark" else None,
+            "cluster": cluster.open.output if cluster else None,
             "outlets": [Asset(dataset) for dataset in job.datasets],
         }
         task: Task
@@ -157,27 +186,35 @@ class Pipeline:
                 f"writes {written}; name a task that writes it, or bring the two jobs to one version of the contract."
             )
 
-    def put_cluster_around_spark(self, cluster: Cluster) -> None:
-        """Open it once all is done that every Spark task waits for, close it after the last, let no failure be hidden.
+    def put_clusters_around_spark(self) -> None:
+        """Open each once all is done that all its tasks wait for, close it after the last, let no failure be hidden.
 
         Airflow leaves a teardown out when it decides on a run, and with on_failure_fail_dagrun it takes it alone: the
         leaf `done`, after all the work, brings in the rest.
         """
-        around = {task.task_id for task in cluster}
+        opened = [(shared.cluster, shared.tasks) for shared in self.clusters if shared.cluster]
+        around = {task.task_id for cluster, _ in opened for task in cluster}
         last = [task for task in self.dag.tasks if not task.downstream_task_ids and task.task_id not in around]
-        before = {task.task_id: self.upstream(task) - around for task in self.spark_tasks}
-        common = set.intersection(*before.values())
+        before = {task.task_id: self.upstream(task) - around for _, tasks in opened for task in tasks}
+        for cluster, tasks in opened:
+            self.put_around(cluster, tasks, before)
+        if opened:
+            last >> EmptyOperator(task_id="done")
+
+    def put_around(self, cluster: Cluster, tasks: list[Task], before: Mapping[str, set[str]]) -> None:
+        """Open a cluster before its tasks and close it after them; `before` has what each Spark task waits for."""
+        own = {task.task_id for task in tasks}
+        common = set.intersection(*(before[task_id] for task_id in own))
         for task_id in common.difference(*(self.upstream(self.dag.get_task(task_id)) for task_id in common)):
             self.dag.get_task(task_id) >> cluster.open
         if cluster.ready is not cluster.open:
             cluster.open >> cluster.ready
-        for task in self.spark_tasks:
-            if before[task.task_id].isdisjoint(before):
+        for task in tasks:
+            if before[task.task_id].isdisjoint(own):
                 cluster.ready >> task
-            if not any(task.task_id in others for others in before.values()):
+            if not any(task.task_id in before[other] for other in own):
                 task >> cluster.close
         cluster.close.as_teardown(setups=cluster.open, on_failure_fail_dagrun=True)
-        last >> EmptyOperator(task_id="done")
 
     def upstream(self, task: Any) -> set[str]:
         """The IDs of all tasks that a task waits for."""

@@ -52,6 +52,18 @@ code=$?
 echo "26/11/23 03:00:59 INFO ShutdownHookManager: Shutdown hook called"
 exit $code
 """
+RELEASE = """
+import json, pathlib, sys
+from common import storage
+from tools.build import bundle_files
+from tools.fingerprint import jobs, product
+root, lake = pathlib.Path(sys.argv[1]), sys.argv[2]
+products = [each for each in (product(name, root) for name in jobs(root)) if each.job.engine == "spark"]
+for each in products:
+    for path, content in bundle_files(each).items():
+        storage.write(f"{lake}/code/{each.job.name}/{each.fingerprint}/{path}", content)
+print(json.dumps({each.job.name: each.fingerprint for each in products}))
+"""
 
 
 class Told(logging.Handler):
@@ -85,7 +97,8 @@ class Workshop:
         self.dags = folder / "dags"
         self.lake = folder / "lake"
         (self.code / "jobs").mkdir(parents=True)
-        (self.code / "common").symlink_to(ROOT / "common")
+        for shared in ("common", "dockerfiles", "requirements"):
+            (self.code / shared).symlink_to(ROOT / shared)
         (self.dags / "environments").mkdir(parents=True)
         for shared in ("tandem", ".airflowignore"):
             (self.dags / shared).symlink_to(ROOT / "airflow_dags" / shared)
@@ -113,6 +126,14 @@ spark_submit = "{submit}"
 master = "local[1]"
 [spark.spark_submit.conf]
 "spark.ui.enabled" = "false"
+[spark.emr]
+poll_seconds = 0.2
+ready_seconds = 8
+pending_seconds = 3
+log_seconds = 1
+[spark.emr.cluster]
+LogUri = "{{{{ var.value.get('lake') }}}}/logs/"
+ReleaseLabel = "emr-7.9.0"
 """
         )
 
@@ -136,6 +157,11 @@ master = "local[1]"
             "from airflow.providers.standard.operators.empty import EmptyOperator\n"
             f"from tandem import Pipeline\n\nwith Pipeline(__file__, schedule=None) as dag:\n{lines}\n"
         )
+
+    def release(self, lake: str) -> str:
+        """Bring the bundles of all Spark jobs to the lake on S3; the Airflow variable that says which they are."""
+        command = [PYTHON, "-c", RELEASE, str(self.code), lake]
+        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
     def load(self, name: str) -> Any:
         """The pipeline's DAG; AssertionError with Airflow's text if its file does not import."""

@@ -28,11 +28,14 @@ class Opening(EmptyOperator):
 class WithCluster(SparkSubmit):
     """spark-submit behind a cluster that is only opened and closed."""
 
-    def cluster(self, request):
+    def open_and_close(self, name, request, where):
         assert request == {"Name": "big"}
-        ready = Opening(task_id="ready", on_execute_callback=lambda context: None)
-        opened = Opening(task_id="open", on_execute_callback=lambda context: None)
-        return Cluster(opened, ready, Closing(task_id="close", on_execute_callback=lambda context: None, retries=0))
+        assert where == f"{where.partition('/')[0]}/{name.partition('_refine')[0]}.json"
+        suffix = name.removeprefix("cluster")
+        ready = Opening(task_id=f"ready{suffix}", on_execute_callback=lambda context: None)
+        opened = Opening(task_id=f"open{suffix}", on_execute_callback=lambda context: None)
+        closing = Closing(task_id=f"close{suffix}", on_execute_callback=lambda context: None, retries=0)
+        return Cluster(opened, ready, closing)
 
     def request(self, job, settings):
         return {"conf": {"spark.app.name": "{{ dag.dag_id }}"}}
@@ -148,6 +151,34 @@ def test_a_cluster_is_kept_for_the_spark_task_after_a_container(clustered):
     assert dag.get_task("open").upstream_task_ids == {"before"}
     assert dag.get_task("close").upstream_task_ids == {"refine", "open"}
     assert "ready" not in dag.get_task("refine").upstream_task_ids
+
+
+def test_a_cluster_is_opened_anew_after_a_container_if_the_pipeline_says_so(clustered):
+    body = HYBRID.replace(
+        "trained >> after", 'trained >> dag.spark("refine", interactions=built, reopen=True) >> after'
+    )
+    clustered.pipeline("p", body, cluster={"Name": "big"}, build={}, train={}, refine={})
+    dag = clustered.load("p")
+    assert dag.get_task("close").upstream_task_ids == {"build", "open"}
+    assert dag.get_task("open_refine").upstream_task_ids == {"train"}
+    assert dag.get_task("refine").upstream_task_ids == {"build", "train", "open_refine", "ready_refine"}
+    assert dag.get_task("close_refine").upstream_task_ids == {"refine", "open_refine"}
+    assert dag.get_task("done").upstream_task_ids == {"after"}
+
+
+def test_tasks_of_one_pipeline_run_on_clusters_of_different_files(clustered):
+    body = """
+built = dag.spark("build")
+dag.spark("refine", interactions=built, cluster="cluster_large")
+dag.spark("refine", task_id="again", interactions=built, cluster="cluster_large")
+"""
+    big = {"Name": "big"}
+    clustered.pipeline("p", body, cluster=big, cluster_large=big, build={}, refine={}, again={})
+    dag = clustered.load("p")
+    assert dag.get_task("close").upstream_task_ids == {"build", "open"}
+    assert dag.get_task("open_large").upstream_task_ids == {"build"}
+    assert dag.get_task("close_large").upstream_task_ids == {"refine", "again", "open_large"}
+    assert dag.get_task("done").upstream_task_ids == {"refine", "again"}
 
 
 def test_where_nothing_opens_there_is_no_cluster_in_the_graph(jobs):

@@ -3,23 +3,20 @@
 import argparse
 import gzip
 import json
-import logging
 import os
 import signal
-import subprocess
 import sys
-import threading
 import time
 import uuid
 from pathlib import Path
 
 import boto3
 import pytest
-from moto.emr import models, responses
-from moto.server import ThreadedMotoServer
+from moto.emr import models
 
 from common import lake as places
 from common import s3, storage
+from tests.system import emr_node
 from tools import build, submit
 from tools.fingerprint import product
 
@@ -37,31 +34,18 @@ def s3_lake(s3_server, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def emr_server():
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+def emr():
+    """EMR's interface, and the node behind it that runs steps."""
+    with emr_node.serve(Path(sys.executable).with_name("spark-submit")) as served:
+        yield served
 
 
 @pytest.fixture
-def cluster(s3_lake, emr_server, monkeypatch):
-    """A running cluster, with what moto's EMR lacks: details of a failure, and steps that can be cancelled."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_EMR", emr_server)
+def cluster(s3_lake, emr, monkeypatch):
+    """A cluster whose steps do what `on_step` says."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_EMR", emr[0])
     monkeypatch.setattr(submit, "POLL_SECONDS", 0.05)
-    plain = models.Step.status.fget
-    details = property(lambda step: plain(step) | {"FailureDetails": getattr(step, "failure_details", None)})
-    monkeypatch.setattr(models.Step, "status", details)
-
-    def cancel_steps(response):
-        for step in steps(response._get_param("ClusterId")):
-            if step.id in response._get_param("StepIds"):
-                step.state = "CANCELLED"
-        return responses.ActionResult({"CancelStepsInfoList": []})
-
-    monkeypatch.setattr(responses.ElasticMapReduceResponse, "cancel_steps", cancel_steps, raising=False)
+    monkeypatch.setattr(emr[1], "play", emr[1].play)
     instances = {"KeepJobFlowAliveWhenNoSteps": True, "MasterInstanceType": "m5.large", "InstanceCount": 1}
     return boto3.client("emr").run_job_flow(
         Name="test", Instances=instances, LogUri=f"{s3_lake}/logs/".replace("s3:", "s3n:"), ReleaseLabel="emr-7.0.0"
@@ -72,16 +56,18 @@ def steps(cluster):
     return models.emr_backends["123456789012"][os.environ["AWS_REGION"]].clusters[cluster].steps
 
 
-def on_step(cluster, act, pause=0.3):
-    """Do something, in a thread, with the first step of a cluster soon after there is one."""
+@pytest.fixture
+def on_step(emr):
+    """Do something else than run a step soon after it began."""
 
-    def play():
-        while not steps(cluster):
-            time.sleep(0.02)
-        time.sleep(pause)
-        act(steps(cluster)[0])
+    def do(act):
+        def play(cluster, step):
+            time.sleep(0.3)
+            act(step)
 
-    threading.Thread(target=play, daemon=True).start()
+        emr[1].play = play
+
+    return do
 
 
 def submitted(*arguments):
@@ -116,12 +102,12 @@ def log(lake, cluster, path, text):
     storage.write(f"{lake}/logs/{cluster}/{path}", gzip.compress(text.encode()))
 
 
-def test_the_step_is_the_uploaded_bundle_with_the_tasks_arguments(s3_lake, cluster, count, capsys):
+def test_the_step_is_the_uploaded_bundle_with_the_tasks_arguments(s3_lake, cluster, count, capsys, on_step):
     def act(step):
         leave(s3_lake, "manifest.json")
         step.state = "COMPLETED"
 
-    on_step(cluster, act)
+    on_step(act)
     assert count(s3_lake, cluster, "--set", "a=b c") == 0
     (step,) = steps(cluster)
     (place,) = (build.DIST / "count").iterdir()
@@ -153,7 +139,9 @@ def test_a_bundle_that_lies_in_the_lake_is_not_uploaded_again(s3_lake, count, ch
     assert written == []
 
 
-def test_a_failed_step_ends_with_its_details_the_drivers_log_and_the_jobs_exit_code(s3_lake, cluster, count, capsys):
+def test_a_failed_step_ends_with_its_details_the_drivers_log_and_the_jobs_exit_code(
+    s3_lake, cluster, count, capsys, on_step
+):
     def act(step):
         leave(s3_lake, "failure.json", exit_code=4, sentence="The model is too bad.")
         log(s3_lake, cluster, f"steps/{step.id}/stderr.gz", "Submitted application application_17_0001\n")
@@ -163,7 +151,7 @@ def test_a_failed_step_ends_with_its_details_the_drivers_log_and_the_jobs_exit_c
         step.failure_details = {"Reason": "Unknown Error.", "LogFile": "s3://somewhere"}
         step.state = "FAILED"
 
-    on_step(cluster, act)
+    on_step(act)
     assert count(s3_lake, cluster) == 4
     told = capsys.readouterr().out
     for text in ("FAILED after", "Reason: Unknown Error.", "what the driver said", "The model is too bad."):
@@ -173,33 +161,33 @@ def test_a_failed_step_ends_with_its_details_the_drivers_log_and_the_jobs_exit_c
     assert told.rstrip().endswith("The model is too bad.")
 
 
-def test_without_a_containers_log_the_steps_own_is_shown(s3_lake, cluster, count, capsys):
+def test_without_a_containers_log_the_steps_own_is_shown(s3_lake, cluster, count, capsys, on_step):
     def act(step):
         log(s3_lake, cluster, f"steps/{step.id}/stderr.gz", "no such bundle\n")
         step.state = "FAILED"
 
-    on_step(cluster, act)
+    on_step(act)
     assert count(s3_lake, cluster) == 1
     told = capsys.readouterr().out
     assert "no such bundle" in told
     assert "killed or never began" in told
 
 
-def test_a_step_that_completed_without_a_manifest_of_its_attempt_has_failed(s3_lake, cluster, count):
+def test_a_step_that_completed_without_a_manifest_of_its_attempt_has_failed(s3_lake, cluster, count, on_step):
     def act(step):
         leave(s3_lake, "manifest.json", attempt=1)
         step.state = "COMPLETED"
 
-    on_step(cluster, act)
+    on_step(act)
     assert count(s3_lake, cluster, attempt=2) == 1
 
 
-def test_a_step_that_failed_has_failed_though_a_manifest_is_there(s3_lake, cluster, count):
+def test_a_step_that_failed_has_failed_though_a_manifest_is_there(s3_lake, cluster, count, on_step):
     def act(step):
         leave(s3_lake, "manifest.json")
         step.state = "FAILED"
 
-    on_step(cluster, act)
+    on_step(act)
     assert count(s3_lake, cluster) == 1
 
 
@@ -207,10 +195,10 @@ def ctrl_c(_step):
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_ctrl_c_asks_and_cancels(s3_lake, cluster, count, monkeypatch, capsys):
+def test_ctrl_c_asks_and_cancels(s3_lake, cluster, count, monkeypatch, capsys, on_step):
     asked = []
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "y")
-    on_step(cluster, ctrl_c)
+    on_step(ctrl_c)
     assert count(s3_lake, cluster) == 130
     (step,) = steps(cluster)
     assert step.state == "CANCELLED"
@@ -218,23 +206,23 @@ def test_ctrl_c_asks_and_cancels(s3_lake, cluster, count, monkeypatch, capsys):
     assert "CANCELLED after" in capsys.readouterr().out
 
 
-def test_ctrl_c_and_no_goes_on_waiting(s3_lake, cluster, count, monkeypatch):
+def test_ctrl_c_and_no_goes_on_waiting(s3_lake, cluster, count, monkeypatch, on_step):
     def no(_question):
         leave(s3_lake, "manifest.json")
         steps(cluster)[0].state = "COMPLETED"
         return ""
 
     monkeypatch.setattr("builtins.input", no)
-    on_step(cluster, ctrl_c)
+    on_step(ctrl_c)
     assert count(s3_lake, cluster) == 0
 
 
-def test_ctrl_c_twice_leaves_the_step_alone(s3_lake, cluster, count, monkeypatch, capsys):
+def test_ctrl_c_twice_leaves_the_step_alone(s3_lake, cluster, count, monkeypatch, capsys, on_step):
     def again(_question):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("builtins.input", again)
-    on_step(cluster, ctrl_c)
+    on_step(ctrl_c)
     assert count(s3_lake, cluster) == 130
     assert steps(cluster)[0].state == "RUNNING"
     assert "goes on" in capsys.readouterr().out
@@ -254,30 +242,6 @@ def test_a_real_job_runs_as_a_step_from_the_lake(s3_lake, cluster, capfd):
     event = EVENT | {"time": "2011-06-01T10:00:00Z", "country": None}
     delivery = f"{s3_lake}/raw/events/arrival=2011-06-01/events.jsonl.gz"
     storage.write(delivery, gzip.compress(json.dumps(event).encode()))
-    sdk = "software.amazon.awssdk.auth.credentials"
-    settings = {
-        "fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
-        "fs.s3a.endpoint": os.environ["AWS_ENDPOINT_URL"],
-        "fs.s3a.endpoint.region": os.environ["AWS_REGION"],
-        "fs.s3a.path.style.access": "true",
-        "fs.s3a.aws.credentials.provider": f"{sdk}.EnvironmentVariableCredentialsProvider",
-    }
-    cluster_settings = [part for name, value in settings.items() for part in ("--conf", f"spark.hadoop.{name}={value}")]
-
-    def primary_node(step):
-        """What EMR does with a step, but on this machine, so in client mode and with a bundle that comes from S3."""
-        program, *arguments = step.args
-        position = arguments.index("--master")
-        assert arguments[position : position + 4] == ["--master", "yarn", "--deploy-mode", "cluster"]
-        arguments[position : position + 4] = ["--master", "local[1]"]
-        command = [str(Path(sys.executable).with_name(program)), *cluster_settings, *arguments]
-        environment = {**os.environ, "PYSPARK_PYTHON": sys.executable}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/")
-        log(s3_lake, cluster, f"steps/{step.id}/stdout.gz", done.stdout)
-        log(s3_lake, cluster, f"steps/{step.id}/stderr.gz", done.stderr)
-        step.state = "FAILED" if done.returncode else "COMPLETED"
-
-    on_step(cluster, primary_node, pause=0)
     code = submitted("--job", "ingest_events", "--lake", s3_lake, "--cluster", cluster, "--run-id", "r")
     told = capfd.readouterr().out
     assert code == 0, told

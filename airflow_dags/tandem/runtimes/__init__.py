@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
 
 from tandem.catalogue import Job
 from tandem.lake import task_key
@@ -89,5 +90,29 @@ class ContainerRuntime(Protocol):
 class SparkRuntime(ContainerRuntime, Protocol):
     """Where Spark jobs run: the same verbs around one command line, and a cluster that opens and closes around them."""
 
-    def cluster(self, request: Mapping[str, Any]) -> Cluster | None:
-        """The operators that open and close what cluster.json describes; None where there is nothing to open."""
+    cluster_suffix: ClassVar[str]  # of the files in app folders that describe clusters of this runtime
+
+    def open_and_close(self, name: str, request: Mapping[str, Any], where: str) -> Cluster | None:
+        """The operators that open and close what such a file describes, their task IDs ending in `name`.
+
+        None where there is nothing to open. `where` is the file, for what does not fit.
+        """
+
+
+def fingerprint(job: str) -> str:
+    """The template of the build product of a job that the Airflow variable `release` names, empty if it names none."""
+    return f"{{{{ var.json.get('release', {{}}).get('{job}', '') }}}}"
+
+
+def bundle(work: Work) -> str:
+    """Where the bundle of a Spark job lies in the lake; AirflowFailException if no cluster could find it."""
+    if not work.lake.startswith("s3://"):
+        raise AirflowFailException(
+            f"The lake {work.lake} can't be reached from a cluster, expected s3://…; set the Airflow variable 'lake'."
+        )
+    if not work.request["fingerprint"]:
+        raise AirflowFailException(
+            f"The Airflow variable 'release' names no fingerprint of {work.job}; build the job, bring its bundle to "
+            "the lake, and give Airflow what the build left in dist/release.json."
+        )
+    return f"{work.lake.rstrip('/')}/code/{work.job}/{work.request['fingerprint']}"

@@ -21,7 +21,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import Mount
 
 from tandem.catalogue import Job
-from tandem.runtimes import Outcome, Work
+from tandem.runtimes import Outcome, Work, fingerprint
 from tandem.runtimes.process import GRACE_SECONDS, pass_on
 
 RESULT = "/result"  # the folder of the result file, inside
@@ -38,8 +38,7 @@ class Docker:
     """
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-        fingerprint = f"{{{{ var.json.get('release', {{}}).get('{job.name}', '') }}}}"
-        return {"fingerprint": fingerprint, "services": list(job.services), **job.resources}
+        return {"fingerprint": fingerprint(job.name), "services": list(job.services), **job.resources}
 
     def submit(self, work: Work) -> Any:
         if not work.request["fingerprint"]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from tandem.catalogue import Job
 from tandem.runtimes import Cluster, Work
@@ -14,11 +14,12 @@ from tandem.runtimes.process import Process
 class SparkSubmit(Process):
     """Runs `spark-submit jobs/<job>/main.py`; `python` is the one that its driver and workers take."""
 
+    cluster_suffix: ClassVar[str] = ".json"
     spark_submit: Path
     master: str
     conf: Mapping[str, str] = field(default_factory=dict)
 
-    def cluster(self, request: Mapping[str, Any]) -> Cluster | None:
+    def open_and_close(self, name: str, request: Mapping[str, Any], where: str) -> Cluster | None:
         return None
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:

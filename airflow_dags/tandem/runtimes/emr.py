@@ -1,0 +1,231 @@
+"""Runtime `emr`: a Spark job as a step of an EMR cluster, which is open only as long as Spark jobs need it."""
+
+import gzip
+import logging
+import re
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from tandem.catalogue import Job
+from tandem.errors import PipelineError, check_known
+from tandem.lake import encode, list_s3, read_document, read_s3
+from tandem.runtimes import Cluster, Outcome, Work, bundle, fingerprint
+from tandem.runtimes.requests import check_request, merged
+
+ACTIVE = ("PENDING", "RUNNING", "CANCEL_PENDING")
+ALIVE_SECONDS = 30  # between lines that say that a step still runs
+GRACE_SECONDS = 3  # to see a step end after its cancelling; Airflow kills a task that does not end within 5
+LONGEST_NAME = 256  # of a step
+RAISED = re.compile(
+    r"(Caused by: )?([\w$]+\.)*\w+(Error|Exception|Interrupt|Exit)\b"
+)  # begins an exception's last line
+log = logging.getLogger(__name__)
+
+
+class Step(NamedTuple):
+    """A step of a cluster, and the work that it does."""
+
+    cluster: str
+    id: str
+    work: Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Emr:
+    """Runs the bundle that the Airflow variable `release` names, by spark-submit in a step of a cluster.
+
+    cluster.json is the request RunJobFlow; `cluster` is a table that an environment puts over it. A cluster that no one
+    closes ends by itself, by its AutoTerminationPolicy.
+    """
+
+    cluster_suffix: ClassVar[str] = ".json"
+    region: str | None = None  # the one that boto3 finds by itself
+    deploy_mode: str = "cluster"  # of jobs that say nothing else
+    cluster: Mapping[str, Any] = field(default_factory=dict)
+    poll_seconds: float = 10
+    ready_seconds: float = 1800  # a cluster may take to take steps
+    pending_seconds: float = 7200  # a step may wait for its start, those before it included
+    log_seconds: float = 120  # to wait for the log of a job that left nothing else; EMR brings it some minutes later
+
+    def open_and_close(self, name: str, request: Mapping[str, Any], where: str) -> Cluster:
+        from tandem.runtimes.emr_cluster import operators
+
+        wanted = merged(request, self.cluster, where)
+        check_request("emr", "RunJobFlow", wanted, where)
+        if "AutoTerminationPolicy" not in wanted or not wanted["Instances"].get("KeepJobFlowAliveWhenNoSteps"):
+            raise PipelineError(
+                f"{where} needs KeepJobFlowAliveWhenNoSteps, because steps come when the cluster is there, and an "
+                'AutoTerminationPolicy, because no one else ends what Airflow lost: "Instances": '
+                '{"KeepJobFlowAliveWhenNoSteps": true}, "AutoTerminationPolicy": {"IdleTimeout": 600}.'
+            )
+        return operators(name, wanted, self.region, self.poll_seconds, self.ready_seconds)
+
+    def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+        mode = settings.get("deploy_mode", self.deploy_mode)
+        check_known("deploy mode", mode, ["client", "cluster"], f"A setting of {job.name}")
+        where = ["--master", "yarn", "--deploy-mode", mode, "--name", job.name]
+        options = [*where, *spark_options(job, settings)]
+        return {"fingerprint": fingerprint(job.name), "deploy_mode": mode, "options": options}
+
+    def command(self, work: Work) -> list[str]:
+        """The spark-submit of a work's bundle, as the build wrote it into the bundle's submit.txt."""
+        place = bundle(work)
+        code = ["--py-files", f"{place}/code.zip", f"{place}/main.py"]
+        return ["spark-submit", *work.request["options"], *code, *work.arguments]
+
+    def submit(self, work: Work) -> Step:
+        """Find the step of this attempt, else add it; steps of older attempts, whose workers died, are cancelled."""
+        command = self.command(work)
+        emr = self.client()
+        base = first_of_names(work)
+        older = []
+        pages = emr.get_paginator("list_steps").paginate(ClusterId=work.cluster)
+        for step in (step for page in pages for step in page["Steps"] if step["Name"].startswith(base)):
+            attempt = int(step["Name"].removeprefix(base))
+            if attempt == work.attempt:
+                log.info("Found step %s of cluster %s.", step["Id"], work.cluster)
+                return Step(work.cluster, step["Id"], work)
+            if attempt < work.attempt and step["Status"]["State"] in ACTIVE:
+                older.append(step["Id"])
+        if older:
+            log.warning("Cancelling what older attempts left running: %s.", ", ".join(older))
+            emr.cancel_steps(ClusterId=work.cluster, StepIds=older, StepCancellationOption="TERMINATE_PROCESS")
+        log.info("Adding to cluster %s: %s", work.cluster, shlex.join(command))
+        jar = {"Jar": "command-runner.jar", "Args": command}
+        step = {"Name": f"{base}{work.attempt}", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar}
+        try:
+            added = emr.add_job_flow_steps(JobFlowId=work.cluster, Steps=[step])
+        except emr.exceptions.ClientError:
+            if reason := self.ending_of_cluster(emr, work.cluster):
+                raise AirflowFailException(f"{reason} Clear this task and what opens its cluster.") from None
+            raise
+        return Step(work.cluster, added["StepIds"][0], work)
+
+    def watch(self, handle: Step) -> Outcome:
+        emr = self.client()
+        began = time.monotonic()
+        state, said = "", 0.0
+        while True:
+            status = emr.describe_step(ClusterId=handle.cluster, StepId=handle.id)["Step"]["Status"]
+            now = time.monotonic()
+            if status["State"] != state or now - said >= ALIVE_SECONDS:
+                state, said = status["State"], now
+                log.info("Step %s of cluster %s is %s after %.0f s.", handle.id, handle.cluster, state, now - began)
+            if state not in ACTIVE:
+                return Outcome(int(state != "COMPLETED"), None, "", "\n".join(self.explanation(emr, handle, status)))
+            if state == "PENDING" and now - began > self.pending_seconds:
+                self.cancel(handle)
+                return Outcome(1, None, "", f"Step {handle.id} did not start within {self.pending_seconds:.0f} s.")
+            time.sleep(self.poll_seconds)
+
+    def cancel(self, handle: Step) -> None:
+        emr = self.client()  # one of its own: the signal may have come while `watch` held a lock
+        emr.cancel_steps(ClusterId=handle.cluster, StepIds=[handle.id], StepCancellationOption="TERMINATE_PROCESS")
+        deadline = time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline:
+            if emr.describe_step(ClusterId=handle.cluster, StepId=handle.id)["Step"]["Status"]["State"] not in ACTIVE:
+                return
+            time.sleep(0.2)
+
+    def again(self, work: Work) -> str:
+        return shlex.join([".venv/bin/python", "-m", "tools.submit", "--job", work.job, *work.arguments])
+
+    def client(self) -> Any:
+        import boto3  # takes a third of a second, which parsing a DAG must not pay
+        from botocore.config import Config
+
+        config = Config(retries={"mode": "standard", "max_attempts": 8})
+        return boto3.session.Session().client("emr", region_name=self.region, config=config)
+
+    def ending_of_cluster(self, emr: Any, cluster: str) -> str:
+        """How a cluster ended, nothing if it has not."""
+        from tandem.runtimes.emr_cluster import ended
+
+        status = emr.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]
+        return f"Cluster {cluster} {ended(status)}." if status["State"].startswith("TERMINAT") else ""
+
+    def explanation(self, emr: Any, step: Step, status: Mapping[str, Any]) -> Iterator[str]:
+        """What EMR knows of a step's end: its own words, the end of the cluster, the last exceptions of the driver."""
+        region = emr.meta.region_name
+        page = f"https://{region}.console.aws.amazon.com/emr/home?region={region}#/clusterDetails/{step.cluster}"
+        if status["State"] != "COMPLETED":
+            details = status.get("FailureDetails", {})
+            told = [f"{name}: {text}" for name, text in details.items() if text]
+            yield f"Step {step.id} of cluster {step.cluster} is {status['State']}. {' '.join(told)}".rstrip()
+            if reason := self.ending_of_cluster(emr, step.cluster):
+                yield reason
+            yield from self.last_exceptions(emr, step)
+        yield f"AWS shows it at {page}"
+
+    def last_exceptions(self, emr: Any, step: Step) -> Iterator[str]:
+        """The last exception in each file of the driver's log; a job that left no failure document is waited for."""
+        root = emr.describe_cluster(ClusterId=step.cluster)["Cluster"].get("LogUri")
+        if not root:
+            yield "The cluster keeps no log on S3; give cluster.json a LogUri."
+            return
+        logs = f"{re.sub('^s3[an]:', 's3:', root).rstrip('/')}/{step.cluster}"
+        left = read_document(f"{step.work.key}/attempt-{step.work.attempt}/failure.json")
+        deadline = time.monotonic() + (0 if left else self.log_seconds)
+        while not (found := driver_log(logs, step)) and time.monotonic() < deadline:
+            log.info("The driver's log is not at %s yet.", logs)
+            time.sleep(min(self.poll_seconds, 10))
+        if not found:
+            yield f"No log of the driver is at {logs} yet; EMR brings it within some minutes."
+        for uri, text in (found or step_log(logs, step)).items():
+            yield f"{uri} ends with: {last_exception(text)}"
+
+
+def spark_options(job: Job, settings: Mapping[str, Any]) -> list[str]:
+    """The options of spark-submit that job.toml, and over it a task's own settings, ask for."""
+    wanted = {**job.spark, **settings}
+    sizes = [
+        part
+        for name in ("driver_memory", "executor_memory", "executor_cores")
+        if name in wanted
+        for part in (f"--{name.replace('_', '-')}", str(wanted[name]))
+    ]
+    conf = {**job.spark.get("conf", {}), **settings.get("conf", {})}
+    return [*sizes, *(part for name, value in conf.items() for part in ("--conf", f"{name}={value}"))]
+
+
+def first_of_names(work: Work) -> str:
+    """How the names of a task's steps begin, the attempt's number follows: its folder among the lake's hand-overs."""
+    task = work.key.removeprefix(f"{work.lake.rstrip('/')}/intermediate/")
+    return f"{task if len(task) < LONGEST_NAME - 20 else encode(task)}/attempt-"
+
+
+def driver_log(logs: str, step: Step) -> dict[str, str]:
+    """What the driver printed, by URI, as far as it is on S3.
+
+    In client mode the step's process is the driver. In cluster mode it is the first container of the YARN application
+    that the step's process names, if it got that far.
+    """
+    own = step_log(logs, step)
+    application = re.search(r"application_\d+_\d+", "".join(own.values()))
+    if application is None or step.work.request["deploy_mode"] == "client":
+        return own
+    containers = texts(f"{logs}/containers/{application[0]}/")
+    return {uri: text for uri, text in containers.items() if re.search(r"_0*1/std...\.gz$", uri)}
+
+
+def step_log(logs: str, step: Step) -> dict[str, str]:
+    """What a step's process printed, by URI."""
+    return texts(f"{logs}/steps/{step.id}/")
+
+
+def texts(prefix: str) -> dict[str, str]:
+    """The text of all output that begins so, by URI; of processes that printed nothing there is none."""
+    outputs = [uri for uri in list_s3(prefix) if uri.endswith(("/stdout.gz", "/stderr.gz"))]
+    found = {uri: gzip.decompress(read_s3(uri)).decode(errors="replace") for uri in outputs}
+    return {uri: text for uri, text in found.items() if text.strip()}
+
+
+def last_exception(text: str) -> str:
+    """The last line that begins as an exception's does, else the last that says anything."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ([line for line in lines if RAISED.match(line)] or lines)[-1]
