@@ -97,15 +97,18 @@ def run_step(task: argparse.Namespace, command: list[str]) -> int:
     step = {"Name": f"{task.task_id} {task.run_id}", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar}
     (step_id,) = emr.add_job_flow_steps(JobFlowId=task.cluster, Steps=[step])["StepIds"]
     say(f"step {step_id} of cluster {task.cluster}")
+    log = DriverLog(emr, task.cluster, step_id)
+    if log.logs:
+        say(f"the driver's log comes from {log.logs}, some minutes late")
     try:
-        status = wait(emr, task.cluster, step_id)
+        status = wait(emr, task.cluster, step_id, log)
     except KeyboardInterrupt:
         say(f"step {step_id} goes on, nobody waits for it any more")
         return INTERRUPTED
     key = lake.task_key(task.lake.rstrip("/"), task.dag_id, task.run_id, task.task_id, task.map_index)
     published = manifest.find(lake.manifest(key))
-    for line in end_of_log(emr, task.cluster, step_id):
-        print(line)
+    for line in log.rest():
+        print(line, flush=True)
     if status["State"] == "COMPLETED" and published and published.document["task"]["attempt"] == task.attempt:
         say(f"published {published.uri}")
         return 0
@@ -121,8 +124,57 @@ def run_step(task: argparse.Namespace, command: list[str]) -> int:
     return int(failure.document["exit_code"])
 
 
-def wait(emr: Any, cluster: str, step_id: str) -> dict[str, Any]:
-    """Say how a step's state changes until it ends; its last status.
+class DriverLog:
+    """What the driver printed, as far as the cluster has brought it to S3, which it does every few minutes.
+
+    In cluster mode the driver is the first container of a YARN application, which the step's own log names.
+    """
+
+    def __init__(self, emr: Any, cluster: str, step_id: str) -> None:
+        place = emr.describe_cluster(ClusterId=cluster)["Cluster"].get("LogUri")
+        self.logs = f"{re.sub('^s3[an]:', 's3:', place).rstrip('/')}/{cluster}" if place else None
+        self.step_id = step_id
+        self.shown: dict[str, int] = {}  # lines of each file
+
+    def news(self) -> list[str]:
+        """The lines that came since the last call, the last ones of each file."""
+        lines = []
+        for uri, content in self.driver().items():
+            new = content.splitlines()[self.shown.get(uri, 0) :]
+            self.shown[uri] = self.shown.get(uri, 0) + len(new)
+            lines += new[-LOG_LINES:]
+        return lines
+
+    def rest(self) -> list[str]:
+        """What to show once the step has ended: the last news, the step's own log if the driver left none."""
+        if self.logs is None:
+            return ["The cluster keeps no logs on S3."]
+        lines = self.news()
+        if self.shown:
+            return lines
+        own = [line for content in self.step().values() for line in content.splitlines()[-LOG_LINES:]]
+        return own or [
+            f"No log is at {self.logs}/steps/{self.step_id} yet; it comes some minutes after the step's end."
+        ]
+
+    def driver(self) -> dict[str, str]:
+        """The driver's files by their URIs."""
+        application = re.search(r"application_\d+_\d+", self.step().get("stderr.gz", ""))
+        if application is None:
+            return {}
+        containers = storage.files(f"{self.logs}/containers/{application[0]}")
+        return {file.uri: text(file.uri) for file in containers if re.search(r"_0*1/std(out|err)\.gz$", file.uri)}
+
+    def step(self) -> dict[str, str]:
+        """The step's own files by their names."""
+        if self.logs is None:
+            return {}
+        found = storage.files(f"{self.logs}/steps/{self.step_id}")
+        return {file.uri.rpartition("/")[2]: text(file.uri) for file in found if file.bytes and "/std" in file.uri}
+
+
+def wait(emr: Any, cluster: str, step_id: str, log: DriverLog) -> dict[str, Any]:
+    """Say how a step's state changes, and what its driver says, until it ends; its last status.
 
     Ctrl-C asks whether to cancel the step; a second one instead of an answer raises KeyboardInterrupt.
     """
@@ -134,6 +186,8 @@ def wait(emr: Any, cluster: str, step_id: str) -> dict[str, Any]:
             if status["State"] != state or time.monotonic() - said >= ALIVE_SECONDS:
                 state, said = status["State"], time.monotonic()
                 say(f"{state} after {said - started:.0f} s")
+                for line in log.news():
+                    print(line, flush=True)
             if state in ENDED:
                 return status
             time.sleep(POLL_SECONDS)
@@ -147,29 +201,6 @@ def asked(question: str) -> bool:
     with contextlib.suppress(EOFError):
         return input(question).strip().lower() in ("y", "yes")
     return False
-
-
-def end_of_log(emr: Any, cluster: str, step_id: str) -> list[str]:
-    """The last lines of what the driver printed, as far as the cluster has brought its logs to S3, which takes minutes.
-
-    In cluster mode the driver is the first container of a YARN application, which the step's own log names.
-    """
-    place = emr.describe_cluster(ClusterId=cluster)["Cluster"].get("LogUri")
-    if not place:
-        return ["The cluster keeps no logs on S3."]
-    logs = f"{re.sub('^s3[an]:', 's3:', place).rstrip('/')}/{cluster}"
-    found = storage.files(f"{logs}/steps/{step_id}")
-    step = {file.uri.rpartition("/")[2]: text(file.uri) for file in found if file.bytes}
-    if application := re.search(r"application_\d+_\d+", step.get("stderr.gz", "")):
-        containers = storage.files(f"{logs}/containers/{application[0]}")
-        driver = {
-            file.uri.rpartition("/")[2]: text(file.uri)
-            for file in containers
-            if re.search(r"_0*1/std(out|err)\.gz$", file.uri)
-        }
-        step = driver or step
-    lines = [line for name in ("stdout.gz", "stderr.gz") for line in step.get(name, "").splitlines()[-LOG_LINES:]]
-    return lines or [f"No log is at {logs}/steps/{step_id} yet."]
 
 
 def text(uri: str) -> str:

@@ -161,6 +161,32 @@ def test_a_failed_step_ends_with_its_details_the_drivers_log_and_the_jobs_exit_c
     assert told.rstrip().endswith("The model is too bad.")
 
 
+def test_the_drivers_log_is_shown_while_it_grows(s3_lake, cluster, count, capsys, on_step, monkeypatch):
+    monkeypatch.setattr(submit, "ALIVE_SECONDS", 0.05)
+    driver = "containers/application_17_0001/container_17_0001_01_000001/stdout.gz"
+    told = []
+
+    def act(step):
+        log(s3_lake, cluster, f"steps/{step.id}/stderr.gz", "Submitted application application_17_0001\n")
+        for lines in ("one\n", "one\ntwo\n"):
+            log(s3_lake, cluster, driver, lines)
+            deadline = time.monotonic() + 10
+            while not told.count(lines.split()[-1]) and time.monotonic() < deadline:
+                time.sleep(0.05)
+                told.extend(capsys.readouterr().out.splitlines())
+        told.append("here it ended")
+        leave(s3_lake, "manifest.json")
+        log(s3_lake, cluster, driver, "one\ntwo\nthree\n")
+        step.state = "COMPLETED"
+
+    on_step(act)
+    assert count(s3_lake, cluster) == 0
+    told += capsys.readouterr().out.splitlines()
+    assert [line for line in told if line in ("one", "two", "here it ended", "three")] == [
+        *("one", "two", "here it ended", "three")
+    ]
+
+
 def test_without_a_containers_log_the_steps_own_is_shown(s3_lake, cluster, count, capsys, on_step):
     def act(step):
         log(s3_lake, cluster, f"steps/{step.id}/stderr.gz", "no such bundle\n")
