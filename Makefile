@@ -46,6 +46,9 @@ generate-data: setup ## a made-up shop of any size (USERS= ITEMS= EVENTS= DAYS= 
 bench-quality: setup ## recommendation models side by side on the sample data
 	$(JOBS_PYTHON) -m benchmarks.quality
 
+bench-delivery: setup ## items a second into DynamoDB beside a plain loop (DYNAMODB_ENDPOINT=… for another than moto's)
+	$(JOBS_PYTHON) -m benchmarks.delivery $(ARGS)
+
 build: setup ## build products: an image or a Spark bundle of each job, or of JOB=… (KIND=image of a Spark job)
 	$(JOBS_PYTHON) -m tools.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \
 	    $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
@@ -110,5 +113,5 @@ $(UV): requirements/uv.txt
 clean: ## remove environments, lake, Airflow's files and caches
 	rm -rf .venv .venv-airflow .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo airflow test lint format sample generate-data bench-quality build affected run push submit image-report \
+.PHONY: help demo airflow test lint format sample generate-data bench-quality bench-delivery build affected run push submit image-report \
     create-tables rollback requirements setup clean

@@ -19,6 +19,8 @@ from common import s3
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+    from common.delivery import versions
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -174,3 +176,14 @@ def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     elif request.param == "dynamodb_local":
         pytest.skip("DYNAMODB_ENDPOINT names the only DynamoDB to test with")
     return os.environ["DYNAMODB_ENDPOINT"]
+
+
+@pytest.fixture
+def product_table(dynamodb: str) -> "versions.Table":
+    """An empty table of recommendations, of a prefix of its own, for four threads."""
+    from common.delivery import tables, versions
+
+    client = tables.client(4)
+    name = tables.table_name(f"t{uuid.uuid4().hex}-", "recommendations@1")
+    assert tables.create(client, name, None)
+    return versions.Table(client, name, 4)

@@ -1,72 +1,374 @@
-"""Publications as frontends see them, on both stand-ins for DynamoDB."""
+"""Publications as frontends see them, on moto's server and on DynamoDB Local."""
 
-import uuid
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from recommending_lake import Lake, table
+from botocore.exceptions import ClientError
+from recommending_lake import JOBS, Lake, table
 
 from common.delivery import reader, tables, versions
 from common.delivery.versions import Table
+from jobs.publish_product import main as job
 
 CONTRACT = "recommendations@1"
-
-
-@pytest.fixture
-def store(dynamodb: str) -> Table:
-    """An empty table of recommendations."""
-    client = tables.client()
-    name = tables.table_name(f"t{uuid.uuid4().hex}-", CONTRACT)
-    assert tables.create(client, name, None)
-    return Table(client, name, 2)
+Lists = dict[str | None, list[str]]
 
 
 class Shop:
-    """Runs publish_product, each time in a lake of its own, into one table."""
+    """Runs publish_product into one table, from lakes in each of which a task has just written recommendations."""
 
     def __init__(self, folder: Path, store: Table) -> None:
         self.folder = folder
         self.store = store
-        self.lakes: list[Lake] = []
+        self.numbers = itertools.count()
 
-    def lake(self, lists: dict[str | None, list[str]], score: float = 0.5) -> Lake:
-        """A lake in which a task has just written these lists of items by user."""
-        lake = Lake(self.folder / str(len(self.lakes)))
-        self.lakes.append(lake)
-        lake.put("select", CONTRACT, table(CONTRACT, rows(lists, score)))
+    def lake(self, lists: Lists, **changes: Any) -> Lake:
+        """A lake with these lists of items by user; `changes` are other values of columns in all rows."""
+        rows = [
+            {"user_id": user, "rank": rank, "item_id": item, "item_name": item.upper(), "score": 0.1, **changes}
+            for user, items in lists.items()
+            for rank, item in enumerate(items, 1)
+        ]
+        lake = Lake(self.folder / str(next(self.numbers)))
+        lake.put("select", CONTRACT, table(CONTRACT, rows))
+        time.sleep(0.002)  # the next one is computed later
         return lake
 
     def run(self, lake: Lake, *arguments: str) -> int:
-        prefix = self.store.name.removesuffix("recommendations")
-        return lake.run("publish_product", "--from", "product=select", "--set", f"tables={prefix}", *arguments)
+        return lake.run("publish_product", *self.given(), *arguments)
 
-    def publish(self, lists: dict[str | None, list[str]], *arguments: str) -> int:
-        return self.run(self.lake(lists), *arguments)
+    def given(self) -> list[str]:
+        prefix = self.store.name.removesuffix("recommendations")
+        return ["--from", "product=select", "--set", f"tables={prefix}"]
+
+    def publish(self, lists: Lists, *arguments: str, **changes: Any) -> int:
+        return self.run(self.lake(lists, **changes), *arguments)
 
     def shown(self, user: str) -> list[str] | None:
         found = reader.read(self.store.client, self.store.name, user)
         return found and [row["item_id"] for row in found]
 
-
-def rows(lists: dict[str | None, list[str]], score: float) -> list[dict[str, Any]]:
-    return [
-        {"user_id": user, "rank": rank, "item_id": item, "item_name": item.upper(), "score": score, "reason": None}
-        for user, items in lists.items()
-        for rank, item in enumerate(items, 1)
-    ]
+    def items(self) -> list[dict[str, Any]]:
+        """All that the table holds."""
+        pages = self.store.client.get_paginator("scan").paginate(TableName=self.store.name)
+        return [item for page in pages for item in page["Items"]]
 
 
 @pytest.fixture
-def shop(tmp_path: Path, store: Table) -> Shop:
-    return Shop(tmp_path, store)
+def shop(tmp_path: Path, product_table: Table) -> Shop:
+    return Shop(tmp_path, product_table)
 
 
-def test_what_was_published_is_read_with_two_gets(shop: Shop) -> None:
+def users(count: int, items: str = "abcde", first: int = 0) -> Lists:
+    """A default row and so many users with the same list."""
+    return {None: ["default"], **{f"user-{number}": list(items) for number in range(first, first + count)}}
+
+
+def last_line(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_version_is_read_with_two_gets_and_whoever_is_not_listed_gets_the_default(shop: Shop) -> None:
     assert shop.shown("a") is None
     assert shop.publish({None: ["cup"], "a": ["lamp", "cup"], "ü": ["pot"]}) == 0
-    assert (shop.shown("a"), shop.shown("ü"), shop.shown("nobody")) == (["lamp", "cup"], ["pot"], ["cup"])
-    assert shop.publish({None: ["pot"], "a": ["cup", "pot"], "b": ["cup"]}) == 0
-    assert (shop.shown("a"), shop.shown("b"), shop.shown("ü")) == (["cup", "pot"], ["cup"], ["pot"])
-    versions.roll_back(shop.store)
-    assert (shop.shown("a"), shop.shown("ü"), shop.shown("nobody")) == (["lamp", "cup"], ["pot"], ["cup"])
+    gets = []
+    shop.store.client.meta.events.register("before-send.dynamodb", lambda request, **_: gets.append(request.headers))
+    assert shop.shown("a") == ["lamp", "cup"]
+    assert [headers["X-Amz-Target"] for headers in gets] == [b"DynamoDB_20120810.GetItem"] * 2
+    assert (shop.shown("ü"), shop.shown("nobody")) == (["pot"], ["cup"])
+    shown = reader.read(shop.store.client, shop.store.name, "ü")
+    assert shown == [{"item_id": "pot", "item_name": "POT", "score": Decimal("0.1"), "reason": None}]
+
+
+def test_the_next_version_replaces_all_of_the_one_before(shop: Shop) -> None:
+    assert shop.publish({None: ["cup"], "a": ["lamp", "cup"], "b": ["pot"]}) == 0
+    assert shop.publish({None: ["pot"], "a": ["cup", "pot"], "c": ["cup"]}) == 0
+    assert [shop.shown(user) for user in "abc"] == [["cup", "pot"], ["pot"], ["cup"]]
+
+
+@pytest.mark.parametrize(
+    ("lists", "arguments", "complaint"),
+    [
+        (users(7), [], "has 7 keys, 30% fewer than the 10 of the version in place, where largest_fall allows 20%"),
+        (users(10, "fghij"), [], "have 0% in common with the version in place"),
+        (users(10, "afghi"), ["--set", "least_overlap=0.21"], "20% in common .* where least_overlap asks for 21%"),
+        (
+            {**users(5), **{f"new-{number}": ["default"] for number in range(6)}},
+            [],
+            "6 of 11 users get no more than the default rows .* 55% where most_default allows 50%",
+        ),
+        ({}, [], "has no rows, so nothing is published"),
+    ],
+    ids=["users", "lists", "lists by parameter", "default rows", "nothing"],
+)
+def test_what_the_guard_refuses_is_refused_before_anything_is_written(
+    shop: Shop, capsys: pytest.CaptureFixture[str], lists: Lists, arguments: list[str], complaint: str
+) -> None:
+    assert shop.publish(users(10)) == 0
+    before = shop.items()
+    assert shop.publish(lists, *arguments) == 4
+    assert re.search(complaint, last_line(capsys))
+    assert sorted(shop.items(), key=str) == sorted(before, key=str)
+
+
+def test_what_a_parameter_allows_is_published(shop: Shop) -> None:
+    assert shop.publish(users(10)) == 0
+    assert shop.publish(users(8)) == 0
+    limits = ("largest_fall=0.5", "least_overlap=0", "most_default=1")
+    assert shop.publish(users(4, "x"), *(part for limit in limits for part in ("--set", limit))) == 0
+    assert shop.shown("user-0") == ["x"]
+
+
+def test_users_without_rows_of_their_own_count_as_users_with_default_rows(shop: Shop, capsys) -> None:
+    lake = Lake(shop.folder / "told")
+    rows = [{"user_id": "a", "rank": 1, "item_id": "cup", "item_name": "CUP", "score": 0.1, "reason": None}]
+
+    def select(task):
+        task.metrics["users_with_default_rows_only"] = 2
+        job.tables.write(task, "rows", table(CONTRACT, rows))
+
+    lake.write("select", CONTRACT, select)
+    assert shop.run(lake) == 4
+    assert "2 of 3 users get no more than the default rows" in last_line(capsys)
+
+
+def test_a_version_that_was_computed_before_the_one_in_place_is_fenced(shop: Shop, capsys) -> None:
+    older, newer = shop.lake(users(3, "a")), shop.lake(users(3, "ab"))
+    assert shop.run(newer) == 0
+    before = shop.items()
+    assert shop.run(older) == 5
+    assert "shows a newer one" in last_line(capsys)
+    assert len(shop.items()) == len(before)
+    assert shop.shown("user-0") == ["a", "b"]
+
+
+@pytest.mark.parametrize(("other", "exit_code", "shown"), [("newer", 5, "c"), ("older", 1, "a")])
+def test_a_pointer_that_moves_while_a_version_is_written_is_left_where_it_is(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, other: str, exit_code: int, shown: str
+) -> None:
+    lakes = {"older": shop.lake(users(3, "a")), "own": shop.lake(users(3, "b")), "newer": shop.lake(users(3, "c"))}
+    loose = ["--set", "least_overlap=0"]
+    with monkeypatch.context() as patch:
+
+        def check_and_be_overtaken(*arguments: Any) -> None:
+            patch.setattr(job, "check", versions.check)
+            assert shop.run(lakes[other], *loose) == 0
+            versions.check(*arguments)
+
+        patch.setattr(job, "check", check_and_be_overtaken)
+        assert shop.run(lakes["own"], *loose) == exit_code
+    assert shop.shown("user-0") == [shown]
+    if exit_code == 1:  # worth a retry, which finds all items there
+        assert shop.run(lakes["own"], *loose) == 0
+        assert lakes["own"].manifest("publish_product")["metrics"]["written"] == 0
+        assert shop.shown("user-0") == ["b"]
+
+
+def test_an_attempt_that_died_after_the_switch_is_repeated_without_harm(shop: Shop) -> None:
+    lake = shop.lake(users(3))
+    for _ in range(2):
+        assert shop.run(lake) == 0
+        (lake.folder / "lake/intermediate/dag/run/publish_product/manifest.json").unlink()
+    with pytest.raises(versions.Failure, match="has shown no version before"):  # it does not follow itself
+        versions.roll_back(shop.store)
+
+
+def test_a_killed_task_goes_on_where_it_stopped(shop: Shop, dynamodb: str) -> None:
+    assert shop.publish(users(300, "ab")) == 0
+    lake = shop.lake(users(1200))
+    command = [sys.executable, str(JOBS / "publish_product" / "main.py"), *lake.identity("publish_product")]
+    process = subprocess.Popen([*command, *shop.given(), "--set", "parallel=2"], env=os.environ)
+    for _ in range(200):
+        time.sleep(0.05)
+        if shop.store.client.scan(TableName=shop.store.name, Select="COUNT")["Count"] > 300 + 200:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = len(shop.items()) - 300 - 2  # without the version before, its description and the pointer
+    assert 0 < there < 1200
+    assert shop.shown("user-0") == ["a", "b"]
+    assert shop.run(lake) == 0
+    metrics = lake.manifest("publish_product")["metrics"]
+    assert there <= metrics["found"] <= there + 2 * versions.BATCH  # the server may have had two batches in its hands
+    assert metrics["written"] == 1200 - metrics["found"]
+    assert shop.shown("user-1199") == list("abcde")
+
+
+def test_readers_see_one_version_or_the_other_in_whole_and_never_go_back(shop: Shop) -> None:
+    old = {None: ["old"], **{f"user-{number}": ["old", "both"] for number in range(20)}, "gone": ["old", "both"]}
+    new = {None: ["new"], **{f"user-{number}": ["new", "both"] for number in range(20)}, "come": ["new", "both"]}
+    assert shop.publish(old) == 0
+    ended = threading.Event()
+    seen: list[list[tuple[str, Any]]] = [[] for _ in range(3)]
+
+    def read(position: int) -> None:
+        turn = itertools.cycle(["user-1", "gone", "user-2", "come", "nobody"])
+        while not ended.is_set():
+            user = next(turn)
+            seen[position].append((user, shop.shown(user)))
+
+    threads = [threading.Thread(target=read, args=[position]) for position in range(3)]
+    for thread in threads:
+        thread.start()
+    assert shop.publish(new) == 0
+    time.sleep(0.2)
+    ended.set()
+    for thread in threads:
+        thread.join()
+    for reads in seen:
+        assert {age for _, (age, *_) in reads} == {"old", "new"}
+        assert [age for _, (age, *_) in reads] == sorted((age for _, (age, *_) in reads), reverse=True)
+        for user, found in reads:
+            lists = new if found[0] == "new" else old
+            assert found == lists.get(user, lists[None])
+
+
+def throttled(client: Any, answers: list[str]) -> Callable[..., Any]:
+    """A client's batch_write_item that takes but a part, or nothing, as often as the answers say so."""
+    real = client.batch_write_item
+    lock = threading.Lock()
+
+    def batch_write_item(RequestItems: dict[str, list[Any]]) -> Any:
+        with lock:
+            answer = answers.pop() if answers else "all"
+        if answer == "nothing":
+            raise ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "BatchWriteItem")
+        ((name, requests),) = RequestItems.items()
+        taken = requests if answer == "all" else requests[: len(requests) // 2]
+        left = requests[len(taken) :]
+        if taken:
+            real(RequestItems={name: taken})
+        return {"UnprocessedItems": {name: left} if left else {}}
+
+    return batch_write_item
+
+
+def test_what_a_throttled_table_leaves_is_sent_again_until_it_is_there(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = tables.client(4)
+    monkeypatch.setattr(job, "client", lambda connections: client)
+    monkeypatch.setattr(client, "batch_write_item", throttled(client, ["half", "nothing", "half"] * 5))
+    lake = shop.lake(users(300))
+    assert shop.run(lake) == 0
+    metrics = lake.manifest("publish_product")["metrics"]
+    assert metrics["written"] == 300
+    assert metrics["sent_again"] > 15
+    monkeypatch.setattr(versions, "PATIENCE", 0.0)
+    monkeypatch.setattr(client, "batch_write_item", throttled(client, ["nothing"] * 1000))
+    assert shop.publish(users(301)) == 1
+    assert "because it is throttled; raise its capacity" in last_line(capsys)
+    assert len(shop.items()) == 300 + 2
+
+
+@pytest.mark.parametrize("spoilt", ["lost", "changed"])
+def test_a_version_that_is_not_as_it_was_written_is_not_switched_to(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], spoilt: str
+) -> None:
+    assert shop.publish(users(5, "a")) == 0
+
+    def write_and_spoil(*arguments: Any) -> Any:
+        written = versions.write(*arguments)
+        item = next(item for item in shop.items() if item["part"]["S"].startswith(arguments[2]))
+        place = {name: item[name] for name in ("part", "id")}
+        if spoilt == "lost":
+            shop.store.client.delete_item(TableName=shop.store.name, Key=place)
+        else:
+            shop.store.client.put_item(TableName=shop.store.name, Item={**item, "content": {"L": []}})
+        return written
+
+    monkeypatch.setattr(job, "write", write_and_spoil)
+    assert shop.publish(users(5, "ab")) == 1
+    expected = "holds 4 items .* expected 5" if spoilt == "lost" else "gives back something else for 'user-"
+    assert re.search(expected, last_line(capsys))
+    assert shop.shown("user-0") == ["a"]
+
+
+def test_all_but_the_pointer_expires(shop: Shop) -> None:
+    assert shop.publish(users(2), "--set", "keep_days=3") == 0
+    for item in shop.items():
+        if item["part"]["S"] == "current":
+            assert "expires" not in item
+        else:
+            assert abs(int(item["expires"]["N"]) - time.time() - 3 * 86_400) < 60
+    expiry = shop.store.client.describe_time_to_live(TableName=shop.store.name)["TimeToLiveDescription"]
+    assert (expiry["TimeToLiveStatus"], expiry["AttributeName"]) == ("ENABLED", "expires")
+
+
+def test_an_item_of_more_than_400_kb_is_refused_before_anything_is_written(shop: Shop, capsys) -> None:
+    lists: Lists = {"big": [f"item-{number:05}" for number in range(400)], "small": ["a"]}
+    fitting, too_long = "n" * 960, "n" * 1000  # DynamoDB takes up to 409,600 bytes
+    assert shop.publish(lists, item_name=too_long) == 4
+    assert "The item of user_id 'big'" in (line := last_line(capsys))
+    assert "DynamoDB allows 409,600; nothing was written" in line
+    assert shop.items() == []
+    assert shop.publish(lists, item_name=fitting) == 0
+    assert len(shop.shown("big") or []) == 400
+
+
+@pytest.mark.parametrize(
+    ("lists", "changes", "exit_code", "complaint"),
+    [
+        ({"a": ["cup"]}, {"score": float("nan")}, 3, "1 values in 'score' of recommendations@1 are NaN, infinite"),
+        ({"a": ["cup", "pot"]}, {"score": float("inf")}, 3, "2 values in 'score'"),
+        ({"a": ["cup"]}, {"score": 1e126}, 3, "expected numbers that DynamoDB holds"),
+        ({"a": ["cup", "pot"]}, {"rank": 1}, 3, "user_id 'a' has the same rank 1 twice"),
+        ({"": ["cup"]}, {}, 3, "A user_id of recommendations@1 has 0 bytes"),
+        ({"u" * 1025: ["cup"]}, {}, 3, "A user_id of recommendations@1 has 1,025 bytes"),
+        ({}, {}, 4, "has no rows"),
+        ({"a": ["cup"]}, {}, 0, ""),
+        ({None: ["cup"]}, {}, 0, ""),
+        ({"a": ["cup"]}, {"score": 1e-300}, 0, ""),
+        ({"current": ["cup"], "versions": ["pot"], "'\"\\\n": ["a"]}, {}, 0, ""),
+    ],
+    ids=["NaN", "infinite", "large", "twice", "no key", "long key", "empty", "one user", "default", "tiny", "names"],
+)
+def test_bad_input_ends_in_a_sentence_and_its_exit_code(
+    shop: Shop,
+    capsys: pytest.CaptureFixture[str],
+    lists: Lists,
+    changes: dict[str, Any],
+    exit_code: int,
+    complaint: str,
+) -> None:
+    assert shop.publish(lists, **changes) == exit_code
+    if complaint:
+        assert complaint in last_line(capsys)
+        assert shop.items() == []
+    else:
+        assert {user: shop.shown(user or "nobody") for user in lists} == lists
+
+
+def test_a_table_of_another_contract_is_refused(shop: Shop, capsys) -> None:
+    lake = Lake(shop.folder)
+    rows = [{"user_id": "a", "rank": 1, "item_id": "cup", "score": 1.0, "because_item_id": None, "model": "ease"}]
+    lake.put("select", "predictions@1", table("predictions@1", rows))
+    assert shop.run(lake) == 3
+    assert "has 0 outputs of contract recommendations@1" in last_line(capsys)
+
+
+def test_what_no_retry_mends_is_told_as_such(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    shop.store.name = f"missing-{shop.store.name}"
+    assert shop.publish(users(1)) == 2
+    assert "make create-tables" in last_line(capsys)
+    command = [
+        sys.executable,
+        str(JOBS / "publish_product" / "main.py"),
+        *shop.lake(users(1)).identity("publish_product"),
+    ]
+    nobody = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    nobody |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(shop.folder), "AWS_DEFAULT_REGION": "eu-central-1"}
+    told = subprocess.run([*command, *shop.given()], env=nobody, capture_output=True, text=True)
+    assert told.returncode == 2
+    assert "expected AWS credentials and AWS_DEFAULT_REGION" in told.stderr.splitlines()[-1]

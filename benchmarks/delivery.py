@@ -1,0 +1,114 @@
+"""Items a second into DynamoDB: publish_product's writer beside the same loop with boto3's plain batch_writer."""
+
+import argparse
+import contextlib
+import itertools
+import json
+import statistics
+import sys
+import time
+import uuid
+from decimal import Decimal
+from typing import Any
+
+import boto3
+import pyarrow as pa
+
+from benchmarks import measure
+from common import contracts
+from common.delivery import tables, versions
+from common.delivery.items import make_items
+from common.delivery.tables import client
+from common.delivery.versions import Table
+from tools import local_dynamodb
+
+CONTRACT = "recommendations@1"
+ROWS = 10  # of a user
+PARALLEL = 8
+
+
+def recommendations(users: int) -> pa.Table:
+    """Ten rows a user, as the shop's pipeline writes them."""
+    numbers = range(users * ROWS)
+    return pa.table(
+        {
+            "user_id": [f"{10_000_000 + number // ROWS}" for number in numbers],
+            "rank": [1 + number % ROWS for number in numbers],
+            "item_id": [f"{(number * 7919) % 90_000 + 10_000}A" for number in numbers],
+            "item_name": [f"WHITE HANGING HEART {number % 4999} T-LIGHT HOLDER" for number in numbers],
+            "score": [1 / (1 + number % ROWS) + number % 101 / 1009 for number in numbers],
+            "reason": ["bought with RED WOOLLY HOTTIE WHITE HEART" if number % 3 else None for number in numbers],
+        }
+    )
+
+
+def plain(name: str, rows: pa.Table, delay: float) -> int:
+    """The loop that one writes without further thought; how many items it wrote."""
+    table = boto3.resource("dynamodb", endpoint_url=client().meta.endpoint_url).Table(name)
+    slowed(table.meta.client, delay)
+    count = 0
+    with table.batch_writer() as batch:
+        for user, group in itertools.groupby(rows.to_pylist(), key=lambda row: row["user_id"]):
+            content = [
+                {
+                    "item_id": row["item_id"],
+                    "item_name": row["item_name"],
+                    "score": Decimal(str(row["score"])),
+                    "reason": row["reason"],
+                }
+                for row in group
+            ]
+            batch.put_item(Item={"part": "plain", "id": user, "content": content, "expires": 4_000_000_000})
+            count += 1
+    return count
+
+
+def ours(name: str, rows: pa.Table, delay: float) -> int:
+    """The writer of publish_product: converted, what is there looked for, written."""
+    table = Table(client(PARALLEL), name, PARALLEL)
+    slowed(table.client, delay)
+    items = make_items(rows, contracts.load(CONTRACT))
+    return versions.write(table, items, "ours", 4_000_000_000, lambda done: None)["written"]
+
+
+def slowed(caller: Any, delay: float) -> None:
+    """Let each request of a client take so many seconds longer, as it does to a server in another building."""
+    if delay:
+        caller.meta.events.register("before-send.dynamodb", lambda **_: time.sleep(delay))
+
+
+def one(way: str, users: int, delay: float) -> None:
+    """Write once, into a table of its own, and print how it went."""
+    name = f"benchmark-{uuid.uuid4().hex}"
+    tables.create(client(), name, None)
+    rows = recommendations(users)
+    with contextlib.ExitStack() as at_last:
+        at_last.callback(client().delete_table, TableName=name)
+        began = time.perf_counter()
+        written = {"ours": ours, "plain": plain}[way](name, rows, delay)
+        seconds = time.perf_counter() - began
+        assert written == users, f"{written} items of {users}"
+    print(json.dumps({"items_a_second": users / seconds}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=10_000, help="items that are written")
+    parser.add_argument("--runs", type=int, default=3, help="of each, in turns")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds that each request takes longer")
+    parser.add_argument("--way", choices=("ours", "plain"), help="only this one, once, in this process")
+    arguments = parser.parse_args()
+    if arguments.way:
+        one(arguments.way, arguments.users, arguments.delay)
+        return
+    with local_dynamodb.running():
+        common = [sys.executable, "-m", "benchmarks.delivery", "--users", str(arguments.users)]
+        common += ["--delay", str(arguments.delay), "--way"]
+        found = measure.alternate({way: [*common, way] for way in ("plain", "ours")}, arguments.runs)
+    speed = {way: statistics.median(run.said["items_a_second"] for run in runs) for way, runs in found.items()}
+    body = measure.table(found, {"items a second": lambda run: run.said["items_a_second"]})
+    print(f"\n{body}\n\nours is {speed['ours'] / speed['plain']:.1f} times as fast ({measure.versions('boto3')}).")
+
+
+if __name__ == "__main__":
+    main()

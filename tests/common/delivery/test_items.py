@@ -1,0 +1,135 @@
+"""Rows of any contract as items: types, order, sizes."""
+
+import bisect
+import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from boto3.dynamodb.types import TypeDeserializer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.contracts import Column, Contract, Product
+from common.delivery.items import Items, make_items
+from common.delivery.reader import bucket_of, place_of
+from common.delivery.versions import Table
+from common.failures import Refused
+from common.tables import arrow_schema
+
+KINDS = {
+    "text": "string",
+    "whole": "integer",
+    "number": "number",
+    "small": "small_number",
+    "yes": "boolean",
+    "day": "date",
+    "moment": "timestamp",
+}
+ONE_ROW = Contract(
+    "things@1",
+    "One row a key.",
+    {"key": Column("string"), **{name: Column(kind, nullable=True) for name, kind in KINDS.items()}},
+    product=Product("key"),
+)
+LISTS = Contract(
+    "lists@1",
+    "Rows in order.",
+    {"key": Column("string", nullable=True), "place": Column("integer"), "value": Column("string")},
+    product=Product("key", "place", "value"),
+)
+
+
+def items_of(contract: Contract, rows: list[dict]) -> Items:
+    return make_items(pa.Table.from_pylist(rows, arrow_schema(contract, list(contract.columns))), contract)
+
+
+def test_every_type_arrives_as_a_frontend_reads_it_and_no_number_is_a_float() -> None:
+    row = {
+        "key": "a",
+        "text": "ä",
+        "whole": 2**62 + 1,
+        "number": 0.1,
+        "small": 0.1,
+        "yes": False,
+        "day": datetime.date(2011, 6, 1),
+        "moment": datetime.datetime(2011, 6, 1, 12, tzinfo=datetime.UTC),
+    }
+    items = items_of(ONE_ROW, [row, {"key": "b"}])
+    contents = dict(zip(items.keys, items.contents(0, 2)))
+    shown = TypeDeserializer().deserialize(contents["a"])
+    assert {name: str(value) for name, value in shown.items()} == {
+        "text": "ä",
+        "whole": str(2**62 + 1),
+        "number": "0.1",
+        "small": "0.1",
+        "yes": "False",
+        "day": "2011-06-01",
+        "moment": "2011-06-01T12:00:00.000000Z",
+    }
+    assert set(TypeDeserializer().deserialize(contents["b"]).values()) == {None}
+
+
+keys = st.one_of(st.none(), st.text(min_size=1, max_size=3))
+
+
+@given(st.lists(st.tuples(keys, st.integers(0, 5)), unique=True, max_size=30), st.randoms())
+def test_items_are_by_bucket_and_key_and_hold_their_rows_in_order(rows: list[tuple], random) -> None:
+    expected: dict[str | None, list[str]] = {}
+    for key, place in sorted(rows, key=lambda row: row[1]):
+        expected.setdefault(key, []).append(f"{key}{place}")
+    random.shuffle(rows)
+    items = items_of(LISTS, [{"key": key, "place": place, "value": f"{key}{place}"} for key, place in rows])
+    contents = TypeDeserializer().deserialize({"L": items.contents(0, len(items.keys))})
+    found = {key: [row["value"] for row in content] for key, content in zip(items.keys, contents)}
+    default = expected.pop(None, None)
+    assert found == expected
+    assert (default is None) == (items.default is None)
+    assert default is None or [row["M"]["value"]["S"] for row in items.default["L"]] == default
+    count = len(items.buckets) - 1
+    for bucket in range(count):
+        own = items.keys[items.buckets[bucket] : items.buckets[bucket + 1]]
+        assert {bucket_of(key, count) for key in own} <= {bucket}
+        assert own == sorted(own, key=str.encode)
+
+
+def test_buckets_grow_with_the_product_and_are_even() -> None:
+    table = pa.table(
+        {"key": [f"user-{number}" for number in range(40_000)], "place": [1] * 40_000, "value": ["x"] * 40_000}
+    )
+    sizes = np.diff(make_items(table, LISTS).buckets)
+    assert len(sizes) == 40
+    assert sizes.min() > 850
+    assert sizes.max() < 1150
+
+
+@pytest.mark.parametrize("dynamodb", ["dynamodb_local"], indirect=True)
+@pytest.mark.parametrize("kind", ["text", "number", "yes", "moment"])
+def test_an_item_that_fits_by_our_count_is_taken_and_one_a_tenth_larger_is_not(kind: str, product_table: Table) -> None:
+    """DynamoDB Local counts as Amazon's does; moto counts numbers otherwise."""
+    value = {"text": "ä" * 30, "number": 1 / 3, "yes": True, "moment": datetime.datetime(2011, 6, 1)}[kind]
+    contract = Contract(
+        "wide@1",
+        "Rows in order.",
+        {"key": Column("string"), "place": Column("integer"), kind: Column(KINDS[kind])},
+        product=Product("key", "place"),
+    )
+
+    def made(rows: int) -> Items:
+        table = {"key": ["k"] * rows, "place": range(rows), kind: [value] * rows}
+        return make_items(pa.table(table, arrow_schema(contract, list(contract.columns))), contract)
+
+    def fits(rows: int) -> bool:
+        try:
+            return bool(made(rows).keys)
+        except Refused:
+            return False
+
+    rows = bisect.bisect_left(range(60_000), True, key=lambda count: not fits(count)) - 1
+    client, name = product_table.client, product_table.name
+    place = place_of("2011-06-01T12:00:00.000Z-12345678", 16, "k")
+    (content,) = made(rows).contents(0, 1)
+    larger = {"L": content["L"] + content["L"][: rows // 10]}
+    client.put_item(TableName=name, Item={**place, "content": content, "expires": {"N": "1900000000"}})
+    with pytest.raises(client.exceptions.ClientError, match="size"):
+        client.put_item(TableName=name, Item={**place, "content": larger, "expires": {"N": "1900000000"}})
