@@ -4,7 +4,8 @@ import functools
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -110,8 +111,7 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
     table = task.job.outputs[role]
     contract = contracts.load(table.contract or "")
     schema = arrow_schema(contract, list(contract.columns))
-    partition, seen = task.partition(role, "all") if table.dataset else (None, None)
-    folder = f"{partition}/{task.version}" if partition else task.folder(role)
+    folder, publish = destination(task, role)
     uri = f"{folder}/part-00000.parquet"
     rows = 0
     with (
@@ -123,10 +123,19 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
             writer.write_table(conform(piece, contract, schema, role))
             rows += piece.num_rows
             task.progress(f"writing {role}, rows", rows, rows)
-    if partition:
-        task.publish_partition(role, partition, seen, rows, storage.files(folder))
-    else:
-        task.written(role, rows)
+    publish(rows)
+
+
+def destination(task: Task, role: str) -> tuple[str, Callable[[int], None]]:
+    """The folder for the files of an output, and what publishes them, given their rows.
+
+    That of a dataset publishes its one partition, `all`, if it is still what is there now.
+    """
+    if not task.job.outputs[role].dataset:
+        return task.folder(role), lambda rows: task.written(role, rows)
+    partition, seen = task.partition(role, "all")
+    folder = f"{partition}/{task.version}"
+    return folder, lambda rows: task.publish_partition(role, partition, seen, rows, storage.files(folder))
 
 
 def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -> pa.Table:
@@ -154,14 +163,17 @@ def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -
 
 
 def write_arrays(task: Task, role: str, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
-    """Write arrays, a `.npy` file each, and a JSON document that lists them: no pickle, readable by anything."""
-    folder = task.folder(role)
+    """Write arrays, a `.npy` file each, and a JSON document that lists them: no pickle, readable by anything.
+
+    An output that is a dataset becomes its one partition, `all`.
+    """
+    folder, publish = destination(task, role)
     for name, array in arrays.items():
         with storage.stream(f"{folder}/{name}.npy") as file, pa.PythonFile(file, mode="w") as stream:
             np.save(stream, array, allow_pickle=False)
     described = {"format": ARRAYS_FORMAT, "arrays": sorted(arrays), "document": document}
     storage.write(f"{folder}/document.json", json.dumps(described, indent=1, sort_keys=True).encode())
-    task.written(role, sum(len(array) if array.ndim else 1 for array in arrays.values()))
+    publish(sum(len(array) if array.ndim else 1 for array in arrays.values()))
 
 
 def read_arrays(task: Task, role: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -182,6 +194,12 @@ def read_arrays(task: Task, role: str) -> tuple[dict[str, np.ndarray], dict[str,
             return np.load(io.BytesIO(stream.read_buffer()), allow_pickle=False)
 
     return {name: load(name) for name in described["arrays"]}, described["document"]
+
+
+def shard_of(users: pa.Array, shards: int) -> np.ndarray:
+    """The shard of each user ID: a hash of its UTF-8 that is the same in every process, modulo the number of shards."""
+    hashes = np.fromiter((zlib.crc32(user.encode()) for user in users.to_pylist()), np.int64, len(users))
+    return hashes % shards
 
 
 class Interactions(NamedTuple):

@@ -4,7 +4,6 @@ A user belongs to the shard that a hash of their ID says, so that a shard holds 
 interactions. In memory are this shard's pairs, the model, and one block of scores a core; never users x items.
 """
 
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -20,16 +19,10 @@ from common.task import Task, run
 COLUMNS = ["user_id", "item_id", "weight", "events", "last_time"]
 
 
-def shard_of(users: pa.Array, shards: int) -> np.ndarray:
-    """The shard of each user ID: a hash of its UTF-8 that is the same in every process, modulo the number of shards."""
-    hashes = np.fromiter((zlib.crc32(user.encode()) for user in users.to_pylist()), np.int64, len(users))
-    return hashes % shards
-
-
 def rows_of_shard(batch: pa.RecordBatch, shard: int, shards: int, items: pa.Array) -> pa.RecordBatch:
     """The existing pairs of the shard's users with items that the model's catalogue knows; positions for item IDs."""
     users = batch["user_id"].dictionary_encode()
-    mine = shard_of(users.dictionary, shards) == shard
+    mine = tables.shard_of(users.dictionary, shards) == shard
     kept = mine[users.indices.to_numpy()] & pc.greater(batch["weight"], 0).to_numpy(zero_copy_only=False)
     batch = batch.filter(pa.array(kept))
     batch = batch.set_column(1, "item_id", pc.index_in(batch["item_id"], value_set=items))

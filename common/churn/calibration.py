@@ -1,0 +1,97 @@
+"""Probabilities that come true as often as they say: fitted, measured, drawn."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
+
+from common.churn.encoding import Floats
+from common.churn.models import probability
+
+Churned = NDArray[np.bool_]
+BINS = 10
+FOLDS = 5
+
+
+class Calibration(NamedTuple):
+    """Calibrated log-odds = slope * log-odds + shift (Platt 1999)."""
+
+    slope: float
+    shift: float
+
+    def __call__(self, odds: Floats) -> Floats:
+        return self.slope * odds + self.shift
+
+
+def fit_calibration(odds: Floats, churned: Churned) -> Calibration:
+    """The slope and shift of highest likelihood on these rows."""
+    found = LogisticRegression(C=1e6).fit(odds[:, None], churned)
+    return Calibration(float(found.coef_[0, 0]), float(found.intercept_[0]))
+
+
+def cross_calibrated(odds: Floats, churned: Churned, seed: int) -> Floats:
+    """Log-odds of each row by the calibration fitted on the other four fifths of the rows."""
+    fold = np.random.default_rng(seed).permutation(len(odds)) % FOLDS
+    result = np.empty(len(odds))
+    for number in range(FOLDS):
+        inside = fold == number
+        calibration = fit_calibration(odds[~inside], churned[~inside])
+        result[inside] = calibration(odds[inside])
+    return result
+
+
+def reliability(probabilities: Floats, churned: Churned) -> list[dict[str, float]]:
+    """Rows, mean probability and share churned of each tenth of the range of probabilities that has rows."""
+    place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    found = []
+    for number in np.unique(place):
+        inside = place == number
+        mean, share = float(probabilities[inside].mean()), float(churned[inside].mean())
+        found.append({"rows": int(inside.sum()), "probability": round(mean, 5), "churned": round(share, 5)})
+    return found
+
+
+def quality(odds: Floats, calibrated: Floats, churned: Churned) -> dict[str, float]:
+    """AUC and average precision by log-odds; by calibrated log-odds log loss and calibration error, the mean over rows
+    of |share churned - mean probability| of their tenth (Naeini et al. 2015). Rows of both kinds are needed."""
+    probabilities = probability(calibrated)
+    bins = reliability(probabilities, churned)
+    error = sum(each["rows"] * abs(each["churned"] - each["probability"]) for each in bins) / len(odds)
+    figures = {
+        "auc": roc_auc_score(churned, odds),
+        "average_precision": average_precision_score(churned, odds),
+        "log_loss": log_loss(churned, probabilities),
+        "calibration_error": error,
+    }
+    return {name: round(float(value), 5) for name, value in figures.items()}
+
+
+def drawing(bins: list[dict[str, float]], title: str) -> str:
+    """A calibration plot of `reliability` as SVG: share churned over probability, areas as the rows."""
+    most = max(each["rows"] for each in bins)
+    points = [(60 + 400 * each["probability"], 440 - 400 * each["churned"], each) for each in bins]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
+    dots = "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 10 * (each["rows"] / most) ** 0.5:.1f}" fill="#1f6f8b" '
+        f'fill-opacity=".6"><title>{each["rows"]:,} users: {each["probability"]:.3f} foretold, {each["churned"]:.3f} '
+        "churned</title></circle>"
+        for x, y, each in points
+    )
+    ticks = "".join(
+        f'<text x="{60 + 400 * tick / 5:.0f}" y="458" text-anchor="middle">{tick / 5:g}</text>'
+        f'<text x="52" y="{444 - 400 * tick / 5:.0f}" text-anchor="end">{tick / 5:g}</text>'
+        for tick in range(6)
+    )
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="500" height="500" font-family="sans-serif" font-size="12">'
+        f'<rect width="500" height="500" fill="white"/><text x="60" y="24" font-size="14">{title}</text>'
+        '<rect x="60" y="40" width="400" height="400" fill="none" stroke="#999"/>'
+        '<line x1="60" y1="440" x2="460" y2="40" stroke="#999" stroke-dasharray="4"/>'
+        f'{ticks}<text x="260" y="485" text-anchor="middle">probability</text>'
+        '<text transform="translate(18 240) rotate(-90)" text-anchor="middle">share that churned</text>'
+        f'<polyline points="{line}" fill="none" stroke="#1f6f8b" stroke-width="1.5"/>{dots}</svg>\n'
+    )

@@ -1,0 +1,67 @@
+"""Features of users, numbers and words, as the matrix that models take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+RARE = 0.01  # share of rows below which a word has no column of its own
+MOST_WORDS = 20
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the columns of a matrix are: the feature behind each, and the word it stands for (None: a number)."""
+
+    features: list[str]
+    words: list[str | None]
+
+    def matrix(self, rows: pa.Table) -> Floats:
+        """Rows x columns: numbers, NaN for unknown and infinite ones; 1 where a row has the column's word, else 0."""
+        matrix = np.empty((rows.num_rows, len(self.features)))
+        for place, (feature, word) in enumerate(zip(self.features, self.words, strict=True)):
+            column = rows[feature]
+            numbers = (
+                (column if word is None else pc.equal(column, word).fill_null(False)).cast(pa.float64()).to_numpy()
+            )
+            matrix[:, place] = np.where(np.isfinite(numbers), numbers, np.nan)
+        return matrix
+
+    def by_feature(self, columns: Floats) -> tuple[list[str], Floats]:
+        """The features in the order of their names, and values of columns (rows x columns) added up by feature."""
+        names, where = np.unique(self.features, return_inverse=True)
+        belongs = np.zeros((len(self.features), len(names)))
+        belongs[np.arange(len(where)), where] = 1
+        return names.tolist(), columns @ belongs
+
+
+def fit_encoding(rows: pa.Table) -> Encoding:
+    """The columns that can tell rows apart: numbers that are not constant, words that are neither rare nor everyone's.
+
+    `rows` has a column a feature, of numbers, booleans or strings. O(rows x features).
+    """
+    columns: list[tuple[str, str | None]] = []
+    for name in rows.column_names:
+        column = rows[name]
+        if pa.types.is_string(column.type):
+            counts = pc.value_counts(column.drop_null()).to_pylist()
+            frequent = [entry for entry in counts if RARE * rows.num_rows <= entry["counts"] < rows.num_rows]
+            frequent.sort(key=lambda entry: (-entry["counts"], entry["values"]))
+            columns += [(name, entry["values"]) for entry in frequent[:MOST_WORDS]]
+        else:
+            numbers = column.cast(pa.float64()).to_numpy()
+            known = numbers[np.isfinite(numbers)]
+            if len(known) and known.min() < known.max():
+                columns.append((name, None))
+    return Encoding([feature for feature, _ in columns], [word for _, word in columns])
+
+
+def unusable_numbers(rows: pa.Table) -> int:
+    """How many numbers are NaN or infinite, which models take for unknown."""
+    floats = [rows[name].drop_null() for name in rows.column_names if pa.types.is_floating(rows[name].type)]
+    return sum(int((~np.isfinite(column.to_numpy())).sum()) for column in floats)

@@ -1,0 +1,153 @@
+"""Training and prediction of churn on users made for it."""
+
+import datetime
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from recommending_lake import Lake
+
+from common import contracts
+
+NOW = datetime.date(2011, 6, 1)
+CUTS = [NOW - datetime.timedelta(days=age) for age in (90, 60, 30)]
+FEATURES = ["--from", "features=features"]
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path)
+
+
+def features(users: int, learnable: float = 3.0, seed: int = 0) -> pa.Table:
+    """Users at each cut. Who has few purchases churns, recency tells less; all other features are noise or constant."""
+    random = np.random.default_rng(seed)
+    tables = []
+    for cut in [*CUTS, NOW]:
+        good = random.normal(size=users)
+        churned = random.random(users) < 1 / (1 + np.exp(learnable * good))
+        at_risk = np.arange(users) % 7 > 0
+        columns: dict[str, object] = {
+            "user_id": [f"user {number}" for number in range(users)],
+            "cut": [cut] * users,
+            "at_risk": at_risk.tolist(),
+            "churned": [None] * users if cut == NOW else churned.tolist(),
+            "plan": random.choice(["free", "basic"], users).tolist(),
+        }
+        numbers = {"purchases": np.exp(good), "recency_days": np.exp(random.normal(size=users) - 0.5 * good) * 40}
+        numbers["tenure_days"] = np.full(users, 400.0)
+        for name, column in contracts.load("user_features@1").columns.items():
+            if name not in columns:
+                columns[name] = numbers.get(name, [None if column.nullable else 0.0] * users)
+        table = pa.table(columns)
+        tables.append(table if cut == NOW else table.filter(pa.array(at_risk)))
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def put(lake: Lake, rows: pa.Table, task: str = "features") -> None:
+    lake.put(task, "user_features@1", rows)
+
+
+def last_line(capsys: pytest.CaptureFixture) -> str:
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_best_model_ships_with_its_quality_and_a_drawing(lake: Lake) -> None:
+    put(lake, features(1000))
+    assert lake.run("train_churn", *FEATURES) == 0
+    metrics = lake.manifest("train_churn")["metrics"]
+    models = metrics["models"]
+    assert models.keys() == {"logistic regression", "boosted trees", "blend", "recency rule"}
+    assert models[metrics["model"]]["auc"] > 0.85 > 0.75 > models["recency rule"]["auc"] > 0.55
+    assert models[metrics["model"]]["calibration_error"] < 0.05
+    assert metrics["cut"] == str(CUTS[-1])
+    _, document = lake.model("train_churn")
+    assert set(document["features"]) == {"plan", "purchases", "recency_days"}
+    files = [file["path"] for file in lake.manifest("train_churn")["outputs"]["model"]["files"]]
+    assert "attempt-1/model/calibration.svg" in files
+
+
+def test_figures_do_not_know_what_they_foretell(lake: Lake, capsys) -> None:
+    """Where nothing can be learned, a model that saw the newest window would stand out on it."""
+    put(lake, features(2000, learnable=0))
+    lake.run("train_churn", *FEATURES)
+    judged = [line for line in capsys.readouterr().out.splitlines() if " judged " in line]
+    found = [float(line.split("auc=")[1].split()[0]) for line in judged]
+    assert len(found) == 4
+    assert all(abs(auc - 0.5) < 0.06 for auc in found)
+
+
+def test_a_model_not_better_than_recency_is_refused_and_leaves_what_is_in_place(lake: Lake, capsys) -> None:
+    rows = features(600, learnable=0)
+    noise = rows["recency_days"]
+    good = pa.array(np.where(np.asarray(rows["churned"].fill_null(False)), 90.0, 3.0), noise.type)
+    put(lake, rows.set_column(rows.column_names.index("recency_days"), "recency_days", good))
+    assert lake.run("train_churn", *FEATURES) == 4
+    assert "does not beat the recency rule" in last_line(capsys)
+    assert not (lake.folder / "lake" / "products" / "churn_model" / "all" / "manifest.json").exists()
+
+
+def test_a_model_much_worse_than_the_one_in_place_is_refused(lake: Lake, capsys) -> None:
+    put(lake, features(1000))
+    assert lake.run("train_churn", *FEATURES) == 0
+    spoilt = features(1000, seed=1)
+    purchases = spoilt["purchases"].to_numpy()
+    amounts = pa.array(purchases * np.exp(np.random.default_rng(2).normal(size=len(spoilt))))
+    newest = np.asarray([cut.as_py() >= CUTS[-1] for cut in spoilt["cut"]])
+    hidden = pa.array(np.where(newest, purchases, 1.0))  # known only where it is too late to learn from it
+    for name, values in (("amount", amounts), ("purchases", hidden)):
+        spoilt = spoilt.set_column(spoilt.column_names.index(name), name, values)
+    put(lake, spoilt, "spoilt")
+    again = ["--from", "features=spoilt", "--attempt"]
+    assert lake.run("train_churn", *again, "2") == 4
+    assert "worse than the model in place" in last_line(capsys)
+    assert lake.run("train_churn", *again, "3", "--set", "largest_loss=0.3") == 0
+    metrics = lake.manifest("train_churn")["metrics"]
+    assert metrics["in_place"]["auc"] > 0.9 > metrics["models"][metrics["model"]]["auc"]
+
+
+def test_predictions_name_the_features_that_moved_them_and_add_up(lake: Lake) -> None:
+    put(lake, features(900))
+    assert lake.run("train_churn", *FEATURES) == 0
+    for shard in range(3):
+        arguments = [*FEATURES, "--from", "model=train_churn", "--set", "shards=3"]
+        assert lake.run("predict_churn", *arguments, map_index=shard) == 0
+    rows = lake.rows("predict_churn").to_pylist()
+    assert sorted(row["user_id"] for row in rows) == sorted(f"user {number}" for number in range(900))
+    without = [row for row in rows if row["churn_probability"] is None]
+    assert {int(row["user_id"].split()[1]) % 7 for row in without} == {0}
+    assert all(row["because_1"] is None for row in without)
+    at_risk = [row for row in rows if row["churn_probability"] is not None]
+    assert len(at_risk) == len(rows) - len(without) > 700
+    firsts = [row["because_1"] for row in at_risk]
+    assert firsts.count("purchases") > 0.8 * len(firsts)
+    assert {row["because_3"] for row in at_risk} <= {"plan", "purchases", "recency_days", None}
+    odds = [np.log(row["churn_probability"] / (1 - row["churn_probability"])) for row in at_risk]
+    moved = [sum(row[f"effect_{place}"] or 0 for place in (1, 2, 3)) for row in at_risk]
+    assert np.ptp(np.subtract(odds, moved)) < 1e-6, "three features are all there are, so they explain everything"
+    assert all(abs(row["effect_1"]) >= abs(row["effect_2"] or 0) for row in at_risk)
+
+
+def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:
+    found = []
+    for name in ("one", "two"):
+        lake = Lake(tmp_path / name)
+        put(lake, features(600))
+        assert lake.run("train_churn", *FEATURES) == 0
+        found.append(lake.bytes_of("train_churn"))
+    assert found[0] == found[1]
+
+
+def test_segments_follow_the_last_purchase(lake: Lake) -> None:
+    rows = features(800)
+    put(lake, rows)
+    assert lake.run("train_churn", *FEATURES) == 0
+    assert lake.run("predict_churn", *FEATURES, "--from", "model=train_churn", map_index=0) == 0
+    segments = {row["user_id"]: row["segment"] for row in lake.rows("predict_churn").to_pylist()}
+    for row in rows.to_pylist():
+        if row["cut"] == NOW:
+            days = row["recency_days"]
+            expected = "active" if days <= 28 else "cooling" if days <= 90 else "lapsed"
+            assert segments[row["user_id"]] == expected, json.dumps(row, default=str)
