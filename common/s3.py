@@ -5,14 +5,41 @@ Requests that fail with 5xx or whose connection is cut are sent again, with grow
 
 import contextlib
 import functools
+import io
 import os
+import re
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, Any
+
+from common.failures import Failure, InputError
 
 ATTEMPTS = 8  # of a request, over half a minute or so: a server that restarts is back by then
 PART = 8 << 20  # bytes of a part of a multipart upload; S3 allows 10,000 of them
+PARTS_AT_ONCE = 4
+VARIABLES = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if they are temporary, AWS_SESSION_TOKEN"
+TROUBLES = {
+    "ExpiredToken|ExpiredTokenException|RequestExpired|TokenRefreshRequired": (
+        "The credentials for S3 have expired; renew them, then run the task again"
+    ),
+    "NoCredentialsError|PartialCredentialsError|NoAuthWithAWSException|CredentialRetrievalError": (
+        f"There are no credentials for S3; give the task a role, or {VARIABLES}"
+    ),
+    "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken|InvalidClientTokenId|UnrecognizedClientException": (
+        f"S3 does not know these credentials; correct {VARIABLES}"
+    ),
+    "RequestTimeTooSkewed": "The clock of this machine is wrong, so S3 refuses its requests; set it",
+    r"AccessDenied|AccessDeniedException|ACCESS_DENIED|AllAccessDisabled|KMS.\w+Exception": (
+        "S3 denies access, though it knows the credentials; grant them this right on the lake and on its KMS key"
+    ),
+    "EndpointConnectionError|ConnectTimeoutError|ConnectionClosedError|NETWORK_CONNECTION": (
+        "The S3 server ({server}) can't be reached; check AWS_ENDPOINT_URL and the network, then run the task again"
+    ),
+    "SlowDown|ServiceUnavailable|SLOW_DOWN|SERVICE_UNAVAILABLE|AWSServiceThrottledException": (
+        "S3 ({server}) stayed overloaded in spite of pauses; run the task again later, or fewer tasks at once"
+    ),
+}
 
 
 def read(uri: str) -> tuple[bytes, str]:
@@ -63,45 +90,65 @@ def write(uri: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def stream(uri: str) -> Iterator[IO[bytes]]:
-    """A file to be written in order; it is at the URI when the block has ended, and never if the block raises.
+    """A file to be written in order; it is at the URI when the block has ended, and never if the block raises."""
+    with ThreadPoolExecutor(PARTS_AT_ONCE) as pool:
+        upload = Upload(uri, pool)
+        try:
+            yield upload  # type: ignore[misc]
+            upload.complete()
+        except BaseException:
+            upload.abort()
+            raise
 
-    Up to 8 MiB go in one request, more in parts, four at a time: at most about 64 MiB are kept in memory.
-    """
-    from boto3.s3.transfer import TransferConfig
 
-    bucket, key = bucket_and_key(uri)
-    config = TransferConfig(multipart_threshold=PART, multipart_chunksize=PART, max_concurrency=4)
-    config.max_in_memory_upload_chunks = 4
-    reading, writing = os.pipe()
-    source = Source(reading)
+class Upload(io.RawIOBase):
+    """A file in the making: up to 8 MiB go in one request, more in parts, four of them in memory at a time."""
 
-    def send() -> None:
-        with source.file:  # if sending fails, the writer must not wait for ever
-            client().upload_fileobj(source, bucket, key, ExtraArgs=encryption(), Config=config)
+    def __init__(self, uri: str, pool: ThreadPoolExecutor) -> None:
+        self.pool = pool
+        self.place: dict[str, Any] = dict(zip(("Bucket", "Key"), bucket_and_key(uri)))
+        self.rest = bytearray()
+        self.bytes = 0
+        self.parts: list[Future[Any]] = []
 
-    with ThreadPoolExecutor(1) as pool:
-        sent = pool.submit(send)
-        with contextlib.suppress(BrokenPipeError), os.fdopen(writing, "wb") as file:
-            try:
-                yield file
-            except BaseException:
-                source.broken = True
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content: Any) -> int:
+        size = memoryview(content).nbytes
+        self.rest += content
+        self.bytes += size
+        while len(self.rest) > PART:
+            self.send(bytes(self.rest[:PART]))
+            del self.rest[:PART]
+        return size
+
+    def send(self, part: bytes) -> None:
+        if not self.parts:
+            self.place["UploadId"] = client().create_multipart_upload(**self.place, **encryption())["UploadId"]
+        if len(self.parts) >= PARTS_AT_ONCE:
+            self.parts[-PARTS_AT_ONCE].result()
+        number = len(self.parts) + 1
+        self.parts.append(self.pool.submit(client().upload_part, **self.place, PartNumber=number, Body=part))
+
+    def complete(self) -> None:
+        if not self.parts:
+            client().put_object(**self.place, Body=bytes(self.rest), **encryption())
+            return
+        self.send(bytes(self.rest))
+        parts = [{"PartNumber": number, "ETag": part.result()["ETag"]} for number, part in enumerate(self.parts, 1)]
+        try:
+            client().complete_multipart_upload(**self.place, MultipartUpload={"Parts": parts})
+        except client().exceptions.NoSuchUpload:  # the answer to the first request may have been lost
+            place = {name: self.place[name] for name in ("Bucket", "Key")}
+            if client().head_object(**place)["ContentLength"] != self.bytes:
                 raise
-        sent.result()
 
-
-class Source:
-    """The end of a pipe that an upload reads from; it fails, instead of ending, if the writer did not end well."""
-
-    def __init__(self, descriptor: int) -> None:
-        self.file = os.fdopen(descriptor, "rb")
-        self.broken = False
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.file.read(size)
-        if self.broken:
-            raise BrokenPipeError("The writer failed, the upload is given up.")
-        return content
+    def abort(self) -> None:
+        if self.parts:
+            wait(self.parts)
+            with contextlib.suppress(Exception):  # why it is given up matters more; the next attempt aborts it too
+                client().abort_multipart_upload(**self.place)
 
 
 def files(folder: str, first: str = "", last: str = "\U0010ffff") -> Iterator[tuple[str, int]]:
@@ -136,17 +183,39 @@ def delete(folder: str) -> None:
                 raise OSError(f"{left[0]['Key']} could not be deleted: {left[0]['Code']}")
 
 
-def abort_uploads(folder: str, abandoned: Callable[[str], bool]) -> int:
-    """Give up the multipart uploads below a folder whose URIs are abandoned, so that nobody pays for their parts."""
+def abort_uploads(folder: str, own: str, latest: int) -> int:
+    """Give up multipart uploads below a folder that never ended, whose parts are stored and hidden; how many.
+
+    Those are meant whose names relative to the folder begin with the pattern `own`, a dash, a number up to `latest`.
+    """
     bucket, prefix = bucket_and_key(f"{folder}/")
-    aborted = 0
-    for page in client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix):
-        for upload in page.get("Uploads", []):
-            if abandoned(f"s3://{bucket}/{upload['Key']}"):
-                with contextlib.suppress(client().exceptions.NoSuchUpload):
-                    client().abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
-                aborted += 1
-    return aborted
+    pages = client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
+    uploads = [
+        {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+        for page in pages
+        for upload in page.get("Uploads", [])
+        if (begun := re.match(rf"{own}-(\d+)/", upload["Key"].removeprefix(prefix))) and int(begun[1]) <= latest
+    ]
+    for upload in uploads:
+        with contextlib.suppress(client().exceptions.NoSuchUpload):
+            client().abort_multipart_upload(**upload)
+    return len(uploads)
+
+
+def explained(error: BaseException, lake: str) -> Failure | None:
+    """What to do about an error of any of the three clients (boto3, Arrow's, Hadoop's), if S3 or the way to it is why.
+
+    None of them has types that tell these apart, but each names the code in its text.
+    """
+    text = f"{type(error).__name__}: {error}"
+    if re.search(r"NoSuchBucket|UnknownStoreException", text):
+        return InputError(f"The bucket of {lake} does not exist; create it, or correct --lake.")
+    for codes, sentence in TROUBLES.items():
+        if found := re.search(rf"\b({codes})\b", text):
+            operation = re.search(r"when calling the (\w+)|during (\w+) operation", text)
+            during = f", {operation[1] or operation[2]}" if operation else ""
+            return Failure(f"{sentence.format(server=endpoint() or 'Amazon')} ({found[1]}{during}).")
+    return None
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:
@@ -179,5 +248,10 @@ def client() -> Any:
 
     # A server named by AWS_ENDPOINT_URL is rarely reached by a host name per bucket.
     style = "path" if endpoint() else "auto"
-    options: Any = {"retries": {"mode": "standard", "max_attempts": ATTEMPTS}, "s3": {"addressing_style": style}}
+    # A server that does not answer is given up after 80 s, not after the eight minutes that are the default.
+    options: Any = {
+        "connect_timeout": 10,
+        "retries": {"mode": "standard", "max_attempts": ATTEMPTS},
+        "s3": {"addressing_style": style},
+    }
     return boto3.client("s3", config=Config(max_pool_connections=32, **options))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from common import lake, manifest, storage
+from common import lake, manifest, s3, storage
 from common.command_line import checked_predecessors, parse
 from common.failures import ArgumentError, Failure, InputError
 from common.heartbeat import Progress, peak_memory
@@ -72,6 +72,20 @@ class Task:
         """Which task and attempt this is, as it stands in manifests."""
         names = ("dag_id", "run_id", "task_id", "map_index", "map_count", "attempt")
         return {name: getattr(self, name) for name in names}
+
+    def clean_up(self) -> None:
+        """Remove what an attempt of this number left, and the uploads that it or an earlier one began and never ended.
+
+        An earlier attempt that still runs fails by that; it could not publish any more anyway once this one does.
+        """
+        storage.delete(self.attempt_folder)
+        if storage.is_s3(self.lake):
+            uploads = s3.abort_uploads(self.key, "attempt", self.attempt)
+            own = f"[^/]+/{self.version.rpartition('-')[0]}"
+            for dataset in sorted({table.dataset for table in self.job.outputs.values() if table.dataset}):
+                uploads += s3.abort_uploads(f"{self.lake}/{dataset}", own, self.attempt)
+            if uploads:
+                self.log("aborted", uploads=uploads)
 
     def input(self, role: str) -> Input:
         """An input that `job.toml` declares."""
@@ -174,6 +188,9 @@ def exit_code(main: Callable[[Task], None], folder: Path | zipfile.Path, argumen
     except BaseException as error:
         if isinstance(error, SystemExit) and error.code == 0:  # --help
             return 0
+        if task and not isinstance(error, Failure) and (failure := s3.explained(error, task.lake)):
+            failure.__cause__ = error
+            error = failure
         tell_failure(error, task)
         return error.exit_code if isinstance(error, Failure) else 1
 
@@ -182,7 +199,7 @@ def work(main: Callable[[Task], None], task: Task) -> None:
     own_uri = lake.manifest(task.key)
     own = manifest.find(own_uri)
     manifest.fence(task.identity, own)
-    storage.delete(task.attempt_folder)
+    task.clean_up()
     with ended_by_sigterm(task), task.line.alive():
         task.log(
             "started", job=task.job.name, attempt=task.attempt, parameters=json.dumps(task.parameters, default=str)

@@ -62,7 +62,7 @@ def options(job: Job, lake: str) -> list[str]:
     if storage.is_s3(lake):
         host = urlsplit(s3.endpoint() or "").hostname or ""
         network = "host" if host in ("localhost", "::1") or host.startswith("127.") else "bridge"
-        return [*given, f"--network={network}", *variables("AWS_")]
+        return [*given, f"--network={network}", *variables("AWS_"), *variables("TANDEM_S3_")]
     folder = Path(lake.removeprefix("file://"))
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder.stat()  # no other may write to it

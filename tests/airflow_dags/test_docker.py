@@ -336,6 +336,7 @@ def test_a_container_that_cannot_be_made_or_started_is_removed(work, engine):
 def test_a_lake_on_s3_is_reached_with_variables_that_the_log_does_not_show(monkeypatch, work, endpoint, network):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("TANDEM_S3_KMS_KEY", "alias/lake")
     mine = work(lake="s3://bucket/prefix")
     line = runtime.again(mine)
     assert f"--network={network} " in line
@@ -343,7 +344,7 @@ def test_a_lake_on_s3_is_reached_with_variables_that_the_log_does_not_show(monke
     assert "secret" not in line
     running = runtime.submit(mine)
     try:
-        assert "AWS_SECRET_ACCESS_KEY=secret" in running.attrs["Config"]["Env"]
+        assert {"AWS_SECRET_ACCESS_KEY=secret", "TANDEM_S3_KMS_KEY=alias/lake"} <= set(running.attrs["Config"]["Env"])
         assert running.attrs["HostConfig"]["NetworkMode"] == network
         assert [mount["Destination"] for mount in running.attrs["Mounts"]] == ["/result"]
     finally:

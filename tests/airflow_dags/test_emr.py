@@ -1,7 +1,6 @@
 """Spark jobs as steps of EMR clusters: moto's interface with a node behind it that runs the steps, a lake on S3."""
 
 import copy
-import dataclasses
 import json
 import os
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 import boto3
 import pytest
 from tandem import catalogue
-from tandem.errors import PipelineError
 from tandem.runtimes import Work
 from tandem.runtimes.emr import Emr, last_exception
 
@@ -50,25 +48,22 @@ JOBS = json.loads((ROOT / "airflow_dags" / "job_catalogue.json").read_text())
 ARGUMENTS = ["--lake", "s3://b/l/", "--dag-id", "d", "--run-id", "r", "--task-id", "t", "--attempt", "2"]
 ARGUMENTS += ["--from", "role=u", "--set", "flag=true"]
 BUILT = """
-import dataclasses, json, sys
+import json, sys
 from common.job import load
 from tools.build import CLUSTER, ROOT, spark_submit
-jobs, arguments, more = map(json.loads, sys.argv[1:])
-described = {job: dataclasses.replace(load(ROOT / "jobs" / job), **more) for job in jobs}
+jobs, arguments = map(json.loads, sys.argv[1:])
 bundles = {job: f"s3://b/l/code/{job}/f0" for job in jobs}
-print(json.dumps({job: spark_submit(described[job], bundles[job], CLUSTER, arguments) for job in jobs}))
+print(json.dumps({job: spark_submit(load(ROOT / "jobs" / job), bundles[job], CLUSTER, arguments) for job in jobs}))
 """
 
 
-@pytest.mark.parametrize("more", [{}, {"requirements": "requirements/own.txt"}], ids=["plain", "with libraries"])
-def test_a_step_is_the_spark_submit_that_the_build_writes_beside_the_bundle(more):
+def test_a_step_is_the_spark_submit_that_the_build_writes_beside_the_bundle():
     jobs = [name for name, described in JOBS.items() if described["engine"] == "spark"]
-    command = [PYTHON, "-c", BUILT, json.dumps(jobs), json.dumps(ARGUMENTS), json.dumps(more)]
+    command = [PYTHON, "-c", BUILT, json.dumps(jobs), json.dumps(ARGUMENTS)]
     built = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     runtime = Emr()
     for name in jobs:
         found = catalogue.find(ROOT / "airflow_dags" / "job_catalogue.json", name, "spark", "here")
-        found = dataclasses.replace(found, **more)
         request = {**runtime.request(found, {}), "fingerprint": "f0"}
         work = Work(name, "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "j-1")
         assert runtime.command(work) == built[name]
@@ -82,12 +77,6 @@ def test_a_tasks_own_settings_go_over_those_of_the_job():
         *("--master", "yarn", "--deploy-mode", "client", "--name", "build"),
         *("--executor-memory", "9g", "--executor-cores", "3", "--conf", "a=1", "--conf", "b={{ ds }}"),
     ]
-
-
-def test_libraries_of_a_job_need_a_driver_on_the_cluster():
-    found = catalogue.Job("build", "spark", {}, {}, {}, {}, {}, requirements="requirements/own.txt")
-    with pytest.raises(PipelineError, match=r"build brings libraries.*expected deploy mode 'cluster'"):
-        Emr().request(found, {"deploy_mode": "client"})
 
 
 def test_the_last_exception_is_found_in_the_output_of_python_and_of_java():

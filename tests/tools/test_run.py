@@ -73,6 +73,7 @@ def test_a_container_of_a_lake_of_files_has_its_folder_its_limits_and_no_network
 def test_a_container_of_a_lake_on_s3_has_a_network_and_credentials_by_name(monkeypatch, endpoint, network):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("TANDEM_S3_KMS_KEY", "alias/lake")
     given = run.options(Job("small", "", "python"), "s3://bucket/lake")
-    assert {f"--network={network}", "--env=AWS_SECRET_ACCESS_KEY"} <= set(given)
+    assert {f"--network={network}", "--env=AWS_SECRET_ACCESS_KEY", "--env=TANDEM_S3_KMS_KEY"} <= set(given)
     assert not [part for part in given if "secret" in part or part.startswith("--volume")]

@@ -148,7 +148,7 @@ def options(work: Work) -> dict[str, Any]:
         given["mounts"] = [Mount(str(folder), str(folder), type="bind")]
     services = [*([] if work.lake.startswith("file://") else ["s3"]), *request.get("services", [])]
     if services:
-        given["environment"] |= variables("AWS_") | variables("DYNAMODB_ENDPOINT")
+        given["environment"] |= variables("AWS_") | variables("TANDEM_S3_") | variables("DYNAMODB_ENDPOINT")
         given["network_mode"] = "host" if any(map(is_on_loopback, services)) else "bridge"
     return given
 

@@ -70,22 +70,12 @@ class Emr:
         check_known("deploy mode", mode, ["client", "cluster"], f"A setting of {job.name}")
         where = ["--master", "yarn", "--deploy-mode", mode, "--name", job.name]
         options = [*where, *spark_options(job, settings)]
-        if job.requirements:
-            if mode != "cluster":
-                raise PipelineError(
-                    f"{job.name} brings libraries, which only a driver on YARN has; expected deploy mode 'cluster'."
-                )
-            processes = ("spark.yarn.appMasterEnv", "spark.executorEnv")
-            options += [part for process in processes for part in ("--conf", f"{process}.PYTHONPATH=libraries")]
-        packed = "libraries.zip" if job.requirements else None
-        return {"fingerprint": fingerprint(job.name), "deploy_mode": mode, "options": options, "libraries": packed}
+        return {"fingerprint": fingerprint(job.name), "deploy_mode": mode, "options": options}
 
     def command(self, work: Work) -> list[str]:
         """The spark-submit of a work's bundle, as the build wrote it into the bundle's submit.txt."""
         place = bundle(work)
-        packed = work.request["libraries"]
-        archives = ["--archives", f"{place}/{packed}#libraries"] if packed else []
-        code = [*archives, "--py-files", f"{place}/code.zip", f"{place}/main.py"]
+        code = ["--py-files", f"{place}/code.zip", f"{place}/main.py"]
         return ["spark-submit", *work.request["options"], *code, *work.arguments]
 
     def submit(self, work: Work) -> Step:
