@@ -206,8 +206,7 @@ def build_image(wanted: Product, kind: str = "image") -> tuple[bool, int]:
         said = [part for key, value in labels(wanted).items() for part in ("--label", f"{key}={value}")]
         target = ["--target", kind] if kind != "image" else []
         base = ["--build-arg", f"BASE_IMAGE={wanted.base_image}"]
-        console.print(f"building {name}", highlight=False)
-        with tempfile.TemporaryDirectory() as temporary:
+        with console.status(f"building {name}"), tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary) / "context"
             stage(place, context_files(wanted))
             process = docker("build", "--tag", name, *target, *base, *said, str(place))

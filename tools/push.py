@@ -26,6 +26,7 @@ def main() -> None:
     where.add_argument("--registry", metavar="HOST[:PORT][/PREFIX]", help="another one")
     parser.add_argument("--job", action="append", metavar="JOB", help="a job, all that have images if none is named")
     arguments = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title="Pushed, and pulled back unchanged", title_justify="left")
     for heading in ("image", "digest", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
@@ -39,11 +40,12 @@ def main() -> None:
             if name not in release:
                 raise Failure(f"{RELEASE.relative_to(ROOT)} has no image of {name}; build it first: make build.")
             started = time.monotonic()
-            remote, digest = push(name, release[name], registry)
+            with console.status(f"pushing the image of {name}"):
+                remote, digest = push(name, release[name], registry)
             table.add_row(remote, digest, f"{time.monotonic() - started:.1f}")
     except Failure as error:
         sys.exit(str(error))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    console.print(table)
 
 
 def registry_of(environment: str) -> str:

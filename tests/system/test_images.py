@@ -1,14 +1,19 @@
 """Images of jobs, built and run by the Docker engine that DOCKER_HOST names."""
 
+import contextlib
 import gzip
 import json
 import os
 import re
+import socket
 import subprocess
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -216,6 +221,18 @@ def test_an_image_is_small_and_starts_fast(images: dict[str, str], job: str) -> 
     assert probe(images[job])["import_seconds"] <= 1.2
 
 
+def test_the_report_says_what_an_image_weighs_by_layer_and_package(images: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "tools.image_report", "--job", "ingest_items"]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    (total,) = re.findall(r"^│ ingest_items +│ +([\d.]+)", told.stdout, re.MULTILINE)
+    assert float(total) == round(image_size(images["ingest_items"]) / 1e6, 1)
+    assert re.search(r"│ +\d+ │ COPY /packages /packages", told.stdout)
+    packages = re.findall(r"^│ (\S+) +│ +([\d.]+) │ +[\d.]+ │$", told.stdout, re.MULTILINE)
+    assert packages[0][0] == "pyarrow" and {"pandas", "numpy", "boto3"} <= {name for name, _ in packages}
+    assert sum(float(size) for _, size in packages) < float(total)
+
+
 @pytest.mark.parametrize("job", PYTHON_JOBS)
 def test_an_image_holds_the_files_of_its_product_and_nothing_of_the_build(images: dict[str, str], job: str) -> None:
     listed = inside(images[job], "cd /app && find jobs common -type f ! -name '*.pyc'").split()
@@ -314,6 +331,59 @@ def test_a_container_works_on_s3_and_its_credentials_stay_in_its_environment(
     }
     for text in texts.values():
         assert text and s3_server["AWS_SECRET_ACCESS_KEY"] not in text and s3_server["AWS_ACCESS_KEY_ID"] not in text
+
+
+@pytest.fixture
+def lakes_network(s3_server: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """A network that leads nowhere but to the S3 server: its name, and the server's URL in it."""
+    name = f"tandem-test-{uuid.uuid4().hex[:12]}"
+    told = docker("network", "create", "--internal", name)
+    assert told.returncode == 0, told.stderr
+    try:
+        gateway = docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", name).stdout.strip()
+        port = urlsplit(s3_server["AWS_ENDPOINT_URL"]).port
+        with socket.create_server((gateway, 0)) as server:
+            threading.Thread(target=pass_on, args=[server, ("127.0.0.1", port)], daemon=True).start()
+            yield name, f"http://{gateway}:{server.getsockname()[1]}"
+    finally:
+        docker("network", "rm", name)
+
+
+def pass_on(server: socket.socket, address: tuple[str, int]) -> None:
+    """Connect whoever connects to a server with an address, until the server is closed."""
+
+    def copy(source: socket.socket, target: socket.socket) -> None:
+        while content := source.recv(65536):
+            target.sendall(content)
+        target.shutdown(socket.SHUT_WR)
+
+    with contextlib.suppress(OSError):
+        while True:
+            client, beyond = server.accept()[0], socket.create_connection(address)
+            for pair in ((client, beyond), (beyond, client)):
+                threading.Thread(target=copy, args=pair, daemon=True).start()
+
+
+def test_a_job_needs_no_network_but_the_lakes(
+    images: dict[str, str], tmp_path: Path, s3_server: dict[str, str], lakes_network: tuple[str, str]
+) -> None:
+    network, endpoint = lakes_network
+    variables = s3_server | {"AWS_ENDPOINT_URL": endpoint}
+    given = [
+        "--network",
+        network,
+        *(part for name, value in variables.items() for part in ("--env", f"{name}={value}")),
+    ]
+    prefix = f"s3://tandem-lake/{uuid.uuid4().hex}"
+    put = "from common import storage; import sys; storage.write(sys.argv[1], sys.stdin.buffer.read())"
+    put_raw_items(tmp_path)
+    raw = "raw/items/arrival=2011-08-31/items.csv"
+    command = ["run", "--rm", "--interactive", *given, "--entrypoint", "python", images["ingest_items"], "-c", put]
+    told = docker(*command, f"{prefix}/{raw}", stdin=(tmp_path / raw).read_text())
+    assert told.returncode == 0, told.stderr
+    told = run(*given, images["ingest_items"], *task("items", lake=prefix))
+    assert told.returncode == 0, told.stderr
+    assert f"{prefix}/intermediate/dag/run/items/manifest.json" in told.stdout
 
 
 @pytest.mark.parametrize(
@@ -489,6 +559,24 @@ def test_a_spark_job_runs_in_its_image_on_s3(
     document = client.get_object(Bucket="tandem-lake", Key=f"{prefix}/intermediate/dag/run/events/manifest.json")
     assert json.loads(document["Body"].read())["outputs"]["events"]["rows"] == 1
     assert s3_server["AWS_SECRET_ACCESS_KEY"] not in told.stdout + told.stderr
+
+
+def test_sigterm_ends_a_spark_job_within_5_seconds_with_nothing_published(
+    spark_image: str, folder: Path, start: Callable
+) -> None:
+    (folder / RAW_EVENTS).parent.mkdir(parents=True)
+    (folder / RAW_EVENTS).write_bytes(DELIVERY)
+    container = start(*ON_DISK, *WITHOUT_NETWORK, *SOMEONE, *mounted(folder), spark_image, *task("events"))
+    for _ in range(300):
+        if "Setting Spark log level" in docker("logs", container).stderr:  # Java is up
+            break
+        time.sleep(0.1)
+    before = time.monotonic()
+    docker("kill", "--signal", "TERM", container)
+    assert docker("wait", container).stdout.strip() == "143"
+    assert time.monotonic() - before < 5
+    assert published(folder) == []
+    assert json.loads(next(folder.rglob("failure.json")).read_text())["exit_code"] == 143
 
 
 def test_an_image_of_a_spark_job_is_as_small_as_it_was_made(spark_image: str) -> None:

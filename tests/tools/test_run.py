@@ -55,6 +55,17 @@ def test_what_cannot_run_is_told(lake):
     assert "no docker client 'no-such-client'" in ran("--job", "ingest_items", DOCKER="no-such-client").stderr
 
 
+def test_a_container_that_was_killed_is_told_with_its_limit(lake, tmp_path):
+    client = tmp_path / "docker"  # that of an engine whose containers are killed
+    client.write_text(
+        '#!/bin/sh\n[ "$1" = run ] && exit 137\n[ "$3" = --format ] && [ "$4" = "{{.Size}}" ] && echo 5\nexit 0\n'
+    )
+    client.chmod(0o755)
+    told = ran("--job", "ingest_items", "--lake", lake, DOCKER=str(client))
+    assert told.returncode == 137
+    assert "killed, most likely at its memory limit (1Gi)" in told.stdout
+
+
 def test_a_container_of_a_lake_of_files_has_its_folder_its_limits_and_no_network(lake, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
