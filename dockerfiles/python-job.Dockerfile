@@ -21,7 +21,7 @@ RUN cd /packages \
     && find . -depth -type d \( -name tests -o -path ./joblib/test \) -exec rm -rf {} + \
     && find . -type f \( -name '*.a' -o -name '*.c' -o -name '*.cpp' -o -name '*.h' -o -name '*.hpp' -o -name '*.pxd' \
         -o -name '*.pxi' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.tp' \) -delete \
-    && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts -exec rm -rf {} + \
+    && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts ! -name dynamodb -exec rm -rf {} + \
     && find boto3/data boto3/examples -mindepth 1 -maxdepth 1 ! -name s3 -exec rm -rf {} + \
     && for library in scipy.libs/*; do \
         if cmp -s "$library" "numpy.libs/${library##*/}"; then ln -sf "../numpy.libs/${library##*/}" "$library"; fi; \

@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def options(job: Job, lake: str) -> list[str]:
-    """What the container may use: the lake, the limits of `job.toml`, a scratch folder, and nothing else."""
+    """What the container may use: the lake, the services and limits of `job.toml`, a scratch folder, nothing else."""
     resources = job.resources
     scratch = "--tmpfs=/tmp" if job.engine == "python" else "--volume=/tmp"  # Spark's is on disk and holds programs
     given = ["--rm", "--read-only", scratch, "--cap-drop=ALL", "--security-opt=no-new-privileges"]
@@ -59,14 +59,19 @@ def options(job: Job, lake: str) -> list[str]:
     if "cpu" in resources:
         cpu = resources["cpu"]
         given.append(f"--cpus={int(cpu.removesuffix('m')) / 1000 if cpu.endswith('m') else cpu}")
+    services = {"s3": s3.endpoint()} if storage.is_s3(lake) else {}
+    services |= {name: os.environ.get(f"{name.upper()}_ENDPOINT") for name in job.services}
+    if services:
+        hosts = [urlsplit(endpoint or "").hostname or "" for endpoint in services.values()]
+        here = any(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)
+        given += [f"--network={'host' if here else 'bridge'}", *variables("AWS_"), *variables("DYNAMODB_ENDPOINT")]
+    else:
+        given += ["--network=none", "--hostname=job", "--add-host=job:127.0.0.1"]  # Java looks its own name up
     if storage.is_s3(lake):
-        host = urlsplit(s3.endpoint() or "").hostname or ""
-        network = "host" if host in ("localhost", "::1") or host.startswith("127.") else "bridge"
-        return [*given, f"--network={network}", *variables("AWS_"), *variables("TANDEM_S3_")]
+        return [*given, *variables("TANDEM_S3_")]
     folder = Path(lake.removeprefix("file://"))
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder.stat()  # no other may write to it
-    given += ["--network=none", "--hostname=job", "--add-host=job:127.0.0.1"]  # Java looks its own name up
     return [*given, f"--user={owner.st_uid}:{owner.st_gid}", f"--volume={folder}:{folder}"]
 
 

@@ -352,6 +352,17 @@ def test_a_lake_on_s3_is_reached_with_variables_that_the_log_does_not_show(monke
         runtime.watch(running)
 
 
+def test_a_job_that_talks_to_a_service_gets_to_it_beside_its_lake(monkeypatch, work):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    line = runtime.again(work(services=["dynamodb"]))
+    assert "--network=bridge " in line
+    monkeypatch.setenv("DYNAMODB_ENDPOINT", "http://127.0.0.1:7080")
+    line = runtime.again(work(services=["dynamodb"]))
+    assert {"--network=host", "--env=DYNAMODB_ENDPOINT", "--env=AWS_SECRET_ACCESS_KEY"} <= set(line.split())
+    assert "--volume=" in line
+    assert "DYNAMODB" not in runtime.again(work())
+
+
 def test_a_pipeline_runs_containers_and_tells_how_they_ended(workshop, image, engine, monkeypatch):
     monkeypatch.setenv("TANDEM_CONTAINERS", "docker")
     monkeypatch.setenv("AIRFLOW_VAR_RELEASE", json.dumps({"toy": FINGERPRINT}))

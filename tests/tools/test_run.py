@@ -88,3 +88,15 @@ def test_a_container_of_a_lake_on_s3_has_a_network_and_credentials_by_name(monke
     given = run.options(Job("small", "", "python"), "s3://bucket/lake")
     assert {f"--network={network}", "--env=AWS_SECRET_ACCESS_KEY", "--env=TANDEM_S3_KMS_KEY"} <= set(given)
     assert not [part for part in given if "secret" in part or part.startswith("--volume")]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "network"), [("http://127.0.0.1:7080", "host"), ("http://dynamodb.example", "bridge")]
+)
+def test_a_job_that_talks_to_a_service_gets_to_it_beside_its_lake(lake, monkeypatch, endpoint, network):
+    monkeypatch.setenv("DYNAMODB_ENDPOINT", endpoint)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    given = run.options(Job("small", "", "python", services=("dynamodb",)), lake)
+    folder = storage.local(lake)
+    expected = {f"--network={network}", f"--volume={folder}:{folder}", "--env=DYNAMODB_ENDPOINT"}
+    assert expected | {"--env=AWS_SECRET_ACCESS_KEY"} <= set(given)

@@ -1,0 +1,47 @@
+"""publish_product as it is deployed: its image, into DynamoDB Local, from a lake of files."""
+
+from pathlib import Path
+
+import pytest
+
+from common import tables
+from common.contracts import load
+from common.delivery import reader
+from common.delivery.versions import Table
+from common.task import exit_code
+from tools.build import build_image, docker, image
+from tools.fingerprint import product
+from tools.run import options
+
+CONTRACT = load("recommendations@1")
+WRITER = f'[job]\ndescription = "writes"\nengine = "python"\n[outputs.rows]\ncontract = "{CONTRACT.name}"\n'
+
+
+def put(folder: Path, lake: str, users: int) -> None:
+    """Publish recommendations as the task `select`."""
+    rows = [
+        {"user_id": f"user-{number}", "rank": 1, "item_id": "cup", "item_name": "CUP", "score": 0.5, "reason": None}
+        for number in range(users)
+    ]
+    folder.mkdir()
+    (folder / "job.toml").write_text(WRITER)
+    table = tables.pa.Table.from_pylist(rows, tables.arrow_schema(CONTRACT, list(CONTRACT.columns)))
+    identity = ["--lake", lake, "--dag-id", "dag", "--run-id", "run", "--task-id", "select", "--attempt", "1"]
+    assert exit_code(lambda task: tables.write(task, "rows", table), folder, identity) == 0
+
+
+@pytest.mark.parametrize("dynamodb", ["dynamodb_local"], indirect=True)
+def test_the_image_publishes_with_nothing_but_its_lake_and_dynamodb(tmp_path: Path, product_table: Table) -> None:
+    told = docker("version")
+    if told.returncode:
+        pytest.skip(f"no Docker engine answers: {told.stderr.strip()}")
+    wanted = product("publish_product")
+    build_image(wanted)
+    lake = f"file://{tmp_path}/lake"
+    put(tmp_path / "writer", lake, 60)
+    identity = ["--lake", lake, "--dag-id", "dag", "--run-id", "run", "--task-id", "publish", "--attempt", "1"]
+    prefix = product_table.name.removesuffix("recommendations")
+    given = ["--from", "product=select", "--set", f"tables={prefix}"]
+    ran = docker("run", *options(wanted.job, lake), image("publish_product", wanted.fingerprint), *identity, *given)
+    assert ran.returncode == 0, ran.stderr
+    assert [row["item_id"] for row in reader.read(product_table.client, product_table.name, "user-59")] == ["cup"]
