@@ -16,10 +16,9 @@ import pyarrow as pa
 
 from benchmarks import measure
 from common import contracts
-from common.delivery import tables, versions
+from common.delivery import tables, writer
 from common.delivery.items import make_items
-from common.delivery.tables import client
-from common.delivery.versions import Table
+from common.delivery.tables import Table, client
 from tools import local_dynamodb
 
 CONTRACT = "recommendations@1"
@@ -68,7 +67,7 @@ def ours(name: str, rows: pa.Table, delay: float) -> int:
     table = Table(client(PARALLEL), name, PARALLEL)
     slowed(table.client, delay)
     items = make_items(rows, contracts.load(CONTRACT))
-    return versions.write(table, items, "ours", 4_000_000_000, lambda done: None)["written"]
+    return writer.write(table, items, "ours", 4_000_000_000, lambda done: None)["written"]
 
 
 def slowed(caller: Any, delay: float) -> None:

@@ -19,7 +19,7 @@ from common import s3
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from common.delivery import versions
+    from common.delivery import tables
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,12 +114,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
 
 
 def wait_for(port: int) -> None:
-    for _ in range(200):
+    for _ in range(1200):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after 10 s")
+    raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after 60 s")
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -179,11 +179,11 @@ def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def product_table(dynamodb: str) -> "versions.Table":
+def product_table(dynamodb: str) -> "tables.Table":
     """An empty table of recommendations, of a prefix of its own, for four threads."""
-    from common.delivery import tables, versions
+    from common.delivery import tables
 
     client = tables.client(4)
     name = tables.table_name(f"t{uuid.uuid4().hex}-", "recommendations@1")
     assert tables.create(client, name, None)
-    return versions.Table(client, name, 4)
+    return tables.Table(client, name, 4)

@@ -4,8 +4,8 @@ import argparse
 import sys
 
 from common.contracts import nearest
-from common.delivery.tables import client, explained, table_name
-from common.delivery.versions import Table, roll_back
+from common.delivery.tables import Table, client, explained, table_name
+from common.delivery.versions import roll_back
 from common.failures import ArgumentError, Failure
 from tools.tables import delivery, products, reach
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import boto3
@@ -12,6 +13,15 @@ from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError
 from common.failures import ArgumentError
 
 REFUSALS = ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A product's table, by a client for as many threads as work at once."""
+
+    client: Any
+    name: str
+    threads: int
 
 
 def client(connections: int = 10) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 from common import tables
 from common.delivery.items import Items, make_items
 from common.delivery.reader import Item
-from common.delivery.tables import client, explained, table_name
-from common.delivery.versions import Table, check, contents_of, pointer, refuse_older, switch, write
+from common.delivery.tables import Table, client, explained, table_name
+from common.delivery.versions import pointer, refuse_older, switch
+from common.delivery.writer import check, contents_of, write
 from common.failures import Refused
 from common.task import Task, run
 

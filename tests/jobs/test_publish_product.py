@@ -1,5 +1,6 @@
 """Publications as frontends see them, on moto's server and on DynamoDB Local."""
 
+import dataclasses
 import itertools
 import os
 import re
@@ -17,8 +18,8 @@ import pytest
 from botocore.exceptions import ClientError
 from recommending_lake import JOBS, Lake, table
 
-from common.delivery import reader, tables, versions
-from common.delivery.versions import Table
+from common.delivery import reader, tables, versions, writer
+from common.delivery.tables import Table
 from jobs.publish_product import main as job
 
 CONTRACT = "recommendations@1"
@@ -162,9 +163,9 @@ def test_a_pointer_that_moves_while_a_version_is_written_is_left_where_it_is(
     with monkeypatch.context() as patch:
 
         def check_and_be_overtaken(*arguments: Any) -> None:
-            patch.setattr(job, "check", versions.check)
+            patch.setattr(job, "check", writer.check)
             assert shop.run(lakes[other], *loose) == 0
-            versions.check(*arguments)
+            writer.check(*arguments)
 
         patch.setattr(job, "check", check_and_be_overtaken)
         assert shop.run(lakes["own"], *loose) == exit_code
@@ -200,7 +201,7 @@ def test_a_killed_task_goes_on_where_it_stopped(shop: Shop, dynamodb: str) -> No
     assert shop.shown("user-0") == ["a", "b"]
     assert shop.run(lake) == 0
     metrics = lake.manifest("publish_product")["metrics"]
-    assert there <= metrics["found"] <= there + 2 * versions.BATCH  # the server may have had two batches in its hands
+    assert there <= metrics["found"] <= there + 2 * writer.BATCH  # the server may have had two batches in its hands
     assert metrics["written"] == 1200 - metrics["found"]
     assert shop.shown("user-1199") == list("abcde")
 
@@ -265,7 +266,7 @@ def test_what_a_throttled_table_leaves_is_sent_again_until_it_is_there(
     metrics = lake.manifest("publish_product")["metrics"]
     assert metrics["written"] == 300
     assert metrics["sent_again"] > 15
-    monkeypatch.setattr(versions, "PATIENCE", 0.0)
+    monkeypatch.setattr(writer, "PATIENCE", 0.0)
     monkeypatch.setattr(client, "batch_write_item", throttled(client, ["nothing"] * 1000))
     assert shop.publish(users(301)) == 1
     assert "because it is throttled; raise its capacity" in last_line(capsys)
@@ -279,7 +280,7 @@ def test_a_version_that_is_not_as_it_was_written_is_not_switched_to(
     assert shop.publish(users(5, "a")) == 0
 
     def write_and_spoil(*arguments: Any) -> Any:
-        written = versions.write(*arguments)
+        written = writer.write(*arguments)
         item = next(item for item in shop.items() if item["part"]["S"].startswith(arguments[2]))
         place = {name: item[name] for name in ("part", "id")}
         if spoilt == "lost":
@@ -359,7 +360,7 @@ def test_a_table_of_another_contract_is_refused(shop: Shop, capsys) -> None:
 
 
 def test_what_no_retry_mends_is_told_as_such(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    shop.store.name = f"missing-{shop.store.name}"
+    shop.store = dataclasses.replace(shop.store, name=f"missing-{shop.store.name}")
     assert shop.publish(users(1)) == 2
     assert "make create-tables" in last_line(capsys)
     command = [

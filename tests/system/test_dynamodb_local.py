@@ -7,7 +7,7 @@ import pytest
 from common import tables
 from common.contracts import load
 from common.delivery import reader
-from common.delivery.versions import Table
+from common.delivery.tables import Table
 from common.task import exit_code
 from tools.build import build_image, docker, image
 from tools.fingerprint import product

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from common.contracts import Column, Contract, Product
 from common.delivery.items import Items, make_items
 from common.delivery.reader import bucket_of, place_of
-from common.delivery.versions import Table
+from common.delivery.tables import Table
 from common.failures import Refused
 from common.tables import arrow_schema
 

@@ -5,11 +5,12 @@ import uuid
 
 import pyarrow as pa
 import pytest
+from botocore.exceptions import ClientError
 
 from common import contracts
-from common.delivery import reader, tables, versions
+from common.delivery import reader, tables, versions, writer
 from common.delivery.items import make_items
-from common.delivery.versions import Table
+from common.delivery.tables import Table
 from common.failures import ArgumentError, Failure
 from common.tables import arrow_schema
 
@@ -24,8 +25,8 @@ def publish(table: Table, name: str, expires: int = LATER) -> None:
         for user, item in (("user", name), (None, name.upper()))
     ]
     items = make_items(pa.Table.from_pylist(rows, arrow_schema(CONTRACT, list(CONTRACT.columns))), CONTRACT)
-    versions.write(table, items, name, expires, lambda done: None)
-    versions.check(table, items, name, 10, lambda done: None)
+    writer.write(table, items, name, expires, lambda done: None)
+    writer.check(table, items, name, 10, lambda done: None)
     version = {"version": {"S": name}, "computed": {"S": name}, "buckets": {"N": str(len(items.buckets) - 1)}}
     version |= {"items": {"N": "1"}, "content": items.default}
     versions.switch(table, version, expires, versions.pointer(table))
@@ -98,4 +99,4 @@ def test_a_table_is_made_once_as_its_environment_pays_for_it(dynamodb: str, capa
 
 def test_credentials_that_are_refused_are_told_as_such(monkeypatch) -> None:
     with pytest.raises(ArgumentError, match="refuses these credentials"), tables.explained("table"):
-        raise versions.ClientError({"Error": {"Code": "AccessDeniedException"}}, "PutItem")
+        raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "PutItem")
