@@ -160,7 +160,7 @@ def files(folder: str, first: str = "", last: str = "\U0010ffff") -> Iterator[tu
             name = entry["Key"].removeprefix(prefix)
             if name > last:
                 return
-            if name >= first and not name.endswith("/"):  # a marker of a folder
+            if name and name >= first and not name.endswith("/"):  # no marker of a folder, nor of this one
                 yield name, entry["Size"]
 
 
