@@ -1,5 +1,6 @@
 """What a task reads: the files that manifests name, all there with their sizes, and the deliveries of the raw level."""
 
+import datetime
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,12 @@ class Input:
     files: list[File]
     rows: int = 0
     manifests: list[Manifest] = field(default_factory=list)
+
+    @property
+    def day_after_newest(self) -> datetime.date:
+        """The day after the newest of the partitions, of a dataset by date."""
+        newest = max(manifest.uri.split("/")[-2] for manifest in self.manifests)
+        return datetime.date.fromisoformat(newest.removeprefix("date=")) + datetime.timedelta(days=1)
 
 
 def resolve(task: "Task", role: str, table: Table) -> Input:

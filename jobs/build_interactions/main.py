@@ -10,7 +10,6 @@ from pyspark.sql import functions as F
 
 from common import spark
 from common.failures import InputError
-from common.inputs import Input
 from common.spark import ROWS_PER_PARTITION
 from common.task import Task, run
 
@@ -60,15 +59,9 @@ def start_of(date: datetime.date) -> Column:
     return F.lit(datetime.datetime.combine(date, datetime.time(), datetime.UTC))
 
 
-def day_after_newest(events: Input) -> datetime.date:
-    """The day after the newest of the partitions that an input names."""
-    newest = max(manifest.uri.split("/")[-2] for manifest in events.manifests)
-    return datetime.date.fromisoformat(newest.removeprefix("date=")) + datetime.timedelta(days=1)
-
-
 def main(task: Task) -> None:
     events = task.input("events")
-    end = task.parameters["until"] or day_after_newest(events)
+    end = task.parameters["until"] or events.day_after_newest
     names = ("test_days", "tuning_days", "half_life_days")
     with spark.session(task):
         interactions = build_interactions(

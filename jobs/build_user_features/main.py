@@ -13,7 +13,6 @@ from pyspark.sql import functions as F
 
 from common import contracts, spark
 from common.failures import InputError
-from common.inputs import Input
 from common.spark import ROWS_PER_PARTITION
 from common.task import Task, run
 
@@ -192,12 +191,6 @@ def angle(number: Column, of: int) -> Column:
     return number * (2 * math.pi / of)
 
 
-def day_after_newest(events: Input) -> datetime.date:
-    """The day after the newest of the partitions that an input names."""
-    newest = max(manifest.uri.split("/")[-2] for manifest in events.manifests)
-    return datetime.date.fromisoformat(newest.removeprefix("date=")) + datetime.timedelta(days=1)
-
-
 def main(task: Task) -> None:
     events, users = task.input("events"), task.input("users")
     settings = task.parameters
@@ -206,7 +199,7 @@ def main(task: Task) -> None:
             "churn is 'cancelled', but the dataset curated/users holds no subscription; run ingest_users first, or set "
             "churn to 'inactive'."
         )
-    end = settings["until"] or day_after_newest(events)
+    end = settings["until"] or events.day_after_newest
     cuts = cuts_before(end, settings["horizon_days"], settings["labelled_cuts"], settings["cut_spacing_days"])
     with spark.session(task) as session:
         features = build_user_features(

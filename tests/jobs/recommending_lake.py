@@ -1,5 +1,6 @@
 """A lake for tests of the recommendation jobs: hand-overs made from rows, jobs run in this process."""
 
+import datetime
 import importlib
 import json
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common import tables
+from common import storage, tables
 from common.contracts import load
 from common.task import Task, exit_code
 
@@ -36,6 +37,19 @@ class Lake:
     def put(self, task: str, contract: str, rows: pa.Table, dataset: str | None = None) -> None:
         """Publish rows as the output of a task, or as a dataset."""
         self.write(task, contract, lambda writer: tables.write(writer, "rows", rows), dataset)
+
+    def put_day(self, task: str, contract: str, rows: pa.Table, dataset: str, date: datetime.date) -> None:
+        """Publish rows as what a dataset has of a day."""
+
+        def main(writer: Task) -> None:
+            folder, seen = writer.partition("rows", f"date={date}")
+            file = Path(f"{folder}/{writer.version}/part-0.parquet".removeprefix("file://"))
+            file.parent.mkdir(parents=True)
+            pq.write_table(rows, file)
+            files = storage.files(f"{folder}/{writer.version}")
+            writer.publish_partition("rows", folder, seen, rows.num_rows, files)
+
+        self.write(task, contract, main, dataset)
 
     def put_model(self, task: str, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
         """Publish a model as the output of a task."""

@@ -1,0 +1,7 @@
+"""Trending items of each country and overall, on Spark, and their delivery, as an Airflow pipeline."""
+
+from tandem import Pipeline
+
+with Pipeline(__file__, schedule=None) as dag:
+    trending = dag.spark("build_trending_items")
+    dag.container("publish_product", product=trending)

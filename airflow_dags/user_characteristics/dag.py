@@ -1,0 +1,14 @@
+"""Characteristics of all users: features on Spark, churn in containers, joined on Spark again, delivered.
+
+Runs whenever there are new subscriptions or cancellations in the Airflow asset curated/users.
+"""
+
+from airflow.sdk import Asset
+from tandem import Pipeline
+
+with Pipeline(__file__, schedule=[Asset("curated/users")]) as dag:
+    features = dag.spark("build_user_features")
+    model = dag.container("train_churn", features=features)
+    predictions = dag.container("predict_churn", shards=4, features=features, model=model)
+    characteristics = dag.spark("join_characteristics", predictions=predictions)
+    dag.container("publish_product", product=characteristics)

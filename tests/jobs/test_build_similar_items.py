@@ -1,0 +1,84 @@
+"""Similar items: by names, by buyers, and something for every item."""
+
+import datetime
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from recommending_lake import Lake, table
+
+NOW = datetime.datetime(2011, 6, 1, 12, tzinfo=datetime.UTC)
+NAMES = {
+    "10001": "RED METAL BOX",
+    "10002": "GREEN METAL BOX",
+    "10003": "SPACEBOY LUNCH BAG",
+    "10004": "DOLLY GIRL CUP",
+    "10005": "BLUE METAL BOX",
+    "10006": "QQQ",
+    "10007": "OLD METAL BOX",
+}
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(tmp_path)
+
+
+def put(lake: Lake, bought: list[tuple]) -> None:
+    """Bought: user, item, days ago."""
+    event = {"type": "purchase", "quantity": 1, "unit_price": 1.0}
+    rows = [
+        {**event, "event_id": f"e{n}", "user_id": user, "item_id": item, "time": NOW - datetime.timedelta(days=days)}
+        for n, (user, item, days) in enumerate(bought)
+    ]
+    lake.put_day("events", "events@1", table("events@1", rows), "curated/events", NOW.date())
+    goods = [{"item_id": item, "name": name, "family": item} for item, name in NAMES.items()]
+    lake.put("items", "items@1", table("items@1", goods), dataset="curated/items")
+
+
+def similar(lake: Lake, *settings: str) -> dict[str, list[tuple]]:
+    assert lake.run("build_similar_items", *settings) == 0
+    found = defaultdict(list)
+    for row in lake.rows("build_similar_items").to_pylist():
+        assert row["rank"] == len(found[row["item_id"]]) + 1
+        found[row["item_id"]].append((row["similar_item_id"], row["reason"]))
+    return found
+
+
+def sales() -> list[tuple]:
+    """Red boxes and lunch bags are bought by the same 60 users; green and blue boxes and the cup by one user each."""
+    pairs = [(f"u{user}", item, 5) for user in range(60) for item in ("10001", "10003")]
+    return [*pairs, ("v", "10002", 5), ("w", "10004", 5), (None, "10005", 0), ("x", "10006", 5), ("x", "10007", 100)]
+
+
+def test_items_with_buyers_go_by_buyers_and_new_ones_by_name(lake: Lake) -> None:
+    put(lake, sales())
+    found = similar(lake)
+    assert found["10001"][0] == ("10003", "bought by the same users")
+    assert found["10003"][0] == ("10001", "bought by the same users")
+    assert {item for item, reason in found["10005"] if reason == "similar name"} >= {"10001", "10002"}
+    assert found["10002"][0][1] == "similar name"
+
+
+def test_every_item_has_others_and_what_is_no_longer_sold_is_shown_for_none(lake: Lake) -> None:
+    put(lake, sales())
+    found = similar(lake, "--set", "count=3")
+    assert found.keys() == NAMES.keys()
+    shown = {item for rows in found.values() for item, _ in rows}
+    assert "10007" not in shown
+    assert all(own not in {item for item, _ in rows} for own, rows in found.items())
+    assert all(1 <= len(rows) <= 3 for rows in found.values())
+    assert found["10006"][0][1] == "popular"
+    assert lake.manifest("build_similar_items")["metrics"]["items_with_rows"] == len(NAMES)
+
+
+def test_trust_in_buyers_is_a_parameter(lake: Lake) -> None:
+    put(lake, sales())
+    found = similar(lake, "--set", "trusted_buyers=100000")
+    assert found["10001"][0] in {("10002", "similar name"), ("10005", "similar name")}
+
+
+def test_without_sales_there_is_nothing_to_show(lake: Lake, capsys) -> None:
+    put(lake, [("x", "10001", 5)])
+    assert lake.run("build_similar_items") == 3
+    assert "1 items of curated/items were sold in the last 60 days" in capsys.readouterr().err.splitlines()[-1]
