@@ -129,6 +129,8 @@ def use_s3(spark: SparkSession, lake: str) -> None:
         "mapreduce.outputcommitter.factory.scheme.s3": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
         "mapreduce.outputcommitter.factory.scheme.s3a": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
     }
+    if key := s3.key_of_encryption():
+        settings |= {"fs.s3a.encryption.algorithm": "SSE-KMS", "fs.s3a.encryption.key": key}
     for name, value in settings.items():
         hadoop.set(name, value)
     with contextlib.suppress(Exception):  # without them Spark renames what it wrote, which is slower and right as well
