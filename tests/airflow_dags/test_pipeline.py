@@ -120,6 +120,18 @@ def test_what_does_not_fit_is_refused_while_parsing_in_one_sentence(jobs, body, 
     assert sentence in str(error.value).splitlines()[-1]
 
 
+def test_a_job_may_take_any_one_of_several_contracts(jobs):
+    jobs.job("publish", more='[inputs.product]\ncontracts = ["interactions@1", "items@1"]')
+    jobs.pipeline("p", 'dag.container("publish", product=dag.spark("build"))', cluster={}, build={}, publish={})
+    assert jobs.load("p").get_task("publish").predecessors == {"product": "build"}
+    body = 'dag.container("publish", product=dag.container("train", interactions=dag.spark("build")))'
+    jobs.pipeline("q", body, cluster={}, build={}, train={}, publish={})
+    with pytest.raises(
+        AssertionError, match=r"reads interactions@1 or items@1 in the role 'product', but 'train' writes"
+    ):
+        jobs.load("q")
+
+
 def test_an_unknown_environment_and_a_misspelt_key_of_one_are_refused(jobs, monkeypatch):
     jobs.pipeline("p", 'dag.spark("build")', cluster={}, build={})
     file = jobs.dags / "environments" / "laptop.toml"
