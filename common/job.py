@@ -70,7 +70,7 @@ class Job:
     inputs: dict[str, Table] = field(default_factory=dict)
     outputs: dict[str, Table] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
-    resources: dict[str, str] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
     spark: dict[str, Any] = field(default_factory=dict)
 
 
@@ -119,7 +119,7 @@ def load(folder: Path | zipfile.Path) -> Job:
     mapped_by = job.get("mapped_by")
     if mapped_by and (mapped_by not in parameters or parameters[mapped_by].type != "integer"):
         raise ArgumentError(f"mapped_by of {where} names '{mapped_by}', expected one of its integer parameters.")
-    check_keys(document.get("resources", {}), {"cpu", "memory"}, f"[resources] of {where}")
+    check_keys(document.get("resources", {}), {"cpu", "memory", "deadline_seconds"}, f"[resources] of {where}")
     check_keys(document.get("spark", {}), {"driver_memory", "executor_memory", "executor_cores", "conf"}, where)
     return Job(
         name=name,

@@ -1,5 +1,6 @@
 """What tests share: tiny jobs run as real processes, and a lake of files or on the S3 server that is named."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,43 +85,60 @@ def session() -> "SparkSession":
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A real S3 server on loopback, as the environment variables by which every client finds it."""
+    with s3_at(tmp_path_factory.mktemp("s3"), "127.0.0.1") as environment:
+        yield environment
+
+
+@pytest.fixture(scope="session")
+def serve_s3() -> Callable[[Path, str], AbstractContextManager[dict[str, str]]]:
+    """Serves S3 from a folder at another address of this machine."""
+    return s3_at
+
+
+@contextlib.contextmanager
+def s3_at(folder: Path, address: str) -> Iterator[dict[str, str]]:
+    """A real S3 server with one bucket, tandem-lake."""
     program = shutil.which("versitygw", path=f"{os.environ['PATH']}:{Path.home()}/.cache/tandem/bin")
     if program is None:
         pytest.skip("no versitygw on PATH or in ~/.cache/tandem/bin; .ci/run shows how it is installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port(address)
     environment = {
         "AWS_ACCESS_KEY_ID": "tandem-tests",
         "AWS_SECRET_ACCESS_KEY": uuid.uuid4().hex,
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{address}:{port}",
     }
     keys = {
         "ROOT_ACCESS_KEY": environment["AWS_ACCESS_KEY_ID"],
         "ROOT_SECRET_KEY": environment["AWS_SECRET_ACCESS_KEY"],
     }
-    folder = tmp_path_factory.mktemp("s3")
-    (folder / "tandem-lake").mkdir()  # a bucket
+    (folder / "tandem-lake").mkdir()
     server = subprocess.Popen(
-        [program, "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(folder)], env={**os.environ, **keys}
+        [program, "--port", f"{address}:{port}", "--quiet", "posix", str(folder)], env={**os.environ, **keys}
     )
     try:
-        wait_for(port)
+        wait_for(port, address)
         yield environment
     finally:
         server.terminate()
         server.wait()
 
 
-def wait_for(port: int) -> None:
+def free_port(address: str = "127.0.0.1") -> int:
+    with socket.socket() as probe:
+        probe.bind((address, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_for(port: int, address: str = "127.0.0.1") -> None:
     for _ in range(1200):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
+            if probe.connect_ex((address, port)) == 0:
                 return
         time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on 127.0.0.1:{port} after 60 s")
+    raise TimeoutError(f"nothing listens on {address}:{port} after 60 s")
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -150,9 +169,7 @@ def dynamodb_local() -> Iterator[str]:
     jars = Path.home() / ".cache" / "tandem" / "dynamodb-local"
     if not jars.is_dir():
         pytest.skip(f"no DynamoDB Local in {jars}; .ci/run shows how it is installed")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     main = "com.amazonaws.services.dynamodbv2.local.main.ServerRunner"
     program = shutil.which("java") or f"{ROOT}/.tandem/java/bin/java"  # as tools.java has it
     java = [program, "-Xmx512m", f"-Djava.library.path={jars}", "-cp", f"{jars}/*", main]

@@ -11,10 +11,17 @@ from tandem.errors import check_known
 from tandem.runtimes import ContainerRuntime, SparkRuntime
 from tandem.runtimes.docker import Docker
 from tandem.runtimes.emr import Emr
+from tandem.runtimes.kubernetes_job import KubernetesJob
+from tandem.runtimes.kubernetes_pod import KubernetesPod
 from tandem.runtimes.process import Process
 from tandem.runtimes.spark_submit import SparkSubmit
 
-CONTAINER_RUNTIMES: dict[str, type[Process | Docker]] = {"process": Process, "docker": Docker}
+CONTAINER_RUNTIMES: dict[str, type[Process | Docker | KubernetesPod]] = {
+    "process": Process,
+    "docker": Docker,
+    "kubernetes_pod": KubernetesPod,
+    "kubernetes_job": KubernetesJob,
+}
 SPARK_RUNTIMES: dict[str, type[SparkSubmit | Emr]] = {"spark_submit": SparkSubmit, "emr": Emr}
 VARIABLES = {"container": "TANDEM_CONTAINERS", "spark": "TANDEM_SPARK"}  # each names another runtime of its kind
 
@@ -28,6 +35,7 @@ class Environment:
     tables: str  # how the names of the tables begin that products are published to; templates know it as `tables`
     retries: int
     retry_delay: timedelta
+    parts_at_once: int  # of a mapped task in a run
     container: ContainerRuntime
     spark: SparkRuntime
 
@@ -38,10 +46,21 @@ def load(folder: Path) -> Environment:
     check_known("environment", name, [file.stem for file in folder.glob("*.toml")], "TANDEM_ENVIRONMENT")
     file = folder / f"{name}.toml"
     table = tomllib.loads(file.read_text())
-    known = ["lake", "code", "retries", "retry_delay_seconds", "container", "spark", "delivery"]
+    known = [
+        "lake",
+        "code",
+        "registry",
+        "retries",
+        "retry_delay_seconds",
+        "parts_at_once",
+        "container",
+        "spark",
+        "delivery",
+    ]
     for key in table:
         check_known("key", key, known, file.name)
     code = Path(os.environ.get("TANDEM_CODE", folder / table["code"])).resolve()
+    shared = {"code": code, "registry": table.get("registry", "")}
     container = chosen("container", table, file.name)
     spark = chosen("spark", table, file.name)
     return Environment(
@@ -50,8 +69,9 @@ def load(folder: Path) -> Environment:
         tables=table["delivery"]["tables"],
         retries=table["retries"],
         retry_delay=timedelta(seconds=table["retry_delay_seconds"]),
-        container=runtime(CONTAINER_RUNTIMES, container, f"[container] of {file.name}", code, folder),
-        spark=runtime(SPARK_RUNTIMES, spark, f"[spark] of {file.name}", code, folder),
+        parts_at_once=table["parts_at_once"],
+        container=runtime(CONTAINER_RUNTIMES, container, f"[container] of {file.name}", shared, folder),
+        spark=runtime(SPARK_RUNTIMES, spark, f"[spark] of {file.name}", shared, folder),
     )
 
 
@@ -63,13 +83,18 @@ def chosen(kind: str, table: dict[str, Any], file: str) -> dict[str, Any]:
     return {"runtime": name, **runtimes[name]}
 
 
-def runtime(kinds: dict[str, type[Any]], table: dict[str, Any], where: str, code: Path, folder: Path) -> Any:
-    """The runtime that a table of an environment describes; its programs are named relative to that file's folder."""
+def runtime(
+    kinds: dict[str, type[Any]], table: dict[str, Any], where: str, shared: dict[str, Any], folder: Path
+) -> Any:
+    """The runtime that a table of an environment describes; its files are named relative to that file's folder.
+
+    What several runtimes need is `shared`: each takes of it what it has a field for.
+    """
     settings = dict(table)
     name = settings.pop("runtime")
     check_known("runtime", name, kinds, where)
     known = {entry.name: entry.type for entry in fields(kinds[name])}
-    own = {"code": code} if known.pop("code", None) else {}
+    own = {name: value for name, value in shared.items() if known.pop(name, None)}
     for key in settings:
         check_known("key", key, known, where)
     paths = {key: folder.absolute() / value for key, value in settings.items() if known[key] is Path}

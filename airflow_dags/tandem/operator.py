@@ -1,5 +1,6 @@
 """The one operator that runs a job through a runtime, and the last lines in the log of a task that failed."""
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ FINAL = {  # exit codes that another attempt would end with too
     4: "a quality gate refused the result",
     5: "fenced, this attempt or a newer one has published",
 }
+LARGEST_RESULT = 48 << 10  # bytes, as in common.task: XComs lie in Airflow's database
 log = logging.getLogger(__name__)
 
 
@@ -63,7 +65,7 @@ class JobOperator(BaseOperator):
         uri = f"{self.work.key}/manifest.json"
         manifest = read_document(uri)
         if outcome.exit_code == 0 and manifest and manifest["task"]["attempt"] == self.work.attempt:
-            return json.loads(outcome.result) if outcome.result else {"manifest": uri, "metrics": manifest["metrics"]}
+            return result(outcome) or small({"manifest": uri, "metrics": manifest["metrics"]})
         document = read_document(f"{self.work.key}/attempt-{self.work.attempt}/failure.json")
         code = document["exit_code"] if document else outcome.exit_code
         failure = AirflowFailException if code in FINAL else AirflowException
@@ -89,6 +91,22 @@ class JobOperator(BaseOperator):
     def on_kill(self) -> None:
         if self.handle is not None:
             self.runtime.cancel(self.handle)
+
+
+def result(outcome: Outcome) -> Any:
+    """What the job left in its result file, None if it left nothing that can be an XCom; the manifest says it, too."""
+    if outcome.result is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if len(outcome.result) <= LARGEST_RESULT:
+            return json.loads(outcome.result)
+    log.warning("The result file is not JSON, or over %s KiB; its manifest is taken instead.", LARGEST_RESULT >> 10)
+    return None
+
+
+def small(xcom: dict[str, Any]) -> dict[str, Any]:
+    """An XCom without its metrics if it is too large for Airflow's database with them."""
+    return xcom if len(json.dumps(xcom)) <= LARGEST_RESULT else {**xcom, "metrics": {}}
 
 
 def ending(code: int, work: Work) -> str:

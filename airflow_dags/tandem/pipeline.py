@@ -160,7 +160,8 @@ class Pipeline:
                     f"{where} is mapped by '{job.mapped_by}'; say into how many: {job.mapped_by}=NUMBER."
                 )
             options["parameters"] = {**parameters, job.mapped_by: count}
-            task = JobOperator.partial(**options).expand(part=list(range(count)))
+            at_once = self.environment.parts_at_once
+            task = JobOperator.partial(max_active_tis_per_dagrun=at_once, **options).expand(part=list(range(count)))
         else:
             task = JobOperator(**options)
         for predecessor in roles.values():

@@ -109,8 +109,10 @@ class Workshop:
             f"""
 lake = "{{{{ var.value.get('lake', 'file://{self.lake}') }}}}"
 code = "{self.code}"
+registry = "registry.example/team"
 retries = 1
 retry_delay_seconds = 0
+parts_at_once = 3
 [delivery]
 tables = "tests-"
 [container]
@@ -118,6 +120,15 @@ runtime = "process"
 [container.process]
 python = "{PYTHON}"
 [container.docker]
+[container.kubernetes_pod]
+template = "pod.json"
+startup_seconds = 60
+keep_failed = false
+[container.kubernetes_job]
+template = "pod.json"
+startup_seconds = 60
+keep_failed = false
+ttl_seconds = 600
 [spark]
 runtime = "spark_submit"
 [spark.spark_submit]
@@ -157,6 +168,10 @@ ReleaseLabel = "emr-7.9.0"
             "from airflow.providers.standard.operators.empty import EmptyOperator\n"
             f"from tandem import Pipeline\n\nwith Pipeline(__file__, schedule=None) as dag:\n{lines}\n"
         )
+
+    def pods(self, template: dict[str, Any]) -> None:
+        """Give the environment a pod template."""
+        (self.dags / "environments" / "pod.json").write_text(json.dumps(template))
 
     def release(self, lake: str) -> str:
         """Bring the bundles of all Spark jobs to the lake on S3; the Airflow variable that says which they are."""

@@ -104,6 +104,15 @@ def fingerprint(job: str) -> str:
     return f"{{{{ var.json.get('release', {{}}).get('{job}', '') }}}}"
 
 
+def check_built(work: Work) -> None:
+    """Raise AirflowFailException if the Airflow variable `release` names no image of a Python job."""
+    if not work.request["fingerprint"]:
+        raise AirflowFailException(
+            f"The Airflow variable 'release' names no fingerprint of {work.job}; build the job and give Airflow "
+            'what the build left: make build && AIRFLOW_VAR_RELEASE="$(cat dist/release.json)".'
+        )
+
+
 def bundle(work: Work) -> str:
     """Where the bundle of a Spark job lies in the lake; AirflowFailException if no cluster could find it."""
     if not work.lake.startswith("s3://"):

@@ -21,7 +21,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import Mount
 
 from tandem.catalogue import Job
-from tandem.runtimes import Outcome, Work, fingerprint
+from tandem.runtimes import Outcome, Work, check_built, fingerprint
 from tandem.runtimes.process import GRACE_SECONDS, pass_on
 
 RESULT = "/result"  # the folder of the result file, inside
@@ -41,11 +41,7 @@ class Docker:
         return {"fingerprint": fingerprint(job.name), "services": list(job.services), **job.resources}
 
     def submit(self, work: Work) -> Any:
-        if not work.request["fingerprint"]:
-            raise AirflowFailException(
-                f"The Airflow variable 'release' names no fingerprint of {work.job}; build the job and give Airflow "
-                'what the build left: make build && AIRFLOW_VAR_RELEASE="$(cat dist/release.json)".'
-            )
+        check_built(work)
         client = engine()
         of_this_task = {"label": f"tandem.key={work.key}"}
         for container in client.containers.list(all=True, ignore_removed=True, filters=of_this_task):

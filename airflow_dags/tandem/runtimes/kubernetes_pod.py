@@ -1,0 +1,157 @@
+"""Runtime `kubernetes_pod`: a Python job as a pod of its image, with Airflow's own KubernetesPodOperator."""
+
+import json
+import shlex
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from airflow.sdk.exceptions import AirflowException
+
+from tandem.catalogue import Job
+from tandem.runtimes import Outcome, Work, check_built, pod
+from tandem.runtimes.process import GRACE_SECONDS
+
+if TYPE_CHECKING:
+    from tandem.runtimes.pod_follower import Follower
+
+# Airflow's operator and the client of Kubernetes are imported where they are used: they take 3 s, which parsing a
+# pipeline must not pay.
+
+LEFT = "already_checked"  # the label by which Airflow's own operator marks pods that it is done with
+
+
+class Running(NamedTuple):
+    """A work in the cluster: what was asked for, and what follows its pods."""
+
+    wanted: Any  # V1Pod or V1Job
+    labels: str  # by which its pods are found
+    follower: "Follower"
+
+    @property
+    def name(self) -> str:
+        return str(self.wanted.metadata.name)
+
+    @property
+    def namespace(self) -> str:
+        return str(self.wanted.metadata.namespace)
+
+    @property
+    def hook(self) -> Any:
+        """Airflow's connection to Kubernetes."""
+        return self.follower.hook
+
+
+@dataclass(frozen=True)
+class KubernetesPod:
+    """Runs the image `<registry>/tandem/<job>:<fingerprint>` in the cluster of the connection kubernetes_default.
+
+    A pod is deleted when its job is done; after a failure it is kept if the environment says so, and then it is for
+    people to look at and to delete.
+    """
+
+    registry: str  # where images are pulled from; empty where they are brought to the nodes
+    template: Path  # JSON, a V1Pod; its strings may be templates
+    startup_seconds: int  # how long a pod may wait for a node, and then for its image
+    keep_failed: bool
+
+    def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return pod.request(self.template, self.registry, job)
+
+    def manifest(self, work: Work) -> Any:
+        """What is sent to Kubernetes."""
+        return pod.manifest(work)
+
+    def submit(self, work: Work) -> Running:
+        from tandem.runtimes.pod_follower import Follower
+
+        check_built(work)
+        follower = Follower(startup_timeout_seconds=self.startup_seconds)
+        running = Running(self.manifest(work), selector(pod.labels(work)), follower)
+        attempts = self.attempts(running, selector(pod.labels_of_task(work)))
+        for name, labels in attempts.items():
+            attempt = int(labels["try_number"])
+            if attempt < work.attempt and LEFT not in labels:  # its worker died and could not do it
+                self.remove(name, running.namespace, selector({**pod.labels_of_task(work), "try_number": attempt}))
+        if running.name not in attempts:
+            create(self.create, running)
+        return running
+
+    def attempts(self, running: Running, labels: str) -> dict[str, dict[str, str]]:
+        """The labels of all attempts of a task that are in the cluster, by name."""
+        pods = running.follower.client.list_namespaced_pod(running.namespace, label_selector=labels).items
+        return {each.metadata.name: each.metadata.labels for each in pods}
+
+    def create(self, running: Running) -> None:
+        running.follower.pod_manager.create_pod(running.wanted)
+
+    def pods(self, running: Running) -> Iterator[Any]:
+        """The pods of a work, one after the other, as long as there is another one to come."""
+        yield running.wanted
+
+    def watch(self, handle: Running) -> Outcome:
+        outcome = Outcome(1, None, "")
+        interrupted = True
+        try:
+            for each in self.pods(handle):
+                outcome = handle.follower.follow(each)
+            interrupted = False
+            return outcome
+        finally:
+            if outcome.exit_code and self.keep_failed and not interrupted:
+                self.leave(handle)
+            else:
+                self.remove(handle.name, handle.namespace, handle.labels, wait=interrupted)
+
+    def leave(self, handle: Running) -> None:
+        """Let what failed stay, marked so that a retry lets it be."""
+        handle.follower.leave()
+
+    def cancel(self, handle: Running) -> None:
+        self.remove(handle.name, handle.namespace, handle.labels)
+
+    def remove(self, name: str, namespace: str, labels: str, wait: bool = True) -> None:
+        """End an attempt, and wait until nothing of it runs; a pod that stays, on a lost node, is forgotten.
+
+        By a connection of its own: a signal may have come while `watch` held a lock of the other one.
+        """
+        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+
+        client = KubernetesHook().core_v1_client
+        grace = GRACE_SECONDS if wait else 1
+        client.delete_collection_namespaced_pod(namespace, label_selector=labels, grace_period_seconds=grace)
+        end = time.monotonic() + GRACE_SECONDS + 1
+        while wait and client.list_namespaced_pod(namespace, label_selector=labels).items:
+            time.sleep(0.2)
+            if time.monotonic() > end:
+                client.delete_collection_namespaced_pod(namespace, label_selector=labels, grace_period_seconds=0)
+
+    def again(self, work: Work) -> str:
+        return f"echo {shlex.quote(json.dumps(pod.bare(work)))} | kubectl create --filename -"
+
+
+def selector(labels: Mapping[str, Any]) -> str:
+    return ",".join(f"{name}={value}" for name, value in labels.items())
+
+
+def create(function: Any, running: Running) -> None:
+    """Create a pod or a Job; AirflowException says in a sentence what Kubernetes has against it."""
+    from kubernetes.client import ApiException
+
+    try:
+        function(running)
+    except ApiException as error:
+        raise AirflowException(
+            f"Kubernetes refuses {running.name} ({message(error)}); ask for less in [resources] of job.toml, or "
+            "correct the pod template of the environment."
+        ) from None
+
+
+def message(error: Any) -> str:
+    """What the API server says of a request that it refused."""
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return f"{error.status} {error.reason}"

@@ -1,0 +1,412 @@
+"""A job as a pod and as a Job of a real cluster: how its end is told, whatever happens to it; nothing is left."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+from cluster import Cluster, wait_for
+from structlog.testing import capture_logs
+from tandem import catalogue
+from tandem.operator import JobOperator, told
+from tandem.runtimes import Work, pod
+from tandem.runtimes.kubernetes_job import KubernetesJob
+from tandem.runtimes.kubernetes_pod import KubernetesPod
+
+ROOT = Path(__file__).parents[2]
+TOY = "0123456789abcdef"  # the fingerprint of the toy's image
+TEXT = '[parameters.text]\ntype = "string"\ndefault = ""\nhelp = "what it does, in Python"'
+RESOURCES = '[resources]\ncpu = "200m"\nmemory = "192Mi"'
+DOCKERFILE = """
+FROM {base}
+COPY jobs/toy /app/jobs/toy
+ENTRYPOINT ["python", "/app/jobs/toy/main.py"]
+"""
+JOBS = ("train_recommender", "predict_recommendations", "select_recommendations", "publish_product")
+LAKE = "s3://tandem-lake/kubernetes"
+SLEEPS = "print('sleeping'); import time; time.sleep(600)"
+
+
+@pytest.fixture(scope="module")
+def named() -> None:
+    """There is a cluster for tests."""
+    for name, what in (("KUBECONFIG", "names no cluster"), ("TANDEM_LOAD_IMAGE", "does not say how it gets images")):
+        if not os.environ.get(name):
+            pytest.skip(f"{name} {what}; .ci/run shows how one is brought up")
+
+
+@pytest.fixture(scope="module")
+def release(named, engine):
+    """The fingerprints of the images of the daily recommendations' Python jobs, built if they are not there."""
+    built = [part for job in JOBS for part in ("--job", job)]
+    subprocess.run([ROOT / ".venv/bin/python", "-m", "tools.build", *built], cwd=ROOT, check=True)
+    return json.loads((ROOT / "dist" / "release.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def toy(release, engine, tmp_path_factory, make_workshop):
+    """The image of a job that does what its parameter `text` says."""
+    workshop = make_workshop(tmp_path_factory.mktemp("toy"))
+    workshop.job("toy", "exec(task.parameters['text'])", more=f"{TEXT}\n{RESOURCES}")
+    base = f"tandem/train_recommender:{release['train_recommender']}"
+    (workshop.code / "Dockerfile").write_text(DOCKERFILE.format(base=base))
+    (workshop.code / "common").unlink()
+    engine.images.build(path=str(workshop.code), tag=f"tandem/toy:{TOY}", rm=True)
+    yield workshop.dags / "job_catalogue.json"
+    engine.images.remove(f"tandem/toy:{TOY}")
+
+
+@pytest.fixture(scope="module")
+def cluster(toy, release, serve_s3, tmp_path_factory):
+    """A name space with all images, and a lake; its variables are this process's, too."""
+    found = Cluster(tmp_path_factory.mktemp("cluster"))
+    found.open()
+    try:
+        found.load([f"tandem/{job}:{release[job]}" for job in JOBS] + [f"tandem/toy:{TOY}"])
+        with serve_s3(tmp_path_factory.mktemp("s3"), found.host) as variables, pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            found.give(variables)
+            yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture(params=["kubernetes_pod", "kubernetes_job"])
+def runtime(request, cluster):
+    yield made(cluster, request.param)
+    wait_for(lambda: not cluster.left())
+
+
+def made(cluster, name, **settings):
+    settings = {"registry": "", "template": cluster.template, "startup_seconds": 60, "keep_failed": False, **settings}
+    if name == "kubernetes_pod":
+        return KubernetesPod(**settings)
+    return KubernetesJob(**settings, ttl_seconds=600)
+
+
+@pytest.fixture
+def work(toy, request):
+    """Makes a work of the toy, in a run that is named after the test."""
+    run = request.node.name
+
+    def make(runtime, text="", attempt=1, run=run, task="t", fingerprint=TOY, **resources):
+        job = catalogue.find(toy, "toy", "python", "")
+        job = catalogue.Job(**{**job.__dict__, "resources": {**job.resources, **resources}})
+        request = runtime.request(job, {})
+        rendered = json.dumps(request).replace(json.dumps(request["fingerprint"])[1:-1], fingerprint)
+        parameters = {"text": text}
+        return Work("toy", LAKE, "dag", run, task, attempt, None, {}, parameters, json.loads(rendered), None)
+
+    return make
+
+
+@dataclass
+class Ended:
+    """How an attempt ended: the state that Airflow gives its task, what its log warns of, and what it ends with."""
+
+    state: str
+    xcom: object = None
+    last_lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def attempted(runtime, work):
+    """Do a work as its task does it."""
+    operator = JobOperator(
+        task_id=work.task_id,
+        job=work.job,
+        runtime=runtime,
+        lake=work.lake,
+        predecessors=work.predecessors,
+        parameters=work.parameters,
+        request=work.request,
+        cluster=None,
+        part=work.map_index,
+    )
+    instance = SimpleNamespace(
+        dag_id=work.dag_id, run_id=work.run_id, task_id=work.task_id, try_number=work.attempt, map_index=-1
+    )
+    ended = Ended("")
+    handler = logging.Handler()
+    thread = threading.get_ident()
+    handler.emit = lambda record: ended.warnings.append(record.getMessage()) if record.thread == thread else None
+    logging.getLogger("tandem").addHandler(handler)
+    try:
+        ended.xcom = operator.execute({"ti": instance})
+        ended.state = "success"
+    except AirflowException as error:
+        ended.state = "failed" if isinstance(error, AirflowFailException) else "up_for_retry"
+        ended.last_lines = told(error)
+    finally:
+        logging.getLogger("tandem").removeHandler(handler)
+    return ended
+
+
+ENDS = {  # the text of the job, what else its work is made of, its task's state, and what its last lines hold
+    "fine": ("print('eins'); task.metrics['n'] = 7", {}, "success", []),
+    "code_1": (
+        "raise OSError('network')",
+        {},
+        "up_for_retry",
+        ["Attempt 1 of t ended with exit code 1.", "OSError at <string>:1: network; the stack is above"],
+    ),
+    "code_2": (
+        "from common.failures import ArgumentError; raise ArgumentError('Wrong.')",
+        {},
+        "failed",
+        ["Attempt 1 of t ended with exit code 2 (wrong arguments).", "Wrong."],
+    ),
+    "code_3": (
+        "raise failures.InputError('It is missing.')",
+        {},
+        "failed",
+        ["Attempt 1 of t ended with exit code 3 (an input is missing", "It is missing."],
+    ),
+    "code_4": (
+        "raise failures.Refused('The gate refused it.')",
+        {},
+        "failed",
+        ["Attempt 1 of t ended with exit code 4 (a quality gate refused", "The gate refused it."],
+    ),
+    "code_5": (
+        "raise failures.Fenced('A newer one has published.')",
+        {},
+        "failed",
+        ["Attempt 1 of t ended with exit code 5 (fenced", "A newer one has published."],
+    ),
+    "memory": (
+        "print('much'); b'x' * 2**30",
+        {},
+        "up_for_retry",
+        [
+            "was killed by SIGKILL.",
+            "out of memory at its limit of 192Mi; give it more in [resources]",
+            "said last: much",
+        ],
+    ),
+    "deadline": (
+        SLEEPS,
+        {"deadline_seconds": 6},
+        "up_for_retry",
+        ["Attempt 1 of t", "It ran into its deadline of 6 s; give it more by deadline_seconds in [resources]"],
+    ),
+    "image": (
+        "",
+        {"fingerprint": "never-built"},
+        "up_for_retry",
+        ["did not start: its image", "127.0.0.1:1/tandem/toy:never-built cannot be had (", "; push it"],
+    ),
+    "node": (
+        "",
+        {"cpu": "640"},
+        "up_for_retry",
+        ["did not start: no node takes it (", "Insufficient cpu", "ask for less in [resources] of job.toml"],
+    ),
+    "quota": ("", {"memory": "4Ti"}, "up_for_retry", ["exceeded quota: much", "ask for less in [resources]"]),
+    "not_json": (
+        "import atexit; task.metrics['n'] = 7\n"
+        "atexit.register(lambda: open(os.environ['TANDEM_RESULT_FILE'], 'w').write('{'))",
+        {},
+        "success",
+        [],
+    ),
+    "too_large": (
+        "import atexit; task.metrics['n'] = 7\n"
+        "atexit.register(lambda: open(os.environ['TANDEM_RESULT_FILE'], 'w').write('\"' + 'x' * 10**6 + '\"'))",
+        {},
+        "success",
+        [],
+    ),
+    "deleted": (
+        SLEEPS,
+        {},
+        "up_for_retry",
+        ["Attempt 1 of t", "Its pod was deleted while it ran, and not by Airflow."],
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=["kubernetes_pod", "kubernetes_job"])
+def ends(request, cluster, toy):
+    """All these ends at once, each in a run of its own, and two runs of the first."""
+    runtimes = {
+        "image": made(cluster, request.param, registry="127.0.0.1:1"),
+        "node": made(cluster, request.param, startup_seconds=5),
+        "quota": made(cluster, request.param, startup_seconds=5),
+    }
+    make = work.__wrapped__(toy, request)
+
+    def end(name):
+        text, settings, _, _ = ENDS[name.removesuffix("-2")]
+        runtime = runtimes.get(name, made(cluster, request.param))
+        mine = make(runtime, text, run=f"{request.param}-{name}", **settings)
+        if name == "deleted":
+            threading.Thread(target=delete, args=[cluster, mine]).start()
+        return attempted(runtime, mine)
+
+    with ThreadPoolExecutor(7) as pool, capture_logs() as said:
+        found = dict(zip([*ENDS, "fine-2"], pool.map(end, [*ENDS, "fine-2"])))
+    yield found, [each["event"] for each in said]
+    wait_for(lambda: not cluster.left())
+
+
+def delete(cluster, work):
+    found = cluster.said(f"run_id={pod.labels(work)['run_id']}", "sleeping")
+    cluster.core.delete_namespaced_pod(found.metadata.name, cluster.namespace)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_each_end_is_told_as_what_it_is_and_tried_again_if_that_may_help(ends, name):
+    _, _, state, lines = ENDS[name]
+    ended = ends[0][name]
+    assert (ended.state, ended.last_lines) == (state, ended.last_lines)
+    for line in lines:
+        assert line in "\n".join(ended.last_lines)
+
+
+def test_what_a_job_says_is_in_the_log_and_its_result_is_the_xcom(ends):
+    ended, said = ends
+    assert said.count("eins") == 2  # in two runs
+    for name in ("fine", "not_json", "too_large"):
+        assert ended[name].xcom["metrics"] == {"n": 7}
+        assert ended[name].xcom["manifest"].endswith(f"-{name}/t/manifest.json")
+        warned = any("result file" in line for line in ended[name].warnings)
+        assert warned == (name != "fine")
+
+
+def test_two_runs_at_once_do_not_meet(ends):
+    one, other = ends[0]["fine"], ends[0]["fine-2"]
+    assert one.state == other.state == "success"
+    assert one.xcom["manifest"] != other.xcom["manifest"]
+
+
+def test_a_pod_may_do_what_its_job_needs_and_no_more(runtime, cluster, work):
+    """Beside what the name space enforces: the restricted standard of Kubernetes."""
+    text = """
+task.metrics.update(
+    user=[os.getuid(), os.getgid()],
+    writable=[folder for folder in ("/", "/app", "/tmp", "/var") if os.access(folder, os.W_OK)],
+    token=os.path.exists("/var/run/secrets/kubernetes.io"),
+)
+"""
+    mine = work(runtime, text)
+    running = runtime.submit(mine)
+    (found,) = wait_for(lambda: cluster.pods(running.labels))
+    outcome = runtime.watch(running)
+    metrics = json.loads(outcome.result)["metrics"]
+    assert metrics["user"] == [10001, 10001]
+    assert metrics["writable"] == ["/tmp"]
+    assert not metrics["token"]
+    labels = [found.metadata.labels[name] for name in ("dag_id", "run_id", "task_id", "try_number")]
+    assert labels == ["dag", pod.labels(mine)["run_id"], "t", "1"]
+    base, sidecar = found.spec.containers
+    assert base.resources.limits == base.resources.requests == {"cpu": "200m", "memory": "192Mi"}
+    assert sidecar.resources.limits == sidecar.resources.requests
+    assert found.status.qos_class == "Guaranteed"
+
+
+def test_an_attempt_that_resumes_finds_what_it_started(runtime, cluster, work):
+    mine = work(runtime, "print('once'); import time; time.sleep(2); task.metrics['n'] = 1")
+    first = runtime.submit(mine)
+    cluster.said(first.labels, "once")
+    second = runtime.submit(mine)
+    assert len(cluster.pods(first.labels)) == 1
+    outcome = runtime.watch(second)
+    assert (outcome.exit_code, json.loads(outcome.result)["metrics"]) == (0, {"n": 1})
+
+
+def test_a_retry_ends_what_its_dead_worker_left_running_and_no_other(runtime, cluster, work):
+    older = runtime.submit(work(runtime, SLEEPS))
+    sibling = runtime.submit(work(runtime, SLEEPS, task="sibling"))
+    cluster.said(older.labels, "sleeping")
+    cluster.said(sibling.labels, "sleeping")
+    newer = runtime.submit(work(runtime, attempt=2))
+    assert not cluster.pods(older.labels)
+    assert runtime.watch(newer).exit_code == 0
+    wait_for(lambda: len(cluster.pods()) == 1)
+    assert cluster.pods()[0].metadata.labels["task_id"] == "sibling"
+    runtime.cancel(sibling)
+
+
+def test_cancel_ends_a_job_within_airflows_patience_and_it_may_say_so(runtime, cluster, work):
+    running = runtime.submit(work(runtime, SLEEPS))
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(runtime.watch(running)))
+    thread.start()
+    cluster.said(running.labels, "sleeping")
+    began = time.monotonic()
+    runtime.cancel(running)
+    assert time.monotonic() - began < 5
+    assert not cluster.pods(running.labels)
+    thread.join()
+    assert outcomes[0].exit_code != 0
+    assert outcomes[0].last_line.startswith("The task was told to end (SIGTERM)")
+
+
+def test_a_watch_that_a_timeout_interrupts_leaves_nothing(runtime, cluster, work):
+    def interrupt(*_):
+        raise AirflowTaskTimeout
+
+    running = runtime.submit(work(runtime, SLEEPS))
+    cluster.said(running.labels, "sleeping")
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    try:
+        with pytest.raises(AirflowTaskTimeout):
+            runtime.watch(running)
+    finally:
+        signal.signal(signal.SIGALRM, former)
+    assert not cluster.pods(running.labels)
+
+
+@pytest.mark.parametrize("name", ["kubernetes_pod", "kubernetes_job"])
+def test_what_failed_is_kept_if_the_environment_says_so_but_not_what_did_not(cluster, work, name):
+    runtime = made(cluster, name, keep_failed=True)
+    failing = work(runtime, "raise OSError")
+    assert attempted(runtime, failing).state == "up_for_retry"
+    assert attempted(runtime, work(runtime, attempt=2)).state == "success"
+    wait_for(lambda: [each.status.phase for each in cluster.pods()] == ["Failed"])  # its sidecar has ended, too
+    assert cluster.pods()[0].metadata.labels["try_number"] == "1"
+    runtime.cancel(runtime.submit(failing))
+    wait_for(lambda: not cluster.left())
+
+
+def evict(cluster, found):
+    name = {"name": found.metadata.name, "namespace": cluster.namespace}
+    cluster.core.create_namespaced_pod_eviction(found.metadata.name, cluster.namespace, {"metadata": name})
+
+
+SLEEPS_ONCE = f"""
+first = not storage.files(f"{{task.lake}}/seen/{{task.run_id}}")
+storage.write(f"{{task.lake}}/seen/{{task.run_id}}/{{os.getpid()}}-{{os.uname().nodename}}", b"")
+if first:
+    {SLEEPS}
+"""
+
+
+def test_an_evicted_pod_is_a_new_attempt_for_airflow_or_replaced_by_its_job(runtime, cluster, work):
+    mine = work(runtime, SLEEPS_ONCE)
+    labels = ",".join(f"{name}={value}" for name, value in pod.labels(mine).items())
+    thread = threading.Thread(target=lambda: evict(cluster, cluster.said(labels, "sleeping")))
+    thread.start()
+    with capture_logs() as said:
+        ended = attempted(runtime, mine)
+    thread.join()
+    if isinstance(runtime, KubernetesJob):
+        assert ended.state == "success"
+        lines = [each["event"] for each in said]
+        assert lines.count("sleeping") == 1
+        assert len([line for line in lines if "started job=toy attempt=1" in line]) == 2
+    else:
+        assert ended.state == "up_for_retry"
+        assert "Kubernetes took its place or its node away (EvictionByEvictionAPI" in "".join(ended.last_lines)
