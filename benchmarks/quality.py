@@ -18,8 +18,9 @@ import scipy.sparse as sp
 from common.recommending import evaluation, models
 from common.recommending.evaluation import Truth
 from common.recommending.histories import History
+from common.recommending.item_model import ItemModel
 from common.recommending.popularity import popularity
-from common.recommending.ranking import ItemModel, Ranking
+from common.recommending.ranking import Ranking
 
 SOURCE = Path(__file__).parents[1] / "sample_data" / "online-retail-ii" / "transactions.parquet"
 TUNING, TEST, END = datetime(2011, 3, 1), datetime(2011, 6, 1), datetime(2011, 9, 1)

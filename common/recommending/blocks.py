@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 Result = TypeVar("Result")
 
 
@@ -24,6 +26,9 @@ def blocks(count: int, size: int) -> list[slice]:
 
 
 def in_parallel(work: Callable[[slice], Result], parts: list[slice]) -> Iterator[Result]:
-    """Results of `work` in the order of `parts`, by threads: for what releases the interpreter's lock."""
-    with ThreadPoolExecutor(cores()) as pool:
+    """Results of `work` in the order of `parts`, by threads: for what releases the interpreter's lock.
+
+    BLAS gets one thread meanwhile, because these threads have the cores already.
+    """
+    with ThreadPoolExecutor(cores()) as pool, threadpool_limits(1):
         yield from pool.map(work, parts)

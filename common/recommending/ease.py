@@ -25,11 +25,13 @@ def head_items(matrix: sp.csr_matrix, count: int) -> NDArray[np.int64]:
     return np.sort(np.argsort(-users, kind="stable")[:count])
 
 
-def ease(matrix: sp.csr_matrix, regularization: float) -> Floats:
-    """Weights B (items x items, from row to column, zero diagonal) that minimise |X - XB|^2 + regularization |B|^2.
+def ease(matrix: sp.csr_matrix, regularization: float, dropout: float = 0.0) -> Floats:
+    """Weights B (items x items, from row to column, zero diagonal) that minimise |X - XB|^2 + |D B|^2.
 
-    With P = (X'X + regularization I)^-1: B[i, j] = -P[i, j] / P[j, j] (Steck, Embarrassingly Shallow Autoencoders
-    for Sparse Data, WWW 2019). `matrix` X is users x items, at most 20,000 items: take `head_items` of a larger one.
+    D^2 is diagonal: regularization + dropout / (1 - dropout) * diag(X'X), which is what training with that share of
+    the entries dropped at random comes to. With P = (X'X + D^2)^-1: B[i, j] = -P[i, j] / P[j, j]. (Steck:
+    Embarrassingly Shallow Autoencoders, 2019; Autoencoders that don't overfit towards the Identity, 2020.)
+    `matrix` X is users x items, at most 20,000 items: take `head_items` of a larger one.
 
     In place in one float32 array: 4 items^2 bytes and the blocks of X'X being filled in. O(sum of squared row lengths)
     for X'X, then about 2/3 items^3 multiplications (spotrf, spotri): 10,000 items take 5 s on two cores, 20,000 106 s.
@@ -39,16 +41,21 @@ def ease(matrix: sp.csr_matrix, regularization: float) -> Floats:
         raise ValueError(f"EASE takes at most {LARGEST_HEAD} items and got {items}: pass the head items only")
     if not (np.isfinite(regularization) and regularization > 0):
         raise ValueError(f"the regularization of EASE must be a positive number, not {regularization}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"the dropout of EASE must be at least 0 and below 1, not {dropout}")
     if not np.isfinite(matrix.data).all():
         raise ValueError("EASE needs finite weights: filter or repair the pairs first")
     if items == 0:
         return np.zeros((0, 0), dtype=np.float32)
     inverse = _gram(matrix)
-    inverse[np.diag_indices(items)] += np.float32(regularization)
+    diagonal = np.diag_indices(items)
+    inverse[diagonal] += np.float32(regularization) + np.float32(dropout / (1 - dropout)) * inverse[diagonal]
     with threadpool_limits(None if items > ONE_THREAD else 1):
         problem = _lapack("spotrf", inverse) or _lapack("spotri", inverse)
     if problem != 0:
-        raise ValueError(f"X'X + {regularization} I has no inverse in single precision: use a larger regularization")
+        raise ValueError(
+            f"X'X with {regularization} on its diagonal has no inverse in single precision: use a larger regularization"
+        )
     weights = _mirrored(inverse).T  # symmetric, so the transpose is the same matrix with contiguous rows
     weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0)

@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+LONGEST_FITTED = 5_000  # items; who has more is a reseller or a robot, says little and costs the square of it
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,28 @@ def decay(age: Floats, half_life: float) -> Floats:
     return decayed
 
 
-def fitting_matrix(pairs: History, half_life: float) -> sp.csr_matrix:
-    """Users x items to fit on: each pair counts 2^(-age / half_life), however often it was bought."""
-    return pairs.matrix(decay(pairs.age, half_life))
+def strength(events: Floats) -> Floats:
+    """What a pair counts by its number of purchases: log2(1 + purchases), so 1 for one."""
+    return np.log2(1 + events, dtype=np.float32)
+
+
+def fitting_matrix(pairs: History, half_life: float, counting: bool) -> sp.csr_matrix:
+    """Users x items to fit on: 2^(-age / half_life) for each pair, times its strength if `counting`; their mean is 1.
+
+    The mean is 1 so that one grid of regularizations serves data of any age. Times zero, it stays zero. Users with more
+    than LONGEST_FITTED items are left out, that is, their rows are empty.
+    """
+    too_long = pairs.lengths > LONGEST_FITTED
+    if too_long.any():
+        kept = ~np.repeat(too_long, pairs.lengths)
+        pairs = history(pairs.indptr, pairs.indices, kept, pairs.events, pairs.age, pairs.item_count)
+    weights = decay(pairs.age, half_life)
+    if counting:
+        weights = weights * strength(pairs.events)
+    mean = weights.mean(dtype=np.float64) if len(weights) else 0.0
+    return pairs.matrix(weights / np.float32(mean) if mean > 0 else weights)
 
 
 def user_vectors(pairs: History, half_life: float) -> sp.csr_matrix:
-    """Users x items to score from: log(1 + purchases) * 2^(-age / half_life) for each pair."""
-    return pairs.matrix(np.log1p(pairs.events) * decay(pairs.age, half_life))
+    """Users x items to score from: strength * 2^(-age / half_life) for each pair."""
+    return pairs.matrix(strength(pairs.events) * decay(pairs.age, half_life))

@@ -9,9 +9,9 @@ import scipy.sparse as sp
 
 from common.recommending.blocks import blocks, in_parallel
 from common.recommending.histories import Floats
-from common.recommending.ranking import top_entries
+from common.recommending.ranking import rows_of, top_of_sparse
 
-BLOCK_VALUES = 8_000_000  # dense values of a block of items x items: 32 MB
+BLOCK_VALUES = 8_000_000  # places of a block of items x items: 64 MB if all of them are taken
 
 
 def rp3beta(matrix: sp.csr_matrix, alpha: float, beta: float, neighbours: int = 100) -> sp.csr_matrix:
@@ -30,7 +30,7 @@ def rp3beta(matrix: sp.csr_matrix, alpha: float, beta: float, neighbours: int = 
     from_users.data **= np.float32(alpha)
     to_users.data **= np.float32(alpha)
     penalty = (_or_one(popularity) ** -beta).astype(np.float32)
-    return _strongest(from_users, to_users, neighbours, lambda block, part: block * penalty[part, None])
+    return _strongest(from_users, to_users, neighbours, lambda values, to, source: values * penalty[to])
 
 
 def cosine(matrix: sp.csr_matrix, shrinkage: float, neighbours: int = 100) -> sp.csr_matrix:
@@ -44,24 +44,31 @@ def cosine(matrix: sp.csr_matrix, shrinkage: float, neighbours: int = 100) -> sp
     _check(matrix)
     lengths = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=0), dtype=np.float64).ravel()).astype(np.float32)
 
-    def shrink(block: Floats, part: slice) -> Floats:
-        block /= lengths[part, None] * lengths[None, :] + np.float32(shrinkage or np.finfo(np.float32).tiny)
-        return block
+    def shrink(values: Floats, to: np.ndarray, source: np.ndarray) -> Floats:
+        shrunk: Floats = values / (lengths[to] * lengths[source] + np.float32(shrinkage or np.finfo(np.float32).tiny))
+        return shrunk
 
     return _strongest(matrix, matrix, neighbours, shrink)
 
 
 def _strongest(
-    targets: sp.csr_matrix, sources: sp.csr_matrix, neighbours: int, finish: Callable[[Floats, slice], Floats]
+    targets: sp.csr_matrix,
+    sources: sp.csr_matrix,
+    neighbours: int,
+    finish: Callable[[Floats, np.ndarray, np.ndarray], Floats],
 ) -> sp.csr_matrix:
-    """The `neighbours` largest positive entries of each column of sources' targets, `finish`ed block by block."""
+    """The `neighbours` largest positive entries of each column of sources' targets, but for the diagonal.
+
+    `finish` makes weights of products, given the items that each leads to and comes from.
+    """
     items = targets.shape[1]
     rows_of_targets, sources = targets.T.tocsr().astype(np.float32), sources.tocsr().astype(np.float32)
 
     def work(part: slice) -> tuple[np.ndarray, np.ndarray, Floats]:
-        block = finish((rows_of_targets[part] @ sources).toarray(), part)  # row j - part.start holds column j of W
-        block[np.arange(part.stop - part.start), np.arange(part.start, part.stop)] = 0
-        rows, columns, values = top_entries(block, neighbours)
+        block = rows_of_targets[part] @ sources  # row j - part.start holds column j of W
+        block.data = finish(block.data, rows_of(block) + part.start, block.indices)
+        itself = sp.eye(part.stop - part.start, items, k=part.start, format="csr", dtype=np.int8)
+        rows, columns, values = top_of_sparse(block, neighbours, itself)
         return rows + part.start, columns, values
 
     found = list(in_parallel(work, blocks(items, BLOCK_VALUES // max(1, items))))

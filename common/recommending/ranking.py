@@ -1,22 +1,22 @@
-"""The best items of each user, exactly and in blocks of users, and why a model ranked them there."""
+"""The best items of each user, exactly, in blocks of users, from scores that a model gives block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from common.recommending.blocks import blocks, in_parallel
-from common.recommending.histories import Floats, History, user_vectors
+from common.recommending.histories import Floats
 
-BLOCK_VALUES = 2_000_000  # dense scores of a block of users x items: 8 MB, to stay near the cache
+SMALLEST = np.finfo(np.float32).smallest_subnormal
+BLOCK_VALUES = 2_000_000  # scores of a block of users: 8 MB, to stay near the cache
 
 Positions = NDArray[np.int64]
-Scores = Callable[[slice], Floats]  # dense scores, users of the slice x items
+Entries = tuple[Positions, Positions, Floats]  # rows, columns, values
 
 
 class Ranking(NamedTuple):
@@ -28,74 +28,36 @@ class Ranking(NamedTuple):
     scores: Floats
 
 
-@dataclass(frozen=True)
-class ItemModel:
-    """A model of items that score items. With x the vector of a user, the score of item j is
+class Scorer(Protocol):
+    """A model at work on the histories of some users, its rows."""
 
-        (sum over i of x[i] weights[i, j] + own x[j]) factor[j].
+    @property
+    def width(self) -> int:
+        """About how many scores a user takes in memory: all items, or fewer where scores are sparse."""
 
-    weights: items x items of the model, dense or sparse rows, zero diagonal. own: weight of an item for itself, which
-    matters only where repeat purchases are recommended. factor: of each item, positive. columns: the positions of the
-    model's items in the catalogue, ascending. half_life: of the user vectors, in days.
-    """
+    def scores(self, part: slice) -> Floats | sp.csr_matrix:
+        """Scores of a block of rows, which the caller may change: users x catalogue; what is not stored is 0."""
 
-    weights: Floats | sp.csr_matrix
-    columns: Positions
-    factor: Floats
-    own: float
-    half_life: float
-
-    def vectors(self, pairs: History) -> sp.csr_matrix:
-        """Users x items of the model. O(pairs)."""
-        vectors = user_vectors(pairs, self.half_life)
-        if len(self.columns) < pairs.item_count:
-            vectors = vectors[:, self.columns]
-        vectors.sort_indices()
-        return vectors
-
-    def scores(self, vectors: sp.csr_matrix) -> Scores:
-        """Scores by the formula above for blocks of users; O(pairs of the block x items) time for dense weights."""
-
-        def of_block(part: slice) -> Floats:
-            some = vectors[part]
-            product = some @ self.weights
-            block: Floats = product.toarray() if sp.issparse(product) else product
-            if self.own:
-                block[_rows(some), some.indices] += np.float32(self.own) * some.data
-            block *= self.factor
-            return block
-
-        return of_block
-
-    def reasons(self, vectors: sp.csr_matrix, ranking: Ranking) -> Positions:
-        """Per entry the item i of the user's history with the largest part x[i] weights[i, j] (i = j: own x[j]).
-
-        Positions among the model's items; -1 where no part is positive. Ties go to the lower position. `ranking` holds
-        positions among the model's items too. O(entries x items of the user) time and memory: call it block by block.
-        """
-        lengths = np.diff(vectors.indptr)[ranking.rows]
-        starts = np.cumsum(lengths) - lengths
-        entry = np.repeat(np.arange(len(lengths)), lengths)
-        place = np.arange(lengths.sum()) - np.repeat(starts - vectors.indptr[ranking.rows], lengths)
-        source, target = vectors.indices[place], ranking.items[entry]
-        part = np.asarray(self.weights[source, target]).ravel()
-        part[source == target] = self.own
-        part *= vectors.data[place]
-        result = np.full(len(lengths), -1, dtype=np.int64)
-        best = np.zeros(len(lengths), dtype=part.dtype)
-        np.maximum.at(best, entry, part)
-        found = np.flatnonzero((part == best[entry]) & (part > 0))
-        which, first = np.unique(entry[found], return_index=True)
-        result[which] = source[found[first]]
-        return result
+    def reasons(self, ranking: Ranking) -> tuple[Positions, Floats]:
+        """Per entry the item of the user's history that counted most (-1: none did; ties to the lower position), and
+        the entry's score. O(entries x items of the user) time and memory: call it block by block."""
 
 
-def same_for_all(scores: Floats) -> Scores:
+class SameForAll:
     """The same scores (items) for every user, such as a popularity."""
-    return lambda part: np.tile(np.asarray(scores, dtype=np.float32), (part.stop - part.start, 1))
+
+    def __init__(self, scores: NDArray[np.floating]) -> None:
+        self.same = np.asarray(scores, dtype=np.float32)
+        self.width = len(self.same)
+
+    def scores(self, part: slice) -> Floats:
+        return np.tile(self.same, (part.stop - part.start, 1))
+
+    def reasons(self, ranking: Ranking) -> tuple[Positions, Floats]:
+        return np.full(len(ranking.items), -1), self.same[ranking.items]
 
 
-def rank(scores: Scores, users: int, items: int, count: int, exclude: sp.csr_matrix | None = None) -> Iterator[Ranking]:
+def rank(scorer: Scorer, users: int, count: int, exclude: sp.csr_matrix | None = None) -> Iterator[Ranking]:
     """The `count` items of highest positive score for each of `users` rows, block by block; ties to the lower position.
 
     Items stored in a row of `exclude` (users x items) are left out, as are scores of zero and below: a user may get
@@ -104,15 +66,18 @@ def rank(scores: Scores, users: int, items: int, count: int, exclude: sp.csr_mat
     """
 
     def of_block(part: slice) -> Ranking:
-        block = scores(part)
-        if exclude is not None:
-            excluded = exclude[part]
-            block[_rows(excluded), excluded.indices] = 0
-        rows, columns, values = top_entries(block, count)
+        block = scorer.scores(part)
+        excluded = None if exclude is None else exclude[part]
+        rows, columns, values = top_of_sparse(block, count, excluded) if sp.issparse(block) else top(block, excluded)
         ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
         return Ranking(rows + part.start, ranks, columns, values)
 
-    yield from in_parallel(of_block, blocks(users, BLOCK_VALUES // max(1, items)))
+    def top(block: Floats, excluded: sp.csr_matrix | None) -> Entries:
+        if excluded is not None:
+            block[rows_of(excluded), excluded.indices] = 0
+        return top_entries(block, count)
+
+    yield from in_parallel(of_block, blocks(users, BLOCK_VALUES // max(1, scorer.width)))
 
 
 def joined(rankings: list[Ranking]) -> Ranking:
@@ -123,7 +88,7 @@ def joined(rankings: list[Ranking]) -> Ranking:
     return Ranking(*(np.concatenate(arrays) for arrays in zip(*rankings, strict=True)))
 
 
-def top_entries(block: Floats, count: int) -> tuple[Positions, Positions, Floats]:
+def top_entries(block: Floats, count: int) -> Entries:
     """Rows, columns, values of the `count` largest positive entries of each row; best first, ties to the lower column.
 
     Exact by a threshold: the columns are dealt into groups, at least `count` of them, and the count-th largest of the
@@ -133,19 +98,60 @@ def top_entries(block: Floats, count: int) -> tuple[Positions, Positions, Floats
     rows, columns = block.shape
     if not (rows and columns and count > 0):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-    threshold = np.full(rows, np.finfo(np.float32).smallest_subnormal, dtype=np.float32)
+    threshold = np.full(rows, SMALLEST, dtype=np.float32)
     groups = 4 * count
     if columns > 2 * groups:
         deep = columns // groups
         maxima = block[:, : deep * groups].reshape(rows, deep, groups).max(axis=1)
         np.maximum(threshold, np.partition(maxima, groups - count, axis=1)[:, groups - count], out=threshold)
     row, column = np.nonzero(block >= threshold[:, None])
-    value = block[row, column]
+    return _first(row, column, block[row, column], count)
+
+
+def top_of_sparse(block: sp.csr_matrix, count: int, excluded: sp.csr_matrix | None = None) -> Entries:
+    """The same of a sparse block without the entries stored in `excluded`, in passes over the stored entries only.
+
+    Of a row with e excluded entries the count + e largest are looked at: at most e of them fall out.
+    """
+    rows, columns = block.shape
+    if not (block.nnz and count > 0):
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
+    lengths = np.diff(block.indptr)
+    wanted = np.full(rows, count) if excluded is None else count + np.diff(excluded.indptr)
+    threshold = np.full(rows, SMALLEST, dtype=np.float32)
+    groups = 4 * int(np.median(wanted))
+    long = np.flatnonzero((lengths > 2 * groups) & (wanted <= groups))
+    if len(long):
+        bounds = block.indptr[long, None] + lengths[long, None] * np.arange(groups + 1, dtype=np.int64) // groups
+        bounds = np.minimum(bounds, block.nnz - 1)  # the last row's last group does without its last entry
+        maxima = np.maximum.reduceat(block.data, bounds.ravel()).reshape(bounds.shape)[:, :groups]
+        maxima.sort(axis=1)
+        np.maximum(SMALLEST, maxima[np.arange(len(long)), groups - wanted[long]], out=maxima[:, 0])
+        threshold[long] = maxima[:, 0]
+    place = np.flatnonzero(block.data >= np.repeat(threshold, lengths))
+    row = np.searchsorted(block.indptr, place, side="right") - 1
+    column, value = block.indices[place].astype(np.int64), block.data[place]
+    if excluded is not None:
+        keys = np.sort(rows_of(excluded) * columns + excluded.indices)
+        kept = ~_contained(row * columns + column, keys)
+        row, column, value = row[kept], column[kept], value[kept]
+    return _first(row, column, value, count)
+
+
+def _first(row: Positions, column: Positions, value: Floats, count: int) -> Entries:
     order = np.lexsort((column, -value, row))
     row, column, value = row[order], column[order], value[order]
     kept = np.arange(len(row)) - np.searchsorted(row, row) < count
     return row[kept], column[kept], value[kept]
 
 
-def _rows(matrix: sp.csr_matrix) -> Positions:
+def _contained(values: Positions, ascending: Positions) -> NDArray[np.bool_]:
+    if not len(ascending):
+        return np.zeros(len(values), dtype=bool)
+    found: NDArray[np.bool_] = ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
+    return found
+
+
+def rows_of(matrix: sp.csr_matrix) -> Positions:
+    """The row of each stored entry."""
     return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from common import tables
 from common.recommending import models
+from common.recommending.blend import Model
 from common.recommending.histories import History
-from common.recommending.ranking import ItemModel
 from common.task import Task, run
 
 COLUMNS = ["user_id", "item_id", "weight", "events", "last_time"]
@@ -43,21 +43,20 @@ def histories(rows: pa.Table, as_of: int, items: int) -> tuple[pa.Array, History
 
 
 def predictions(
-    task: Task, model: ItemModel, name: str, repeats: bool, users: pa.Array, pairs: History, items: pa.Array
+    task: Task, model: Model, name: str, repeats: bool, users: pa.Array, pairs: History, items: pa.Array
 ) -> Iterator[pa.Table]:
     """Tables of predictions@1, one a block of users."""
-    vectors = model.vectors(pairs)
-    for block in models.recommend(model, vectors, task.parameters["candidates"], repeats):
-        because = model.reasons(vectors, block)
-        sources = pa.array(np.where(because < 0, 0, model.columns[because]), mask=because < 0)
+    scorer = model.scorer(pairs)
+    for block in models.recommend(scorer, pairs, task.parameters["candidates"], repeats):
+        because, _ = scorer.reasons(block)
         task.progress("users", int(block.rows[-1]) + 1 if len(block.rows) else 0, len(users))
         yield pa.table(
             {
                 "user_id": users.take(pa.array(block.rows)),
                 "rank": block.ranks + 1,
-                "item_id": items.take(pa.array(model.columns[block.items])),
+                "item_id": items.take(pa.array(block.items)),
                 "score": block.scores.astype(np.float64),
-                "because_item_id": items.take(sources),
+                "because_item_id": items.take(pa.array(because, mask=because < 0)),
                 "model": pa.repeat(name, len(block.rows)),
             }
         )
@@ -78,7 +77,7 @@ def main(task: Task) -> None:
         }
     )
     users, pairs = histories(pa.Table.from_batches(parts, schema), document["as_of"], len(items))
-    model = models.from_arrays(arrays, document["own"], document["half_life"])
+    model = models.from_arrays(arrays, document["members"])
     task.log("read", users=len(users), pairs=len(pairs.indices), items=len(items))
     task.metrics |= {"users": len(users), "model": document["model"]}
     tables.write(

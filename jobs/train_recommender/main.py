@@ -2,13 +2,14 @@
 
 Only goods of the catalogue (curated/items) take part. Parameters come from the tuning window alone; on the test window
 each model is looked at once, with those. A model passes the gate if its nDCG@10 there is higher than that of recent
-popularity; of those that pass, the one that was best on the tuning window is shipped.
+popularity; of those that pass, the one that was best on the tuning window is shipped. A blend of them, its weights from
+the tuning window, is shipped instead if on the test window it beats all of them beyond the noise of a bootstrap.
 """
 
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ import scipy.sparse as sp
 from common import tables
 from common.failures import InputError, Refused
 from common.recommending import evaluation, models
+from common.recommending.blend import Blend, candidates, choose_weights
 from common.recommending.evaluation import Quality, Truth
 from common.recommending.histories import History, history
 from common.recommending.popularity import popularity
@@ -27,6 +29,7 @@ from common.task import Task, run
 MOMENTS = {"now": "", "test": "_before_test", "tuning": "_before_tuning"}  # suffixes of the columns as of each
 NEW = np.timedelta64(28, "D")  # an item counts as new until so long after its first sale
 RECENT = "recent popularity"
+BLEND = "blend"
 MICROSECONDS_A_DAY = 86_400e6
 
 
@@ -120,8 +123,38 @@ def popular(scores: np.ndarray, window: Window, repeats: bool) -> Ranking:
     return models.popular_ranking(scores, window.asked, repeats)
 
 
+class Plan(NamedTuple):
+    """Which models run: names with the head items of each, and the seconds that each may take to choose parameters."""
+
+    heads: dict[str, int]
+    seconds: float
+
+
+def plan(task: Task, size: models.Size, head: int, repeats: bool) -> Plan:
+    """The models of which four fits (to choose, to blend, to judge, to ship) fit into an equal share of the budget.
+
+    EASE gets fewer head items until it fits. The first in MODELS always runs. All by estimates, so that the same data
+    give the same plan anywhere.
+    """
+    share = task.parameters["seconds"] / len(models.MODELS)
+    heads: dict[str, int] = {}
+    estimates, left_out = {}, {}
+    for name in models.MODELS:
+        parameters = models.defaults(name, repeats)
+        sizes = [min(head, size.items) // 2**halvings for halvings in range(5)] if name == "ease" else [head]
+        prices = {items: models.fit_seconds(name, size, parameters, items) for items in sizes}
+        fitting = [items for items in sizes if 4 * prices[items] <= share]
+        if fitting or not heads:
+            heads[name] = fitting[0] if fitting else sizes[-1]
+            estimates[name] = round(prices[heads[name]], 1)
+        else:
+            left_out[name] = round(min(prices.values()), 1)
+    task.log("planned", seconds_a_fit=estimates, left_out=left_out, seconds_a_model=round(share, 1))
+    return Plan(heads, share)
+
+
 def main(task: Task) -> None:
-    repeats, seed, head = (task.parameters[name] for name in ("repeats", "seed", "head_items"))
+    repeats, seed = task.parameters["repeats"], task.parameters["seed"]
     columns = [f"{name}{suffix}" for suffix in MOMENTS.values() for name in ("weight", "events", "last_time")]
     interactions = tables.read_interactions(task, "interactions", [*columns, "first_time"])
     goods = tables.read(task, "items", ["item_id"])["item_id"].combine_chunks()
@@ -150,27 +183,46 @@ def main(task: Task) -> None:
     chosen: dict[str, dict[str, Any]] = {}
     quality: dict[str, dict[str, Any]] = {}
     details: dict[str, dict[str, Any]] = {}
+    ndcg: dict[str, np.ndarray] = {}  # of each user of the test window
 
-    def judged(name: str, parameters: dict[str, float], tuned: float, ranking: Ranking, started: float) -> None:
-        chosen[name] = {"parameters": parameters, "tuning_ndcg": tuned}
+    def judged(name: str, choice: models.Choice, ranking: Ranking, started: float) -> None:
+        chosen[name] = {"parameters": choice.parameters, "tuning_ndcg": choice.ndcg, "tried": choice.tried}
         quality[name], details[name] = judge(ranking)
-        quality[name] = {key: round(value, 5) for key, value in {"tuning_ndcg": tuned, **quality[name]}.items()}
+        ndcg[name] = evaluation.quality(ranking, test.truth).ndcg
+        quality[name] = {key: round(value, 5) for key, value in {"tuning_ndcg": choice.ndcg, **quality[name]}.items()}
         task.log(
-            "judged", model=f"'{name}'", seconds=round(time.monotonic() - started, 1), **quality[name], **parameters
+            "judged",
+            model=f"'{name}'",
+            seconds=round(time.monotonic() - started, 1),
+            tried=choice.tried,
+            **quality[name],
+            **choice.parameters,
         )
 
     started = time.monotonic()
     tuned = evaluation.quality(popular(popularity(at_tuning.pairs), tuning, repeats), tuning.truth).means()["ndcg"]
-    judged("popularity", {}, tuned, popular(popularity(at_test.pairs), test, repeats), started)
-    recent, tuned = models.choose_recent_popularity(at_tuning.pairs, tuning.asked, tuning.truth, repeats)
-    trending = popularity(at_test.pairs, recent["half_life"])
-    judged(RECENT, recent, tuned, popular(trending, test, repeats), started)
-    for number, name in enumerate(models.MODELS):
-        task.progress(f"choosing and judging models, now {name}", number, len(models.MODELS))
+    judged("popularity", models.Choice({}, tuned, 1), popular(popularity(at_test.pairs), test, repeats), started)
+    recent = models.choose_recent_popularity(at_tuning.pairs, tuning.asked, tuning.truth, repeats)
+    trending = popularity(at_test.pairs, recent.parameters["half_life"])
+    judged(RECENT, recent, popular(trending, test, repeats), started)
+    plans = plan(task, models.Size.of(now.pairs), task.parameters["head_items"], repeats)
+    heads, fitted = plans.heads, {}
+    for number, (name, head) in enumerate(heads.items()):
+        task.progress(f"choosing and judging models, now {name}", number, len(heads))
         started = time.monotonic()
-        parameters, tuned = models.choose(name, at_tuning.pairs, tuning.asked, tuning.truth, repeats, head)
-        ranking = models.ranking_of(models.fit(name, at_test.pairs, parameters, head), test.asked, repeats)
-        judged(name, parameters, tuned, ranking, started)
+        choice = models.choose(name, at_tuning.pairs, tuning.asked, tuning.truth, repeats, head, plans.seconds)
+        fitted[name] = models.fit(name, at_test.pairs, choice.parameters, head)
+        judged(name, choice, models.ranking_of(fitted[name], test.asked, repeats), started)
+    started = time.monotonic()
+    weights = blend_weights(
+        at_tuning.pairs, tuning, {name: chosen[name]["parameters"] for name in heads}, heads, repeats
+    )
+    if len(weights.parameters) > 1:
+        members = [fitted[name] for name in weights.parameters]
+        ranking = models.ranking_of(Blend(members, list(weights.parameters.values())), test.asked, repeats)
+        judged(BLEND, weights, ranking, started)
+        del members
+    del fitted  # before as much is fitted again
     cold = cold_users(at_test.pairs, test_truth, trending)
 
     task.metrics |= {
@@ -180,30 +232,32 @@ def main(task: Task) -> None:
         "tuning_users": tuning.asked.user_count,
         "test_users": test.asked.user_count,
         "models": quality,
+        "new_items": {name: details[name]["new_items"] for name in details},
         "cold_users": cold,
     }
-    passed = [name for name in models.MODELS if quality[name]["ndcg"] > quality[RECENT]["ndcg"]]
+    passed = [name for name in heads if quality[name]["ndcg"] > quality[RECENT]["ndcg"]]
     if not passed:
-        best = max(models.MODELS, key=lambda name: quality[name]["ndcg"])
+        best = max(heads, key=lambda name: quality[name]["ndcg"])
         raise Refused(
             f"No model beats recent popularity on the test window (nDCG@10 {quality[RECENT]['ndcg']:.4f}; the best, "
             f"{best}, {quality[best]['ndcg']:.4f}), so none ships; look at the interactions, or keep the last model."
         )
     winner = max(passed, key=lambda name: chosen[name]["tuning_ndcg"])
+    shipped = {winner: 1.0}
+    if BLEND in quality and beats(ndcg[BLEND], [ndcg[RECENT], *(ndcg[name] for name in passed)], seed):
+        winner, shipped = BLEND, weights.parameters
     task.metrics["model"] = winner
-    task.progress(f"fitting {winner} on everything", len(models.MODELS), len(models.MODELS))
-    parameters = chosen[winner]["parameters"]
-    model = models.fit(winner, now.pairs, parameters, head)
-    arrays = models.to_arrays(model) | {
+    task.progress(f"fitting {winner} on everything", len(heads), len(heads))
+    made = [models.fit(name, now.pairs, chosen[name]["parameters"], heads[name]) for name in shipped]
+    arrays, described = models.to_arrays(made, list(shipped.values()))
+    arrays |= {
         "items": np.asarray(items.to_pylist(), dtype=np.str_),
-        "trending": popularity(now.pairs, recent["half_life"]),
+        "trending": popularity(now.pairs, recent.parameters["half_life"]),
         "last_sold": now.last_sold.astype(np.int64),
     }
     document = {
         "model": winner,
-        "parameters": parameters,
-        "own": model.own,
-        "half_life": model.half_life,
+        "members": [{"name": name, **member} for name, member in zip(shipped, described, strict=True)],
         "repeats": repeats,
         "as_of": int(now.moment.astype(np.int64)),
         "models": {name: {**chosen[name], **quality[name], **details[name]} for name in quality},
@@ -212,12 +266,33 @@ def main(task: Task) -> None:
     tables.write_arrays(task, "model", arrays, document)
 
 
-def cold_users(pairs: History, truth: Truth, trending: np.ndarray) -> dict[str, float]:
-    """Number of users without a history who bought in the window, and what trending items are worth to them."""
+def blend_weights(
+    pairs: History, tuning: Window, parameters: dict[str, models.Parameters], heads: dict[str, int], repeats: bool
+) -> models.Choice:
+    """Weights of the models that are worth blending by the tuning window, and the blend's nDCG@10 there."""
+    sizes = {name: min(head, models.LARGEST_TUNING_HEAD) for name, head in heads.items()}
+    scorers = [models.fit(name, pairs, parameters[name], sizes[name]).scorer(tuning.asked) for name in parameters]
+    among = candidates(scorers, tuning.asked.user_count, models.excluded(tuning.asked, repeats))
+    weights, ndcg, tried = choose_weights(among, tuning.truth)
+    return models.Choice(
+        {name: weight for name, weight in zip(parameters, weights, strict=True) if weight}, ndcg, tried
+    )
+
+
+def beats(ndcg: np.ndarray, others: list[np.ndarray], seed: int) -> bool:
+    """Whether the mean over users is higher than that of each other, beyond the 95 % interval of the differences."""
+    return all(evaluation.interval(ndcg - other, seed)[0] > 0 for other in others)
+
+
+def cold_users(pairs: History, truth: Truth, trending: np.ndarray) -> dict[str, Any]:
+    """Number of users without a history who bought in the window, and what default rows are worth to them."""
     rows = np.flatnonzero((pairs.lengths == 0) & (truth.counts > 0))
     asked = pairs.rows(rows)
-    result = evaluation.quality(models.popular_ranking(trending, asked, True), Truth(truth.bought[rows]))
-    return {"users": len(rows), **{key: round(value, 5) for key, value in result.means().items()}}
+    found: dict[str, Any] = {"users": len(rows)}
+    for name, scores in {"": trending, "all_time_": popularity(pairs)}.items():
+        result = evaluation.quality(models.popular_ranking(scores, asked, True), Truth(truth.bought[rows]))
+        found |= {f"{name}{key}": round(value, 5) for key, value in result.means().items()}
+    return found
 
 
 if __name__ == "__main__":

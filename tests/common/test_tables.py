@@ -30,7 +30,7 @@ class Reading:
         self.counts = {}
         self.said = []
         output = Table(contract="predictions@1")
-        self.job = Job("toy", "", "python", outputs={"predictions": output, "model": Table("recommender_model@1")})
+        self.job = Job("toy", "", "python", outputs={"predictions": output, "model": Table("recommender_model@2")})
 
     def input(self, role):
         return self.inputs[role]

@@ -8,24 +8,36 @@ import scipy.sparse as sp
 from shapes import of_dense, random_history
 
 from common.recommending import models
+from common.recommending.blend import Blend, Model, candidates, choose_weights
 from common.recommending.evaluation import Truth, quality
 from common.recommending.histories import History, history
 from common.recommending.popularity import momentum, popularity
 from common.recommending.ranking import Ranking, joined
 
-PARAMETERS = {
-    **{name: values[0] for recipe in models.MODELS.values() for name, values in recipe.grid.items()},
-    **{name: values[0] for name, values in models.COMMON_GRID.items()},
-}
+PARAMETERS = {key: value for name in models.MODELS for key, value in models.defaults(name, True).items()}
 
 
 def by_model(name: str, count: int, repeats: bool) -> Callable[[History], Ranking]:
     def ranked(pairs: History) -> Ranking:
-        model = models.fit(name, pairs, PARAMETERS)
-        whole = joined(list(models.recommend(model, model.vectors(pairs), count, repeats)))
-        return whole._replace(items=model.columns[whole.items])
+        model = made(name, pairs)
+        scorer = model.scorer(pairs)
+        found = joined(list(models.recommend(scorer, pairs, count, repeats)))
+        because, again = scorer.reasons(found)
+        np.testing.assert_allclose(again, found.scores, rtol=0.01, atol=1e-5)
+        had = pairs.matrix(np.ones_like(pairs.events))
+        assert (np.asarray(had[found.rows, np.maximum(because, 0)]).ravel()[because >= 0] == 1).all()
+        return found
 
     return ranked
+
+
+def made(name: str, pairs: History) -> Model:
+    """The model of a name, or a blend of all."""
+    if name != "blend":
+        return models.fit(name, pairs, PARAMETERS, head=100)
+    return Blend(
+        [models.fit(member, pairs, PARAMETERS, head=100) for member in models.MODELS], [1.0] * len(models.MODELS)
+    )
 
 
 def by_popularity(count: int, repeats: bool) -> Callable[[History], Ranking]:
@@ -43,6 +55,13 @@ def raw(events: list[float], age: list[float], items: int = 3) -> History:
     )
 
 
+def with_a_long_row(items: int) -> History:
+    """One user with all items, and two with one each."""
+    indices = np.concatenate([np.arange(items), [0, 1]]).astype(np.int32)
+    ones = np.ones(items + 2, dtype=np.float32)
+    return History(np.array([0, items, items + 1, items + 2]), indices, ones, 0 * ones, items)
+
+
 RIGHT: dict[str, Callable[[], History]] = {
     "no users": lambda: of_dense(np.zeros((0, 4))),
     "no items": lambda: of_dense(np.zeros((3, 0))),
@@ -54,7 +73,7 @@ RIGHT: dict[str, Callable[[], History]] = {
     "fewer items than asked for": lambda: random_history(20, 7),
     "so old that all weights are zero": lambda: of_dense(np.ones((4, 4)), np.full((4, 4), 1e30)),
     "no events": lambda: raw([0, 0], [1, 1]),
-    "a user with 1,000 items": lambda: of_dense(np.vstack([np.ones((1, 1000)), np.eye(3, 1000)])),
+    "a user with 100,000 items": lambda: with_a_long_row(100_000),
 }
 WRONG: dict[str, Callable[[], History]] = {
     "NaN events": lambda: raw([1, np.nan], [1, 1]),
@@ -66,7 +85,7 @@ WRONG: dict[str, Callable[[], History]] = {
     "items outside of the catalogue": lambda: raw([1, 1], [1, 1], items=1),
     "an age too few": lambda: raw([1, 1], [1]),
 }
-EVERY_MODEL = [*models.MODELS, "popularity"]
+EVERY_MODEL = [*models.MODELS, "blend", "popularity"]
 
 
 @pytest.mark.parametrize("repeats", [True, False])
@@ -104,7 +123,7 @@ def test_models_that_need_finite_weights_say_so() -> None:
     matrix = random_history(5, 6).matrix(np.full(len(random_history(5, 6).indices), np.nan, dtype=np.float32))
     for recipe in models.MODELS.values():
         with pytest.raises(ValueError, match="finite"):
-            recipe.fit(matrix, PARAMETERS)
+            recipe.fit(matrix, PARAMETERS, 100)
 
 
 def test_a_snapshot_keeps_only_what_existed() -> None:
@@ -153,21 +172,81 @@ def learnable() -> tuple[History, Truth]:
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_learns_tastes_that_popularity_cannot(name: str) -> None:
     pairs, truth = learnable()
-    parameters, tuned = models.choose(name, pairs, pairs, truth, repeats=False)
-    found = quality(models.ranking_of(models.fit(name, pairs, parameters), pairs, False), truth).means()["ndcg"]
+    choice = models.choose(name, pairs, pairs, truth, repeats=False)
+    found = quality(models.ranking_of(models.fit(name, pairs, choice.parameters), pairs, False), truth).means()["ndcg"]
     popular = quality(models.popular_ranking(popularity(pairs), pairs, False), truth).means()["ndcg"]
-    assert tuned == found
+    assert choice.ndcg == found
     assert found > popular + 0.2
 
 
-def test_ease_on_a_head_is_ease_of_the_most_popular_items_alone() -> None:
+def test_ease_on_a_head_is_ease_of_the_most_popular_items_alone_and_neighbours_do_the_tail() -> None:
     random = np.random.default_rng(4)
     events = random.random((60, 20)) < np.linspace(0.05, 0.9, 20)  # the last items are the head
-    model = models.fit("ease", of_dense(events), PARAMETERS, head=6)
-    alone = models.fit("ease", of_dense(events[:, model.columns]), PARAMETERS)
-    assert model.columns.tolist() == sorted(np.argsort(-events.sum(axis=0), kind="stable")[:6].tolist())
-    np.testing.assert_allclose(model.weights, alone.weights, rtol=1e-5)
-    assert set(models.ranking_of(model, of_dense(events), True).items) <= set(model.columns)
+    pairs, parameters = of_dense(events), {**PARAMETERS, "own": 0}
+    model = models.fit("ease", pairs, parameters, head=6)
+    assert model.head.tolist() == sorted(np.argsort(-events.sum(axis=0), kind="stable")[:6].tolist())
+    alone = models.fit("ease", of_dense(events[:, model.head]), parameters)
+    np.testing.assert_allclose(model.dense, alone.dense, rtol=1e-4, atol=1e-6)
+    neighbours = models.fit("rp3beta", pairs, {**parameters, "alpha": 0.8, "beta": 0.4}).sparse.toarray()
+    inside = np.zeros((20, 20), dtype=bool)
+    inside[np.ix_(model.head, model.head)] = True
+    assert not model.sparse.toarray()[inside].any()
+    ratio = model.sparse.toarray()[~inside & (neighbours > 0)] / neighbours[~inside & (neighbours > 0)]
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-4)
+    assert set(models.ranking_of(model, pairs, False).items) - set(model.head)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_the_budget_bounds_what_is_tried_but_not_the_first(name: str) -> None:
+    pairs, truth = learnable()
+    whole = models.choose(name, pairs, pairs, truth, repeats=False)
+    first = models.choose(name, pairs, pairs, truth, repeats=False, seconds=0)
+    assert first.tried == 1 and first.parameters == models.defaults(name, False)
+    size = models.Size.of(pairs)
+    one_fit = models.fit_seconds(name, size, first.parameters, 100) + 20 * models.rank_seconds(pairs)
+    some = models.choose(name, pairs, pairs, truth, repeats=False, seconds=one_fit)
+    assert 1 < some.tried <= whole.tried
+    assert first.ndcg <= some.ndcg <= whole.ndcg
+
+
+def test_larger_data_cost_more() -> None:
+    small, large = models.Size(1000, 100, 10_000, 2e5), models.Size(1_000_000, 100_000, 26_500_000, 2e9)
+    for name in models.MODELS:
+        parameters = models.defaults(name, True)
+        assert models.fit_seconds(name, small, parameters, 20_000) < 2
+        assert models.fit_seconds(name, large, parameters, 20_000) > 5
+
+
+def test_weights_favour_the_member_that_knows_and_leave_out_the_one_that_does_not() -> None:
+    _, truth = learnable()
+    random = np.random.default_rng(0)
+
+    class Told:
+        width = 30
+
+        def __init__(self, noise: float) -> None:
+            self.all_scores = (truth.bought.toarray() + noise * random.random((200, 30))).astype(np.float32)
+
+        def scores(self, part: slice) -> np.ndarray:
+            return self.all_scores[part].copy()
+
+    among = candidates([Told(1.8), Told(1.8), Told(1e6)], 200, None)
+    weights, ndcg, _ = choose_weights(among, truth)
+    alone = [choose_weights(candidates([Told(1.8)], 200, None), truth)[1] for _ in range(2)]
+    assert weights[0] > 0 and weights[1] > 0 and weights[2] <= 0.25
+    assert ndcg > max(alone) + 0.01
+
+
+def test_candidates_leave_out_what_is_excluded_and_keep_every_members_best() -> None:
+    pairs, _ = learnable()
+    scorers = [models.fit(name, pairs, PARAMETERS).scorer(pairs) for name in models.MODELS]
+    among = candidates(scorers, pairs.user_count, models.excluded(pairs, False))
+    found = set(zip(among.rows.tolist(), among.items.tolist(), strict=True))
+    rows = np.repeat(np.arange(200), pairs.lengths)
+    assert not found & set(zip(rows.tolist(), pairs.indices.tolist(), strict=True))
+    for scorer in scorers:
+        best = joined(list(models.recommend(scorer, pairs, 10, False)))
+        assert set(zip(best.rows.tolist(), best.items.tolist(), strict=True)) <= found
 
 
 def test_coordinate_search_finds_the_best_of_separate_parameters_and_keeps_the_first_of_equals() -> None:

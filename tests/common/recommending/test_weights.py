@@ -53,19 +53,28 @@ def test_rp3beta_is_its_formula(x: np.ndarray, alpha: float, beta: float) -> Non
 
 @pytest.mark.parametrize("block", [1, 7, 10_000])
 def test_each_item_keeps_its_strongest_neighbours_whatever_the_blocks(monkeypatch, block: int) -> None:
-    x = fitting_matrix(random_history(40, 23), 50).toarray()
+    x = fitting_matrix(random_history(40, 23), 50, counting=False).toarray()
     monkeypatch.setattr(neighbours, "BLOCK_VALUES", block * 23)
     found = neighbours.cosine(sp.csr_matrix(x), 1, neighbours=4)
     np.testing.assert_allclose(found.toarray(), kept_largest(plain_cosine(x, 1).astype(np.float32), 4), rtol=1e-5)
     assert found.has_sorted_indices
 
 
-@given(counts, st.sampled_from([0.5, 3.0, 400.0]))
-def test_ease_is_its_formula(x: np.ndarray, regularization: float) -> None:
-    inverse = np.linalg.inv(x.T.astype(float) @ x + regularization * np.eye(x.shape[1]))
+@given(counts, st.sampled_from([0.5, 3.0, 400.0]), st.sampled_from([0.0, 0.5]))
+def test_ease_is_its_formula(x: np.ndarray, regularization: float, dropout: float) -> None:
+    gram = x.T.astype(float) @ x
+    inverse = np.linalg.inv(
+        gram + regularization * np.eye(x.shape[1]) + dropout / (1 - dropout) * np.diag(np.diag(gram))
+    )
     expected = -inverse / np.diag(inverse)
     np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(ease.ease(sp.csr_matrix(x), regularization), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(ease.ease(sp.csr_matrix(x), regularization, dropout), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [-0.1, 1, np.nan])
+def test_a_dropout_of_all_or_more_is_refused(dropout: float) -> None:
+    with pytest.raises(ValueError, match="dropout of EASE"):
+        ease.ease(sp.csr_matrix(np.eye(3)), 1, dropout)
 
 
 def test_ease_of_more_items_than_one_block_is_its_formula() -> None:
