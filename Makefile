@@ -43,8 +43,13 @@ generate-data: setup ## a made-up shop of any size (USERS= ITEMS= EVENTS= DAYS= 
 	    $(if $(USERS),--users $(USERS)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EVENTS),--events $(EVENTS)) \
 	    $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED)) $(if $(LEVEL),--level $(LEVEL))
 
-bench-quality: setup ## recommendation models side by side on the sample data
-	$(JOBS_PYTHON) -m benchmarks.quality
+bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## models side by side on MovieLens 100K and the sample (MOVIELENS=u.data)
+	$(JOBS_PYTHON) -m benchmarks.quality --movielens $(or $(MOVIELENS),.tandem/movielens/recbole/dataset_example/ml-100k/ml-100k.inter)
+
+# The package is only what carries the data; its licence forbids to pass them on, so they are fetched where they are used.
+.tandem/movielens/ready: requirements/movielens.txt | $(UV)
+	$(UV) pip install -q --target $(@D) --no-deps --require-hashes --python $(JOBS_PYTHON) -r requirements/movielens.txt
+	touch $@
 
 bench-delivery: setup ## items a second into DynamoDB beside a plain loop (DYNAMODB_ENDPOINT=… for another than moto's)
 	$(JOBS_PYTHON) -m benchmarks.delivery $(ARGS)
@@ -83,6 +88,7 @@ requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	$(COMPILE) $(addprefix -c requirements/,learning.txt tables.txt spark.txt) requirements/development.in \
 	    -o requirements/development.txt
 	$(COMPILE) requirements/airflow.in -o requirements/airflow.txt
+	$(COMPILE) --no-deps requirements/movielens.in -o requirements/movielens.txt
 
 setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both environments below this folder
 

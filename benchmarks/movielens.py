@@ -1,0 +1,84 @@
+"""MovieLens 100K, split as the recommenders project splits it, and two figures of theirs that must come out again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from common.recommending.evaluation import Truth, quality
+from common.recommending.histories import Floats, History
+from common.recommending.models import excluded
+from common.recommending.popularity import popularity
+from common.recommending.ranking import Ranking, SameForAll, Scorer, joined, rank
+
+Table = NDArray[np.int64]  # user, item, rating, seconds since 1970; a row a rating
+HARNESS = {"popularity": (0.2522, 5e-4), "SAR": (0.3938, 5e-5)}  # nDCG@10; ties of popularity may go either way
+
+
+def ratings(source: Path) -> Table:
+    """The ratings in their original order, of u.data or of a copy with a header; SystemExit if it is something else."""
+    with source.open() as lines:
+        table = np.loadtxt((line for line in lines if line[:1].isdigit()), dtype=np.int64)
+    if table.shape != (100_000, 4):
+        raise SystemExit(f"{source} has {table.shape} numbers, MovieLens 100K has 100,000 rows of 4; name its u.data.")
+    table[:, :2] = np.stack([np.unique(table[:, column], return_inverse=True)[1] for column in (0, 1)], axis=1)
+    return table
+
+
+def split(table: Table, seed: int) -> tuple[Table, Table]:
+    """Three quarters of each item's ratings, drawn by the seed, and the rest.
+
+    As `python_stratified_split(ratio=.75, filter_by="item")` of the recommenders project draws them.
+    """
+    order = np.lexsort((np.random.RandomState(seed).rand(len(table)), table[:, 1]))
+    items = table[order, 1]
+    number = np.arange(len(items)) - np.searchsorted(items, items) + 1
+    kept = number <= np.round(0.75 * np.bincount(items)[items])
+    return table[order[kept]], table[order[~kept]]
+
+
+def matrix(table: Table, values: NDArray[np.generic], shape: tuple[int, int]) -> sp.csr_matrix:
+    made = sp.csr_matrix((values.astype(np.float32), (table[:, 0], table[:, 1])), shape=shape)
+    made.sort_indices()
+    return made
+
+
+def problem(train: Table, test: Table, shape: tuple[int, int]) -> tuple[History, Truth]:
+    """Histories in which a rating counts as that many purchases of today, and what is to be found: all of `test`."""
+    rated = matrix(train, train[:, 2], shape)
+    pairs = History(rated.indptr.astype(np.int64), rated.indices, rated.data, np.zeros_like(rated.data), shape[1])
+    return pairs, Truth(matrix(test, np.ones(len(test)), shape).astype(np.int8))
+
+
+def harness(train: Table, pairs: History, truth: Truth) -> dict[str, float]:
+    """nDCG@10 of popularity and of the published SAR (Jaccard similarity, ratings halved every 30 days)."""
+
+    class Sar:
+        width = pairs.item_count
+
+        def __init__(self) -> None:
+            bought = pairs.matrix(np.ones_like(pairs.events))
+            together = (bought.T @ bought).toarray()
+            alone = np.diag(together)
+            self.similarity = together / np.maximum(alone[:, None] + alone - together, 1)
+            age = (train[:, 3].max() - train[:, 3]) / 86_400
+            self.affinity = matrix(train, train[:, 2] * 2 ** (-age / 30), (pairs.user_count, pairs.item_count))
+
+        def scores(self, part: slice) -> Floats:
+            return np.asarray(self.affinity[part] @ self.similarity, dtype=np.float32)
+
+        def reasons(self, ranking: Ranking) -> tuple[NDArray[np.int64], Floats]:
+            raise NotImplementedError("SAR is here to check the protocol only")
+
+    found = {}
+    scorers: dict[str, Scorer] = {"popularity": SameForAll(popularity(pairs)), "SAR": Sar()}
+    for name, scorer in scorers.items():
+        ranking = joined(list(rank(scorer, pairs.user_count, 10, excluded(pairs, False))))
+        found[name] = quality(ranking, truth).means()["ndcg"]
+        expected, allowed = HARNESS[name]
+        if abs(found[name] - expected) > allowed:
+            raise SystemExit(f"{name} must have nDCG@10 {expected} and has {found[name]:.4f}: not the same protocol.")
+    return found
