@@ -126,6 +126,9 @@ def use_s3(spark: SparkSession, lake: str) -> None:
         "fs.s3a.aws.credentials.provider": f"{AWS_SDK}.auth.credentials.EnvironmentVariableCredentialsProvider",
         "fs.s3a.committer.name": "magic",
         "fs.s3a.committer.abort.pending.uploads": "false",
+        # Each attempt has a folder of its own, so nothing has to be looked up before a file or a folder is made.
+        "fs.s3a.performance.flags": "create,mkdir",
+        "fs.s3a.committer.magic.track.commits.in.memory.enabled": "true",
         "mapreduce.outputcommitter.factory.scheme.s3": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
         "mapreduce.outputcommitter.factory.scheme.s3a": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
     }

@@ -1,36 +1,101 @@
-"""How Spark writes to a lake on S3: to where the files belong, without a rename."""
+"""How Spark writes to a lake on S3: to where the files belong, encrypted, in spite of failing requests."""
 
 import json
 import os
 import subprocess
 import sys
 
+import pytest
+from faulty_proxy import proxy
+
+KEY_OF_ENCRYPTION = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
 PROGRAM = """
-import argparse, pathlib, sys
-from common import job, spark, storage, task
+import argparse, json, pathlib, sys
+from common import inputs, job, s3, spark, storage, task
+from common.contracts import load
 
 toy = job.Job("toy", "A toy.", "spark", outputs={"quarantine": job.Table("quarantine@1")})
 names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None}
 arguments = argparse.Namespace(lake="s3://tandem-lake/committer", predecessors=[], settings=[], **names)
 work = task.Task(toy, pathlib.Path(sys.argv[1]), arguments)
 with spark.session(work) as session:
-    rows = session.range(1, 8).selectExpr("'f' AS file", "id AS line", "'r' AS reason", "'c' AS content")
+    rows = session.range(1, 8, 1, 1).selectExpr("'f' AS file", "id AS line", "'r' AS reason", "'c' AS content")
     spark.write(work, "quarantine", rows)
+    files = storage.files(work.folder("quarantine"))
+    spark.parquet_writer(rows).save("s3://tandem-lake/committer/faulty")
+    work.inputs["faulty"] = inputs.Input("faulty", load("quarantine@1"), storage.files("s3://tandem-lake/committer/faulty"))
+    read = sorted(row.line for row in spark.read(work, "faulty").collect())
     marked = {"mapreduce.fileoutputcommitter.marksuccessfuljobs": "true"}
     spark.parquet_writer(rows).options(**marked).save("s3://tandem-lake/committer/marked")
-print(storage.read("s3://tandem-lake/committer/marked/_SUCCESS")[0].decode())
-print(len(storage.files(work.folder("quarantine"))), work.outputs["quarantine"]["rows"])
+    try:
+        spark.parquet_writer(rows).save("s3://tandem-lake/committer/after")
+    except Exception as error:
+        sentence = str(s3.explained(error, work.lake))
+marker = json.loads(storage.read("s3://tandem-lake/committer/marked/_SUCCESS")[0])
+print(json.dumps({"marker": marker, "files": len(files), "rows": work.outputs["quarantine"]["rows"], "read": read,
+                  "sentence": sentence}))
 """
+EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 
 
-def test_files_are_committed_by_the_committer_that_renames_nothing(s3_server, tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, env={**os.environ, **s3_server}
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    marker, files = process.stdout.strip().rsplit("\n", 1)
-    told = json.loads(marker[marker.index("{") :])
-    assert told["committer"] == "magic"
-    count, rows = map(int, files.split())
-    assert count == len(told["filenames"]) >= 1
-    assert rows == 7
+@pytest.fixture(scope="module")
+def ran(s3_server, tmp_path_factory):
+    """What the program told, and the requests that it made by the folder that they concern."""
+    with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
+
+        def of_faulty(method):
+            return lambda request: request.method == method and "/faulty/part-" in request.path
+
+        for kind in ("refused", "unavailable", "lost"):
+            here.fail(kind, of_faulty("PUT"))
+        for kind in ("refused", "unavailable", "cut"):
+            here.fail(kind, of_faulty("GET"))
+        here.answer(400, EXPIRED, lambda request: request.method != "HEAD" and "/after" in request.path, times=1000)
+        folder = tmp_path_factory.mktemp("job")
+        process = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(folder)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **s3_server, "AWS_ENDPOINT_URL": here.url, "TANDEM_S3_KMS_KEY": KEY_OF_ENCRYPTION},
+        )
+        assert process.returncode == 0, process.stderr[-3000:]
+        yield json.loads(process.stdout.strip().rpartition("\n")[2]), here
+
+
+def test_files_are_committed_by_the_committer_that_renames_nothing(ran):
+    told, here = ran
+    assert told["marker"]["committer"] == "magic"
+    assert told["files"] == len(told["marker"]["filenames"]) >= 1
+    assert told["rows"] == 7
+    assert not [request for request in here.requests if "x-amz-copy-source" in request.headers]
+
+
+def test_what_spark_writes_is_encrypted_by_the_key_of_the_environment(ran):
+    _, here = ran
+    begun = [
+        request.headers
+        for request in here.requests
+        if (request.method == "PUT" and "uploadId" not in request.query) or "uploads" in request.query
+        if request.method != "GET"
+    ]
+    assert len(begun) > 3
+    assert {headers.get("x-amz-server-side-encryption-aws-kms-key-id") for headers in begun} == {KEY_OF_ENCRYPTION}
+
+
+def test_nothing_is_lost_or_written_twice_when_requests_of_spark_fail(ran):
+    told, here = ran
+    assert sorted(here.happened[:6]) == ["cut", "lost", "refused", "refused", "unavailable", "unavailable"]
+    assert told["read"] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_spark_tells_expired_credentials_in_the_same_sentence(ran):
+    told, _ = ran
+    assert told["sentence"].startswith("The credentials for S3 have expired; renew them, then run the task again")
+
+
+def test_what_spark_asks_of_the_server_for_a_table_of_one_file_is_bounded(ran):
+    """Most of it is the committer's, once a table, whatever its size."""
+    _, here = ran
+    table = "/t/attempt-1/quarantine"
+    about = [request for request in here.requests if table in f"{request.path} {request.query}"]
+    assert len(about) <= 32, [(request.method, request.path) for request in about]
