@@ -139,9 +139,16 @@ def compared(content: Any, name: str) -> list[Any]:
 
 
 def publish(task: Task, items: Items, table: Table, version: Item, seen: Item | None) -> None:
-    """Write, check, switch."""
+    """Write, check, switch. A version expires as long after it was computed in whichever attempt its items come."""
     name, total = version["version"]["S"], len(items.keys)
-    expires = int((task.started + datetime.timedelta(days=task.parameters["keep_days"])).timestamp())
+    kept = datetime.timedelta(days=task.parameters["keep_days"])
+    expiry = datetime.datetime.fromisoformat(version["computed"]["S"]) + kept
+    if expiry < task.started:
+        raise Refused(
+            f"The product for {table.name} was computed at {version['computed']['S']}, so it has expired after "
+            f"keep_days, at {expiry.isoformat()}; run the pipeline again, or raise keep_days ({kept.days})."
+        )
+    expires = int(expiry.timestamp())
     written = write(table, items, name, expires, lambda done: task.progress("items written", done, total))
     task.log("written", **written)
     check(table, items, name, READ_BACK, lambda done: task.progress("items counted", done, total))

@@ -1,7 +1,9 @@
 """Publications as frontends see them, on moto's server and on DynamoDB Local."""
 
 import dataclasses
+import datetime
 import itertools
+import json
 import os
 import re
 import signal
@@ -305,6 +307,19 @@ def test_all_but_the_pointer_expires(shop: Shop) -> None:
             assert abs(int(item["expires"]["N"]) - time.time() - 3 * 86_400) < 60
     expiry = shop.store.client.describe_time_to_live(TableName=shop.store.name)["TimeToLiveDescription"]
     assert (expiry["TimeToLiveStatus"], expiry["AttributeName"]) == ("ENABLED", "expires")
+
+
+def test_what_was_computed_so_long_ago_that_it_has_expired_is_refused(shop: Shop, capsys) -> None:
+    lake = shop.lake(users(2))
+    manifest = lake.folder / "lake/intermediate/dag/run/select/manifest.json"
+    document = json.loads(manifest.read_text())
+    ended = datetime.datetime.fromisoformat(document["ended"]) - datetime.timedelta(days=15)
+    manifest.write_text(json.dumps({**document, "ended": ended.isoformat(timespec="milliseconds")}))
+    assert shop.run(lake) == 4
+    assert "run the pipeline again, or raise keep_days (14)" in last_line(capsys)
+    assert shop.items() == []
+    assert shop.run(lake, "--set", "keep_days=16") == 0
+    assert shop.shown("user-0") == list("abcde")
 
 
 def test_an_item_of_more_than_400_kb_is_refused_before_anything_is_written(shop: Shop, capsys) -> None:
