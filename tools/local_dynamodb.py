@@ -25,7 +25,7 @@ def running() -> Iterator[None]:
             os.environ["AWS_DEFAULT_REGION"] = "eu-central-1"
         if not os.environ.get("DYNAMODB_ENDPOINT"):
             logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request otherwise
-            server = ThreadedMotoServer("127.0.0.1", 0)
+            server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
             server.start()
             ended_at_last.callback(server.stop)
             os.environ["DYNAMODB_ENDPOINT"] = "http://{}:{}".format(*server.get_host_and_port())
