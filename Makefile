@@ -16,6 +16,9 @@ help: ## this list
 demo: setup ## recommendations from real data, through Airflow, here (LAKE=s3://… elsewhere, CONTAINERS=docker in images)
 	$(JOBS_PYTHON) -m tools.demo $(if $(LAKE),--lake $(LAKE)) $(if $(CONTAINERS),--containers $(CONTAINERS))
 
+demo-emr: setup ## the demo with its Spark jobs as steps of EMR clusters, all of it on this machine
+	$(JOBS_PYTHON) -m tools.demo_emr
+
 airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C
 	$(JOBS_PYTHON) -m tools.local_airflow
 
@@ -119,5 +122,5 @@ $(UV): requirements/uv.txt
 clean: ## remove environments, lake, Airflow's files and caches
 	rm -rf .venv .venv-airflow .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo airflow test lint format sample generate-data bench-quality bench-delivery build affected run push submit image-report \
+.PHONY: help demo demo-emr airflow test lint format sample generate-data bench-quality bench-delivery build affected run push submit image-report \
     create-tables rollback requirements setup clean

@@ -1,13 +1,10 @@
 """What tests share: tiny jobs run as real processes, and a lake of files or on the S3 server that is named."""
 
-import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -17,6 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from common import s3
+from tools import local_s3
+from tools.local_airflow import free_port
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -95,50 +94,10 @@ def serve_s3() -> Callable[[Path, str], AbstractContextManager[dict[str, str]]]:
     return s3_at
 
 
-@contextlib.contextmanager
-def s3_at(folder: Path, address: str) -> Iterator[dict[str, str]]:
-    """A real S3 server with one bucket, tandem-lake."""
-    program = shutil.which("versitygw", path=f"{os.environ['PATH']}:{Path.home()}/.cache/tandem/bin")
-    if program is None:
-        pytest.skip("no versitygw on PATH or in ~/.cache/tandem/bin; .ci/run shows how it is installed")
-    port = free_port(address)
-    environment = {
-        "AWS_ACCESS_KEY_ID": "tandem-tests",
-        "AWS_SECRET_ACCESS_KEY": uuid.uuid4().hex,
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{address}:{port}",
-    }
-    keys = {
-        "ROOT_ACCESS_KEY": environment["AWS_ACCESS_KEY_ID"],
-        "ROOT_SECRET_KEY": environment["AWS_SECRET_ACCESS_KEY"],
-    }
-    (folder / "tandem-lake").mkdir()
-    server = subprocess.Popen(
-        [program, "--port", f"{address}:{port}", "--quiet", "posix", str(folder)], env={**os.environ, **keys}
-    )
-    try:
-        wait_for(port, address)
-        yield environment
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def wait_for(port: int, address: str = "127.0.0.1") -> None:
-    for _ in range(1200):
-        with socket.socket() as probe:
-            if probe.connect_ex((address, port)) == 0:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(f"nothing listens on {address}:{port} after 60 s")
+def s3_at(folder: Path, address: str) -> AbstractContextManager[dict[str, str]]:
+    if local_s3.program() is None:
+        pytest.skip(local_s3.HOW)
+    return local_s3.running(folder, address)
 
 
 @pytest.fixture(params=["file", "s3"])
@@ -175,7 +134,7 @@ def dynamodb_local() -> Iterator[str]:
     java = [program, "-Xmx512m", f"-Djava.library.path={jars}", "-cp", f"{jars}/*", main]
     server = subprocess.Popen([*java, "-inMemory", "-disableTelemetry", "-port", str(port)], stdout=subprocess.DEVNULL)
     try:
-        wait_for(port)
+        local_s3.wait_for(port)
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()

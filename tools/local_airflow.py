@@ -287,9 +287,9 @@ def seconds_of(moment: str | None) -> float:
     return datetime.datetime.fromisoformat(moment).timestamp() if moment else 0
 
 
-def free_port() -> int:
+def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         return int(probe.getsockname()[1])
 
 

@@ -11,6 +11,7 @@ from tandem.errors import check_known
 from tandem.runtimes import ContainerRuntime, SparkRuntime
 from tandem.runtimes.docker import Docker
 from tandem.runtimes.emr import Emr
+from tandem.runtimes.emr_serverless import EmrServerless
 from tandem.runtimes.kubernetes_job import KubernetesJob
 from tandem.runtimes.kubernetes_pod import KubernetesPod
 from tandem.runtimes.process import Process
@@ -22,7 +23,11 @@ CONTAINER_RUNTIMES: dict[str, type[Process | Docker | KubernetesPod]] = {
     "kubernetes_pod": KubernetesPod,
     "kubernetes_job": KubernetesJob,
 }
-SPARK_RUNTIMES: dict[str, type[SparkSubmit | Emr]] = {"spark_submit": SparkSubmit, "emr": Emr}
+SPARK_RUNTIMES: dict[str, type[SparkSubmit | Emr | EmrServerless]] = {
+    "spark_submit": SparkSubmit,
+    "emr": Emr,
+    "emr_serverless": EmrServerless,
+}
 VARIABLES = {"container": "TANDEM_CONTAINERS", "spark": "TANDEM_SPARK"}  # each names another runtime of its kind
 
 

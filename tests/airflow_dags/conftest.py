@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="tandem-tests-airflow-")  #
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 sys.path.insert(0, str(ROOT / "airflow_dags"))
 
+from common import s3  # noqa: E402
 from tools.catalogue import catalogue  # noqa: E402
 
 JOB = """
@@ -64,6 +66,19 @@ for each in products:
         storage.write(f"{lake}/code/{each.job.name}/{each.fingerprint}/{path}", content)
 print(json.dumps({each.job.name: each.fingerprint for each in products}))
 """
+
+SPARK_SUBMIT = f'''#!{PYTHON}
+"""Runs a job that needs no Spark as spark-submit would: with the code that it names, from S3."""
+import os, pathlib, subprocess, sys
+sys.path.insert(0, {str(ROOT)!r})
+from common import storage
+print("spark-submit", *sys.argv[1:], file=sys.stderr)
+position = sys.argv.index("--py-files")
+for name, uri in zip(("code.zip", "main.py"), sys.argv[position + 1 : position + 3]):
+    pathlib.Path(name).write_bytes(storage.read(uri)[0])
+os.environ["PYTHONPATH"] = os.path.abspath("code.zip")
+os.execv(sys.executable, [sys.executable, "main.py", *sys.argv[position + 3 :]])
+'''
 
 
 class Told(logging.Handler):
@@ -145,6 +160,12 @@ log_seconds = 1
 [spark.emr.cluster]
 LogUri = "{{{{ var.value.get('lake') }}}}/logs/"
 ReleaseLabel = "emr-7.9.0"
+[spark.emr_serverless]
+execution_role = "arn:aws:iam::123456789012:role/jobs"
+poll_seconds = 0.2
+log_seconds = 0
+[spark.emr_serverless.application]
+releaseLabel = "emr-7.9.0"
 """
         )
 
@@ -173,10 +194,15 @@ ReleaseLabel = "emr-7.9.0"
         """Give the environment a pod template."""
         (self.dags / "environments" / "pod.json").write_text(json.dumps(template))
 
-    def release(self, lake: str) -> str:
-        """Bring the bundles of all Spark jobs to the lake on S3; the Airflow variable that says which they are."""
-        command = [PYTHON, "-c", RELEASE, str(self.code), lake]
-        return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    def on_aws(self, runtime: str, aws: dict[str, str], patch: pytest.MonkeyPatch) -> None:
+        """Run Spark jobs by a runtime of AWS from now on, with a lake on S3 of its own; its jobs are released."""
+        self.uri = f"s3://tandem-lake/{uuid.uuid4().hex}"
+        for name, value in {**aws, "TANDEM_SPARK": runtime, "AIRFLOW_VAR_LAKE": self.uri}.items():
+            patch.setenv(name, value)
+        s3.client.cache_clear()
+        command = [PYTHON, "-c", RELEASE, str(self.code), self.uri]
+        self.release = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        patch.setenv("AIRFLOW_VAR_RELEASE", self.release)
 
     def load(self, name: str) -> Any:
         """The pipeline's DAG; AssertionError with Airflow's text if its file does not import."""
@@ -256,3 +282,22 @@ def engine() -> Any:
         return docker.from_env()
     except DockerException as error:
         pytest.skip(f"no Docker engine answers: {error}")
+
+
+@pytest.fixture(scope="session")
+def aws(s3_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment variables by which the S3 server and EMR are found, with a node that runs steps behind EMR."""
+    submit = tmp_path_factory.mktemp("emr") / "spark-submit"
+    submit.write_text(SPARK_SUBMIT)
+    submit.chmod(0o755)
+    node = subprocess.Popen(
+        [PYTHON, ROOT / "tests" / "system" / "emr_node.py", "--spark-submit", submit],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **s3_server},
+    )
+    assert node.stdout is not None
+    url = node.stdout.readline().strip()
+    yield {**s3_server, "AWS_ENDPOINT_URL_EMR": url, "AWS_ENDPOINT_URL_EMR_SERVERLESS": url}
+    node.terminate()
+    node.wait()

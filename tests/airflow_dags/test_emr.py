@@ -1,34 +1,26 @@
 """Spark jobs as steps of EMR clusters: moto's interface with a node behind it that runs the steps, a lake on S3."""
 
 import copy
+import dataclasses
 import json
-import os
 import subprocess
-import uuid
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 from tandem import catalogue
+from tandem.errors import PipelineError
+from tandem.lake import encode
 from tandem.runtimes import Work
 from tandem.runtimes.emr import Emr, last_exception
 
-from common import s3, storage
+from common import storage
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv" / "bin" / "python"
-SPARK_SUBMIT = f'''#!{PYTHON}
-"""Runs a job that needs no Spark as spark-submit would: with the code that it names, from S3."""
-import os, pathlib, subprocess, sys
-sys.path.insert(0, {str(ROOT)!r})
-from common import storage
-print("spark-submit", *sys.argv[1:], file=sys.stderr)
-position = sys.argv.index("--py-files")
-for name, uri in zip(("code.zip", "main.py"), sys.argv[position + 1 : position + 3]):
-    pathlib.Path(name).write_bytes(storage.read(uri)[0])
-os.environ["PYTHONPATH"] = os.path.abspath("code.zip")
-os.execv(sys.executable, [sys.executable, "main.py", *sys.argv[position + 3 :]])
-'''
 CLUSTER = {
     "Name": "{{ dag.dag_id }} {{ run_id }}",
     "Applications": [{"Name": "Spark"}],
@@ -42,28 +34,32 @@ CLUSTER = {
 }
 INTERACTIONS = 'contract = "interactions@1"'
 WRITES = f"[outputs.interactions]\n{INTERACTIONS}"
+RUNTIME = Emr(poll_seconds=0.1, log_seconds=0)
 JOBS = json.loads((ROOT / "airflow_dags" / "job_catalogue.json").read_text())
 
 
 ARGUMENTS = ["--lake", "s3://b/l/", "--dag-id", "d", "--run-id", "r", "--task-id", "t", "--attempt", "2"]
 ARGUMENTS += ["--from", "role=u", "--set", "flag=true"]
 BUILT = """
-import json, sys
+import dataclasses, json, sys
 from common.job import load
 from tools.build import CLUSTER, ROOT, spark_submit
-jobs, arguments = map(json.loads, sys.argv[1:])
+jobs, arguments, more = map(json.loads, sys.argv[1:])
+described = {job: dataclasses.replace(load(ROOT / "jobs" / job), **more) for job in jobs}
 bundles = {job: f"s3://b/l/code/{job}/f0" for job in jobs}
-print(json.dumps({job: spark_submit(load(ROOT / "jobs" / job), bundles[job], CLUSTER, arguments) for job in jobs}))
+print(json.dumps({job: spark_submit(described[job], bundles[job], CLUSTER, arguments) for job in jobs}))
 """
 
 
-def test_a_step_is_the_spark_submit_that_the_build_writes_beside_the_bundle():
+@pytest.mark.parametrize("more", [{}, {"requirements": "requirements/own.txt"}], ids=["plain", "with libraries"])
+def test_a_step_is_the_spark_submit_that_the_build_writes_beside_the_bundle(more):
     jobs = [name for name, described in JOBS.items() if described["engine"] == "spark"]
-    command = [PYTHON, "-c", BUILT, json.dumps(jobs), json.dumps(ARGUMENTS)]
+    command = [PYTHON, "-c", BUILT, json.dumps(jobs), json.dumps(ARGUMENTS), json.dumps(more)]
     built = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     runtime = Emr()
     for name in jobs:
         found = catalogue.find(ROOT / "airflow_dags" / "job_catalogue.json", name, "spark", "here")
+        found = dataclasses.replace(found, **more)
         request = {**runtime.request(found, {}), "fingerprint": "f0"}
         work = Work(name, "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "j-1")
         assert runtime.command(work) == built[name]
@@ -77,6 +73,12 @@ def test_a_tasks_own_settings_go_over_those_of_the_job():
         *("--master", "yarn", "--deploy-mode", "client", "--name", "build"),
         *("--executor-memory", "9g", "--executor-cores", "3", "--conf", "a=1", "--conf", "b={{ ds }}"),
     ]
+
+
+def test_libraries_of_a_job_need_a_driver_on_the_cluster():
+    found = catalogue.Job("build", "spark", {}, {}, {}, {}, {}, requirements="requirements/own.txt")
+    with pytest.raises(PipelineError, match=r"build brings libraries.*expected deploy mode 'cluster'"):
+        Emr().request(found, {"deploy_mode": "client"})
 
 
 def test_the_last_exception_is_found_in_the_output_of_python_and_of_java():
@@ -154,36 +156,6 @@ def test_an_environment_changes_what_clusters_are_made_of(workshop, monkeypatch)
         workshop.load("p")
 
 
-@pytest.fixture(scope="session")
-def emr_server(s3_server, tmp_path_factory):
-    """The URL of EMR's interface, with a node behind it in a process of its own."""
-    submit = tmp_path_factory.mktemp("emr") / "spark-submit"
-    submit.write_text(SPARK_SUBMIT)
-    submit.chmod(0o755)
-    node = subprocess.Popen(
-        [PYTHON, ROOT / "tests" / "system" / "emr_node.py", "--spark-submit", submit],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **s3_server},
-    )
-    yield node.stdout.readline().strip()
-    node.terminate()
-    node.wait()
-
-
-@pytest.fixture
-def emr(workshop, s3_server, emr_server, monkeypatch):
-    """A DAGs folder whose Spark jobs run on EMR, with a lake on S3 of its own."""
-    workshop.uri = f"s3://tandem-lake/{uuid.uuid4().hex}"
-    for name, value in s3_server.items():
-        monkeypatch.setenv(name, value)
-    s3.client.cache_clear()
-    monkeypatch.setenv("AWS_ENDPOINT_URL_EMR", emr_server)
-    monkeypatch.setenv("TANDEM_SPARK", "emr")
-    monkeypatch.setenv("AIRFLOW_VAR_LAKE", workshop.uri)
-    return workshop
-
-
 def clusters(name):
     """The clusters whose names begin so, as EMR describes them, in the order in which they were created."""
     client = boto3.client("emr")
@@ -196,23 +168,261 @@ def steps(cluster):
     return boto3.client("emr").list_steps(ClusterId=cluster["Id"])["Steps"][::-1]
 
 
-def test_a_job_runs_as_a_step_of_a_cluster_that_is_closed_right_after_it(emr, monkeypatch):
-    emr.job("build", "task.metrics['rows'] = 7", more=WRITES, engine="spark")
-    monkeypatch.setenv("AIRFLOW_VAR_RELEASE", emr.release(emr.uri))
-    emr.pipeline("fine", 'dag.spark("build")', cluster=CLUSTER, build={})
-    ran = emr.run("fine")
-    assert ran.state == "success"
-    assert ran.states == dict.fromkeys(("open_cluster", "await_cluster", "build", "close_cluster", "done"), "success")
-    assert ran.xcoms["build"]["metrics"] == {"rows": 7}
-    (cluster,) = clusters("fine")
+def state(ran):
+    return {**ran.states, "run": ran.state}
+
+
+NUMBER = '[parameters.number]\ntype = "integer"\ndefault = 1\nrange = [1, 5]\nhelp = "a number"'
+ENDS = {  # the body of each job, its steps' states by attempt, and what its failed task's log says after its first line
+    "code_0": ("task.metrics['rows'] = 7", ["COMPLETED"], []),
+    "code_1": (
+        "raise ValueError('no luck') from KeyError('deep')",
+        ["FAILED", "FAILED"],
+        ["ValueError at main.py", "Caused by KeyError: 'deep'"],
+    ),
+    "code_2": ("pass", ["FAILED"], []),
+    "code_3": ("raise failures.InputError('The input is missing.')", ["FAILED"], ["The input is missing."]),
+    "code_4": ("raise failures.Refused('The gate refused it.')", ["FAILED"], ["The gate refused it."]),
+    "code_5": ("raise failures.Fenced('A newer one has published.')", ["FAILED"], ["A newer one has published."]),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", ["FAILED", "FAILED"], []),
+    "silent": ("os._exit(0)", ["COMPLETED", "COMPLETED"], []),
+    "flaky": ("if task.attempt < 2: raise OSError('network')", ["FAILED", "COMPLETED"], []),
+}
+
+
+@pytest.fixture(scope="module")
+def ends(aws, make_workshop, tmp_path_factory):
+    """One run of a pipeline whose jobs end in all the ways there are, as steps of one cluster."""
+    with pytest.MonkeyPatch.context() as patch:
+        workshop = make_workshop(tmp_path_factory.mktemp("ends"))
+        for name, (body, _, _) in ENDS.items():
+            workshop.job(name, body, more=NUMBER if name == "code_2" else WRITES, engine="spark")
+        workshop.on_aws("emr", aws, patch)
+        settings = {name: {"parameters": {"number": 6}} if name == "code_2" else {} for name in ENDS}
+        body = "\n".join(f'dag.spark("{name}")' for name in ENDS)
+        workshop.pipeline("emr_ends", body, cluster={**CLUSTER, "StepConcurrencyLevel": 5}, **settings)
+        ran = workshop.run("emr_ends")
+        (cluster,) = clusters("emr_ends")
+        yield ran, cluster, steps(cluster)
+
+
+def test_a_cluster_is_closed_and_its_run_failed_after_a_job_failed(ends):
+    ran, cluster, _ = ends
+    around = {"open_cluster": "success", "await_cluster": "success", "close_cluster": "success"}
+    assert state(ran).items() >= {**around, "done": "upstream_failed", "run": "failed"}.items()
     assert cluster["Id"] == ran.xcoms["open_cluster"]
-    assert cluster["Name"] == f"fine {ran.run_id}"
+    assert cluster["Name"] == f"emr_ends {ran.run_id}"
     assert cluster["ReleaseLabel"] == "emr-7.9.0"
     assert cluster["Status"]["State"] == "TERMINATED"
-    (step,) = steps(cluster)
-    assert step["Status"]["State"] == "COMPLETED"
-    run_id = json.loads(storage.read(ran.xcoms["build"]["manifest"])[0])["task"]["run_id"]
-    assert run_id == ran.run_id
-    assert step["Name"] == ran.xcoms["build"]["manifest"].partition("/intermediate/")[2].replace(
-        "manifest.json", "attempt-1"
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_step_is_added_for_each_attempt_that_may_help(ends, name):
+    ran, _, added = ends
+    folder = f"emr_ends/{encode(ran.run_id)}/{name}"
+    own = {step["Name"]: step["Status"]["State"] for step in added if step["Name"].startswith(f"{folder}/")}
+    assert own == {f"{folder}/attempt-{number}": end for number, end in enumerate(ENDS[name][1], 1)}
+    published = name in ("code_0", "flaky")
+    assert ran.states[name] == ("success" if published else "failed")
+    if published:
+        manifest = json.loads(storage.read(ran.xcoms[name]["manifest"])[0])
+        assert manifest["task"]["attempt"] == len(own)
+        assert ran.xcoms[name]["metrics"] == manifest["metrics"]
+
+
+@pytest.mark.parametrize("name", [name for name in ENDS if name not in ("code_0", "flaky")])
+def test_the_log_of_a_failed_task_ends_with_all_that_is_known_of_it(ends, name):
+    ran, cluster, added = ends
+    attempt = ran.tries[name]
+    (step,) = [each for each in added if each["Name"].endswith(f"/{name}/attempt-{attempt}")]
+    (begin,) = [n for n, line in enumerate(ran.log) if line.startswith(f"Attempt {attempt} of {name} ")]
+    told = ran.log[begin:]
+    told = told[: next(n for n, line in enumerate(told) if "To run it by hand" in line) + 1]
+    for number, line in enumerate(ENDS[name][2], 1):
+        assert line in told[number]
+    assert told[-3].startswith("AWS shows it at https://us-east-1.console.aws.amazon.com/")
+    assert told[-3].endswith(cluster["Id"])
+    assert told[-2] == "It is not tried again."
+    assert f"-m tools.submit --job {name} --lake s3://" in told[-1]
+    assert f"--task-id {name} --attempt {attempt + 1}" in told[-1]
+    if name == "silent":
+        assert "without a manifest of this attempt" in told[0]
+        return
+    logs = f"{cluster['LogUri'].rstrip('/')}/{cluster['Id']}"
+    place = f"{logs}/steps/{step['Id']}/stderr.gz"
+    assert f"Step {step['Id']} of cluster {cluster['Id']} is FAILED. Reason: Unknown Error. LogFile: {place}" in told
+    last = "\n".join(line for line in told if f"{logs}/containers/application_" in line)
+    assert f"ended with exit code {name[-1]}" in told[0] or (name == "killed" and "was killed by SIGKILL" in told[0])
+    said = {"code_2": "The parameter 'number' is 6, expected", "killed": "stdout.gz ends with: "}
+    assert (said.get(name) or ENDS[name][2][0]) in last
+
+
+def with_fault(fault, **more):
+    return {**CLUSTER, "Tags": [{"Key": "fault", "Value": fault}], **more}
+
+
+BOOTSTRAP = [{"Name": "python", "ScriptBootstrapAction": {"Path": "{{ var.value.lake }}/bootstrap.sh"}}]
+FAULTS = {  # cluster.json; what becomes of tasks and run; of the cluster and its steps; what a failed task says
+    "never_starts": (
+        with_fault("never_starts"),
+        {"build": "failed", "close_cluster": "success", "run": "failed"},
+        ("TERMINATED", "USER_REQUEST", ["CANCELLED", "CANCELLED"]),
+        "did not start within 3 s",
+    ),
+    "never_ready": (
+        with_fault("never_ready"),
+        {"await_cluster": "failed", "build": "upstream_failed", "close_cluster": "success", "run": "failed"},
+        ("TERMINATED", "USER_REQUEST", []),
+        "Sensor has timed out",
+    ),
+    "bootstrap": (
+        {**CLUSTER, "BootstrapActions": BOOTSTRAP},
+        {"await_cluster": "failed", "build": "upstream_failed", "close_cluster": "success", "run": "failed"},
+        ("TERMINATED_WITH_ERRORS", "BOOTSTRAP_FAILURE", []),
+        "is TERMINATED_WITH_ERRORS: BOOTSTRAP_FAILURE, On the master instance (i-0), bootstrap action 1 returned",
+    ),
+    "dies": (
+        with_fault("dies"),
+        {"build": "failed", "close_cluster": "success", "run": "failed"},
+        ("TERMINATED_WITH_ERRORS", "INSTANCE_FAILURE", ["CANCELLED"]),
+        "is TERMINATED_WITH_ERRORS: INSTANCE_FAILURE, The master node was terminated. Clear this task",
+    ),
+    "terminate_once": (
+        with_fault("terminate_once"),
+        {"build": "success", "close_cluster": "success", "run": "success"},
+        ("TERMINATED", "USER_REQUEST", ["COMPLETED"]),
+        "The cluster is being resized, try again later.",
+    ),
+    "no_logs": (
+        with_fault("no_logs"),
+        {"build": "failed", "close_cluster": "success", "run": "failed"},
+        ("TERMINATED", "USER_REQUEST", ["FAILED", "FAILED"]),
+        "yet; EMR brings it within some minutes.",
+    ),
+}
+BODIES = {"dies": "import time; time.sleep(60)", "no_logs": "os.kill(os.getpid(), signal.SIGKILL)"}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_whatever_goes_wrong_with_a_cluster_none_is_left_and_nothing_is_hidden(workshop, aws, monkeypatch, name):
+    cluster, states, (end, reason, ends_of_steps), told = FAULTS[name]
+    workshop.job("build", BODIES.get(name, "pass"), more=WRITES, engine="spark")
+    workshop.on_aws("emr", aws, monkeypatch)
+    storage.write(f"{workshop.uri}/bootstrap.sh", b"exit 3")
+    workshop.pipeline(f"emr_{name}", 'dag.spark("build")', cluster=cluster, build={})
+    ran = workshop.run(f"emr_{name}")
+    assert state(ran).items() >= states.items()
+    (found,) = clusters(f"emr_{name}")
+    assert (found["Status"]["State"], found["Status"]["StateChangeReason"]["Code"]) == (end, reason)
+    assert [step["Status"]["State"] for step in steps(found)] == ends_of_steps
+    assert any(told in line for line in ran.log)
+    manifest = f"{workshop.uri}/intermediate/emr_{name}/{encode(ran.run_id)}/build/manifest.json"
+    assert (manifest in [file.uri for file in storage.files(f"{workshop.uri}/intermediate")]) == (
+        states["run"] == "success"
     )
+
+
+DIRECT = {  # bodies of jobs whose first attempt takes longer than the second
+    "sleeps": "import time; time.sleep(0 if task.attempt > 1 else 60)",
+    "waits": "import time\n"
+    "    while task.attempt == 1 and 'manifest' not in str(storage.files(task.key)): time.sleep(0.1)",
+    "quick": "pass",
+}
+
+
+@pytest.fixture(scope="module")
+def direct(aws, make_workshop, tmp_path_factory):
+    """Submits an attempt of a job to a cluster, without Airflow around it."""
+    with pytest.MonkeyPatch.context() as patch:
+        workshop = make_workshop(tmp_path_factory.mktemp("direct"))
+        for name, body in DIRECT.items():
+            workshop.job(name, body, more=WRITES, engine="spark")
+        workshop.on_aws("emr", aws, patch)
+        release = json.loads(workshop.release)
+
+        def submit(name, attempt, cluster):
+            request = RUNTIME.request(catalogue.find(workshop.dags / "job_catalogue.json", name, "spark", "here"), {})
+            request["fingerprint"] = release[name]
+            return RUNTIME.submit(Work(name, workshop.uri, "d", cluster, name, attempt, None, {}, {}, request, cluster))
+
+        yield submit
+
+
+def opened(**more):
+    """A cluster that takes steps."""
+    client = boto3.client("emr")
+    cluster = client.run_job_flow(**{**CLUSTER, "Name": "direct", **more})["JobFlowId"]
+    wait_for(cluster, lambda: client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"] == "WAITING")
+    return cluster
+
+
+def wait_for(what, condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def step_state(step):
+    return boto3.client("emr").describe_step(ClusterId=step.cluster, StepId=step.id)["Step"]["Status"]["State"]
+
+
+def test_a_worker_that_resumes_its_attempt_finds_its_step(direct):
+    cluster = opened()
+    step = direct("quick", 1, cluster)
+    assert direct("quick", 1, cluster).id == step.id
+    assert RUNTIME.watch(step).exit_code == 0
+    assert direct("quick", 1, cluster).id == step.id
+    assert len(steps({"Id": cluster})) == 1
+
+
+def test_a_retry_cancels_what_a_worker_that_died_left_running(direct):
+    cluster = opened()
+    older = direct("sleeps", 1, cluster)
+    wait_for(older, lambda: step_state(older) == "RUNNING")
+    newer = direct("sleeps", 2, cluster)
+    assert RUNTIME.watch(newer).exit_code == 0
+    assert step_state(older) == "CANCELLED"
+
+
+def test_an_old_attempt_that_nobody_could_cancel_does_not_publish_over_its_retry(direct):
+    cluster = opened(StepConcurrencyLevel=2, Tags=[{"Key": "fault", "Value": "uncancellable"}])
+    older = direct("waits", 1, cluster)
+    wait_for(older, lambda: step_state(older) == "RUNNING")
+    newer = direct("waits", 2, cluster)
+    assert RUNTIME.watch(newer).exit_code == 0
+    assert RUNTIME.watch(older).exit_code == 1
+    assert json.loads(storage.read(f"{newer.work.key}/manifest.json")[0])["task"]["attempt"] == 2
+    assert json.loads(storage.read(f"{older.work.key}/attempt-1/failure.json")[0])["exit_code"] == 5
+
+
+def test_cancel_ends_a_step_and_what_it_runs_while_another_thread_watches_it(direct):
+    step = direct("sleeps", 1, opened())
+    wait_for(step, lambda: step_state(step) == "RUNNING")
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(RUNTIME.watch, step)
+        began = time.monotonic()
+        RUNTIME.cancel(step)
+        assert time.monotonic() - began < 5  # Airflow's own patience
+        outcome = watched.result(timeout=20)
+    assert outcome.exit_code == 1
+    assert outcome.explanation.startswith(f"Step {step.id} of cluster {step.cluster} is CANCELLED.")
+    commands = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    assert f"--run-id {step.cluster}" not in commands
+
+
+def test_a_cluster_that_nobody_closes_ends_by_its_idle_time_out(direct):
+    cluster = opened(AutoTerminationPolicy={"IdleTimeout": 1})
+    client = boto3.client("emr")
+    wait_for(cluster, lambda: client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"] == "TERMINATED")
+    with pytest.raises(AirflowFailException, match=r"is TERMINATED: ALL_STEPS_COMPLETED.*Clear this task and"):
+        direct("quick", 1, cluster)
+
+
+def test_a_lake_or_a_release_that_a_cluster_cannot_use_is_refused_before_anything_is_added():
+    work = Work("build", "file:///l", "d", "r", "t", 1, None, {}, {}, {"fingerprint": "f0"}, "j-1")
+    with pytest.raises(AirflowFailException, match="The lake file:///l can't be reached from a cluster, expected s3:"):
+        RUNTIME.submit(work)
+    work = dataclasses.replace(work, lake="s3://b/l", request={"fingerprint": ""})
+    with pytest.raises(AirflowFailException, match="'release' names no fingerprint of build; build the job, bring"):
+        RUNTIME.submit(work)

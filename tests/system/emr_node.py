@@ -3,12 +3,15 @@
 A cluster starts, runs its bootstrap actions, takes steps as far as StepConcurrencyLevel allows, and ends when it is
 told to, by its idle time-out, or by a step's ActionOnFailure. A step is the very spark-submit that was asked for, with
 the bundle from S3, but on this machine instead of YARN; its log goes where EMR would bring it. What is to go wrong
-says the cluster's tag `fault`: one of FAULTS. The S3 server is the one that the environment names.
+says the cluster's tag `fault`: one of FAULTS. The S3 server is the one that the environment names. Job runs of EMR
+Serverless are run as well.
 """
 
 import argparse
 import contextlib
+import functools
 import gzip
+import io
 import logging
 import os
 import re
@@ -17,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +32,7 @@ from moto.emr.exceptions import ValidationException
 from moto.server import ThreadedMotoServer
 
 from common import storage
+from tests.system import emr_serverless_node
 
 FAULTS = {
     "never_ready": "the cluster starts for ever",
@@ -53,6 +58,7 @@ class Node:
         self.play: Play = self.run
         self.stopped = threading.Event()
         complete_moto()
+        emr_serverless_node.complete_moto()
         self.thread = threading.Thread(target=self.turns, daemon=True)
         self.thread.start()
 
@@ -60,6 +66,7 @@ class Node:
         while not self.stopped.wait(TURN_SECONDS):
             for cluster in clusters():
                 self.advance(cluster)
+            emr_serverless_node.advance(functools.partial(on_this_machine, self.spark_submit))
 
     def stop(self) -> None:
         self.stopped.set()
@@ -140,8 +147,8 @@ class Node:
         for uri in missing(step.args):
             step.failure_details = {"Reason": "The given path does not exist.", "Message": f"{uri} is not there"}
             return 1
-        environment = {**os.environ, "PYSPARK_PYTHON": sys.executable}
         with tempfile.TemporaryDirectory(prefix="emr-step-") as folder:
+            unpack(step.args, Path(folder))
             outputs = [Path(folder, name) for name in ("stdout", "stderr")]
             with outputs[0].open("wb") as stdout, outputs[1].open("wb") as stderr:
                 process = subprocess.Popen(
@@ -150,7 +157,7 @@ class Node:
                     stdout=stdout,
                     stderr=stderr,
                     cwd=folder,
-                    env=environment,
+                    env={**os.environ, "PYSPARK_PYTHON": sys.executable, **yarn_variables(step.args)},
                     start_new_session=True,
                 )
                 step.process = process
@@ -158,7 +165,7 @@ class Node:
                     end(process)
                 code = process.wait()
             if cluster.log_uri and fault(cluster) != "no_logs":
-                place = bring_logs(cluster, step, *(output.read_bytes() for output in outputs))
+                place = bring_logs(cluster, step, *(output.read_bytes() for output in outputs), code)
                 step.failure_details = {"Reason": "Unknown Error.", "LogFile": place}
         return code
 
@@ -196,21 +203,43 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 def missing(arguments: list[str]) -> Iterator[str]:
     """The code on S3 that a spark-submit names and that is not there."""
     for argument in arguments:
-        if re.fullmatch(r"s3://\S+\.(py|zip)", argument):
+        if found := re.fullmatch(r"(s3://\S+\.(py|zip))(#\w+)?", argument):
             try:
-                storage.read(argument)
+                storage.read(found[1])
             except FileNotFoundError:
-                yield argument
+                yield found[1]
+
+
+def unpack(arguments: list[str], folder: Path) -> None:
+    """Unpack a step's archives, by the names that they are to have, as YARN does where a process starts."""
+    for argument in arguments:
+        if found := re.fullmatch(r"(s3://\S+\.zip)#(\w+)", argument):
+            content = io.BytesIO(storage.read(found[1])[0])
+            zipfile.ZipFile(content).extractall(folder / found[2])
+
+
+def yarn_variables(arguments: list[str]) -> dict[str, str]:
+    """The environment variables that a step wants its driver to have on YARN."""
+    found = (re.fullmatch(r"spark\.yarn\.appMasterEnv\.(\w+)=(.*)", argument) for argument in arguments)
+    return {variable[1]: variable[2] for variable in found if variable}
 
 
 def command(program: Path, arguments: list[str]) -> list[str]:
-    """A step's spark-submit on this machine: YARN is one process here, which finds S3 where the environment says."""
+    """A step's spark-submit on this machine: YARN is one process here."""
     name, *rest = arguments
     if name != "spark-submit" or "--master" not in rest:
         raise ValueError(f"A step runs {name}, expected spark-submit --master yarn.")
     position = rest.index("--master")
     if rest[position + 1 : position + 3] != ["yarn", "--deploy-mode"]:
         raise ValueError(f"A step is submitted to {rest[position + 1 : position + 4]}, expected YARN.")
+    if "--archives" in rest:
+        archives = rest.index("--archives")
+        del rest[archives : archives + 2]
+    return on_this_machine(program, [*rest[:position], *rest[position + 4 :]])
+
+
+def on_this_machine(program: Path, arguments: list[str]) -> list[str]:
+    """A spark-submit in local mode, which finds S3 where the environment says."""
     settings = {
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "spark.hadoop.fs.s3a.endpoint": os.environ["AWS_ENDPOINT_URL"],
@@ -219,18 +248,25 @@ def command(program: Path, arguments: list[str]) -> list[str]:
         "spark.hadoop.fs.s3a.aws.credentials.provider": f"{SDK}.EnvironmentVariableCredentialsProvider",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC",  # short work on little data
         "spark.ui.enabled": "false",
     }
     own = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
-    return [str(program), *own, *rest[:position], "--master", "local[2]", *rest[position + 4 :]]
+    return [str(program), *own, "--master", "local[2]", *arguments]
 
 
-def bring_logs(cluster: Any, step: Any, stdout: bytes, stderr: bytes) -> str:
+def bring_logs(cluster: Any, step: Any, stdout: bytes, stderr: bytes, code: int) -> str:
     """Lay a step's log on S3 as EMR does and say where; in cluster mode the driver's is that of a YARN container."""
     logs = f"{re.sub('^s3[an]:', 's3:', cluster.log_uri).rstrip('/')}/{cluster.id}"
     own = f"{logs}/steps/{step.id}"
     if step.args[step.args.index("--deploy-mode") + 1] == "cluster":
         number = f"{int(cluster.creation_datetime.timestamp() * 1000)}_{cluster.steps.index(step) + 1:04}"
+        if code:
+            status = 128 - code if code < 0 else code
+            note = (
+                f"{utcnow():%y/%m/%d %H:%M:%S} ERROR ApplicationMaster: User application exited with status {status}\n"
+            )
+            stderr += note.encode()
         driver = f"{logs}/containers/application_{number}/container_{number}_01_000001"
         storage.write(f"{driver}/stdout.gz", gzip.compress(stdout))
         storage.write(f"{driver}/stderr.gz", gzip.compress(stderr))
@@ -254,9 +290,7 @@ def complete_moto() -> None:
     response = responses.ElasticMapReduceResponse
     response.cancel_steps = cancel_steps
     response.run_job_flow = with_idle_time(response.run_job_flow)
-    models.ElasticMapReduceBackend.terminate_job_flows = refused_once(
-        models.ElasticMapReduceBackend.terminate_job_flows
-    )
+    models.ElasticMapReduceBackend.terminate_job_flows = ended_once(models.ElasticMapReduceBackend.terminate_job_flows)
 
 
 def add_steps(cluster: Any, steps: list[dict[str, Any]]) -> list[Any]:
@@ -304,14 +338,15 @@ def with_idle_time(plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run_job_flow
 
 
-def refused_once(plain: Callable[[Any, list[str]], Any]) -> Callable[[Any, list[str]], Any]:
+def ended_once(plain: Callable[[Any, list[str]], Any]) -> Callable[[Any, list[str]], Any]:
     def terminate_job_flows(backend: Any, job_flow_ids: list[str]) -> Any:
         for cluster in (backend.clusters[job_flow_id] for job_flow_id in job_flow_ids):
             if fault(cluster) == "terminate_once":
                 cluster.remove_tags(["fault"])
                 raise ValidationException("The cluster is being resized, try again later.")
-            cluster.reason = {"Code": "USER_REQUEST", "Message": "Terminated by user request"}
-        return plain(backend, job_flow_ids)
+            if cluster.state not in ENDED:
+                plain(backend, [cluster.id])
+                cluster.reason = {"Code": "USER_REQUEST", "Message": "Terminated by user request"}
 
     return terminate_job_flows
 

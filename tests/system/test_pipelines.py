@@ -1,13 +1,15 @@
-"""Every pipeline through a real Airflow, its lake on the S3 server, with a task killed midway."""
+"""Every pipeline through a real Airflow, Spark on EMR, the lake on the S3 server, with a task killed midway."""
 
 import dataclasses
 import datetime
+import json
 import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -15,10 +17,12 @@ import pytest
 from common import manifest, s3, storage, tables
 from common.delivery import reader
 from common.delivery.tables import client
-from tools import demo, load_sample, local_dynamodb
+from tools import demo, demo_emr, load_sample, local_dynamodb
+from tools.fingerprint import product
 from tools.local_airflow import start
 
 KILLED = "train_recommender"
+SPARK_JOBS = {"ingest_events", "build_interactions"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,14 @@ def kill_once(task_id, within=240):
 def ran(lake, tmp_path_factory):
     """The manifests of all tasks of a run in which one was killed, by job; and how that task's first log ended."""
     clock = demo.Clock()
-    with local_dynamodb.running(), start(lake, home=tmp_path_factory.mktemp("airflow")) as airflow:
+    home = tmp_path_factory.mktemp("airflow")
+    with pytest.MonkeyPatch.context() as patch, demo_emr.emr(clock), local_dynamodb.running():
+        patch.setenv("AIRFLOW_VAR_RELEASE", json.dumps(demo_emr.released(lake)))
+        yield from run_all(lake, home, clock)
+
+
+def run_all(lake, home, clock):
+    with start(lake, home=home) as airflow:
         with ThreadPoolExecutor(1) as pool:
             killed = pool.submit(kill_once, KILLED)
             runs = demo.ran(airflow, clock)
@@ -77,6 +88,24 @@ def test_a_killed_task_is_retried_and_its_retry_is_what_counts(ran):
     end = "\n".join(log[-4:])
     assert "signal 9" in end or "SIGKILL" in end
     assert f"jobs/{KILLED}/main.py" in log[-1]
+
+
+def test_each_spark_job_ran_as_a_step_of_a_cluster_that_is_closed_before_the_containers_are_done(ran):
+    emr = boto3.client("emr")
+    clusters = [emr.describe_cluster(ClusterId=each["Id"])["Cluster"] for each in emr.list_clusters()["Clusters"]]
+    assert {cluster["Status"]["State"] for cluster in clusters} == {"TERMINATED"}
+    steps = {
+        step["Name"].split("/")[2]: (step["Status"]["State"], cluster["Status"]["Timeline"]["EndDateTime"])
+        for cluster in clusters
+        for step in emr.list_steps(ClusterId=cluster["Id"])["Steps"]
+    }
+    assert {name: state for name, (state, _) in steps.items()} == dict.fromkeys(SPARK_JOBS, "COMPLETED")
+    by_job = ran[0]
+    assert {by_job[job].document["fingerprint"] for job in SPARK_JOBS} == {
+        product(job).fingerprint for job in SPARK_JOBS
+    }
+    trained = datetime.datetime.fromisoformat(by_job[KILLED].document["ended"])
+    assert steps["build_interactions"][1] < trained
 
 
 def test_every_task_has_a_manifest_whose_parents_are_there(ran):

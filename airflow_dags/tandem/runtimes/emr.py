@@ -5,7 +5,7 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,7 +15,8 @@ from tandem.catalogue import Job
 from tandem.errors import PipelineError, check_known
 from tandem.lake import encode, list_s3, read_document, read_s3
 from tandem.runtimes import Cluster, Outcome, Work, bundle, fingerprint
-from tandem.runtimes.requests import check_request, merged
+from tandem.runtimes.process import SPARKS_OWN
+from tandem.runtimes.requests import check_request, client, merged
 
 ACTIVE = ("PENDING", "RUNNING", "CANCEL_PENDING")
 ALIVE_SECONDS = 30  # between lines that say that a step still runs
@@ -28,11 +29,15 @@ log = logging.getLogger(__name__)
 
 
 class Step(NamedTuple):
-    """A step of a cluster, and the work that it does."""
+    """A step of a cluster, the work that it does, and a client of EMR that only `cancel` uses.
+
+    `cancel` is called from a signal handler, when `watch` may hold a lock of its own client, and in a hurry.
+    """
 
     cluster: str
     id: str
     work: Work
+    emr: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,18 +75,28 @@ class Emr:
         check_known("deploy mode", mode, ["client", "cluster"], f"A setting of {job.name}")
         where = ["--master", "yarn", "--deploy-mode", mode, "--name", job.name]
         options = [*where, *spark_options(job, settings)]
-        return {"fingerprint": fingerprint(job.name), "deploy_mode": mode, "options": options}
+        if job.requirements:
+            if mode != "cluster":
+                raise PipelineError(
+                    f"{job.name} brings libraries, which only a driver on YARN has; expected deploy mode 'cluster'."
+                )
+            processes = ("spark.yarn.appMasterEnv", "spark.executorEnv")
+            options += [part for process in processes for part in ("--conf", f"{process}.PYTHONPATH=libraries")]
+        packed = "libraries.zip" if job.requirements else None
+        return {"fingerprint": fingerprint(job.name), "deploy_mode": mode, "options": options, "libraries": packed}
 
     def command(self, work: Work) -> list[str]:
         """The spark-submit of a work's bundle, as the build wrote it into the bundle's submit.txt."""
         place = bundle(work)
-        code = ["--py-files", f"{place}/code.zip", f"{place}/main.py"]
+        packed = work.request["libraries"]
+        archives = ["--archives", f"{place}/{packed}#libraries"] if packed else []
+        code = [*archives, "--py-files", f"{place}/code.zip", f"{place}/main.py"]
         return ["spark-submit", *work.request["options"], *code, *work.arguments]
 
     def submit(self, work: Work) -> Step:
         """Find the step of this attempt, else add it; steps of older attempts, whose workers died, are cancelled."""
         command = self.command(work)
-        emr = self.client()
+        emr = client("emr", self.region)
         base = first_of_names(work)
         older = []
         pages = emr.get_paginator("list_steps").paginate(ClusterId=work.cluster)
@@ -89,7 +104,7 @@ class Emr:
             attempt = int(step["Name"].removeprefix(base))
             if attempt == work.attempt:
                 log.info("Found step %s of cluster %s.", step["Id"], work.cluster)
-                return Step(work.cluster, step["Id"], work)
+                return Step(work.cluster, step["Id"], work, emr)
             if attempt < work.attempt and step["Status"]["State"] in ACTIVE:
                 older.append(step["Id"])
         if older:
@@ -104,10 +119,10 @@ class Emr:
             if reason := self.ending_of_cluster(emr, work.cluster):
                 raise AirflowFailException(f"{reason} Clear this task and what opens its cluster.") from None
             raise
-        return Step(work.cluster, added["StepIds"][0], work)
+        return Step(work.cluster, added["StepIds"][0], work, emr)
 
     def watch(self, handle: Step) -> Outcome:
-        emr = self.client()
+        emr = client("emr", self.region)
         began = time.monotonic()
         state, said = "", 0.0
         while True:
@@ -117,30 +132,23 @@ class Emr:
                 state, said = status["State"], now
                 log.info("Step %s of cluster %s is %s after %.0f s.", handle.id, handle.cluster, state, now - began)
             if state not in ACTIVE:
-                return Outcome(int(state != "COMPLETED"), None, "", "\n".join(self.explanation(emr, handle, status)))
+                return self.outcome(emr, handle, status)
             if state == "PENDING" and now - began > self.pending_seconds:
                 self.cancel(handle)
                 return Outcome(1, None, "", f"Step {handle.id} did not start within {self.pending_seconds:.0f} s.")
             time.sleep(self.poll_seconds)
 
     def cancel(self, handle: Step) -> None:
-        emr = self.client()  # one of its own: the signal may have come while `watch` held a lock
-        emr.cancel_steps(ClusterId=handle.cluster, StepIds=[handle.id], StepCancellationOption="TERMINATE_PROCESS")
+        cluster, step = handle.cluster, handle.id
+        handle.emr.cancel_steps(ClusterId=cluster, StepIds=[step], StepCancellationOption="TERMINATE_PROCESS")
         deadline = time.monotonic() + GRACE_SECONDS
         while time.monotonic() < deadline:
-            if emr.describe_step(ClusterId=handle.cluster, StepId=handle.id)["Step"]["Status"]["State"] not in ACTIVE:
+            if handle.emr.describe_step(ClusterId=cluster, StepId=step)["Step"]["Status"]["State"] not in ACTIVE:
                 return
             time.sleep(0.2)
 
     def again(self, work: Work) -> str:
         return shlex.join([".venv/bin/python", "-m", "tools.submit", "--job", work.job, *work.arguments])
-
-    def client(self) -> Any:
-        import boto3  # takes a third of a second, which parsing a DAG must not pay
-        from botocore.config import Config
-
-        config = Config(retries={"mode": "standard", "max_attempts": 8})
-        return boto3.session.Session().client("emr", region_name=self.region, config=config)
 
     def ending_of_cluster(self, emr: Any, cluster: str) -> str:
         """How a cluster ended, nothing if it has not."""
@@ -149,35 +157,35 @@ class Emr:
         status = emr.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]
         return f"Cluster {cluster} {ended(status)}." if status["State"].startswith("TERMINAT") else ""
 
-    def explanation(self, emr: Any, step: Step, status: Mapping[str, Any]) -> Iterator[str]:
-        """What EMR knows of a step's end: its own words, the end of the cluster, the last exceptions of the driver."""
+    def outcome(self, emr: Any, step: Step, status: Mapping[str, Any]) -> Outcome:
+        """How a step ended: in EMR's words, in the driver's last exceptions, in the exit code that YARN noted."""
         region = emr.meta.region_name
         page = f"https://{region}.console.aws.amazon.com/emr/home?region={region}#/clusterDetails/{step.cluster}"
-        if status["State"] != "COMPLETED":
-            details = status.get("FailureDetails", {})
-            told = [f"{name}: {text}" for name, text in details.items() if text]
-            yield f"Step {step.id} of cluster {step.cluster} is {status['State']}. {' '.join(told)}".rstrip()
-            if reason := self.ending_of_cluster(emr, step.cluster):
-                yield reason
-            yield from self.last_exceptions(emr, step)
-        yield f"AWS shows it at {page}"
+        shown = f"AWS shows it at {page}"
+        if status["State"] == "COMPLETED":
+            return Outcome(0, None, "", shown)
+        details = [f"{name}: {text}" for name, text in status.get("FailureDetails", {}).items() if text]
+        told = " ".join([f"Step {step.id} of cluster {step.cluster} is {status['State']}.", *details])
+        cluster = self.ending_of_cluster(emr, step.cluster)
+        place, log = self.driver_log(emr, step)
+        ends = [f"{uri} ends with: {last_exception(text)}" for uri, text in log.items()]
+        missing = f"No log of the driver is at {place} yet; EMR brings it within some minutes."
+        lines = [told, *([cluster] if cluster else []), *(ends or [missing]), shown]
+        codes = re.findall(r"User application exited with status (\d+)", "".join(log.values()))
+        return Outcome(int(codes[-1]) if codes else 1, None, "", "\n".join(lines))
 
-    def last_exceptions(self, emr: Any, step: Step) -> Iterator[str]:
-        """The last exception in each file of the driver's log; a job that left no failure document is waited for."""
+    def driver_log(self, emr: Any, step: Step) -> tuple[str, dict[str, str]]:
+        """Where the cluster's logs are, and what the driver printed; waits for that of a job that left nothing else."""
         root = emr.describe_cluster(ClusterId=step.cluster)["Cluster"].get("LogUri")
         if not root:
-            yield "The cluster keeps no log on S3; give cluster.json a LogUri."
-            return
+            return "a LogUri, which cluster.json lacks,", {}
         logs = f"{re.sub('^s3[an]:', 's3:', root).rstrip('/')}/{step.cluster}"
         left = read_document(f"{step.work.key}/attempt-{step.work.attempt}/failure.json")
         deadline = time.monotonic() + (0 if left else self.log_seconds)
         while not (found := driver_log(logs, step)) and time.monotonic() < deadline:
             log.info("The driver's log is not at %s yet.", logs)
             time.sleep(min(self.poll_seconds, 10))
-        if not found:
-            yield f"No log of the driver is at {logs} yet; EMR brings it within some minutes."
-        for uri, text in (found or step_log(logs, step)).items():
-            yield f"{uri} ends with: {last_exception(text)}"
+        return logs, found or step_log(logs, step)
 
 
 def spark_options(job: Job, settings: Mapping[str, Any]) -> list[str]:
@@ -226,6 +234,7 @@ def texts(prefix: str) -> dict[str, str]:
 
 
 def last_exception(text: str) -> str:
-    """The last line that begins as an exception's does, else the last that says anything."""
+    """The last line that begins as an exception's does, else the last that the job printed, else the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return ([line for line in lines if RAISED.match(line)] or lines)[-1]
+    raised = [line for line in lines if RAISED.match(line)]
+    return (raised or [line for line in lines if not SPARKS_OWN.match(line)] or lines)[-1]

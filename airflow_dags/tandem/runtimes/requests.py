@@ -54,3 +54,12 @@ def check_names(shape: Any, value: Any, where: str) -> None:
     if shape.type_name == "list" and isinstance(value, list):
         for number, entry in enumerate(value):
             check_names(shape.member, entry, f"{where}[{number}]")
+
+
+def client(service: str, region: str | None) -> Any:
+    """A client with credentials that boto3 finds by itself; it asks again where the cloud is busy."""
+    import boto3  # takes a third of a second, which parsing a DAG must not pay
+    from botocore.config import Config
+
+    config = Config(retries={"mode": "standard", "max_attempts": 8})
+    return boto3.session.Session().client(service, region_name=region, config=config)
