@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from rich.table import Table
 from common.contracts import nearest
 from common.failures import Failure
 from common.job import Job
-from tools.fingerprint import BASE_IMAGE, CLUSTER_PLATFORM, CLUSTER_PYTHON, ROOT, Product, jobs, product
+from tools.fingerprint import BASE_IMAGE, NODES, ROOT, Product, jobs, product
 from tools.s3_jars import added_jars
 
 DIST = ROOT / "dist"
@@ -134,24 +135,29 @@ def packed(files: dict[str, bytes]) -> bytes:
 
 
 def libraries(wanted: Product) -> dict[str, bytes]:
-    """The files of the libraries that a Spark job's requirements name, as wheels for a cluster's Python and C library.
-
-    Failure if one has no such wheel, or another hash.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        place, requirements = Path(temporary) / "libraries", Path(temporary) / "requirements.txt"
-        requirements.write_bytes(wanted.parts["requirements.txt"].content)
-        command = [str(UV), "pip", "install", "-q", "--python", sys.executable, "--target", str(place)]
-        command += ["--python-version", CLUSTER_PYTHON, "--python-platform", CLUSTER_PLATFORM]
-        command += ["--only-binary", ":all:", "--require-hashes", "-r", str(requirements)]
-        process = subprocess.run(command, capture_output=True, text=True)
-        if process.returncode:
-            raise Failure(f"{wanted.job.requirements} can't be packed for a cluster, says uv: {process.stderr.strip()}")
+    """The files of the libraries that a Spark job's requirements name, for the nodes of a cluster."""
+    with tempfile.TemporaryDirectory() as place:
+        install_libraries(wanted, place, NODES)
+        files = {path.relative_to(place): path for path in Path(place).rglob("*") if path.is_file()}
+        # Programs, and what lists them, name this machine's Python.
         return {
-            path.relative_to(place).as_posix(): path.read_bytes()
-            for path in place.rglob("*")
-            if path.is_file() and path.name != "RECORD" and path.relative_to(place).parts[0] not in ("bin", ".lock")
-        }  # programs, and what lists them, name this machine's Python
+            inside.as_posix(): path.read_bytes()
+            for inside, path in files.items()
+            if path.name not in ("RECORD", ".lock") and inside.parts[0] != "bin"
+        }
+
+
+def install_libraries(wanted: Product, place: str, platform: Sequence[str] = ()) -> None:
+    """Install what a Spark job's requirements name into a folder, as wheels for a platform, this machine's if absent.
+
+    Failure if there is no such wheel, or one with another hash.
+    """
+    command = [str(UV), "pip", "install", "-q", "--python", sys.executable, "--target", place, *platform]
+    command += ["--only-binary", ":all:", "--require-hashes", "-r", "-"]
+    requirements = wanted.parts["requirements.txt"].content
+    process = subprocess.run(command, input=requirements.decode(), capture_output=True, text=True)
+    if process.returncode:
+        raise Failure(f"{wanted.job.requirements} can't be installed, says uv: {process.stderr.strip()}")
 
 
 def spark_submit(job: Job, bundle: str, where: list[str], arguments: list[str]) -> list[str]:
@@ -164,13 +170,9 @@ def spark_submit(job: Job, bundle: str, where: list[str], arguments: list[str]) 
     conf = [part for name, value in job.spark.get("conf", {}).items() for part in ("--conf", f"{name}={value}")]
     given = [part for name, value in sizes.items() if value for part in (name, str(value))]
     if job.requirements and where == CLUSTER:  # unpacked in the working folder of each process
-        given += ["--archives", f"{bundle}/{LIBRARIES}#libraries"]
-        conf += [
-            "--conf",
-            "spark.yarn.appMasterEnv.PYTHONPATH=libraries",
-            "--conf",
-            "spark.executorEnv.PYTHONPATH=libraries",
-        ]
+        processes = ("spark.yarn.appMasterEnv", "spark.executorEnv")
+        conf += [part for process in processes for part in ("--conf", f"{process}.PYTHONPATH=libraries")]
+        conf += ["--archives", f"{bundle}/{LIBRARIES}#libraries"]
     code = ["--py-files", f"{bundle}/code.zip", f"{bundle}/main.py"]
     return ["spark-submit", *where, "--name", job.name, *given, *conf, *code, *arguments]
 

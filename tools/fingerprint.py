@@ -11,7 +11,8 @@ from common.job import Job, load
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE_IMAGE = "python:3.11-slim-bookworm"
-CLUSTER_PYTHON, CLUSTER_PLATFORM = "3.11", "x86_64-manylinux_2_28"  # what libraries of Spark jobs are packed for
+# What libraries of Spark jobs are packed for: Graviton, as cluster.json asks for.
+NODES = ("--python-version", "3.11", "--python-platform", "aarch64-manylinux_2_28")
 LAYOUT = "2"  # of products; to be raised when tools/build.py makes other products of the same files
 
 
@@ -90,7 +91,7 @@ def product(name: str, root: Path = ROOT, base_image: str = BASE_IMAGE) -> Produ
     if job.engine == "python":
         found.settings["base image"] = base_image
     elif job.requirements:
-        found.settings["cluster"] = f"{CLUSTER_PYTHON} {CLUSTER_PLATFORM}"
+        found.settings["cluster"] = " ".join(NODES)
     return found
 
 

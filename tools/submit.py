@@ -8,7 +8,6 @@ import contextlib
 import gzip
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from typing import Any
 
 from common import lake, manifest, storage
 from common.failures import Failure
-from tools.build import CLUSTER, LIBRARIES, build_bundle, folder, named, spark_submit
+from tools.build import CLUSTER, build_bundle, folder, install_libraries, named, spark_submit
 from tools.by_hand import add_task, identity
 from tools.fingerprint import Product, product
 
@@ -76,10 +75,10 @@ def run_here(wanted: Product, arguments: list[str]) -> int:
     command = spark_submit(wanted.job, str(folder(wanted)), ["--master", "local[*]"], arguments)
     program = str(Path(sys.executable).with_name("spark-submit"))
     environment = {**os.environ, "PYSPARK_PYTHON": sys.executable}
-    with tempfile.TemporaryDirectory() as unpacked:
+    with tempfile.TemporaryDirectory() as libraries:
         if wanted.job.requirements:
-            shutil.unpack_archive(folder(wanted) / LIBRARIES, unpacked)
-            environment["PYTHONPATH"] = os.pathsep.join([unpacked, *filter(None, [os.environ.get("PYTHONPATH")])])
+            install_libraries(wanted, libraries)  # those of the bundle are for the nodes of a cluster
+            environment["PYTHONPATH"] = os.pathsep.join([libraries, *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen([program, *command[1:]], env=environment)
         try:
             return process.wait()

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -98,8 +99,21 @@ def test_libraries_that_a_cluster_lacks_are_packed_and_given_to_all_its_processe
         assert f" {part} " in command
 
 
+def test_libraries_are_packed_for_the_processors_python_and_c_library_of_the_clusters(with_library, checkout):
+    wanted = with_library(INFLECTION_HASH)
+    pinned = (build.ROOT / "requirements/airflow.txt").read_text()
+    markupsafe = re.search(r"(?m)^markupsafe==.*\n(    --hash=.*\n)+", pinned)[0]
+    write(checkout, {"requirements/own.txt": markupsafe})
+    names = build.libraries(product("count", checkout))
+    assert "markupsafe/_speedups.cpython-311-aarch64-linux-gnu.so" in names
+    clusters = [json.loads(file.read_text()) for file in build.ROOT.glob("airflow_dags/*/cluster.json")]
+    types = [group["InstanceType"] for cluster in clusters for group in cluster["Instances"]["InstanceGroups"]]
+    assert types and all(re.match(r"[a-z]+\d+g", name) for name in types)  # Graviton, as NODES says
+    assert wanted.settings["cluster"] == "--python-version 3.11 --python-platform aarch64-manylinux_2_28"
+
+
 def test_a_library_with_another_hash_is_not_packed(with_library):
-    with pytest.raises(Failure, match=r"(?s)requirements/own\.txt can't be packed for a cluster.*[Hh]ash mismatch"):
+    with pytest.raises(Failure, match=r"(?s)requirements/own\.txt can't be installed.*[Hh]ash mismatch"):
         build.bundle_files(with_library("0" * 64))
 
 
