@@ -57,6 +57,12 @@ bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## models side 
 bench-delivery: setup ## items a second into DynamoDB beside a plain loop (DYNAMODB_ENDPOINT=… for another than moto's)
 	$(JOBS_PYTHON) -m benchmarks.delivery $(ARGS)
 
+bench-preprocessing: setup .venv-peers/ready ## build_interactions and ingest_events beside duckdb and naive Spark (LARGE=1)
+	$(JOBS_PYTHON) -m benchmarks.preprocessing $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
+
+bench-handover: setup ## from Spark to a CSR in Python: files beside toPandas and toArrow (LARGE=1)
+	$(JOBS_PYTHON) -m benchmarks.handover $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
+
 build: setup ## build products: an image or a Spark bundle of each job, or of JOB=… (KIND=image of a Spark job)
 	$(JOBS_PYTHON) -m tools.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \
 	    $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
@@ -85,7 +91,7 @@ image-report: setup ## sizes of images by layer and package, start times, what n
 
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 requirements: $(UV) ## compile requirements/*.in to hashed files, again
-	for name in uv java learning spark; do \
+	for name in uv java learning spark peers; do \
 	    $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
 	$(COMPILE) -c requirements/learning.txt requirements/tables.in -o requirements/tables.txt
 	$(COMPILE) $(addprefix -c requirements/,learning.txt tables.txt spark.txt) requirements/development.in \
@@ -114,13 +120,17 @@ setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both 
 	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(AIRFLOW_PYTHON) requirements/airflow.txt
 	touch $@
 
+.venv-peers/ready: requirements/peers.txt | $(UV)
+	$(UV) venv -q --allow-existing --python $(PYTHON) .venv-peers
+	$(UV) pip sync -q --compile-bytecode --require-hashes --python .venv-peers/bin/python requirements/peers.txt
+	touch $@
+
 $(UV): requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but Tandem needs Python 3.11 or newer; install one (Debian: apt-get install python3.11, macOS: brew install python@3.12) and name it: make PYTHON=python3.12 setup" >&2; exit 1; }
 	$(PYTHON) -m pip install -q --upgrade --target .tandem/uv --require-hashes -r requirements/uv.txt
 	touch $@
 
 clean: ## remove environments, lake, Airflow's files and caches
-	rm -rf .venv .venv-airflow .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-airflow .venv-peers .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help demo demo-emr airflow test lint format sample generate-data bench-quality bench-delivery build affected run push submit image-report \
-    create-tables rollback requirements setup clean
+.PHONY: $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(MAKEFILE_LIST))

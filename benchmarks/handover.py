@@ -1,0 +1,232 @@
+"""The hand-over of interactions from Spark to a CSR matrix in Python: through files, and by collecting in the driver.
+
+Users and items are strings, as in our contracts; a row for each pair, sorted by user. Ours is Spark writing Parquet and
+ending, and another process reading it with `tables.read_interactions`. The peers collect in the driver's process and
+make a CSR of it there. Seconds are without Spark's start; memory is of the whole process tree.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import measure
+from common import tables
+from common.contracts import Column, Contract
+from common.inputs import Input
+from common.storage import File
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".tandem" / "benchmarks"
+CONTRACT = Contract(
+    "pairs@1", "", {"user_id": Column("string"), "item_id": Column("string"), "weight": Column("small_number")}
+)
+ROWS_A_FILE = 2_500_000
+PAIRS_A_USER = 26
+ITEMS = 20_000
+
+
+def pairs(rows: int) -> Path:
+    """A folder with so many pairs, as Parquet files sorted by user and item; made unless it lies there."""
+    folder = FOLDER / f"pairs-{rows}"
+    for number in range(-(-rows // ROWS_A_FILE)):
+        file = folder / f"part-{number:05}.parquet"
+        if file.exists():
+            continue
+        random = np.random.default_rng([rows, number])
+        size = min(ROWS_A_FILE, rows - number * ROWS_A_FILE)
+        user = np.sort(random.integers(0, -(-size // PAIRS_A_USER), size)) + number * ROWS_A_FILE
+        # Items rise within a user, so that no pair stands twice.
+        start = np.searchsorted(user, user)
+        item = (random.integers(0, ITEMS // 200, size) + 1 + (np.arange(size) - start) * (ITEMS // 200)) % ITEMS
+        item = item[np.lexsort((item, user))]
+        folder.mkdir(parents=True, exist_ok=True)
+        names = pa.array([f"{10_000 + number // 4}{' ABC'[number % 4].strip()}" for number in range(ITEMS)])
+        users, codes = np.unique(user, return_inverse=True)
+        table = pa.table(
+            {
+                "user_id": pa.array([f"u{name:08}" for name in users.tolist()]).take(pa.array(codes)),
+                "item_id": names.take(pa.array(item)),
+                "weight": random.random(size, np.float32) + np.float32(0.01),
+            }
+        )
+        pq.write_table(table, f"{file}.part", compression="zstd", store_schema=False)
+        Path(f"{file}.part").rename(file)
+    return folder
+
+
+def session(memory: str, **more: str) -> Any:
+    """Spark with the settings of our jobs."""
+    from pyspark.sql import SparkSession
+
+    from common import spark
+
+    settings = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, **spark.WITHOUT_CHECKSUMS, "spark.driver.memory": memory}
+    return SparkSession.builder.master("local[*]").config(map={**settings, **more}).getOrCreate()
+
+
+def write(source: Path, memory: str) -> dict[str, Any]:
+    from common.spark import parquet_writer
+
+    spark = session(memory)
+    started = time.perf_counter()
+    target = source.with_name(f"{source.name}-handed-over")
+    parquet_writer(spark.read.parquet(f"file://{source}")).mode("overwrite").save(f"file://{target}")
+    return {"seconds": time.perf_counter() - started}
+
+
+def read(source: Path) -> dict[str, Any]:
+    """What a container does: the files to a CSR, with our reader."""
+    started = time.perf_counter()
+    found = sorted(source.glob("*.parquet"))
+    files = [File(f"file://{file}", file.stat().st_size) for file in found]
+    rows = sum(pq.ParquetFile(file).metadata.num_rows for file in found)
+    task: Any = SimpleNamespace(input=lambda _: Input("pairs", CONTRACT, files, rows), log=print)
+    interactions = tables.read_interactions(task, "pairs", ["weight"])
+    size = interactions.indptr.nbytes + interactions.indices.nbytes + interactions.values["weight"].nbytes
+    names = interactions.users.nbytes + interactions.items.nbytes
+    seconds = time.perf_counter() - started
+    checks = checksums(interactions.indptr, interactions.indices, interactions.values["weight"])
+    return {"seconds": seconds, "csr_bytes": size, "names_bytes": names, **checks}
+
+
+def checksums(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> dict[str, float]:
+    """By what two matrices are compared, whatever the order of their users is."""
+    return {
+        "users": len(indptr) - 1,
+        "longest": int(np.diff(indptr).max()),
+        "items": int(indices.max()) + 1,
+        "pairs": len(indices),
+        "weight": round(float(weights.sum(dtype=np.float64)), 1),
+        "item_weight": round(float(np.dot(indices.astype(np.float64), weights)), -3),
+    }
+
+
+def to_csr(users: Any, items: Any, weights: np.ndarray) -> dict[str, float]:
+    """Columns of codes, users in any order, to a CSR."""
+    from scipy.sparse import coo_matrix
+
+    matrix = coo_matrix((weights, (users, items))).tocsr()
+    return checksums(matrix.indptr, matrix.indices, matrix.data)
+
+
+def to_pandas(source: Path, memory: str, arrow: bool) -> dict[str, Any]:
+    import pandas as pd
+
+    settings = {"spark.sql.execution.arrow.pyspark.enabled": str(arrow).lower(), "spark.driver.maxResultSize": "0"}
+    spark = session(memory, **settings)
+    started = time.perf_counter()
+    frame = spark.read.parquet(f"file://{source}").toPandas()
+    users, _ = pd.factorize(frame["user_id"])
+    items, _ = pd.factorize(frame["item_id"], sort=True)
+    weights = frame["weight"].to_numpy()
+    del frame
+    checks = to_csr(users, items, weights)
+    return {"seconds": time.perf_counter() - started, **checks}
+
+
+def to_arrow(source: Path, memory: str) -> dict[str, Any]:
+    import pyarrow.compute as pc
+
+    spark = session(memory, **{"spark.driver.maxResultSize": "0"})
+    started = time.perf_counter()
+    table = spark.read.parquet(f"file://{source}").toArrow()
+    users = table["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    items = table["item_id"].combine_chunks().dictionary_encode()
+    rank = np.empty(len(items.dictionary), np.int32)
+    rank[pc.sort_indices(items.dictionary).to_numpy()] = np.arange(len(rank))
+    codes, weights = rank[items.indices.to_numpy()], table["weight"].to_numpy()
+    del table
+    checks = to_csr(users, codes, weights)
+    return {"seconds": time.perf_counter() - started, **checks}
+
+
+VARIANTS = {
+    "write": write,
+    "read": lambda source, _: read(source),
+    "read_sorted": lambda source, _: read(source),
+    "pandas": lambda source, memory: to_pandas(source, memory, False),
+    "pandas_arrow": lambda source, memory: to_pandas(source, memory, True),
+    "arrow": to_arrow,
+}
+
+
+def both(source: Path, memory: str) -> dict[str, Any]:
+    """Ours: one process writes, then another reads."""
+    written = measure.run(here("write", source, memory))
+    found = measure.run(here("read", source.with_name(f"{source.name}-handed-over"), memory))
+    parts = {"write": written.said["seconds"], "read": found.said["seconds"]}
+    return {**found.said, **parts, "seconds": sum(parts.values())}
+
+
+def here(variant: str, source: Path, memory: str) -> list[str]:
+    names = ["--variant", variant, "--source", str(source), "--memory", memory]
+    return [sys.executable, "-m", "benchmarks.handover", *names]
+
+
+def lives(name: str, command: list[str]) -> str:
+    """Whether a command ends well, as a line of the report."""
+    try:
+        one = measure.run(command)
+    except RuntimeError as error:
+        out_of_memory = "OutOfMemory" in str(error) or "heap space" in str(error)
+        return f"- {name}: dies{' for want of memory' if out_of_memory else ''}"
+    return f"- {name}: works, {one.said['seconds']:.1f} s, {one.peak / 2**20:,.0f} MiB"
+
+
+def compare(rows: int, runs: int, command: str, slow: bool) -> None:
+    source = pairs(rows)
+    commands = {
+        "ours, 1 GiB heap": here("both", source, "1g"),
+        "toPandas with Arrow, 4 GiB": here("pandas_arrow", source, "4g"),
+        "toArrow, 4 GiB": here("arrow", source, "4g"),
+    }
+    if slow:
+        commands["toPandas without Arrow, 4 GiB"] = here("pandas", source, "4g")
+    commands["reading alone, files sorted by user"] = here("read_sorted", source, "1g")
+    found = measure.alternate(commands, runs)
+    seconds: dict[str, measure.Column] = {"without start, s": lambda one: one.said["seconds"]}
+    lines = [measure.table(found, seconds), ""]
+    ours, alone = (found[name][-1] for name in ("ours, 1 GiB heap", "reading alone, files sorted by user"))
+    lines.append(f"- ours: {ours.said['write']:.1f} s writing, {ours.said['read']:.1f} s reading")
+    size, names = alone.said["csr_bytes"], alone.said["names_bytes"]
+    lines.append(
+        f"- reading alone: peak {alone.peak / size:.2f} times the CSR's {size / 2**20:,.0f} MiB "
+        f"(the names of users and items are {names / 2**20:,.0f} MiB more)"
+    )
+    checked = ("users", "longest", "items", "pairs", "weight", "item_weight")
+    results = {tuple(many[-1].said[name] for name in checked) for many in found.values()}
+    lines.append("- all matrices agree" if len(results) == 1 else f"- the matrices differ: {sorted(results)}")
+    for variant, name in (("pandas_arrow", "toPandas with Arrow"), ("arrow", "toArrow")):
+        lines.append(lives(f"{name}, 1 GiB heap", here(variant, source, "1g")))
+    lines.append(measure.versions("pyspark", "pyarrow", "pandas"))
+    measure.record(f"hand-over of {rows:,} pairs to a CSR", command, "\n".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--large", action="store_true", help="10 and 50 million pairs instead of 1 million")
+    parser.add_argument("--runs", type=int, default=3, help="of each variant")
+    parser.add_argument("--rows", type=int, nargs="*", help="these sizes instead")
+    parser.add_argument("--variant", choices=[*VARIANTS, "both"], help=argparse.SUPPRESS)
+    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.variant:
+        print(json.dumps((both if asked.variant == "both" else VARIANTS[asked.variant])(asked.source, asked.memory)))
+        return
+    for rows in asked.rows or ([10_000_000, 50_000_000] if asked.large else [1_000_000]):
+        # Without Arrow 50 million rows take more memory than most machines have.
+        command = " ".join(["python -m benchmarks.handover", *sys.argv[1:]])
+        compare(rows, asked.runs, command, slow=rows <= 10_000_000)
+
+
+if __name__ == "__main__":
+    main()
