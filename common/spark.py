@@ -37,6 +37,7 @@ from common.storage import File, at_once
 from common.task import Task
 
 ROWS_PER_PARTITION = 500_000  # more of them, and the hash aggregate of a 1 GiB heap sorts and spills
+MANY_FILES = 24  # of one partition, when they are small
 TYPES: dict[str, DataType] = {
     "string": StringType(),
     "integer": LongType(),
@@ -274,7 +275,8 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
 
     `partitions` has, for each date that may get rows, what was published of it when the task read it. Files go
     straight to their partitions, into a folder of this attempt, and count once the partition's manifest names them
-    beside the former ones. A partition that got no rows stays as it is. Returns how many rows were added.
+    beside the former ones. A partition that got no rows stays as it is, unless it lies in many small files: then what
+    it held is written again beside the new rows, and only that counts. Returns how many rows were added.
     Raises Fenced or Failure if a partition changed meanwhile.
     """
     dataset = f"{task.lake}/{task.job.outputs[role].dataset}"
@@ -290,26 +292,43 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
         "mapreduce.job.application.attempt.id": number,
         "mapreduce.fileoutputcommitter.cleanup.skipped": "true",
     }
+    contract = contract_of_output(task, role)
+    gathered = {folder: former[folder] for folder, seen in folders.items() if scattered(seen)}
+    if gathered:
+        frame = frame.unionByName(rows_with_date(dataset, gathered.values(), contract).repartition("date"))
     placed = frame.withColumn(name, F.lit(version))
     parquet_writer(placed).partitionBy("date", name).options(**private).save(dataset)
     storage.delete(f"{dataset}/_temporary/{number}")
     found = dict(zip(own, at_once(storage.files, own.values()), strict=True))
     new = {folder: [file for file in files if file not in former[folder]] for folder, files in found.items()}
-    added = rows_by_date(dataset, [file for files in new.values() for file in files], contract_of_output(task, role))
+    written = rows_by_date(dataset, [file for files in new.values() for file in files], contract)
     for folder, files in new.items():
         if files:
-            seen = folders[folder]
-            total = rows(seen) + added[folder.rpartition("=")[2]]
-            task.publish_partition(role, folder, seen, total, former[folder] + files)
-    return sum(added.values())
+            seen, total = folders[folder], written[folder.rpartition("=")[2]]
+            if folder in gathered:
+                task.publish_partition(role, folder, seen, total, files)
+            else:
+                task.publish_partition(role, folder, seen, rows(seen) + total, former[folder] + files)
+    return sum(written.values()) - sum(rows(folders[folder]) for folder in gathered)
+
+
+def scattered(partition: Manifest | None) -> bool:
+    """Whether a partition lies in so many small files that to open them costs more than to write them once again."""
+    files = len(listed(partition))
+    return files >= MANY_FILES and rows(partition) < files * ROWS_PER_PARTITION // MANY_FILES
+
+
+def rows_with_date(dataset: str, files: Iterable[list[File]], contract: Contract) -> DataFrame:
+    """The rows of files of a dataset, with the date of their partition."""
+    reader = SparkSession.active().read.schema(schema(contract)).option("basePath", dataset)
+    return reader.parquet(*[file.uri for of_folder in files for file in of_folder]).select(*contract.columns, "date")
 
 
 def rows_by_date(dataset: str, files: list[File], contract: Contract) -> dict[str, int]:
     """How many rows the files of each date hold; Spark answers it from the files' footers, no column is read."""
     if not files:
         return {}
-    reader = SparkSession.active().read.schema(schema(contract)).option("basePath", dataset)
-    counted = reader.parquet(*[file.uri for file in files]).groupBy(F.col("date").cast("string")).count()
+    counted = rows_with_date(dataset, [files], contract).groupBy(F.col("date").cast("string")).count()
     return {row[0]: row[1] for row in counted.collect()}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from common import task
+from common import spark, task
 from jobs.ingest_events import main as job
 
 FOLDER = Path(job.__file__).parent
@@ -215,3 +215,27 @@ def test_large_dates_are_split_without_losing_the_key(shop: Shop, monkeypatch: p
     manifest = json.loads(shop.manifests()["date=2011-01-05"])
     assert len(manifest["outputs"]["events"]["files"]) > 2
     assert len(json.loads(shop.manifests()["date=2011-01-06"])["outputs"]["events"]["files"]) == 1
+
+
+def test_a_date_in_many_small_files_is_gathered_into_one_and_loses_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spark, "MANY_FILES", 3)
+    day = "date=2011-01-05"
+
+    def files() -> list[str]:
+        return [file["path"] for file in json.loads(shop.manifests()[day])["outputs"]["events"]["files"]]
+
+    for number in range(3):
+        shop.deliver(f"2011-01-0{5 + number}", [event(number, quantity=1 + number)])
+        assert shop.ingest(f"run-{number}", "--set", f"since=2011-01-0{5 + number}") == 0
+    scattered = files()
+    assert len(scattered) == 3
+    shop.deliver("2011-01-08", [event(3, quantity=4), event(0, quantity=9), event(4, "2011-01-06")])
+    assert shop.ingest("run-3", "--set", "since=2011-01-08") == 0
+    assert not set(files()) & set(scattered)
+    assert len(files()) <= 2
+    assert {row.event_id: row.quantity for row in shop.curated()[day]} == {"e0": 1, "e1": 2, "e2": 3, "e3": 4}
+    assert shop.task_manifest("run-3")["metrics"]["events"] == 2
+    for path in scattered:  # whoever resolved the former manifest still finds its files
+        assert (shop.root / "curated" / "events" / day / path).exists()
