@@ -80,6 +80,10 @@ push: build ## push the images to the registry of ENV=…, or to REGISTRY=…, a
 submit: setup ## a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
 	$(JOBS_PYTHON) -m tools.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
 
+.PHONY: show-environment
+show-environment: setup ## all values of an environment, and the file that each comes from (ENV=dev)
+	$(JOBS_PYTHON) -m tools.environment --environment $(ENV)
+
 create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
 	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
 

@@ -4,19 +4,15 @@ import argparse
 import json
 import sys
 import time
-import tomllib
 
 from rich.console import Console
 from rich.table import Table
 
-from common.contracts import nearest
+from common import job
 from common.failures import Failure
-from common.job import load
 from tools.build import RELEASE, docker, image, image_size, named
+from tools.environment import load, needed
 from tools.fingerprint import ROOT
-
-ENVIRONMENTS = ROOT / "airflow_dags" / "environments"
-SHARED = "shared"  # what all environments have in common
 
 
 def main() -> None:
@@ -31,10 +27,10 @@ def main() -> None:
     for heading in ("image", "digest", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
     try:
-        registry = arguments.registry or registry_of(arguments.environment)
+        registry = arguments.registry or needed(load(arguments.environment), "registry", "HOST[:PORT][/PREFIX]")
         release = json.loads(RELEASE.read_text()) if RELEASE.exists() else {}
         for name in named(arguments.job):
-            spark = load(ROOT / "jobs" / name).engine == "spark"
+            spark = job.load(ROOT / "jobs" / name).engine == "spark"
             if spark and (name not in release or image_size(image(name, release[name])) is None):
                 continue  # it is run from its bundle
             if name not in release:
@@ -46,22 +42,6 @@ def main() -> None:
     except Failure as error:
         sys.exit(str(error))
     console.print(table)
-
-
-def registry_of(environment: str) -> str:
-    """The registry of an environment; Failure if it names none, or if there is no such environment."""
-    known = sorted(file.stem for file in ENVIRONMENTS.glob("*.toml") if file.stem != SHARED)
-    if environment not in known:
-        raise Failure(f"There is no environment '{environment}'{nearest(environment, known)}.")
-    for name in (environment, SHARED):
-        file = ENVIRONMENTS / f"{name}.toml"
-        registry = tomllib.loads(file.read_text()).get("registry") if file.exists() else None
-        if registry:
-            return str(registry)
-    raise Failure(
-        f'{environment}.toml names no registry, expected registry = "HOST[:PORT][/PREFIX]"; add it there, '
-        "or name one: make push REGISTRY=HOST."
-    )
 
 
 def push(job: str, fingerprint: str, registry: str) -> tuple[str, str]:

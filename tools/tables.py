@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.table import Table
 from common import contracts
 from common.delivery import tables
 from common.failures import ArgumentError, Failure
+from tools.environment import load
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = ROOT / ".tandem" / "dynamodb"  # where a local Airflow notes the server that it brought along
@@ -21,12 +21,7 @@ LOCAL = ROOT / ".tandem" / "dynamodb"  # where a local Airflow notes the server 
 
 def delivery(environment: str) -> dict[str, Any]:
     """The section [delivery] of an environment; ArgumentError if there is no such environment."""
-    folder = ROOT / "airflow_dags" / "environments"
-    file = folder / f"{environment}.toml"
-    if not file.is_file():
-        known = sorted(each.stem for each in folder.glob("*.toml"))
-        raise ArgumentError(f"There is no environment '{environment}'{contracts.nearest(environment, known)}.")
-    section: dict[str, Any] = tomllib.loads(file.read_text())["delivery"]
+    section: dict[str, Any] = load(environment)["delivery"]
     return section
 
 

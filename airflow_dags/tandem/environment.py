@@ -1,13 +1,13 @@
 """The environment that pipelines run in: environments/<TANDEM_ENVIRONMENT>.toml, `laptop` if that is not set."""
 
 import os
-import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from tandem.errors import check_known
+from tandem import settings
+from tandem.errors import PipelineError, check_known
 from tandem.runtimes import ContainerRuntime, SparkRuntime
 from tandem.runtimes.docker import Docker
 from tandem.runtimes.emr import Emr
@@ -16,6 +16,7 @@ from tandem.runtimes.kubernetes_job import KubernetesJob
 from tandem.runtimes.kubernetes_pod import KubernetesPod
 from tandem.runtimes.process import Process
 from tandem.runtimes.spark_submit import SparkSubmit
+from tandem.settings import Settings
 
 CONTAINER_RUNTIMES: dict[str, type[Process | Docker | KubernetesPod]] = {
     "process": Process,
@@ -40,6 +41,7 @@ class Environment:
     tables: str  # how the names of the tables begin that products are published to; templates know it as `tables`
     retries: int
     retry_delay: timedelta
+    runs_at_once: int  # of a pipeline
     parts_at_once: int  # of a mapped task in a run
     container: ContainerRuntime
     spark: SparkRuntime
@@ -47,60 +49,40 @@ class Environment:
 
 def load(folder: Path) -> Environment:
     """The environment of this process, from the folder that holds one file for each."""
-    name = os.environ.get("TANDEM_ENVIRONMENT", "laptop")
-    check_known("environment", name, [file.stem for file in folder.glob("*.toml")], "TANDEM_ENVIRONMENT")
-    file = folder / f"{name}.toml"
-    table = tomllib.loads(file.read_text())
-    known = [
-        "lake",
-        "code",
-        "registry",
-        "retries",
-        "retry_delay_seconds",
-        "parts_at_once",
-        "container",
-        "spark",
-        "delivery",
-    ]
-    for key in table:
-        check_known("key", key, known, file.name)
-    code = Path(os.environ.get("TANDEM_CODE", folder / table["code"])).resolve()
-    shared = {"code": code, "registry": table.get("registry", "")}
-    container = chosen("container", table, file.name)
-    spark = chosen("spark", table, file.name)
+    said = settings.load(folder, os.environ.get("TANDEM_ENVIRONMENT", "laptop"), "TANDEM_ENVIRONMENT")
+    code = Path(os.environ.get("TANDEM_CODE", folder / said["code"])).resolve()
+    shared = {"code": code, "registry": said.get("registry") or ""}
     return Environment(
-        lake=table["lake"],
+        lake=said["lake"],
         code=code,
-        tables=table["delivery"]["tables"],
-        retries=table["retries"],
-        retry_delay=timedelta(seconds=table["retry_delay_seconds"]),
-        parts_at_once=table["parts_at_once"],
-        container=runtime(CONTAINER_RUNTIMES, container, f"[container] of {file.name}", shared, folder),
-        spark=runtime(SPARK_RUNTIMES, spark, f"[spark] of {file.name}", shared, folder),
+        tables=said["delivery"]["tables"],
+        retries=said["retries"],
+        retry_delay=timedelta(seconds=said["retry_delay_seconds"]),
+        runs_at_once=said["runs_at_once"],
+        parts_at_once=said["parts_at_once"],
+        container=runtime(CONTAINER_RUNTIMES, "container", said, shared),
+        spark=runtime(SPARK_RUNTIMES, "spark", said, shared),
     )
 
 
-def chosen(kind: str, table: dict[str, Any], file: str) -> dict[str, Any]:
-    """The runtime of a kind of jobs that its variable names, else the environment's own choice, with its settings."""
-    runtimes, where = table[kind], f"{VARIABLES[kind]} or [{kind}] of {file}"
-    name = os.environ.get(VARIABLES[kind], runtimes["runtime"])
-    check_known("runtime", name, runtimes.keys() - {"runtime"}, where)
-    return {"runtime": name, **runtimes[name]}
+def runtime(kinds: dict[str, type[Any]], kind: str, said: Settings, shared: dict[str, Any]) -> Any:
+    """The runtime of a kind of jobs that its variable names, else the environment's own choice, with its settings.
 
-
-def runtime(
-    kinds: dict[str, type[Any]], table: dict[str, Any], where: str, shared: dict[str, Any], folder: Path
-) -> Any:
-    """The runtime that a table of an environment describes; its files are named relative to that file's folder.
-
-    What several runtimes need is `shared`: each takes of it what it has a field for.
+    Its files and programs are named relative to the folder of environments. What several runtimes need is `shared`:
+    each takes of it what it has a field for.
     """
-    settings = dict(table)
-    name = settings.pop("runtime")
+    where = f"[{kind}] of {said.file}"
+    name = os.environ.get(VARIABLES[kind], said[kind]["runtime"])
+    described = {each for each, table in said[kind].items() if isinstance(table, dict)}
+    check_known("runtime", name, described, f"{VARIABLES[kind]} or {where}")
     check_known("runtime", name, kinds, where)
-    known = {entry.name: entry.type for entry in fields(kinds[name])}
+    table, where = said[kind][name], f"[{kind}.{name}] of {said.file}"
+    known = {entry.name: entry for entry in fields(kinds[name])}
     own = {name: value for name, value in shared.items() if known.pop(name, None)}
-    for key in settings:
+    for key in table:
         check_known("key", key, known, where)
-    paths = {key: folder.absolute() / value for key, value in settings.items() if known[key] is Path}
-    return kinds[name](**{**own, **settings, **paths})
+    for key, entry in known.items():
+        if key not in table and entry.default is MISSING and entry.default_factory is MISSING:
+            raise PipelineError(f"{where} lacks {key}, and so does {settings.SHARED}.toml; say it in one of the two.")
+    paths = {key: said.folder.absolute() / value for key, value in table.items() if known[key].type is Path}
+    return kinds[name](**{**own, **table, **paths})

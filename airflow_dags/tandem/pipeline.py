@@ -52,6 +52,7 @@ class Pipeline:
             self.folder.name,
             schedule=schedule,
             catchup=False,
+            max_active_runs=self.environment.runs_at_once,
             user_defined_macros={"code": self.environment.code, "tables": self.environment.tables},
             default_args={
                 "retries": self.environment.retries,

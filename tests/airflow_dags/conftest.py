@@ -115,7 +115,7 @@ class Workshop:
         for shared in ("common", "dockerfiles", "requirements"):
             (self.code / shared).symlink_to(ROOT / shared)
         (self.dags / "environments").mkdir(parents=True)
-        for shared in ("tandem", ".airflowignore"):
+        for shared in ("tandem", ".airflowignore", "environments/shared.toml"):
             (self.dags / shared).symlink_to(ROOT / "airflow_dags" / shared)
         submit = folder / "spark-submit"
         submit.write_text(SUBMIT)
@@ -127,6 +127,7 @@ code = "{self.code}"
 registry = "registry.example/team"
 retries = 1
 retry_delay_seconds = 0
+runs_at_once = 16
 parts_at_once = 3
 [delivery]
 tables = "tests-"

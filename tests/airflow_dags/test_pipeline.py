@@ -136,7 +136,9 @@ def test_an_unknown_environment_and_a_misspelt_key_of_one_are_refused(jobs, monk
     jobs.pipeline("p", 'dag.spark("build")', cluster={}, build={})
     file = jobs.dags / "environments" / "laptop.toml"
     file.write_text(file.read_text().replace("master =", "mater ="))
-    with pytest.raises(AssertionError, match=r"\[spark\] of laptop.toml names the key 'mater'.*did you mean 'master'"):
+    with pytest.raises(
+        AssertionError, match=r"\[spark.spark_submit\] of laptop.toml names the key 'mater'.*did you mean 'master'"
+    ):
         jobs.load("p")
     monkeypatch.setenv("TANDEM_ENVIRONMENT", "labtop")
     with pytest.raises(AssertionError, match=r"names the environment 'labtop'.*did you mean 'laptop'"):

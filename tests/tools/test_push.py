@@ -105,27 +105,3 @@ def test_another_image_that_comes_back_is_told(registry, make_image, tmp_path, m
 def test_a_registry_that_is_not_there_is_told_with_what_docker_says(registry, make_image):
     with pytest.raises(Failure, match=r"docker push 127\.0\.0\.1:9/.* failed and says: .*refused"):
         push.push(make_image(), FINGERPRINT, "127.0.0.1:9")
-
-
-@pytest.fixture
-def environments(tmp_path, monkeypatch):
-    """The folder of an environment that says nothing of a registry."""
-    monkeypatch.setattr(push, "ENVIRONMENTS", tmp_path)
-    (tmp_path / "staging.toml").write_text("retries = 1\n")
-    return tmp_path
-
-
-def test_the_registry_is_the_environments_own_or_the_one_that_all_share(environments):
-    with pytest.raises(Failure, match=r"staging\.toml names no registry, expected registry = "):
-        push.registry_of("staging")
-    (environments / "shared.toml").write_text('registry = "registry.example/shared"\n')
-    assert push.registry_of("staging") == "registry.example/shared"
-    (environments / "staging.toml").write_text('registry = "registry.example/staging"\n')
-    assert push.registry_of("staging") == "registry.example/staging"
-
-
-def test_an_unknown_environment_is_told_with_the_nearest_name(environments):
-    (environments / "shared.toml").write_text('registry = "registry.example/shared"\n')
-    for name in ("stagng", "shared"):
-        with pytest.raises(Failure, match=f"no environment '{name}'.*'?staging"):
-            push.registry_of(name)

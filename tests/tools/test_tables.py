@@ -56,7 +56,10 @@ def test_the_commands_say_what_they_did_and_what_is_wrong(moto: str) -> None:
     assert made.returncode == 0, made.stderr
     assert "tandem-laptop-recommendations" in made.stdout
     wrong = told("tools.tables", "--environment", "lapdog", **there)
-    assert (wrong.returncode, wrong.stderr) == (1, "There is no environment 'lapdog'; did you mean 'laptop'.\n")
+    assert (wrong.returncode, wrong.stderr) == (
+        1,
+        "ENV names the environment 'lapdog', which does not exist: did you mean 'laptop'?\n",
+    )
     rollback = ["tools.rollback", "--environment", "laptop", "--product"]
     none = told(*rollback, "recommendations", **there)
     assert none.returncode == 1
