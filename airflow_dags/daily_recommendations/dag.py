@@ -6,7 +6,9 @@ Runs whenever new events are in the Airflow asset curated/events.
 from airflow.sdk import Asset
 from tandem import Pipeline
 
-with Pipeline(__file__, schedule=[Asset("curated/events")]) as dag:
+with Pipeline(
+    __file__, schedule=[Asset("curated/events")], tags=["recommendations"], default_args={"owner": "personalization"}
+) as dag:
     interactions = dag.spark("build_interactions")
     model = dag.container("train_recommender", interactions=interactions)
     predictions = dag.container("predict_recommendations", shards=4, interactions=interactions, model=model)

@@ -2,6 +2,6 @@
 
 from tandem import Pipeline
 
-with Pipeline(__file__, schedule=None) as dag:
+with Pipeline(__file__, schedule=None, tags=["recommendations"], default_args={"owner": "personalization"}) as dag:
     similar = dag.container("build_similar_items")
     dag.container("publish_product", product=similar)

@@ -38,19 +38,27 @@ class Pipeline:
     {"parameters": {…}}, for Spark jobs the keys of [spark] in job.toml too; strings in it may be templates.
     What a job writes to a dataset of the lake is an Airflow asset of the same name.
 
+    README.md of the folder is the DAG's documentation on Airflow's page, its first paragraph the description. Other
+    options are Airflow's: `tags=["team"]`, or `default_args={"owner": "team", "retries": 3}` over the environment's.
+
     A cluster is opened just before the first of its Spark tasks and closed right after the last one, if the
     environment's runtime has any. `cluster="cluster_large"` runs a task on what cluster_large.json describes, instead
     of cluster.json; `reopen=True` closes the cluster before whatever comes between, and opens another of the kind.
     """
 
-    def __init__(self, file: str, *, schedule: Any, **options: Any) -> None:
+    def __init__(
+        self, file: str, *, schedule: Any, default_args: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
         self.folder = Path(file).parent
         self.environment = environment.load(self.folder.parent / "environments")
         self.jobs: dict[str, Job] = {}
         self.clusters: list[Shared] = []
+        documentation = self.text("README.md", "Airflow shows it, and its first paragraph is the DAG's description")
         self.dag = DAG(
             self.folder.name,
             schedule=schedule,
+            description=first_paragraph(documentation),
+            doc_md=documentation,
             catchup=False,
             max_active_runs=self.environment.runs_at_once,
             user_defined_macros={"code": self.environment.code, "tables": self.environment.tables},
@@ -59,6 +67,7 @@ class Pipeline:
                 "retry_delay": self.environment.retry_delay,
                 "on_failure_callback": tell_failure,
                 "on_retry_callback": tell_failure,
+                **(default_args or {}),
             },
             **options,
         )
@@ -107,11 +116,15 @@ class Pipeline:
 
     def read(self, name: str) -> dict[str, Any]:
         """A JSON file of the app folder."""
+        settings: dict[str, Any] = json.loads(self.text(name, "{} if there is nothing to say"))
+        return settings
+
+    def text(self, name: str, why: str) -> str:
+        """A file of the app folder."""
         file = self.folder / name
         if not file.exists():
-            raise PipelineError(f"{self.dag.dag_id} has no {name}; write it, {{}} if there is nothing to say.")
-        settings: dict[str, Any] = json.loads(file.read_text())
-        return settings
+            raise PipelineError(f"{self.folder.name} has no {name}; write it, {why}.")
+        return file.read_text()
 
     def settings(self, job: Job, task_id: str) -> dict[str, Any]:
         """The settings of a task, checked against what its job takes."""
@@ -222,3 +235,9 @@ class Pipeline:
         """The IDs of all tasks that a task waits for."""
         ids: set[str] = task.get_flat_relative_ids(upstream=True)
         return ids
+
+
+def first_paragraph(document: str) -> str:
+    """The first paragraph below the title of a document, in one line."""
+    _, _, body = document.partition("\n")
+    return " ".join(body.strip().partition("\n\n")[0].split())

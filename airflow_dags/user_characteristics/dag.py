@@ -6,7 +6,9 @@ Runs whenever there are new subscriptions or cancellations in the Airflow asset 
 from airflow.sdk import Asset
 from tandem import Pipeline
 
-with Pipeline(__file__, schedule=[Asset("curated/users")]) as dag:
+with Pipeline(
+    __file__, schedule=[Asset("curated/users")], tags=["characteristics"], default_args={"owner": "personalization"}
+) as dag:
     features = dag.spark("build_user_features")
     model = dag.container("train_churn", features=features)
     predictions = dag.container("predict_churn", shards=4, features=features, model=model)

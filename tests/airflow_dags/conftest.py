@@ -182,6 +182,7 @@ releaseLabel = "emr-7.9.0"
         """Add a pipeline: the body of its `with`, and its JSON files by name."""
         folder = self.dags / name
         folder.mkdir()
+        (folder / "README.md").write_text(f"# {name}\nMade for a\ntest.\n\nNothing more.\n")
         for task in settings:
             (folder / f"{task}.json").write_text(json.dumps(settings[task]))
         lines = "\n".join(f"    {line}" for line in body.strip().splitlines())

@@ -3,6 +3,7 @@
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from tandem import environment
+from tandem.operator import tell_failure
 from tandem.runtimes import Cluster
 from tandem.runtimes.spark_submit import SparkSubmit
 
@@ -118,6 +119,22 @@ def test_what_does_not_fit_is_refused_while_parsing_in_one_sentence(jobs, body, 
     with pytest.raises(AssertionError) as error:
         jobs.load("p")
     assert sentence in str(error.value).splitlines()[-1]
+
+
+def test_the_readme_of_a_folder_is_its_documentation_and_what_a_pipeline_says_goes_over_the_environment(jobs):
+    jobs.job("single")
+    jobs.pipeline("p", 'dag.container("single")', single={})
+    dag_file = jobs.dags / "p" / "dag.py"
+    given = 'schedule=None, tags=["team"], default_args={"owner": "ann", "retries": 7}'
+    dag_file.write_text(dag_file.read_text().replace("schedule=None", given))
+    dag = jobs.load("p")
+    assert (dag.description, dag.tags) == ("Made for a test.", {"team"})
+    assert dag.doc_md.endswith("Nothing more.\n")
+    task = dag.get_task("single")
+    assert (task.owner, task.retries, task.on_failure_callback) == ("ann", 7, [tell_failure])
+    (jobs.dags / "p" / "README.md").unlink()
+    with pytest.raises(AssertionError, match=r"p has no README.md; write it, Airflow shows it"):
+        jobs.load("p")
 
 
 def test_a_job_may_take_any_one_of_several_contracts(jobs):

@@ -50,7 +50,10 @@ def test_every_folder_is_one_pipeline_of_its_name(bag):
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_every_folder_explains_itself_and_every_setup_has_its_teardown(bag, folder):
     dag = bag.dags[folder]
-    assert (DAGS / folder / "README.md").read_text().startswith(f"# {folder}\n")
+    assert dag.doc_md.startswith(f"# {folder}\n")
+    assert dag.description and dag.description in " ".join(dag.doc_md.split())
+    assert dag.tags
+    assert "airflow" not in {task.owner for task in dag.tasks}, "nobody is named whom to ask"
     assert (DAGS / folder / "cluster.json").exists() == any(
         task.runtime.__class__.__name__ == "SparkSubmit" for task in jobs(dag)
     )
@@ -65,7 +68,12 @@ def jobs(dag):
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_parsing_reads_only_what_belongs_to_the_dags_and_takes_less_than_a_second(parsed, folder):
     seen, seconds = parsed[folder]
-    own = [DAGS / folder / "dag.py", *(DAGS / folder).glob("*.json"), *(DAGS / "environments").glob("*.toml")]
+    own = [
+        DAGS / folder / "dag.py",
+        DAGS / folder / "README.md",
+        *(DAGS / folder).glob("*.json"),
+        *(DAGS / "environments").glob("*.toml"),
+    ]
     assert {path for event, path in seen} <= {str(file) for file in [*own, DAGS / "job_catalogue.json"]}
     assert {event for event, path in seen} == {"open"}
     assert seconds < 1
