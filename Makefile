@@ -46,8 +46,9 @@ generate-data: setup ## a made-up shop of any size (USERS= ITEMS= EVENTS= DAYS= 
 	    $(if $(USERS),--users $(USERS)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EVENTS),--events $(EVENTS)) \
 	    $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED)) $(if $(LEVEL),--level $(LEVEL))
 
-bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## models side by side on MovieLens 100K and the sample (MOVIELENS=u.data)
+bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## models side by side: recommendations (MOVIELENS=u.data) and churn (TELCO=csv)
 	$(JOBS_PYTHON) -m benchmarks.quality --movielens $(or $(MOVIELENS),.tandem/movielens/recbole/dataset_example/ml-100k/ml-100k.inter)
+	$(JOBS_PYTHON) -m benchmarks.churn $(if $(TELCO),--telco $(TELCO))
 
 # The package is only what carries the data; its licence forbids to pass them on, so they are fetched where they are used.
 .tandem/movielens/ready: requirements/movielens.txt | $(UV)

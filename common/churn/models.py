@@ -21,7 +21,7 @@ from common.churn.encoding import Floats
 Arrays = dict[str, NDArray[Any]]
 Part = TypeVar("Part", "Regression", "Trees")
 BLOCK = 20_000  # rows; their parts stay near the cache
-ONE_THREAD = 50_000  # rows up to which threads wait for each other longer than they work, if others want the cores too
+ONE_THREAD = 300_000  # rows up to which threads wait for each other longer than they work, if others want the cores
 
 
 class Model(Protocol):

@@ -6,8 +6,9 @@ not seen it. The one that was best on the held-out users ships, as it was judged
 and not much worse than the model in place, which is judged on the same rows.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,6 +27,7 @@ RECENCY = Encoding(["recency_days"], [None])
 RULE = "recency rule"
 STRENGTHS = (0.1, 0.01, 1.0)
 LEAVES = (8, 24)
+Progress = Callable[[str, int, int], None]
 HELD_OUT = 5  # one user in so many
 
 
@@ -66,7 +68,7 @@ def fit(name: str, setting: float, matrix: Floats, churned: Churned, seed: int) 
     return models.fit_regression(matrix, churned, setting)
 
 
-def chosen_settings(task: Task, training: Rows, held_out: Churned, seed: int) -> dict[str, dict[str, float]]:
+def chosen_settings(training: Rows, held_out: Churned, seed: int, progress: Progress) -> dict[str, dict[str, float]]:
     """By model: its best setting, and the log loss with it on the held-out users."""
     fitting, asked = training.where(~held_out), training.where(held_out)
     columns = encoding.fit_encoding(fitting.features)
@@ -83,13 +85,50 @@ def chosen_settings(task: Task, training: Rows, held_out: Churned, seed: int) ->
     odds: dict[str, Floats] = {}
     for name, settings in (("logistic regression", STRENGTHS), ("boosted trees", LEAVES)):
         for setting in settings:
-            task.progress(f"settings tried, now {setting} of {name},", len(odds), 2)
+            progress(f"models tried, now {name} with {setting:g},", len(odds), 2)
             tried = models.log_odds(fit(name, setting, matrix, fitting.churned, seed), asked_matrix)
             if name not in found or loss(tried) < found[name]["held_out_log_loss"]:
                 found[name], odds[name] = {"setting": setting, "held_out_log_loss": loss(tried)}, tried
     mean = (odds["logistic regression"] + odds["boosted trees"]) / 2
     found["blend"] = {"held_out_log_loss": loss(mean)}
     return found
+
+
+class Judged(NamedTuple):
+    """Models fitted on the training rows, and by model's name what they are worth on the rows to judge on.
+
+    `calibrated` are log-odds of each row by a calibration that has not seen it. The winner was best on held-out users.
+    """
+
+    winner: str
+    columns: Encoding
+    fitted: dict[str, Model]
+    odds: dict[str, Floats]
+    calibrated: dict[str, Floats]
+    quality: dict[str, dict[str, float]]
+
+
+def fit_and_judge(training: Rows, judged: Rows, held_out: Churned, seed: int, progress: Progress) -> Judged:
+    """Settings from the held-out users of the training rows, models of all training rows, judged beside the rule."""
+    chosen = chosen_settings(training, held_out, seed, progress)
+    columns = encoding.fit_encoding(training.features)
+    matrix, judged_matrix = columns.matrix(training.features), columns.matrix(judged.features)
+    fitted: dict[str, Model] = {
+        name: fit(name, found["setting"], matrix, training.churned, seed)
+        for name, found in chosen.items()
+        if "setting" in found
+    }
+    fitted["blend"] = Blend(fitted["logistic regression"], fitted["boosted trees"])
+    odds = {name: models.log_odds(model, judged_matrix) for name, model in fitted.items()}
+    rule = models.fit_regression(RECENCY.matrix(training.features), training.churned, 1.0)
+    odds[RULE] = models.log_odds(rule, RECENCY.matrix(judged.features))
+    calibrated = {name: calibration.cross_calibrated(each, judged.churned, seed) for name, each in odds.items()}
+    quality = {
+        name: calibration.quality(odds[name], each, judged.churned) | chosen.get(name, {})
+        for name, each in calibrated.items()
+    }
+    winner = min(chosen, key=lambda name: chosen[name]["held_out_log_loss"])
+    return Judged(winner, columns, fitted, odds, calibrated, quality)
 
 
 def in_place(task: Task, judged: Rows, foretells: dict[str, Any]) -> dict[str, float]:
@@ -146,26 +185,10 @@ def main(task: Task) -> None:
     unusable = encoding.unusable_numbers(everyone.features)
     task.log("read", training=len(training.churned), judged=len(judged.churned), unusable_numbers=unusable)
 
-    chosen = chosen_settings(task, training, held_out, seed)
-    columns = encoding.fit_encoding(training.features)
-    matrix, judged_matrix = columns.matrix(training.features), columns.matrix(judged.features)
-    fitted: dict[str, Model] = {
-        name: fit(name, found["setting"], matrix, training.churned, seed)
-        for name, found in chosen.items()
-        if "setting" in found
-    }
-    fitted["blend"] = Blend(fitted["logistic regression"], fitted["boosted trees"])
-    rule = models.fit_regression(RECENCY.matrix(training.features), training.churned, 1.0)
-    odds = {name: models.log_odds(model, judged_matrix) for name, model in fitted.items()}
-    odds[RULE] = models.log_odds(rule, RECENCY.matrix(judged.features))
-    honest = {name: calibration.cross_calibrated(each, judged.churned, seed) for name, each in odds.items()}
-    quality = {
-        name: calibration.quality(odds[name], each, judged.churned) | chosen.get(name, {})
-        for name, each in honest.items()
-    }
-    for name, figures in quality.items():
+    found = fit_and_judge(training, judged, held_out, seed, task.progress)
+    for name, figures in found.quality.items():
         task.log("judged", model=f"'{name}'", **figures)
-    winner = min(chosen, key=lambda name: chosen[name]["held_out_log_loss"])
+    winner = found.winner
     used = task.input("features").manifests[0].document["parameters"]
     foretells = {name: used.get(name) for name in ("churn", "horizon_days")}
     former = in_place(task, judged, foretells)
@@ -175,25 +198,25 @@ def main(task: Task) -> None:
         "training_rows": len(training.churned),
         "judged_rows": len(judged.churned),
         "unusable_numbers": unusable,
-        "models": quality,
+        "models": found.quality,
         "in_place": former,
     }
-    refuse_unless_better(winner, quality, former, task.parameters["largest_loss"])
+    refuse_unless_better(winner, found.quality, former, task.parameters["largest_loss"])
 
-    bins = calibration.reliability(models.probability(honest[winner]), judged.churned)
+    bins = calibration.reliability(models.probability(found.calibrated[winner]), judged.churned)
     document = {
         "model": winner,
-        **asdict(columns),
-        **calibration.fit_calibration(odds[winner], judged.churned)._asdict(),
+        **asdict(found.columns),
+        **calibration.fit_calibration(found.odds[winner], judged.churned)._asdict(),
         **foretells,
         "cut": str(newest),
-        "models": quality,
+        "models": found.quality,
         "reliability": bins,
     }
     plot = calibration.drawing(bins, f"{winner}, {len(judged.churned):,} users as of {newest}")
     storage.write(f"{task.folder('model')}/calibration.svg", plot.encode())
     for role in ("model", "next_in_place"):
-        tables.write_arrays(task, role, fitted[winner].arrays(), document)
+        tables.write_arrays(task, role, found.fitted[winner].arrays(), document)
 
 
 if __name__ == "__main__":
