@@ -1,14 +1,17 @@
-"""The same jobs on the same inputs in all runtimes of Python jobs: manifests that say the same, and the same bytes."""
+"""The same jobs on the same inputs in all runtimes: manifests that say the same, and the same bytes."""
 
 import json
 import shutil
 import subprocess
 from pathlib import Path
 
+import boto3
 import pytest
 from tandem import catalogue
 from tandem.runtimes import Work
 from tandem.runtimes.docker import Docker
+from tandem.runtimes.emr import Emr
+from tandem.runtimes.emr_serverless import EmrServerless
 from tandem.runtimes.process import Process
 from tandem.runtimes.spark_submit import SparkSubmit
 
@@ -127,3 +130,52 @@ def test_a_container_leaves_on_s3_what_it_leaves_in_files(compared, release, s3_
         if there.endswith("/manifest.json"):
             one, other = of_task(json.loads(one)), of_task(json.loads(other))
         assert one == other
+
+
+AWS_RUNTIMES = {
+    "emr": Emr(poll_seconds=0.1),
+    "emr_serverless": EmrServerless(execution_role="arn:aws:iam::123456789012:role/jobs", poll_seconds=0.1),
+}
+
+
+def opened(name):
+    """A cluster or an application that takes jobs."""
+    if name == "emr_serverless":
+        client = boto3.client("emr-serverless")
+        return client.create_application(name="c", type="SPARK", releaseLabel="emr-7.9.0")["applicationId"]
+    client = boto3.client("emr")
+    instances = {"KeepJobFlowAliveWhenNoSteps": True, "MasterInstanceType": "m6g.xlarge", "InstanceCount": 1}
+    return client.run_job_flow(Name="c", Instances=instances, ReleaseLabel="emr-7.9.0")["JobFlowId"]
+
+
+@pytest.mark.parametrize(("name", "runtime"), AWS_RUNTIMES.items())
+def test_a_cluster_leaves_what_spark_submit_leaves(workshop, aws, monkeypatch, name, runtime):
+    """The same job on the same lake: the same result, and manifests that say the same but for their runs' times."""
+    body = "task.metrics['answer'] = len(task.parameters['text'])"
+    text = '[parameters.text]\ntype = "string"\ndefault = "a b"\nhelp = "a text"'
+    workshop.job("count", body, more=f'[outputs.interactions]\ncontract = "interactions@1"\n{text}', engine="spark")
+    workshop.on_aws(name, aws, monkeypatch)
+    submit = SparkSubmit(
+        code=workshop.code,
+        python=PROGRAMS / "python",
+        spark_submit=workshop.dags.parent / "spark-submit",
+        master="local[1]",
+    )
+    found = catalogue.find(workshop.dags / "job_catalogue.json", "count", "spark", "")
+    left = []
+    for each in (submit, runtime):
+        request = {**each.request(found, {}), "fingerprint": json.loads(workshop.release)["count"]}
+        if "logs" in request:
+            request["logs"] = f"{workshop.uri}/logs"
+        cluster = opened(name) if each is runtime else None
+        work = Work(
+            "count", workshop.uri, "d", "r", "count", 1, None, {}, {"text": "it's 'quoted' $HOME"}, request, cluster
+        )
+        assert each.watch(each.submit(work)).exit_code == 0
+        left.append(of_task(json.loads(storage.read(f"{work.key}/manifest.json")[0])))
+        storage.delete(work.key)
+    (checkout, one), (built, other) = left
+    assert one == other
+    assert one["metrics"] == {"answer": 19}
+    assert checkout.startswith("checkout-")
+    assert built == json.loads(workshop.release)["count"]

@@ -143,4 +143,9 @@ def test_cancel_ends_a_run_while_another_thread_watches_it(direct):
     assert outcome.exit_code == 1
     assert outcome.explanation.startswith(f"Job run {run.id} of application {run.application} is CANCELLED.")
     ps = ["ps", "-A", "-o", "args="]
-    until(lambda: "--task-id cancelled" not in subprocess.run(ps, capture_output=True, text=True, check=True).stdout)
+    until(
+        lambda: (
+            f"{run.work.lake} --dag-id d --run-id r --task-id cancelled"
+            not in subprocess.run(ps, capture_output=True, text=True, check=True).stdout
+        )
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from tandem.environment import SPARK_RUNTIMES
 
 ROOT = Path(__file__).parents[2]
 DAGS = ROOT / "airflow_dags"
@@ -63,6 +64,31 @@ def test_every_folder_explains_itself_and_every_setup_has_its_teardown(bag, fold
 
 def jobs(dag):
     return [task if hasattr(task, "runtime") else task.unmap({"part": 0}) for task in dag.tasks]
+
+
+@pytest.mark.parametrize("runtime", [name for name in SPARK_RUNTIMES if name != "spark_submit"])
+def test_another_runtime_of_spark_changes_operators_and_nothing_in_any_folder(bag, monkeypatch, runtime):
+    """What opens and closes clusters comes around the same tasks, in the same order, with the same settings."""
+    monkeypatch.setenv("TANDEM_SPARK", runtime)
+    other = DagBag(str(DAGS))
+    assert other.import_errors == {}
+    around = 0
+    for folder in FOLDERS:
+        here, there = bag.dags[folder], other.dags[folder]
+        added = set(there.task_dict) - set(here.task_dict)
+        assert all(task_id == "done" or task_id.startswith(("open_", "await_", "close_")) for task_id in added)
+        around += len(added)
+        for task in jobs(here):
+            same = next(each for each in jobs(there) if each.task_id == task.task_id)
+            assert same.upstream_task_ids - added == task.upstream_task_ids
+            assert same.downstream_task_ids - added == task.downstream_task_ids
+            assert (same.job, same.lake, same.predecessors, same.parameters) == (
+                task.job,
+                task.lake,
+                task.predecessors,
+                task.parameters,
+            )
+    assert around >= 3
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
