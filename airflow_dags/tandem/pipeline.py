@@ -6,12 +6,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Asset, BaseOperator
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from tandem import catalogue, environment
 from tandem.catalogue import Job
+from tandem.done import Done
 from tandem.errors import PipelineError, check_known
 from tandem.operator import JobOperator, tell_failure
 from tandem.runtimes import Cluster, ContainerRuntime
@@ -202,11 +202,7 @@ class Pipeline:
             )
 
     def put_clusters_around_spark(self) -> None:
-        """Open each once all is done that all its tasks wait for, close it after the last, let no failure be hidden.
-
-        Airflow leaves a teardown out when it decides on a run, and with on_failure_fail_dagrun it takes it alone: the
-        leaf `done`, after all the work, brings in the rest.
-        """
+        """Open each once all is done that all its tasks wait for, close it after the last, let no failure be hidden."""
         opened = [(shared.cluster, shared.tasks) for shared in self.clusters if shared.cluster]
         around = {task.task_id for cluster, _ in opened for task in cluster}
         last = [task for task in self.dag.tasks if not task.downstream_task_ids and task.task_id not in around]
@@ -214,7 +210,9 @@ class Pipeline:
         for cluster, tasks in opened:
             self.put_around(cluster, tasks, before)
         if opened:
-            last >> EmptyOperator(task_id="done")
+            done = Done(task_id="done")
+            [*last, *(cluster.close for cluster, _ in opened)] >> done
+            done.as_teardown(on_failure_fail_dagrun=True)
 
     def put_around(self, cluster: Cluster, tasks: list[Task], before: Mapping[str, set[str]]) -> None:
         """Open a cluster before its tasks and close it after them; `before` has what each Spark task waits for."""
@@ -229,7 +227,7 @@ class Pipeline:
                 cluster.ready >> task
             if not any(task.task_id in before[other] for other in own):
                 task >> cluster.close
-        cluster.close.as_teardown(setups=cluster.open, on_failure_fail_dagrun=True)
+        cluster.close.as_teardown(setups=cluster.open)
 
     def upstream(self, task: Any) -> set[str]:
         """The IDs of all tasks that a task waits for."""

@@ -79,7 +79,7 @@ def test_a_flaky_job_runs_again_and_one_that_fails_says_why_and_no_application_i
     described = {"cluster.emr_serverless": APPLICATION}
     workshop.pipeline("serverless", 'dag.spark("flaky")\ndag.spark("killed")', flaky={}, killed={}, **described)
     ran = workshop.run("serverless")
-    around = {"open_cluster": "success", "close_cluster": "success", "done": "upstream_failed"}
+    around = {"open_cluster": "success", "close_cluster": "success", "done": "failed"}
     assert ran.states == {**around, "flaky": "success", "killed": "failed"}
     assert ran.state == "failed"
     ((state, runs),) = applications("serverless")

@@ -171,8 +171,9 @@ def test_a_cluster_is_opened_just_before_the_first_spark_task_and_closed_right_a
     assert dag.get_task("close").upstream_task_ids == {"build", "open"}
     assert dag.get_task("open").is_setup
     assert dag.get_task("close").is_teardown
-    assert dag.get_task("close").on_failure_fail_dagrun
-    assert dag.get_task("done").upstream_task_ids == {"after"}
+    assert dag.get_task("done").upstream_task_ids == {"after", "close"}
+    assert dag.get_task("done").is_teardown
+    assert dag.get_task("done").on_failure_fail_dagrun
 
 
 def test_a_cluster_is_kept_for_the_spark_task_after_a_container(clustered):
@@ -194,7 +195,7 @@ def test_a_cluster_is_opened_anew_after_a_container_if_the_pipeline_says_so(clus
     assert dag.get_task("open_refine").upstream_task_ids == {"train"}
     assert dag.get_task("refine").upstream_task_ids == {"build", "train", "open_refine", "ready_refine"}
     assert dag.get_task("close_refine").upstream_task_ids == {"refine", "open_refine"}
-    assert dag.get_task("done").upstream_task_ids == {"after"}
+    assert dag.get_task("done").upstream_task_ids == {"after", "close", "close_refine"}
 
 
 def test_tasks_of_one_pipeline_run_on_clusters_of_different_files(clustered):
@@ -209,7 +210,7 @@ dag.spark("refine", task_id="again", interactions=built, cluster="cluster_large"
     assert dag.get_task("close").upstream_task_ids == {"build", "open"}
     assert dag.get_task("open_large").upstream_task_ids == {"build"}
     assert dag.get_task("close_large").upstream_task_ids == {"refine", "again", "open_large"}
-    assert dag.get_task("done").upstream_task_ids == {"refine", "again"}
+    assert dag.get_task("done").upstream_task_ids == {"refine", "again", "close", "close_large"}
 
 
 def test_where_nothing_opens_there_is_no_cluster_in_the_graph(jobs):
@@ -224,9 +225,9 @@ def test_where_nothing_opens_there_is_no_cluster_in_the_graph(jobs):
         (
             "work_fails",
             'dag.spark("broken", interactions=dag.spark("build"))',
-            {"broken": "failed", "close": "success", "done": "upstream_failed", "run": "failed"},
+            {"broken": "failed", "close": "success", "done": "failed", "run": "failed"},
         ),
-        ("leak", HYBRID, {"build": "success", "close": "failed", "done": "success", "run": "failed"}),
+        ("leak", HYBRID, {"build": "success", "close": "failed", "done": "failed", "run": "failed"}),
     ],
 )
 def test_no_failure_is_hidden_and_the_cluster_is_closed_after_one(clustered, name, body, states):
