@@ -50,6 +50,9 @@ bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## models side 
 	$(JOBS_PYTHON) -m benchmarks.quality --movielens $(or $(MOVIELENS),.tandem/movielens/recbole/dataset_example/ml-100k/ml-100k.inter)
 	$(JOBS_PYTHON) -m benchmarks.churn $(if $(TELCO),--telco $(TELCO))
 
+bench-recommending: setup .venv-peers/ready ## fitting and ranking beside implicit (LARGE=1 for a million users)
+	$(JOBS_PYTHON) -m benchmarks.recommending $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
+
 # The package is only what carries the data; its licence forbids to pass them on, so they are fetched where they are used.
 .tandem/movielens/ready: requirements/movielens.txt | $(UV)
 	$(UV) pip install -q --target $(@D) --no-deps --require-hashes --python $(JOBS_PYTHON) -r requirements/movielens.txt

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from common.recommending.blocks import blocks, in_parallel
 from common.recommending.evaluation import DEPTH, Truth, quality
 from common.recommending.histories import Floats, History
-from common.recommending.ranking import BLOCK_VALUES, Positions, Ranking, Scorer, rows_of, top_entries
+from common.recommending.ranking import BLOCK_VALUES, LARGEST_BLOCK, Positions, Ranking, Scorer, rows_of, top_entries
 
 CANDIDATES = 50  # of each member, among which weights are sought
 STEPS = (0.25, 0.5, 1.0, 2.0)  # weights to try for a member beside what is there
@@ -127,7 +127,7 @@ def candidates(members: Sequence[Scorer], users: int, exclude: sp.csr_matrix | N
         rows, items = np.divmod(keys, max(1, scores[0].shape[1]))
         return rows + part.start, items, np.stack([score[rows, items] for score in scores], axis=1)
 
-    size = BLOCK_VALUES // max(1, sum(member.width for member in members))
+    size = min(LARGEST_BLOCK, BLOCK_VALUES // max(1, sum(member.width for member in members)))
     parts = list(in_parallel(of_block, blocks(users, size)))
     if not parts:
         return Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, len(members)), np.float32))

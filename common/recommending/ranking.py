@@ -13,6 +13,8 @@ from common.recommending.blocks import blocks, in_parallel
 from common.recommending.histories import Floats
 
 SMALLEST = np.finfo(np.float32).smallest_subnormal
+FLOAT_BITS, LARGEST_FLOAT = 31, 2**31 - 1  # of positive floats
+LARGEST_BLOCK = 4096  # rows
 BLOCK_VALUES = 2_000_000  # scores of a block of users: 8 MB, to stay near the cache
 
 Positions = NDArray[np.int64]
@@ -77,7 +79,7 @@ def rank(scorer: Scorer, users: int, count: int, exclude: sp.csr_matrix | None =
             block[rows_of(excluded), excluded.indices] = 0
         return top_entries(block, count)
 
-    yield from in_parallel(of_block, blocks(users, BLOCK_VALUES // max(1, scorer.width)))
+    yield from in_parallel(of_block, blocks(users, min(LARGEST_BLOCK, BLOCK_VALUES // max(1, scorer.width))))
 
 
 def joined(rankings: list[Ranking]) -> Ranking:
@@ -139,10 +141,32 @@ def top_of_sparse(block: sp.csr_matrix, count: int, excluded: sp.csr_matrix | No
 
 
 def _first(row: Positions, column: Positions, value: Floats, count: int) -> Entries:
-    order = np.lexsort((column, -value, row))
-    row, column, value = row[order], column[order], value[order]
-    kept = np.arange(len(row)) - np.searchsorted(row, row) < count
-    return row[kept], column[kept], value[kept]
+    """The `count` largest positive values of each row; best first, ties to the lower column.
+
+    By sorting whole numbers that hold row, value and column, in this order of weight: many times as fast as sorting by
+    three keys. The bits of positive floats are in the order of the floats.
+    """
+    if not len(row):
+        return row, column, value
+    width = int(column.max()).bit_length()
+    if int(row.max()).bit_length() + FLOAT_BITS + width > 64:
+        raise ValueError(
+            f"{row.max() + 1} rows of {column.max() + 1} columns are too many for one block: use smaller ones"
+        )
+    below = np.uint64(LARGEST_FLOAT) - value.view(np.uint32).astype(np.uint64)
+    keys = (
+        (row.astype(np.uint64) << np.uint64(FLOAT_BITS + width))
+        | (below << np.uint64(width))
+        | column.astype(np.uint64)
+    )
+    keys.sort()
+    row = (keys >> np.uint64(FLOAT_BITS + width)).astype(np.int64)
+    first = np.flatnonzero(np.diff(row, prepend=-1))
+    number = np.arange(len(row)) - np.repeat(first, np.diff(first, append=len(row)))
+    keys, row = keys[number < count], row[number < count]
+    column = (keys & np.uint64((1 << width) - 1)).astype(np.int64)
+    bits = np.uint64(LARGEST_FLOAT) - ((keys >> np.uint64(width)) & np.uint64(LARGEST_FLOAT))
+    return row, column, bits.astype(np.uint32).view(np.float32)
 
 
 def _contained(values: Positions, ascending: Positions) -> NDArray[np.bool_]:
