@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from sklearn.utils.extmath import randomized_svd
 from threadpoolctl import threadpool_limits
 
 from common.recommending.blocks import cores
@@ -23,6 +22,8 @@ def svd(matrix: sp.csr_matrix, factors: int, item_power: float, seed: int = 1) -
     O(entries factors + (users + items) factors^2) time; memory: the matrix twice and (users + items) factors floats.
     The same seed gives the same factors. At most as many factors as users or items.
     """
+    from sklearn.utils.extmath import randomized_svd  # here, because it takes a second that predicting need not wait
+
     if not np.isfinite(matrix.data).all():
         raise ValueError("SVD needs finite weights: filter or repair the pairs first")
     users, items = matrix.shape
