@@ -282,7 +282,7 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="10 and 50 million events instead of 1 million")
     parser.add_argument("--runs", type=int, default=3, help="of each variant")
     parser.add_argument("--job", choices=["build_interactions", "ingest_events"], help="only this one")
-    parser.add_argument("--without-naive", action="store_true", help="leave out the slowest peer")
+    parser.add_argument("--without-slowest", action="store_true", help="leave out Spark as one would naively write it")
     parser.add_argument("--events", type=int, nargs="*", help="these sizes instead")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--lake", type=Path, help=argparse.SUPPRESS)
@@ -300,7 +300,7 @@ def main() -> None:
                 "ours": here("build_interactions", lake),
                 "duckdb": [str(PEERS_PYTHON), "-c", DUCKDB_INTERACTIONS, str(lake), f"{output}.parquet", *cuts],
             }
-            if events <= 10_000_000 and not asked.without_naive:
+            if events <= 10_000_000 and not asked.without_slowest:
                 commands["Spark, naively"] = here("naive_interactions", lake)
             compare(
                 "build_interactions", commands, asked.runs, f"build_interactions, {events:,} curated events", command
