@@ -19,6 +19,9 @@ demo: setup ## recommendations from real data, through Airflow, here (LAKE=s3://
 demo-emr: setup ## the demo with its Spark jobs as steps of EMR clusters, all of it on this machine
 	$(JOBS_PYTHON) -m tools.demo_emr
 
+demo-kubernetes: setup ## the demo with its Python jobs as pods of the cluster that KUBECONFIG names (CONTAINERS=kubernetes_job)
+	$(JOBS_PYTHON) -m tools.demo_kubernetes $(if $(CONTAINERS),--containers $(CONTAINERS))
+
 airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C
 	$(JOBS_PYTHON) -m tools.local_airflow
 
@@ -140,5 +143,8 @@ $(UV): requirements/uv.txt
 
 clean: ## remove environments, lake, Airflow's files and caches
 	rm -rf .venv .venv-airflow .venv-peers .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+render: setup ## what a task sends to where its job runs: pod, Job, step, command (DAG=… TASK=… ARGS="--map-index 1")
+	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.render --dag $(DAG) --task $(TASK) $(ARGS)
 
 .PHONY: $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(MAKEFILE_LIST))

@@ -12,7 +12,7 @@ from tools import tables
 
 
 @contextlib.contextmanager
-def running() -> Iterator[None]:
+def running(address: str = "127.0.0.1") -> Iterator[None]:
     """Serve the laptop's tables at DYNAMODB_ENDPOINT if that names a server, else at moto's, for this block.
 
     Sets the variable, and the credentials and region that Amazon's client asks for, if there are none.
@@ -25,7 +25,7 @@ def running() -> Iterator[None]:
             os.environ["AWS_DEFAULT_REGION"] = "eu-central-1"
         if not os.environ.get("DYNAMODB_ENDPOINT"):
             logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request otherwise
-            server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+            server = ThreadedMotoServer(address, 0, verbose=False)
             server.start()
             ended_at_last.callback(server.stop)
             os.environ["DYNAMODB_ENDPOINT"] = "http://{}:{}".format(*server.get_host_and_port())

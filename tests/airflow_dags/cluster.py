@@ -1,28 +1,46 @@
-"""A name space of the cluster that KUBECONFIG names, for tests: with a lake on S3 that pods reach, and nothing else.
+"""A name space of the cluster that KUBECONFIG names, for tests, and a way to its API server that can be cut."""
 
-TANDEM_LOAD_IMAGE is the command that brings an archive of `docker save` to the nodes, where images are not pulled:
-`kind load image-archive`, say. TANDEM_HOST_FOR_PODS is this machine's address as pods reach it; without it, it is the
-address by which this machine reaches the API server.
-"""
-
-import base64
 import contextlib
 import json
 import os
-import shlex
 import socket
-import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 import yaml
 from kubernetes import client, config
 
+from tools import name_space
+
 TEMPLATE = Path(__file__).parents[2] / "airflow_dags" / "environments" / "pod.json"
+
+
+def skip_without_cluster() -> None:
+    for name, what in (("KUBECONFIG", "names no cluster"), ("TANDEM_LOAD_IMAGE", "does not say how it gets images")):
+        if not os.environ.get(name):
+            pytest.skip(f"{name} {what}; .ci/run shows how one is brought up")
+
+
+@contextlib.contextmanager
+def prepared(folder: Path, serve_s3: Callable[..., Any], images: list[str]) -> Iterator["Cluster"]:
+    """A name space with a lake, and images on the nodes; the lake's variables are this process's, too."""
+    found = Cluster(folder)
+    found.open()
+    try:
+        name_space.load(images)
+        with serve_s3(folder / "s3", name_space.host()) as variables, pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            name_space.give(found.namespace, variables)
+            yield found
+    finally:
+        found.close()
 
 
 class Cluster:
@@ -37,42 +55,31 @@ class Cluster:
         self.template.write_text(json.dumps(self.pod_template()))
 
     def open(self) -> None:
-        """Make the name space; it takes no pod that wants more rights or more memory than there is reason for."""
-        labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-        self.core.create_namespace({"metadata": {"name": self.namespace, "labels": labels}})
+        """Make the name space; a pod that wants more memory than there is reason for exceeds its quota."""
+        name_space.make(self.namespace)
         quota = {"metadata": {"name": "much"}, "spec": {"hard": {"requests.memory": "1Ti"}}}
         self.core.create_namespaced_resource_quota(self.namespace, quota)
-        wait_for(lambda: self.core.list_namespaced_service_account(self.namespace).items)
 
     def close(self) -> None:
         self.core.delete_namespace(self.namespace)
-
-    @property
-    def host(self) -> str:
-        """The address of this machine for pods."""
-        if given := os.environ.get("TANDEM_HOST_FOR_PODS"):
-            return given
-        with socket.create_connection((self.server.hostname, self.server.port or 443)) as connection:
-            return str(connection.getsockname()[0])
-
-    def give(self, variables: dict[str, str]) -> None:
-        """Give every pod environment variables, by the secret that the pod template names."""
-        encoded = {name: base64.b64encode(value.encode()).decode() for name, value in variables.items()}
-        self.core.create_namespaced_secret(self.namespace, {"metadata": {"name": "lake"}, "data": encoded})
-
-    def load(self, images: list[str]) -> None:
-        archive = self.folder / "images.tar"
-        subprocess.run(["docker", "save", "--output", archive, *images], check=True)
-        subprocess.run([*shlex.split(os.environ["TANDEM_LOAD_IMAGE"]), archive], check=True)
-        archive.unlink()
 
     def pod_template(self) -> dict[str, Any]:
         """The environment's pod template, in this name space, and with little patience for a lost node."""
         pod: dict[str, Any] = json.loads(TEMPLATE.read_text())
         pod["metadata"]["namespace"] = self.namespace
+        pod["spec"]["terminationGracePeriodSeconds"] = 5
         for toleration in pod["spec"]["tolerations"]:
             toleration["tolerationSeconds"] = 1
         return pod
+
+    @contextlib.contextmanager
+    def behind(self, proxy: "Proxy") -> Iterator[None]:
+        """For this block, Airflow gets to the API server through a proxy."""
+        settings = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(proxy.kubeconfig(self.folder))}}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(settings))
+            yield
+        proxy.listener.close()
 
     def pods(self, labels: str = "") -> list[client.V1Pod]:
         return self.core.list_namespaced_pod(self.namespace, label_selector=labels).items
@@ -88,7 +95,8 @@ class Cluster:
         def saying() -> client.V1Pod | None:
             for pod in self.pods(labels):
                 with contextlib.suppress(client.ApiException):
-                    if text in self.core.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="base"):
+                    said = self.core.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="base")
+                    if said and text in said:
                         return pod
             return None
 

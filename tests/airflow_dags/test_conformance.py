@@ -1,5 +1,6 @@
 """The same jobs on the same inputs in all runtimes: manifests that say the same, and the same bytes."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -7,11 +8,14 @@ from pathlib import Path
 
 import boto3
 import pytest
+from cluster import prepared, skip_without_cluster
 from tandem import catalogue
-from tandem.runtimes import Work
+from tandem.runtimes import Work, fingerprint
 from tandem.runtimes.docker import Docker
 from tandem.runtimes.emr import Emr
 from tandem.runtimes.emr_serverless import EmrServerless
+from tandem.runtimes.kubernetes_job import KubernetesJob
+from tandem.runtimes.kubernetes_pod import KubernetesPod
 from tandem.runtimes.process import Process
 from tandem.runtimes.spark_submit import SparkSubmit
 
@@ -45,7 +49,8 @@ def work(runtime, release, lake, job, map_index=None):
     found = catalogue.find(
         ROOT / "airflow_dags" / "job_catalogue.json", job, "spark" if isinstance(runtime, SparkSubmit) else "python", ""
     )
-    request = {**runtime.request(found, {}), **({"fingerprint": release[job]} if isinstance(runtime, Docker) else {})}
+    template = json.dumps(fingerprint(job))[1:-1]
+    request = json.loads(json.dumps(runtime.request(found, {})).replace(template, release.get(job, "")))
     predecessors = PREDECESSORS.get(job, {})
     return Work(job, lake, "d", "r", job, 1, map_index, predecessors, PARAMETERS.get(job, {}), request, None)
 
@@ -179,3 +184,36 @@ def test_a_cluster_leaves_what_spark_submit_leaves(workshop, aws, monkeypatch, n
     assert one["metrics"] == {"answer": 19}
     assert checkout.startswith("checkout-")
     assert built == json.loads(workshop.release)["count"]
+
+
+@pytest.fixture(scope="module")
+def cluster(release, serve_s3, tmp_path_factory):
+    skip_without_cluster()
+    images = [f"tandem/{job}:{release[job]}" for job in JOBS]
+    with prepared(tmp_path_factory.mktemp("cluster"), serve_s3, images) as found:
+        s3.client.cache_clear()
+        yield found
+
+
+@pytest.mark.parametrize("kind", [KubernetesPod, KubernetesJob])
+@pytest.mark.parametrize(("before", "job"), list(itertools.pairwise(JOBS)))
+def test_a_pod_leaves_on_s3_what_a_container_leaves_in_files(compared, release, cluster, before, job, kind):
+    """The daily recommendations, from their first Python job to their last."""
+    settings = {"registry": "", "template": cluster.template, "startup_seconds": 120, "keep_failed": False}
+    runtime = kind(**settings, **({"ttl_seconds": 600} if kind is KubernetesJob else {}))
+    uri = f"s3://tandem-lake/{kind.__name__}/{job}"
+    for path, content in files(compared[before][-1]).items():
+        if path.startswith(("intermediate/", "curated/items/")):
+            storage.write(f"{uri}/{path}", content)
+    results = run(runtime, release, uri, job)
+    _, by_docker, _, lake = compared[job]
+    in_files = files(lake)
+    root = by_docker[0]["manifest"].partition("/intermediate/")[0]
+    assert json.loads(json.dumps(results).replace(uri, root)) == by_docker
+    left = [file.uri for file in storage.files(f"{uri}/intermediate/d/r/{job}")]
+    assert left
+    for there in left:
+        one, other = storage.read(there)[0], in_files[there.removeprefix(f"{uri}/")]
+        if there.endswith("/manifest.json"):
+            one, other = of_task(json.loads(one.replace(uri.encode(), root.encode()))), of_task(json.loads(other))
+        assert one == other

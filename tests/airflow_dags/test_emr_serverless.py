@@ -52,7 +52,7 @@ def test_a_job_run_is_the_bundle_with_its_sizes_and_its_libraries():
     found = catalogue.Job("build", "spark", {}, {}, {}, {}, spark, requirements="requirements/own.txt")
     request = {**RUNTIME.request(found, {"executor_cores": 3}), "fingerprint": "f0"}
     work = Work("build", "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "app")
-    run = RUNTIME.run(work)
+    run = RUNTIME.sent(work)
     check_request("emr-serverless", "StartJobRun", run, "here")
     driver = run["jobDriver"]["sparkSubmit"]
     assert driver["entryPoint"] == "s3://b/l/code/build/f0/main.py"

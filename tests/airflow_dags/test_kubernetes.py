@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
-from cluster import Cluster, wait_for
+from cluster import Proxy, prepared, skip_without_cluster, wait_for
 from structlog.testing import capture_logs
 from tandem import catalogue
 from tandem.operator import JobOperator, told
@@ -31,33 +31,24 @@ FROM {base}
 COPY jobs/toy /app/jobs/toy
 ENTRYPOINT ["python", "/app/jobs/toy/main.py"]
 """
-JOBS = ("train_recommender", "predict_recommendations", "select_recommendations", "publish_product")
+BASE = "train_recommender"  # whose image the toy's is made of
 LAKE = "s3://tandem-lake/kubernetes"
-SLEEPS = "print('sleeping'); import time; time.sleep(600)"
+SLEEPS = "print('sleeping'); import time; time.sleep(120)"
 
 
 @pytest.fixture(scope="module")
-def named() -> None:
-    """There is a cluster for tests."""
-    for name, what in (("KUBECONFIG", "names no cluster"), ("TANDEM_LOAD_IMAGE", "does not say how it gets images")):
-        if not os.environ.get(name):
-            pytest.skip(f"{name} {what}; .ci/run shows how one is brought up")
+def base(engine):
+    """The image of a real job, built if it is not there."""
+    skip_without_cluster()
+    subprocess.run([ROOT / ".venv/bin/python", "-m", "tools.build", "--job", BASE], cwd=ROOT, check=True)
+    return f"tandem/{BASE}:{json.loads((ROOT / 'dist' / 'release.json').read_text())[BASE]}"
 
 
 @pytest.fixture(scope="module")
-def release(named, engine):
-    """The fingerprints of the images of the daily recommendations' Python jobs, built if they are not there."""
-    built = [part for job in JOBS for part in ("--job", job)]
-    subprocess.run([ROOT / ".venv/bin/python", "-m", "tools.build", *built], cwd=ROOT, check=True)
-    return json.loads((ROOT / "dist" / "release.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def toy(release, engine, tmp_path_factory, make_workshop):
+def toy(base, engine, tmp_path_factory, make_workshop):
     """The image of a job that does what its parameter `text` says."""
     workshop = make_workshop(tmp_path_factory.mktemp("toy"))
     workshop.job("toy", "exec(task.parameters['text'])", more=f"{TEXT}\n{RESOURCES}")
-    base = f"tandem/train_recommender:{release['train_recommender']}"
     (workshop.code / "Dockerfile").write_text(DOCKERFILE.format(base=base))
     (workshop.code / "common").unlink()
     engine.images.build(path=str(workshop.code), tag=f"tandem/toy:{TOY}", rm=True)
@@ -66,19 +57,9 @@ def toy(release, engine, tmp_path_factory, make_workshop):
 
 
 @pytest.fixture(scope="module")
-def cluster(toy, release, serve_s3, tmp_path_factory):
-    """A name space with all images, and a lake; its variables are this process's, too."""
-    found = Cluster(tmp_path_factory.mktemp("cluster"))
-    found.open()
-    try:
-        found.load([f"tandem/{job}:{release[job]}" for job in JOBS] + [f"tandem/toy:{TOY}"])
-        with serve_s3(tmp_path_factory.mktemp("s3"), found.host) as variables, pytest.MonkeyPatch.context() as patch:
-            for name, value in variables.items():
-                patch.setenv(name, value)
-            found.give(variables)
-            yield found
-    finally:
-        found.close()
+def cluster(toy, serve_s3, tmp_path_factory):
+    with prepared(tmp_path_factory.mktemp("cluster"), serve_s3, [f"tandem/toy:{TOY}"]) as found:
+        yield found
 
 
 @pytest.fixture(params=["kubernetes_pod", "kubernetes_job"])
@@ -410,3 +391,73 @@ def test_an_evicted_pod_is_a_new_attempt_for_airflow_or_replaced_by_its_job(runt
     else:
         assert ended.state == "up_for_retry"
         assert "Kubernetes took its place or its node away (EvictionByEvictionAPI" in "".join(ended.last_lines)
+
+
+COUNTS = "import time\nfor n in range(14): print(f'line {n}', flush=True); time.sleep(1)\ntask.metrics['n'] = 1"
+
+
+@pytest.fixture
+def proxy(cluster):
+    made = Proxy((cluster.server.hostname, cluster.server.port or 443))
+    with cluster.behind(made):
+        yield made
+
+
+def test_neither_log_nor_task_is_lost_while_the_api_server_starts_again(cluster, runtime, work, proxy):
+    mine = work(runtime, COUNTS)
+    labels = ",".join(f"{name}={value}" for name, value in pod.labels(mine).items())
+
+    def away():
+        cluster.said(labels, "line 1")
+        proxy.away(6)
+
+    thread = threading.Thread(target=away)
+    thread.start()
+    with capture_logs() as said:
+        ended = attempted(runtime, mine)
+    thread.join()
+    assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
+    assert {f"line {n}" for n in range(14)} <= {each["event"] for each in said}
+
+
+def test_neither_log_nor_task_is_lost_where_silent_connections_are_cut(cluster, runtime, work, proxy):
+    """A job that computes for longer in silence than a load balancer puts up with."""
+    proxy.idle = 2
+    text = "print('before', flush=True); import time; time.sleep(12); print('after'); task.metrics['n'] = 1"
+    with capture_logs() as said:
+        ended = attempted(runtime, work(runtime, text))
+    assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
+    assert {"before", "after"} <= {each["event"] for each in said}
+    assert proxy.cuts >= 2
+
+
+def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(cluster, work):
+    """TANDEM_NODE_CONTROL is a command that makes the node's kubelet `stop` and go on with `start`."""
+    control = os.environ.get("TANDEM_NODE_CONTROL")
+    if not control:
+        pytest.skip("TANDEM_NODE_CONTROL does not say how a node is stopped; .ci/run shows it")
+    runtime = made(cluster, "kubernetes_pod")
+    mine = work(runtime, SLEEPS)
+    labels = ",".join(f"{key}={value}" for key, value in pod.labels(mine).items())
+
+    nodes = []
+
+    def stop():
+        """Kubernetes itself taints a lost node so, unless it has lost all that it has, as a small cluster does."""
+        nodes.append(cluster.said(labels, "sleeping").spec.node_name)
+        subprocess.run(f"{control} stop", shell=True, check=True)
+        lost = {"key": "tests/lost", "effect": "NoExecute"}
+        cluster.core.patch_node(nodes[0], {"spec": {"taints": [lost]}})
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        ended = attempted(runtime, mine)
+    finally:
+        thread.join()
+        subprocess.run(f"{control} start", shell=True, check=True)
+        cluster.core.patch_node(nodes[0], {"spec": {"taints": []}})
+    assert ended.state == "up_for_retry"
+    assert "Kubernetes took its place or its node away (DeletionByTaintManager" in "".join(ended.last_lines)
+    assert attempted(runtime, work(runtime, attempt=2)).state == "success"
+    wait_for(lambda: not cluster.left())

@@ -1,7 +1,10 @@
 """What is wrong with a pod template is said when a pipeline is parsed; what is right reaches the pod."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,35 @@ def test_names_are_kubernetes_names_and_differ_where_tasks_do(workshop):
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) and len(name) <= 57 for name in names)
     assert pod.labels(work())["map_index"] == "99999"
+
+
+def test_what_is_sent_can_be_seen_before(workshop, monkeypatch):
+    """The whole of it: name, labels, arguments, sidecar, and templates with their values; no secret's value."""
+    monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(workshop.dags))
+    monkeypatch.setenv("AIRFLOW_VAR_RELEASE", '{"toy": "0123"}')
+    monkeypatch.setenv("AIRFLOW_VAR_LAKE", "s3://bucket/lake")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    workshop.job("toy", more=RESOURCES)
+    workshop.pipeline("p", 'dag.container("toy")', toy={})
+    workshop.pods(TEMPLATE)
+    command = [sys.executable, "-m", "tandem.render", "--dag", "p", "--task", "toy", "--run", "r", "--attempt", "2"]
+
+    def rendered(runtime):
+        environment = {**os.environ, "PYTHONPATH": str(workshop.dags), "TANDEM_CONTAINERS": runtime}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        assert "secret" not in told.stdout.replace("secretRef", "")
+        return json.loads(told.stdout)
+
+    made = rendered("kubernetes_pod")
+    base, sidecar = made["spec"]["containers"]
+    assert base["image"] == sidecar["image"] == "registry.example/team/tandem/toy:0123"
+    assert base["args"][:4] == ["--lake", "s3://bucket/lake", "--dag-id", "p"]
+    assert made["metadata"]["labels"]["try_number"] == "2"
+    job = rendered("kubernetes_job")
+    assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["template"]["spec"] == made["spec"]
+    assert rendered("process")[-2:] == ["--attempt", "2"]
 
 
 def test_the_parts_of_a_mapped_task_at_once_are_the_environments(workshop):

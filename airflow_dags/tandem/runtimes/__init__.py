@@ -74,6 +74,9 @@ class ContainerRuntime(Protocol):
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the runtime needs beside the arguments; called while parsing, strings in it may be templates."""
 
+    def sent(self, work: Work) -> Any:
+        """What goes out to start the work, as JSON has it: a request without secrets, or a command line."""
+
     def submit(self, work: Work) -> Any:
         """Start the work, or find it if it runs already under its name, and return its handle."""
 

@@ -78,6 +78,10 @@ class Docker:
             engine().containers.get(handle.id).stop(timeout=GRACE_SECONDS)
 
     def again(self, work: Work) -> str:
+        return shlex.join(self.sent(work))
+
+    def sent(self, work: Work) -> list[str]:
+        """A command line that makes the same container."""
         given = options(work)
         flags = {
             "user": given["user"],
@@ -89,14 +93,14 @@ class Docker:
             "cap-drop": "ALL",
             "security-opt": "no-new-privileges",
         }
-        command = [
+        command: list[str] = [
             *("docker", "run", "--rm", "--read-only"),
             *(f"--{flag}={value}" for flag, value in flags.items() if value),
             *(f"--volume={mount['Source']}:{mount['Target']}" for mount in given["mounts"]),
             *(f"--env={variable}" for variable in given["environment"]),  # by name: the log shows no secret
             image(work),
         ]
-        return shlex.join([*command, *work.arguments])
+        return [*command, *work.arguments]
 
 
 def engine() -> Any:

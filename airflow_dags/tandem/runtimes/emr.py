@@ -93,26 +93,29 @@ class Emr:
         code = [*archives, "--py-files", f"{place}/code.zip", f"{place}/main.py"]
         return ["spark-submit", *work.request["options"], *code, *work.arguments]
 
+    def sent(self, work: Work) -> dict[str, Any]:
+        jar = {"Jar": "command-runner.jar", "Args": self.command(work)}
+        name = f"{first_of_names(work)}{work.attempt}"
+        return {"Name": name, "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar}
+
     def submit(self, work: Work) -> Step:
         """Find the step of this attempt, else add it; steps of older attempts, whose workers died, are cancelled."""
-        command = self.command(work)
+        step = self.sent(work)
         emr = client("emr", self.region)
         base = first_of_names(work)
         older = []
         pages = emr.get_paginator("list_steps").paginate(ClusterId=work.cluster)
-        for step in (step for page in pages for step in page["Steps"] if step["Name"].startswith(base)):
-            attempt = int(step["Name"].removeprefix(base))
+        for there in (there for page in pages for there in page["Steps"] if there["Name"].startswith(base)):
+            attempt = int(there["Name"].removeprefix(base))
             if attempt == work.attempt:
-                log.info("Found step %s of cluster %s.", step["Id"], work.cluster)
-                return Step(work.cluster, step["Id"], work, emr)
-            if attempt < work.attempt and step["Status"]["State"] in ACTIVE:
-                older.append(step["Id"])
+                log.info("Found step %s of cluster %s.", there["Id"], work.cluster)
+                return Step(work.cluster, there["Id"], work, emr)
+            if attempt < work.attempt and there["Status"]["State"] in ACTIVE:
+                older.append(there["Id"])
         if older:
             log.warning("Cancelling what older attempts left running: %s.", ", ".join(older))
             emr.cancel_steps(ClusterId=work.cluster, StepIds=older, StepCancellationOption="TERMINATE_PROCESS")
-        log.info("Adding to cluster %s: %s", work.cluster, shlex.join(command))
-        jar = {"Jar": "command-runner.jar", "Args": command}
-        step = {"Name": f"{base}{work.attempt}", "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar}
+        log.info("Adding to cluster %s: %s", work.cluster, shlex.join(step["HadoopJarStep"]["Args"]))
         try:
             added = emr.add_job_flow_steps(JobFlowId=work.cluster, Steps=[step])
         except emr.exceptions.ClientError:

@@ -71,7 +71,7 @@ class EmrServerless:
             "logs": self.log_uri,
         }
 
-    def run(self, work: Work) -> dict[str, Any]:
+    def sent(self, work: Work) -> dict[str, Any]:
         """The request StartJobRun; its client token is made from the attempt, so that it starts one run only."""
         place, packed = bundle(work), work.request["libraries"]
         conf = [part for name, value in work.request["conf"].items() for part in ("--conf", f"{name}={value}")]
@@ -96,7 +96,7 @@ class EmrServerless:
 
     def submit(self, work: Work) -> JobRun:
         """Start the job run of this attempt, or find it by its token; those of older attempts are cancelled."""
-        request = self.run(work)
+        request = self.sent(work)
         emr = client("emr-serverless", self.region)
         base = first_of_names(work)
         for page in emr.get_paginator("list_job_runs").paginate(applicationId=work.cluster):

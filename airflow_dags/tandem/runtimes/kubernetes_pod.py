@@ -1,6 +1,7 @@
 """Runtime `kubernetes_pod`: a Python job as a pod of its image, with Airflow's own KubernetesPodOperator."""
 
 import json
+import logging
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # Airflow's operator and the client of Kubernetes are imported where they are used: they take 3 s, which parsing a
 # pipeline must not pay.
 
+log = logging.getLogger(__name__)
 LEFT = "already_checked"  # the label by which Airflow's own operator marks pods that it is done with
 
 
@@ -63,6 +65,12 @@ class KubernetesPod:
     def manifest(self, work: Work) -> Any:
         """What is sent to Kubernetes."""
         return pod.manifest(work)
+
+    def sent(self, work: Work) -> dict[str, Any]:
+        from kubernetes.client import ApiClient
+
+        document: dict[str, Any] = ApiClient().sanitize_for_serialization(self.manifest(work))
+        return document
 
     def submit(self, work: Work) -> Running:
         from tandem.runtimes.pod_follower import Follower
@@ -113,7 +121,7 @@ class KubernetesPod:
         self.remove(handle.name, handle.namespace, handle.labels)
 
     def remove(self, name: str, namespace: str, labels: str, wait: bool = True) -> None:
-        """End an attempt, and wait until nothing of it runs; a pod that stays, on a lost node, is forgotten.
+        """End an attempt, and wait until nothing of it runs; a pod that stays is on a lost node, and goes with that.
 
         By a connection of its own: a signal may have come while `watch` held a lock of the other one.
         """
@@ -126,7 +134,8 @@ class KubernetesPod:
         while wait and client.list_namespaced_pod(namespace, label_selector=labels).items:
             time.sleep(0.2)
             if time.monotonic() > end:
-                client.delete_collection_namespaced_pod(namespace, label_selector=labels, grace_period_seconds=0)
+                log.warning("The pod of %s is told to end, but its node does not answer.", name)
+                return
 
     def again(self, work: Work) -> str:
         return f"echo {shlex.quote(json.dumps(pod.bare(work)))} | kubectl create --filename -"

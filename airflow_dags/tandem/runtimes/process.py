@@ -49,6 +49,9 @@ class Process:
         """The command line of a work."""
         return [str(self.python), self.main(work), *work.arguments]
 
+    def sent(self, work: Work) -> list[str]:
+        return self.command(work)
+
     def main(self, work: Work) -> str:
         return str(self.code / "jobs" / work.job / "main.py")
 
