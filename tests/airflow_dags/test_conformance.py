@@ -170,8 +170,6 @@ def test_a_cluster_leaves_what_spark_submit_leaves(workshop, aws, monkeypatch, n
     left = []
     for each in (submit, runtime):
         request = {**each.request(found, {}), "fingerprint": json.loads(workshop.release)["count"]}
-        if "logs" in request:
-            request["logs"] = f"{workshop.uri}/logs"
         cluster = opened(name) if each is runtime else None
         work = Work(
             "count", workshop.uri, "d", "r", "count", 1, None, {}, {"text": "it's 'quoted' $HOME"}, request, cluster

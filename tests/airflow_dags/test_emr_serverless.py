@@ -16,9 +16,7 @@ from common import storage
 
 APPLICATION = {"name": "{{ dag.dag_id }}", "type": "SPARK", "architecture": "ARM64"}
 WRITES = '[outputs.interactions]\ncontract = "interactions@1"\n[spark]\nexecutor_memory = "2g"'
-RUNTIME = EmrServerless(
-    execution_role="arn:aws:iam::123456789012:role/jobs", poll_seconds=0.1, log_seconds=0, log_uri="{lake}/logs"
-)
+RUNTIME = EmrServerless(execution_role="arn:aws:iam::123456789012:role/jobs", poll_seconds=0.1, log_seconds=0)
 
 
 def load(workshop, **application):
@@ -105,7 +103,6 @@ def direct(aws, make_workshop, tmp_path_factory):
         def submit(task_id, attempt):
             found = catalogue.find(workshop.dags / "job_catalogue.json", "sleeps", "spark", "here")
             request = {**RUNTIME.request(found, {}), "fingerprint": json.loads(workshop.release)["sleeps"]}
-            request["logs"] = f"{workshop.uri}/logs"
             work = Work("sleeps", workshop.uri, "d", "r", task_id, attempt, None, {}, {}, request, application)
             return RUNTIME.submit(work)
 

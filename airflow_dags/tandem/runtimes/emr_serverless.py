@@ -40,7 +40,6 @@ class EmrServerless:
     execution_role: str  # its ARN
     region: str | None = None  # the one that boto3 finds by itself
     application: Mapping[str, Any] = field(default_factory=dict)
-    log_uri: str = "{{ var.value.lake }}/logs/emr-serverless"
     poll_seconds: float = 10
     ready_seconds: float = 600  # an application may take to be created, started or stopped
     pending_seconds: float = 3600  # a job run may wait for its start
@@ -68,7 +67,6 @@ class EmrServerless:
             "fingerprint": fingerprint(job.name),
             "conf": {**sizes, **job.spark.get("conf", {}), **settings.get("conf", {}), **libraries},
             "libraries": "libraries.zip" if job.requirements else None,
-            "logs": self.log_uri,
         }
 
     def sent(self, work: Work) -> dict[str, Any]:
@@ -89,7 +87,7 @@ class EmrServerless:
             "name": name,
             "jobDriver": {"sparkSubmit": driver},
             "configurationOverrides": {
-                "monitoringConfiguration": {"s3MonitoringConfiguration": {"logUri": work.request["logs"]}}
+                "monitoringConfiguration": {"s3MonitoringConfiguration": {"logUri": logs(work)}}
             },
             "executionTimeoutMinutes": self.run_minutes,
         }
@@ -129,7 +127,7 @@ class EmrServerless:
         """How a job run ended, in EMR's words and in the driver's last exceptions."""
         if run["state"] == "SUCCESS":
             return Outcome(0, None, "")
-        place = f"{handle.work.request['logs']}/applications/{handle.application}/jobs/{handle.id}/SPARK_DRIVER/"
+        place = f"{logs(handle.work)}/applications/{handle.application}/jobs/{handle.id}/SPARK_DRIVER/"
         left = read_document(f"{handle.work.key}/attempt-{handle.work.attempt}/failure.json")
         deadline = time.monotonic() + (0 if left else self.log_seconds)
         while not (found := texts(place)) and time.monotonic() < deadline:
@@ -152,3 +150,8 @@ class EmrServerless:
 
     def again(self, work: Work) -> str:
         return Emr().again(work)
+
+
+def logs(work: Work) -> str:
+    """Where the logs of job runs are brought to, by application and run."""
+    return f"{work.lake.rstrip('/')}/logs/emr-serverless"
