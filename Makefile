@@ -22,6 +22,9 @@ demo-emr: setup ## the demo with its Spark jobs as steps of EMR clusters, all of
 demo-kubernetes: setup ## the demo with its Python jobs as pods of the cluster that KUBECONFIG names (CONTAINERS=kubernetes_job)
 	$(JOBS_PYTHON) -m tools.demo_kubernetes $(if $(CONTAINERS),--containers $(CONTAINERS))
 
+demo-all: setup ## all products from real data, through Airflow, here: read back, rolled back, one refused (LAKE=…)
+	$(JOBS_PYTHON) -m tools.demo_all $(if $(LAKE),--lake $(LAKE))
+
 airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C
 	$(JOBS_PYTHON) -m tools.local_airflow
 
