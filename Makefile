@@ -90,9 +90,20 @@ push: build ## push the images to the registry of ENV=…, or to REGISTRY=…, a
 submit: setup ## a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
 	$(JOBS_PYTHON) -m tools.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
 
-.PHONY: show-environment
 show-environment: setup ## all values of an environment, and the file that each comes from (ENV=dev)
 	$(JOBS_PYTHON) -m tools.environment --environment $(ENV)
+
+deploy-jobs: setup ## release the jobs of this checkout, or JOB=…, to an environment; ENV=prod promotes what preprod runs
+	$(JOBS_PYTHON) -m tools.deploy_jobs --environment $(ENV) $(if $(JOB),--job $(JOB))
+
+rollback-jobs: setup ## return to the release before the one in place (ENV=dev)
+	$(JOBS_PYTHON) -m tools.rollback_jobs --environment $(ENV)
+
+deploy-dags: setup ## switch an environment to the DAGs of this checkout, if they fit what is released there (ENV=dev)
+	$(JOBS_PYTHON) -m tools.deploy_dags --environment $(ENV)
+
+iam-policy: setup ## the least AWS policy that a job needs (JOB=publish_product ENV=dev)
+	@$(JOBS_PYTHON) -m tools.iam_policy --job $(JOB) --environment $(ENV)
 
 create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
 	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from common.delivery import tables
 
 ROOT = Path(__file__).parents[1]
+REGISTRY = """version: 0.1
+storage: {{filesystem: {{rootdirectory: {folder}}}}}
+http: {{addr: "127.0.0.1:{port}"}}
+"""
 
 
 @pytest.fixture
@@ -163,3 +167,26 @@ def product_table(dynamodb: str) -> "tables.Table":
     name = tables.table_name(f"t{uuid.uuid4().hex}-", "recommendations@1")
     assert tables.create(client, name, None)
     return tables.Table(client, name, 4)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry's address; skipped where there is no registry or no engine."""
+    from tools import build
+
+    program = shutil.which("docker-registry")
+    if program is None:
+        pytest.skip("no docker-registry on PATH; install Debian's package of that name")
+    if shutil.which(os.environ.get("DOCKER", "docker")) is None or build.docker("version").returncode:
+        pytest.skip("no docker engine answers; name its client in DOCKER and its address in DOCKER_HOST")
+    port = free_port()
+    folder = tmp_path_factory.mktemp("registry")
+    file = folder / "registry.yml"
+    file.write_text(REGISTRY.format(folder=folder, port=port))
+    server = subprocess.Popen([program, "serve", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        local_s3.wait_for(port)
+        yield f"127.0.0.1:{port}/team"
+    finally:
+        server.terminate()
+        server.wait()

@@ -16,7 +16,7 @@ sys.path.append(str(ROOT / "airflow_dags"))  # the part of it that needs no Airf
 
 from tandem import settings  # noqa: E402
 from tandem.errors import PipelineError  # noqa: E402
-from tandem.settings import Settings  # noqa: E402
+from tandem.settings import Settings as Settings  # noqa: E402
 
 
 def load(name: str) -> Settings:

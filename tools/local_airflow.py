@@ -67,12 +67,13 @@ class Airflow:
     url: str
     token: str
 
-    def ask(self, path: str, body: Any = None) -> Any:
-        """The answer of GET path, or of POST path with a body."""
+    def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        """The answer of GET path, or of POST path with a body, or of another method."""
         request = urllib.request.Request(
             f"{self.url}{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            method=method,
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)

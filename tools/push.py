@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 import time
 
@@ -45,13 +46,18 @@ def main() -> None:
 
 
 def push(job: str, fingerprint: str, registry: str) -> tuple[str, str]:
-    """Push a job's image; its name in the registry and its digest there.
+    """Push a job's image; its name in the registry and its digest there."""
+    remote = image(job, fingerprint, registry)
+    return remote, copy(image(job, fingerprint), remote)
+
+
+def copy(source: str, remote: str) -> str:
+    """Push an image that the engine has under another name; its digest in the registry.
 
     Failure if docker can't, or if the image that comes back is another one.
     """
-    local, remote = image(job, fingerprint), image(job, fingerprint, registry)
-    built = call("image", "inspect", "--format", "{{.Id}}", local)
-    call("tag", local, remote)
+    built = call("image", "inspect", "--format", "{{.Id}}", source)
+    call("tag", source, remote)
     call("push", remote)
     call("pull", remote)
     returned = call("image", "inspect", "--format", "{{.Id}}", remote)
@@ -59,7 +65,15 @@ def push(job: str, fingerprint: str, registry: str) -> tuple[str, str]:
         raise Failure(f"{remote} came back as {returned}, expected {built}; someone else pushes to that name.")
     digests = json.loads(call("image", "inspect", "--format", "{{json .RepoDigests}}", remote))
     repository = remote.rpartition(":")[0]
-    return remote, next(entry.partition("@")[2] for entry in digests if entry.startswith(f"{repository}@"))
+    return str(next(entry.partition("@")[2] for entry in digests if entry.startswith(f"{repository}@")))
+
+
+def pulled(remote: str) -> bool:
+    """Pull an image; False if its registry has none of that name, Failure if docker can't tell."""
+    process = docker("pull", "--quiet", remote)
+    if process.returncode and not re.search("not found|manifest unknown|name unknown", process.stderr):
+        raise Failure(f"docker pull {remote} failed and says: {process.stderr.strip()}.")
+    return process.returncode == 0
 
 
 def call(*arguments: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tandem import settings
 from tandem.errors import PipelineError, check_known
+from tandem.notice import FailureNotice
 from tandem.runtimes import ContainerRuntime, SparkRuntime
 from tandem.runtimes.docker import Docker
 from tandem.runtimes.emr import Emr
@@ -43,6 +44,7 @@ class Environment:
     retry_delay: timedelta
     runs_at_once: int  # of a pipeline
     parts_at_once: int  # of a mapped task in a run
+    failure_notice: FailureNotice
     container: ContainerRuntime
     spark: SparkRuntime
 
@@ -60,6 +62,7 @@ def load(folder: Path) -> Environment:
         retry_delay=timedelta(seconds=said["retry_delay_seconds"]),
         runs_at_once=said["runs_at_once"],
         parts_at_once=said["parts_at_once"],
+        failure_notice=FailureNotice(said.name, **said["failures"]),
         container=runtime(CONTAINER_RUNTIMES, "container", said, shared),
         spark=runtime(SPARK_RUNTIMES, "spark", said, shared),
     )

@@ -12,6 +12,7 @@ from airflow.sdk import BaseOperator, Context, TaskInstanceState
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from tandem.lake import read_document
+from tandem.notice import FAILURE
 from tandem.runtimes import ContainerRuntime, Outcome, Work
 
 FINAL = {  # exit codes that another attempt would end with too
@@ -21,6 +22,7 @@ FINAL = {  # exit codes that another attempt would end with too
     5: "fenced, this attempt or a newer one has published",
 }
 LARGEST_RESULT = 48 << 10  # bytes, as in common.task: XComs lie in Airflow's database
+LARGEST_REASON = 4000  # characters of a notice
 log = logging.getLogger(__name__)
 
 
@@ -69,7 +71,9 @@ class JobOperator(BaseOperator):
         document = read_document(f"{self.work.key}/attempt-{self.work.attempt}/failure.json")
         code = document["exit_code"] if document else outcome.exit_code
         failure = AirflowFailException if code in FINAL else AirflowException
-        raise failure("\n".join([ending(code, self.work), *reasons(outcome, document)]))
+        text = "\n".join([ending(code, self.work), *reasons(outcome, document)])
+        context["ti"].xcom_push(FAILURE, text[:LARGEST_REASON])
+        raise failure(text)
 
     def rendered_work(self, context: Context) -> Work:
         """This attempt of the task, once its templates are rendered."""

@@ -14,6 +14,7 @@ from tandem.catalogue import Job
 from tandem.done import Done
 from tandem.errors import PipelineError, check_known
 from tandem.operator import JobOperator, tell_failure
+from tandem.release import TASK, TakeRelease
 from tandem.runtimes import Cluster, ContainerRuntime
 
 Task = BaseOperator | MappedOperator
@@ -52,6 +53,7 @@ class Pipeline:
         self.folder = Path(file).parent
         self.environment = environment.load(self.folder.parent / "environments")
         self.jobs: dict[str, Job] = {}
+        self.released = False  # whether any task runs what a release names
         self.clusters: list[Shared] = []
         documentation = self.text("README.md", "Airflow shows it, and its first paragraph is the DAG's description")
         self.dag = DAG(
@@ -60,6 +62,7 @@ class Pipeline:
             description=first_paragraph(documentation),
             doc_md=documentation,
             catchup=False,
+            on_failure_callback=self.environment.failure_notice,
             max_active_runs=self.environment.runs_at_once,
             user_defined_macros={"code": self.environment.code, "tables": self.environment.tables},
             default_args={
@@ -80,6 +83,7 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
+            self.put_release_before_all()
             self.put_clusters_around_spark()
         self.dag.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
@@ -155,6 +159,8 @@ class Pipeline:
         for role in job.roles:
             if role not in roles:
                 raise PipelineError(f"{where} lacks the role '{role}'; say which task hands it over: {role}=TASK.")
+        request = runtime.request(job, settings)
+        self.released |= "fingerprint" in request
         options: dict[str, Any] = {
             "task_id": task_id,
             "job": job.name,
@@ -162,7 +168,7 @@ class Pipeline:
             "lake": self.environment.lake,
             "predecessors": {role: predecessor.task_id for role, predecessor in roles.items()},
             "parameters": parameters,
-            "request": runtime.request(job, settings),
+            "request": request,
             "cluster": cluster.open.output if cluster else None,
             "outlets": [Asset(dataset) for dataset in job.datasets],
         }
@@ -200,6 +206,12 @@ class Pipeline:
                 f"{where} reads {' or '.join(job.roles[role])} in the role '{role}', but '{predecessor.task_id}' "
                 f"writes {written}; name a task that writes it, or bring the two jobs to one version of the contract."
             )
+
+    def put_release_before_all(self) -> None:
+        """Let a run take its release first, if any of its tasks runs what a release names."""
+        if self.released:
+            first = [task for task in self.dag.tasks if not task.upstream_task_ids]
+            TakeRelease(task_id=TASK) >> first
 
     def put_clusters_around_spark(self) -> None:
         """Open each once all is done that all its tasks wait for, close it after the last, let no failure be hidden."""

@@ -83,7 +83,7 @@ def test_what_job_toml_says_is_in_the_pod(workshop, monkeypatch):
     assert request["spec"]["containers"][0]["resources"] == {"requests": sizes, "limits": sizes}
     assert request["spec"]["activeDeadlineSeconds"] == 60
     image = request["spec"]["containers"][0]["image"]
-    assert image.startswith("registry.example/team/tandem/toy:{{ var.json.get('release', {})")
+    assert image.startswith("registry.example/team/tandem/toy:{{ (ti.xcom_pull(task_ids='take_release')")
 
 
 def test_names_are_kubernetes_names_and_differ_where_tasks_do(workshop):

@@ -1,7 +1,11 @@
 """Airflow with its scheduler on this machine: started, asked, ended; what a task's log really ends with."""
 
+import contextlib
+import http.server
+import json
 import os
 import subprocess
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -32,11 +36,39 @@ def started(tmp_path_factory, make_workshop, home):
     body = 'dag.container("second", shards=2, interactions=dag.container("first"))'
     workshop.pipeline("works", body, first={}, second={})
     workshop.pipeline("fails", 'dag.container("fails")', fails={})
-    with local_airflow.start(home=home, dags=workshop.dags) as airflow:
-        yield workshop, airflow, folder
+    workshop.job("refuses", "from common.failures import Refused\n    raise Refused('The gate refused it.')")
+    both = 'dag.container("refuses", task_id="one")\ndag.container("refuses", task_id="two")'
+    workshop.pipeline("refuses", both, one={}, two={})
+    file = workshop.dags / "environments" / "laptop.toml"
+    file.write_text(file.read_text() + '[failures]\nwebhook = "failed_runs"\n')
+    with notified() as (url, notices), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_FAILED_RUNS", url)
+        with local_airflow.start(home=home, dags=workshop.dags) as airflow:
+            workshop.notices = notices
+            yield workshop, airflow, folder
     assert not [line for line in processes() if str(folder) in line]
     with pytest.raises(OSError):
         urllib.request.urlopen(airflow.url, timeout=5)
+
+
+@contextlib.contextmanager
+def notified():
+    """A web hook: its address, and the list of what is posted to it."""
+    notices = []
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            notices.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", notices
+        server.shutdown()
 
 
 def processes():
@@ -89,6 +121,25 @@ def test_a_failed_tasks_log_ends_with_its_own_error_and_one_that_is_failed_by_ha
     urllib.request.urlopen(request)
     wait_for(lambda: not alive(pid))
     assert airflow.wait("fails", run, 60) == "failed"
+
+
+def test_a_run_that_failed_is_told_once_with_task_exit_code_sentence_and_log(started):
+    workshop, airflow, _ = started
+    run = airflow.trigger("refuses")
+    assert airflow.wait("refuses", run, 120) == "failed"
+    wait_for(lambda: [each for each in workshop.notices if each["dag"] == "refuses"])
+    time.sleep(3)  # for a second one, which must not come
+    (notice,) = [each for each in workshop.notices if each["dag"] == "refuses"]
+    assert notice["run"] == run
+    task = notice["task"].removesuffix(", attempt 1")
+    assert task in ("one", "two")
+    assert notice["reason"].splitlines() == [
+        f"Attempt 1 of {task} ended with exit code 4 (a quality gate refused the result).",
+        "The gate refused it.",
+    ]
+    assert notice["log"].startswith(f"{airflow.url}/dags/refuses/runs/")
+    assert notice["log"].endswith(f"/tasks/{task}?try_number=1")
+    assert notice["text"].startswith("laptop: refuses failed\n")
 
 
 def alive(pid):

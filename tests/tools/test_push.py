@@ -2,11 +2,8 @@
 
 import io
 import os
-import shutil
-import socket
 import subprocess
 import tarfile
-import time
 import uuid
 
 import pytest
@@ -15,36 +12,6 @@ from common.failures import Failure
 from tools import build, push
 
 FINGERPRINT = "0123"
-CONFIGURATION = """version: 0.1
-storage: {{filesystem: {{rootdirectory: {folder}}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-"""
-
-
-@pytest.fixture
-def registry(tmp_path):
-    """A registry's address; skipped where there is no registry or no engine."""
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("no docker-registry on PATH; install Debian's package of that name")
-    if shutil.which(os.environ.get("DOCKER", "docker")) is None or build.docker("version").returncode:
-        pytest.skip("no docker engine answers; name its client in DOCKER and its address in DOCKER_HOST")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    file = tmp_path / "registry.yml"
-    file.write_text(CONFIGURATION.format(folder=tmp_path / "registry", port=port))
-    server = subprocess.Popen([program, "serve", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield f"127.0.0.1:{port}/team"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture

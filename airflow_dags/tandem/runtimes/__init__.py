@@ -102,11 +102,6 @@ class SparkRuntime(ContainerRuntime, Protocol):
         """
 
 
-def fingerprint(job: str) -> str:
-    """The template of the build product of a job that the Airflow variable `release` names, empty if it names none."""
-    return f"{{{{ var.json.get('release', {{}}).get('{job}', '') }}}}"
-
-
 def check_built(work: Work) -> None:
     """Raise AirflowFailException if the Airflow variable `release` names no image of a Python job."""
     if not work.request["fingerprint"]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -21,24 +22,33 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import Mount
 
 from tandem.catalogue import Job
-from tandem.runtimes import Outcome, Work, check_built, fingerprint
+from tandem.release import fingerprint
+from tandem.runtimes import Outcome, Work, check_built
 from tandem.runtimes.process import GRACE_SECONDS, pass_on
 
 RESULT = "/result"  # the folder of the result file, inside
 NAMED_AFTER = ("key", "dag_id", "run_id", "task_id", "map_index", "attempt")  # what labels say of a work
+log = logging.getLogger(__name__)
 UNITS = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 @dataclass(frozen=True)
 class Docker:
-    """Runs the image `tandem/<job>:<fingerprint>`; the Airflow variable `release` says which fingerprint a job has.
+    """Runs the image `tandem/<job>:<fingerprint>`, which the engine has or gets from the environment's registry.
 
     A container gets the lake (its folder, or the network and AWS_* variables), the services that its job.toml names
     (by network and variables too), a scratch folder, and nothing else of this machine but how OpenBLAS is to compute.
     """
 
+    registry: str = ""
+
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {"fingerprint": fingerprint(job.name), "services": list(job.services), **job.resources}
+        return {
+            "fingerprint": fingerprint(job.name),
+            "registry": self.registry,
+            "services": list(job.services),
+            **job.resources,
+        }
 
     def submit(self, work: Work) -> Any:
         check_built(work)
@@ -50,6 +60,7 @@ class Docker:
         try:
             container = client.containers.get(name(work))
         except NotFound:
+            fetch(client, work)
             container = create(client, work)
         if container.status == "created":
             try:
@@ -171,8 +182,28 @@ def quantity(text: str) -> float:
     return float(number) * UNITS[text.removeprefix(number)]
 
 
+def fetch(client: Any, work: Work) -> None:
+    """Get the image of a work from the registry, if the engine lacks it; AirflowFailException if there is none."""
+    registry = work.request.get("registry")
+    try:
+        client.images.get(image(work))
+    except ImageNotFound:
+        if not registry:
+            raise AirflowFailException(
+                f"The engine has no image {image(work)}; build it: make build JOB={work.job}."
+            ) from None
+        repository, tag = f"{registry}/{image(work)}".rsplit(":", 1)
+        log.info("Pulling %s:%s.", repository, tag)
+        try:
+            client.images.pull(repository, tag).tag(image(work))
+        except NotFound as error:
+            raise AirflowFailException(
+                f"There is no image {repository}:{tag} ({error.explanation}); release the job: make deploy-jobs."
+            ) from None
+
+
 def create(client: Any, work: Work) -> Any:
-    """The container of a work, not yet started; AirflowFailException if there is no image of it."""
+    """The container of a work, not yet started."""
     given = options(work)
     results = Path(tempfile.mkdtemp(prefix="tandem-")) / "result"  # in a folder that only the engine and we may enter
     results.mkdir()
@@ -192,12 +223,8 @@ def create(client: Any, work: Work) -> Any:
             memswap_limit=given["mem_limit"],  # no swap
             **given,
         )
-    except BaseException as error:
+    except BaseException:
         shutil.rmtree(results.parent)
-        if isinstance(error, ImageNotFound):
-            raise AirflowFailException(
-                f"The engine has no image {image(work)}; build it: make build JOB={work.job}."
-            ) from None
         raise
 
 

@@ -14,7 +14,8 @@ from airflow.sdk.exceptions import AirflowFailException
 from tandem.catalogue import Job
 from tandem.errors import PipelineError, check_known
 from tandem.lake import encode, list_s3, read_document, read_s3
-from tandem.runtimes import Cluster, Outcome, Work, bundle, fingerprint
+from tandem.release import fingerprint
+from tandem.runtimes import Cluster, Outcome, Work, bundle
 from tandem.runtimes.process import SPARKS_OWN
 from tandem.runtimes.requests import check_request, client, merged
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from tandem.catalogue import Job
 from tandem.lake import read_document
-from tandem.runtimes import Cluster, Outcome, Work, bundle, fingerprint
+from tandem.release import fingerprint
+from tandem.runtimes import Cluster, Outcome, Work, bundle
 from tandem.runtimes.emr import ALIVE_SECONDS, GRACE_SECONDS, Emr, first_of_names, last_exception, texts
 from tandem.runtimes.requests import check_request, client, merged
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from tandem.catalogue import Job
 from tandem.errors import PipelineError
-from tandem.runtimes import Work, fingerprint
+from tandem.release import fingerprint
+from tandem.runtimes import Work
 
 CONTAINER = "base"  # the name that Airflow's own operator gives the container it runs
 # A pod that is told to end stays two seconds longer than its job, to be seen as it ended; Airflow's own stays for ever.

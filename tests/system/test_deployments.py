@@ -1,0 +1,266 @@
+"""Deployments with real parts: a registry, an S3 server, two Airflows with schedulers, runs in containers of images.
+
+The tests of this file are one story of two environments side by side, in the order in which they stand.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tools import local_airflow
+from tools.local_airflow import free_port
+
+ROOT = Path(__file__).parents[2]
+DESCRIPTION = """
+[job]
+description = "Says which version of it ran."
+engine = "python"
+requirements = "requirements/tables.txt"
+[parameters.wait]
+type = "boolean"
+default = false
+help = "whether to wait until raw/go/<run ID> is in the lake"
+[resources]
+memory = "256Mi"
+"""
+MAIN = """
+import time
+from common import lake, storage
+from common.task import run
+
+def main(task):
+    while task.parameters["wait"] and not storage.files(f"{task.lake}/raw/go"):
+        time.sleep(0.2)
+    task.metrics["says"] = "one"
+
+if __name__ == "__main__":
+    run(main)
+"""
+COUNT = """
+[job]
+description = "Counts with Spark."
+engine = "spark"
+"""
+DAG = """
+'''An Airflow DAG made for a test.'''
+from tandem import Pipeline
+
+with Pipeline(__file__, schedule=None) as dag:
+    dag.container("greet", task_id="first") >> dag.container("greet", task_id="second")
+"""
+ENVIRONMENT = """
+lake = "s3://tandem-lake/{name}-{place}"
+registry = "{registry}/{name}"
+airflow = "http://127.0.0.1:{port}"
+dags = "{dags}"
+retries = 0
+runs_at_once = 4
+{more}
+[delivery]
+tables = "tandem-{name}-"
+[container]
+runtime = "docker"
+"""
+
+
+class Checkout:
+    """A checkout with two jobs and a pipeline, and what is typed in it."""
+
+    def __init__(self, folder: Path, registry: str) -> None:
+        self.root = folder / "checkout"
+        for part in ("tools", "common", "dockerfiles", "requirements", "airflow_dags/tandem"):
+            shutil.copytree(ROOT / part, self.root / part, ignore=shutil.ignore_patterns("__pycache__"))
+        for part in (".venv-airflow", ".tandem"):
+            (self.root / part).symlink_to(ROOT / part)
+        self.write("jobs/greet/job.toml", DESCRIPTION)
+        self.write("jobs/greet/main.py", MAIN)
+        self.write("jobs/count/job.toml", COUNT)
+        self.write("jobs/count/main.py", MAIN)
+        self.write("airflow_dags/greetings/dag.py", DAG)
+        self.write("airflow_dags/greetings/first.json", '{"parameters": {"wait": true}}')
+        self.write("airflow_dags/greetings/second.json", "{}")
+        for part in (".airflowignore", "environments/shared.toml", "environments/pod.json"):
+            self.write(f"airflow_dags/{part}", (ROOT / "airflow_dags" / part).read_text())
+        self.ports = {"preprod": free_port(), "prod": free_port()}
+        for name, port in self.ports.items():
+            given = {"name": name, "place": folder.parent.name + folder.name, "registry": registry, "port": port}
+            more = 'promotes = "preprod"' if name == "prod" else ""
+            text = ENVIRONMENT.format(**given, dags=self.dags(name), more=more)
+            self.write(f"airflow_dags/environments/{name}.toml", text)
+
+    def write(self, path: str, text: str) -> None:
+        file = self.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def dags(self, name: str) -> Path:
+        return self.root.parent / "dags" / name
+
+    def say(self, word: str) -> None:
+        """Change the job, so that its next product says another word."""
+        self.write("jobs/greet/main.py", MAIN.replace('"one"', f'"{word}"'))
+
+    def make(self, tool: str, name: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", f"tools.{tool}", "--environment", name]
+        return subprocess.run(
+            command, cwd=self.root, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
+        )
+
+    def done(self, tool: str, name: str) -> str:
+        ran = self.make(tool, name)
+        assert ran.returncode == 0, ran.stderr + ran.stdout
+        return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def variables(s3_server):
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.items():
+            patch.setenv(name, value)
+        patch.setitem(local_airflow.SETTINGS, "DAG_PROCESSOR__REFRESH_INTERVAL", "2")
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory, registry, variables):
+    return Checkout(tmp_path_factory.mktemp("deployments"), registry)
+
+
+@pytest.fixture(scope="module")
+def airflows(checkout, tmp_path_factory, variables):
+    """The Airflows of both environments, running; no DAG is deployed to them yet."""
+    homes = {name: tmp_path_factory.mktemp(name) for name in checkout.ports}
+    first = homes["preprod"]
+    local_airflow.migrate(first, local_airflow.settings(first, first, 0), print)
+    for file in ("airflow.db", "migrated"):
+        shutil.copy(first / file, homes["prod"] / file)
+    with local_airflow.contextlib.ExitStack() as stack:
+        started = {}
+        for name, port in checkout.ports.items():
+            (checkout.dags(name) / "versions" / "none").mkdir(parents=True)
+            (checkout.dags(name) / "current").symlink_to("versions/none")
+            variables.setenv("TANDEM_ENVIRONMENT", name)
+            entered = local_airflow.start(home=homes[name], dags=checkout.dags(name) / "current", port=port)
+            started[name] = stack.enter_context(entered)
+        variables.delenv("TANDEM_ENVIRONMENT")
+        yield started
+
+
+def release(airflow):
+    """What a release names, and its number."""
+    variable = airflow.ask("/api/v2/variables/release")
+    return json.loads(variable["value"]), variable["description"]
+
+
+def said(airflow, run):
+    """What the tasks of a run said, by task."""
+    instances = {each.task_id: each for each in airflow.instances("greetings", run)}
+    return {name: airflow.xcom("greetings", run, instances[name])["metrics"]["says"] for name in ("first", "second")}
+
+
+def go(checkout, name):
+    """Let tasks that wait go on, and those to come not wait."""
+    text = (checkout.root / f"airflow_dags/environments/{name}.toml").read_text()
+    prefix = text.split("s3://tandem-lake/")[1].split('"')[0]
+    boto3.client("s3").put_object(Bucket="tandem-lake", Key=f"{prefix}/raw/go/go", Body=b"")
+
+
+def begun(airflow, run, task, state="running"):
+    for _ in local_airflow.patience(90, f"{task} is not {state}"):
+        if any(each.task_id == task and each.state == state for each in airflow.instances("greetings", run)):
+            return
+
+
+def remove_images():
+    """Leave the engine none of greet's images, so that tasks have to get them from the registry."""
+    docker = os.environ.get("DOCKER", "docker")
+    listed = subprocess.run(
+        [docker, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"], capture_output=True, text=True
+    )
+    mine = [name for name in listed.stdout.split() if "tandem/greet:" in name]
+    subprocess.run([docker, "image", "rm", "--force", *mine], capture_output=True)
+
+
+def test_dags_whose_jobs_are_not_released_are_refused_naming_both_sides(checkout, airflows):
+    refused = checkout.make("deploy_dags", "preprod")
+    assert refused.returncode == 1
+    assert "do not fit the jobs of preprod (nothing), which keeps the DAGs it has" in refused.stderr
+    assert "greetings/dag.py: greetings names the job 'greet', which does not exist" in refused.stderr
+    assert "Not released in preprod, but here: count, greet." in refused.stderr
+    assert (checkout.dags("preprod") / "current").readlink() == Path("versions/none")
+
+
+def test_a_deployment_that_is_killed_releases_nothing_and_goes_on_when_it_is_repeated(checkout, airflows, tmp_path):
+    client = tmp_path / "docker"
+    docker = shutil.which(os.environ.get("DOCKER", "docker"))
+    client.write_text(f'#!/bin/sh\n{docker} "$@"\ncode=$?\n[ "$1" != push ] || kill -9 $PPID\nexit $code\n')
+    client.chmod(0o755)
+    killed = checkout.make("deploy_jobs", "preprod", DOCKER=str(client))
+    assert killed.returncode == -9
+    assert {each["key"] for each in airflows["preprod"].ask("/api/v2/variables")["variables"]} == set()
+
+    told = checkout.done("deploy_jobs", "preprod")
+    assert "New runs of preprod take release 1; it had nothing." in told
+    jobs, number = release(airflows["preprod"])
+    assert (set(jobs), number) == ({"count", "greet"}, "release 1")
+    again = checkout.done("deploy_jobs", "preprod")
+    assert again.count("there already") == 2
+    assert "preprod has release 1 in place, which is the same." in again
+
+
+def test_a_run_keeps_its_release_until_it_is_begun_anew(checkout, airflows):
+    airflow = airflows["preprod"]
+    checkout.done("deploy_dags", "preprod")
+    remove_images()
+    for _ in local_airflow.patience(90, "the DAG did not come"):
+        if airflow.ask("/api/v2/dags")["dags"]:
+            break
+    run = airflow.trigger("greetings")
+    begun(airflow, run, "first")
+    checkout.say("two")
+    assert "take release 2; it had release 1" in checkout.done("deploy_jobs", "preprod")
+    go(checkout, "preprod")
+    assert airflow.wait("greetings", run, 120) == "success"
+    assert said(airflow, run) == {"first": "one", "second": "one"}
+
+    body = {"dry_run": False, "task_ids": ["take_release"], "include_downstream": True, "dag_run_id": run}
+    airflow.ask("/api/v2/dags/greetings/clearTaskInstances", {**body, "only_failed": False})
+    assert airflow.wait("greetings", run, 120) == "success"
+    assert said(airflow, run) == {"first": "two", "second": "two"}
+
+
+def test_production_gets_what_runs_before_it_without_a_build(checkout, airflows):
+    checkout.say("never built")
+    told = checkout.done("deploy_jobs", "prod")
+    assert "promoting release 2 of preprod" in told
+    assert release(airflows["prod"])[0] == release(airflows["preprod"])[0]
+    checkout.done("deploy_dags", "prod")
+    go(checkout, "prod")
+    remove_images()
+    airflow = airflows["prod"]
+    for _ in local_airflow.patience(90, "the DAG did not come"):
+        if airflow.ask("/api/v2/dags")["dags"]:
+            break
+    run = airflow.trigger("greetings")
+    assert airflow.wait("greetings", run, 120) == "success"
+    assert said(airflow, run) == {"first": "two", "second": "two"}
+    assert "/prod-" in airflow.xcom("greetings", run, airflow.instances("greetings", run)[-1])["manifest"]
+
+
+def test_a_rollback_returns_to_the_release_before_and_no_further_than_there_are_any(checkout, airflows):
+    two, _ = release(airflows["preprod"])
+    assert "New runs take release 1 again, instead of release 2" in checkout.done("rollback_jobs", "preprod")
+    one, number = release(airflows["preprod"])
+    assert (number, one["count"]) == ("release 1", two["count"])
+    assert one["greet"] != two["greet"]
+    assert release(airflows["prod"])[0] == two
+    refused = checkout.make("rollback_jobs", "preprod")
+    assert (refused.returncode, refused.stderr) == (1, "Release 1 is the first one; there is none to return to.\n")
+    checkout.say("three")
+    assert "take release 3; it had release 1" in checkout.done("deploy_jobs", "preprod")

@@ -1,0 +1,130 @@
+"""Releases of an environment: what its Airflow's variable `release` names, and what each release came after.
+
+The variable is what runs take, {job: fingerprint}, and its description the number of the release. A document in the
+lake, releases/<number>.json, keeps what the release replaced. It is written first, so whoever is stopped in between
+leaves a number that no one uses.
+"""
+
+import json
+import os
+import re
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+from common import storage
+from common.failures import ArgumentError, Failure, InputError
+from tools.environment import Settings, needed
+from tools.local_airflow import Airflow
+
+VARIABLE = "release"
+PATH = f"/api/v2/variables/{VARIABLE}"
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a release is made of, {job: fingerprint}; number 0 is none, or one that nobody numbered."""
+
+    number: int
+    jobs: dict[str, str]
+
+    def __str__(self) -> str:
+        return (
+            f"release {self.number}" if self.number else "what was there without a number" if self.jobs else "nothing"
+        )
+
+
+def airflow(said: Settings) -> Airflow:
+    """The Airflow of an environment, signed in to as AIRFLOW_USERNAME with AIRFLOW_PASSWORD if they are set.
+
+    Failure if it does not answer or does not let us in.
+    """
+    url = needed(said, "airflow", "https://HOST").rstrip("/")
+    user, password = os.environ.get("AIRFLOW_USERNAME"), os.environ.get("AIRFLOW_PASSWORD")
+    body = {"username": user, "password": password} if user else None
+    try:
+        return Airflow(url, Airflow(url, "").ask("/auth/token", body)["access_token"])
+    except urllib.error.HTTPError as error:
+        raise Failure(
+            f"The Airflow of {said.name} at {url} refuses to let us in ({error}); name who deploys in AIRFLOW_USERNAME "
+            "and AIRFLOW_PASSWORD."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise Failure(
+            f"The Airflow of {said.name} does not answer at {url} ({error}); start it, or correct {said.file}."
+        ) from None
+
+
+def current(server: Airflow) -> Release:
+    """The release that the next run of any pipeline takes."""
+    try:
+        variable = server.ask(PATH)
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return Release(0, {})
+        raise Failure(f"Airflow at {server.url} does not show its variable '{VARIABLE}' ({error}).") from None
+    number = re.match(r"release (\d+)", variable.get("description") or "")
+    return Release(int(number[1]) if number else 0, json.loads(variable["value"]))
+
+
+def record(lake: str, jobs: dict[str, str], before: Release) -> Release:
+    """Number a release and keep what it is to replace; nothing runs it yet."""
+    document = {"jobs": jobs, "before": {"number": before.number, "jobs": before.jobs}}
+    content = json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
+    there = [re.search(r"/(\d+)\.json$", file.uri) for file in storage.files(f"{lake}/releases")]
+    number = max([before.number, *(int(found[1]) for found in there if found)])
+    while True:
+        number += 1
+        try:
+            storage.replace(document_uri(lake, number), content, None)
+            return Release(number, jobs)
+        except storage.Changed:  # someone else deploys, too
+            continue
+
+
+def before(lake: str, release: Release) -> Release:
+    """What a release replaced; InputError if that is not known."""
+    if not release.number:
+        raise InputError("The release in place has no number, so what it replaced is not known; deploy another one.")
+    try:
+        kept = json.loads(storage.read(document_uri(lake, release.number))[0])["before"]
+    except FileNotFoundError:
+        raise InputError(f"{document_uri(lake, release.number)} is not there, expected what it replaced.") from None
+    if not kept["jobs"]:
+        raise InputError(f"Release {release.number} is the first one; there is none to return to.")
+    return Release(**kept)
+
+
+def document_uri(lake: str, number: int) -> str:
+    return f"{lake}/releases/{number:06}.json"
+
+
+def switch(server: Airflow, seen: Release, to: Release) -> None:
+    """Let all new runs take a release; Failure if the one in place is no more the one that was seen."""
+    there = current(server)
+    if there != seen:
+        raise Failure(
+            f"Someone else deployed {there} meanwhile, expected {seen} in place; look at it, then deploy again."
+        )
+    body: dict[str, Any] = {"key": VARIABLE, "value": json.dumps(to.jobs, sort_keys=True), "description": str(to)}
+    try:
+        if seen == Release(0, {}):
+            server.ask("/api/v2/variables", body)
+        else:
+            server.ask(PATH, body, "PATCH")
+    except urllib.error.HTTPError as error:
+        raise Failure(f"Airflow at {server.url} does not take the release ({error}); {seen} stays in place.") from None
+
+
+def product_folder(lake: str, job: str, fingerprint: str) -> str:
+    """Where a build product lies in a lake: a bundle, or what describes an image."""
+    return f"{lake}/code/{job}/{fingerprint}"
+
+
+def chosen(names: list[str] | None, jobs: dict[str, str], where: str) -> dict[str, str]:
+    """The jobs of a release that were named, all of them if none was; ArgumentError for one that it lacks."""
+    for name in names or []:
+        if name not in jobs:
+            raise ArgumentError(f"{where} has no job '{name}'; it has {', '.join(sorted(jobs)) or 'none'}.")
+    return {name: jobs[name] for name in names} if names else jobs
