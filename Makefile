@@ -105,6 +105,9 @@ deploy-dags: setup ## switch an environment to the DAGs of this checkout, if the
 iam-policy: setup ## the least AWS policy that a job needs (JOB=publish_product ENV=dev)
 	@$(JOBS_PYTHON) -m tools.iam_policy --job $(JOB) --environment $(ENV)
 
+lake-rules: setup ## rules by which the bucket of an environment forgets, for S3 (ENV=dev)
+	@$(JOBS_PYTHON) -m tools.lake_rules --environment $(ENV)
+
 create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
 	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
 
