@@ -133,7 +133,7 @@ def manifests(airflow: Airflow, runs: dict[str, str]) -> list[tuple[str, Instanc
     for dag, run in runs.items():
         for each in airflow.instances(dag, run):
             result = airflow.xcom(dag, run, each)
-            if result and (published := manifest.find(result["manifest"])):
+            if isinstance(result, dict) and "manifest" in result and (published := manifest.find(result["manifest"])):
                 found.append((dag, each, published))
     return found
 

@@ -10,7 +10,8 @@ import boto3
 import pytest
 from cluster import prepared, skip_without_cluster
 from tandem import catalogue
-from tandem.runtimes import Work, fingerprint
+from tandem.release import fingerprint
+from tandem.runtimes import Work
 from tandem.runtimes.docker import Docker
 from tandem.runtimes.emr import Emr
 from tandem.runtimes.emr_serverless import EmrServerless
