@@ -8,9 +8,16 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError, NoCredentialsError, NoRegionError
+from botocore.exceptions import (
+    ClientError,
+    ConnectionClosedError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    NoRegionError,
+)
 
-from common.failures import ArgumentError
+from common.failures import ArgumentError, Failure
 
 REFUSALS = ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException")
 
@@ -64,7 +71,7 @@ def create(client: Any, table: str, capacity: dict[str, int] | None) -> bool:
 
 @contextlib.contextmanager
 def explained(table: str = "") -> Iterator[None]:
-    """Turn what no retry mends into an ArgumentError: no table, no credentials, no region, no rights."""
+    """Say what is wrong with DynamoDB: ArgumentError where no retry mends it (no table, no credentials, no rights)."""
     where = os.environ.get("DYNAMODB_ENDPOINT") or "Amazon's DynamoDB"
     try:
         yield
@@ -72,6 +79,8 @@ def explained(table: str = "") -> Iterator[None]:
         raise ArgumentError(
             f"{str(error).rstrip('.')}, expected AWS credentials and AWS_DEFAULT_REGION for {where}; set them."
         ) from None
+    except (ConnectionClosedError, ConnectTimeoutError, EndpointConnectionError):
+        raise Failure(f"{where} can't be reached; check DYNAMODB_ENDPOINT and the network, then try again.") from None
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "ResourceNotFoundException" and table:

@@ -388,3 +388,10 @@ def test_what_no_retry_mends_is_told_as_such(shop: Shop, capsys: pytest.CaptureF
     told = subprocess.run([*command, *shop.given()], env=nobody, capture_output=True, text=True)
     assert told.returncode == 2
     assert "expected AWS credentials and AWS_DEFAULT_REGION" in told.stderr.splitlines()[-1]
+
+
+def test_a_server_that_does_not_answer_is_told_by_its_own_name_and_tried_again(shop: Shop, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("DYNAMODB_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    assert shop.publish(users(1)) == 1
+    assert last_line(capsys).startswith("http://127.0.0.1:9 can't be reached; check DYNAMODB_ENDPOINT")
