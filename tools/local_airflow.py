@@ -154,6 +154,7 @@ def start(
 
     Raises AirflowError if another one runs in the same home, or if it does not become healthy.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not before the parts have ended
     home.mkdir(parents=True, exist_ok=True)
     with open_lock(home), contextlib.ExitStack() as ended_at_last:
         port = port or free_port()
@@ -299,7 +300,6 @@ def quoted(run: str) -> str:
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         from tools import local_dynamodb  # here, because what only starts an Airflow runs without moto, too
 
