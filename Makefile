@@ -29,7 +29,8 @@ airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded,
 	$(JOBS_PYTHON) -m tools.local_airflow
 
 test: setup ## install, then run all tests that this machine can run (TESTS=tests/common for some)
-	$(JOBS_PYTHON) -m pytest $(or $(TESTS),tests --ignore=tests/airflow_dags)
+	$(if $(filter tests/airflow_dags%,$(TESTS)),$(AIRFLOW_PYTHON),$(JOBS_PYTHON)) -m pytest \
+	    $(or $(TESTS),tests --ignore=tests/airflow_dags)
 	$(if $(TESTS),,$(AIRFLOW_PYTHON) -m pytest tests/airflow_dags)
 
 lint: setup ## format, lint, types, layering, catalogue
@@ -73,6 +74,12 @@ bench-preprocessing: setup .venv-peers/ready ## build_interactions and ingest_ev
 bench-handover: setup ## from Spark to a CSR in Python: files beside toPandas and toArrow (LARGE=1)
 	$(JOBS_PYTHON) -m benchmarks.handover $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
+new-job: setup ## a job with its contract and test, from the template (NAME=… ENGINE=spark|python)
+	$(JOBS_PYTHON) -m tools.new job --name "$(NAME)" --template "$(ENGINE)"
+
+new-pipeline: setup ## an app folder with its test, from the template (NAME=… PATTERN=spark|container|hybrid)
+	$(JOBS_PYTHON) -m tools.new pipeline --name "$(NAME)" --template "$(PATTERN)"
+
 build: setup ## build products: an image or a Spark bundle of each job, or of JOB=… (KIND=image of a Spark job)
 	$(JOBS_PYTHON) -m tools.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \
 	    $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
@@ -107,6 +114,14 @@ iam-policy: setup ## the least AWS policy that a job needs (JOB=publish_product 
 
 lake-rules: setup ## rules by which the bucket of an environment forgets, for S3 (ENV=dev)
 	@$(JOBS_PYTHON) -m tools.lake_rules --environment $(ENV)
+
+replay: setup ## a task of a pipeline again, here, on the inputs that it had (DAG=… RUN=… TASK=… MAP_INDEX=… LAKE=s3://…)
+	$(JOBS_PYTHON) -m tools.replay --dag-id "$(DAG)" --run-id "$(RUN)" --task-id "$(TASK)" \
+	    $(if $(MAP_INDEX),--map-index $(MAP_INDEX)) $(if $(LAKE),--lake $(LAKE))
+
+retention: setup ## which runs of the intermediate level are too old (ENV=… LAKE=… DAYS=…; APPLY=1 deletes them)
+	$(JOBS_PYTHON) -m tools.retention $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) \
+	    $(if $(DAYS),--days $(DAYS)) $(if $(filter 1,$(APPLY)),--apply)
 
 create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
 	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)

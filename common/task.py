@@ -141,15 +141,22 @@ class Task:
             "job": self.job.name,
             "fingerprint": self.code,
             "host": socket.gethostname(),
-            "parameters": self.parameters,
             "outputs": outputs,
             "metrics": self.metrics,
+            **self.given(),
+            **self.times(),
+        }
+
+    def given(self) -> dict[str, Any]:
+        """What this task worked with, by which it can be run again: parameters, predecessors, the manifests it read."""
+        return {
+            "parameters": self.parameters,
+            "predecessors": self.predecessors,
             "parents": [
                 {"role": role, "uri": parent.uri, "digest": parent.digest}
                 for role, table in self.inputs.items()
                 for parent in table.manifests
             ],
-            **self.times(),
         }
 
     def times(self) -> dict[str, Any]:
@@ -265,7 +272,7 @@ def leave_failure_document(task: Task, code: int, sentence: str, error: BaseExce
         chain.append({"type": type(error).__name__, "message": str(error)[:4000], "where": where})
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     document = {"format": manifest.FORMAT, "task": task.identity, "job": task.job.name, "fingerprint": task.code}
-    document |= {"exit_code": code, "sentence": sentence, "exceptions": chain, **task.times()}
+    document |= {"exit_code": code, "sentence": sentence, "exceptions": chain, **task.given(), **task.times()}
     storage.write(lake.failure(task.attempt_folder), manifest.content(document))
 
 

@@ -1,16 +1,22 @@
 """The commands in the README and in docs/ do what they say."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
+
+import botocore.session
+from botocore import xform_name
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "airflow_dags").rglob("README.md")]
 
 
-def blocks(page: Path) -> list[str]:
-    return re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(page: Path, language: str = "sh") -> list[str]:
+    """The blocks of a page in a language: `sh` is run, `aws` needs an account, all others say what they need."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def test_every_target_of_make_that_is_named_exists():
@@ -34,3 +40,31 @@ def test_a_job_runs_by_hand_as_the_readme_says(tmp_path):
     assert process.returncode == 0, process.stderr[-3000:]
     assert '"job": "train_recommender"' in process.stdout
     assert "--set NAME=VALUE" in process.stdout
+
+
+def test_every_command_of_the_aws_cli_exists_with_its_options():
+    """By the descriptions from which Amazon's CLI is made; what it adds of its own is left out."""
+    session = botocore.session.get_session()
+    own = {("ecr", "get-login-password"), ("ssm", "start-session")}
+    checked = 0
+    for line in "".join(blocks(ROOT / "docs" / "aws.md", "aws")).splitlines():
+        for command in re.findall(r"(?:^|[;|] |do )aws ([^;|]*)", line):
+            service, operation, *rest = shlex.split(command)
+            if (service, operation) in own:
+                continue
+            model = session.get_service_model({"s3api": "s3"}.get(service, service))
+            shapes = {xform_name(name, "-"): model.operation_model(name) for name in model.operation_names}
+            assert operation in shapes, command
+            members = shapes[operation].input_shape.members
+            options = {part[2:] for part in rest if part.startswith("--")}
+            assert options <= {xform_name(name, "-") for name in members}, command
+            for policy in (part for part in rest if part.startswith("{")):
+                json.loads(policy)
+            checked += 1
+    assert checked > 15
+
+
+def test_the_commands_for_aws_are_a_shells():
+    for page in PAGES:
+        for block in blocks(page, "aws"):
+            assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True).returncode == 0, block

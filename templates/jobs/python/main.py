@@ -1,0 +1,30 @@
+"""Items by the number of different users who bought them."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from common import tables
+from common.failures import Refused
+from common.task import Task, run
+
+
+def bought_items(events: pa.Table, least_buyers: int) -> pa.Table:
+    """Rows of new_job@1 from events, the most bought item first; events without a user count for nobody."""
+    purchases = events.filter(pc.equal(events["type"], "purchase"))
+    counted = purchases.group_by("item_id").aggregate([("user_id", "count_distinct")])
+    buyers = counted.rename_columns({"user_id_count_distinct": "buyers"})
+    enough = buyers.filter(pc.greater_equal(buyers["buyers"], least_buyers))
+    return enough.sort_by([("buyers", "descending"), ("item_id", "ascending")])
+
+
+def main(task: Task) -> None:
+    least = task.parameters["least_buyers"]
+    items = bought_items(tables.read(task, "events", ["user_id", "item_id", "type"]), least)
+    if not items.num_rows:
+        raise Refused(f"No item was bought by {least} users; look at the events, or lower least_buyers.")
+    task.metrics["items"] = items.num_rows
+    tables.write(task, "items", items)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,55 @@
+"""Items by buyers: what counts, and what is refused."""
+
+import datetime
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from recommending_lake import Lake, table
+
+NOW = datetime.datetime(2011, 6, 1, 12, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def lake(tmp_path: Path, session: SparkSession) -> Lake:
+    """Three users: two bought the cup, one twice; one bought the pot, one gave it back, and so did nobody known."""
+    rows = [
+        {
+            "event_id": f"e{n}",
+            "user_id": user,
+            "item_id": item,
+            "type": kind,
+            "quantity": 1,
+            "unit_price": 1.0,
+            "time": NOW,
+        }
+        for n, (user, item, kind) in enumerate(
+            [
+                ("ann", "cup", "purchase"),
+                ("ann", "cup", "purchase"),
+                ("bob", "cup", "purchase"),
+                ("bob", "pot", "purchase"),
+                ("cid", "pot", "cancellation"),
+                (None, "pot", "purchase"),
+            ]
+        )
+    ]
+    lake = Lake(tmp_path)
+    lake.put_day("events", "events@1", table("events@1", rows), "curated/events", NOW.date())
+    return lake
+
+
+def test_an_item_has_as_many_buyers_as_users_who_bought_it(lake: Lake) -> None:
+    assert lake.run("new_job", "--set", "least_buyers=1") == 0
+    assert lake.rows("new_job").to_pylist() == [{"item_id": "cup", "buyers": 2}, {"item_id": "pot", "buyers": 1}]
+    assert lake.manifest("new_job")["metrics"] == {"items": 2}
+
+
+def test_an_item_of_too_few_buyers_is_left_out(lake: Lake) -> None:
+    assert lake.run("new_job") == 0
+    assert lake.rows("new_job")["item_id"].to_pylist() == ["cup"]
+
+
+def test_a_result_without_items_is_refused(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+    assert lake.run("new_job", "--set", "least_buyers=3") == 4
+    assert "No item was bought by 3 users" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,12 @@
+"""new_pipeline: it imports."""
+
+from pathlib import Path
+
+from airflow.dag_processing.dagbag import DagBag
+
+FOLDER = Path(__file__).parents[2] / "airflow_dags" / "new_pipeline"
+
+
+def test_it_imports_and_has_its_task():
+    (dag,) = DagBag(str(FOLDER)).dags.values()
+    assert "build_similar_items" in dag.task_ids

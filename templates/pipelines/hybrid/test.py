@@ -1,0 +1,15 @@
+"""new_pipeline: what comes after what."""
+
+from pathlib import Path
+
+from airflow.dag_processing.dagbag import DagBag
+
+FOLDER = Path(__file__).parents[2] / "airflow_dags" / "new_pipeline"
+
+
+def test_every_task_comes_after_those_that_hand_over_to_it():
+    (dag,) = DagBag(str(FOLDER)).dags.values()
+    trained = dag.get_task("train_recommender")
+    predicted = dag.get_task("predict_recommendations")
+    assert trained.upstream_task_ids == {"build_interactions"}
+    assert predicted.upstream_task_ids == {"build_interactions", "train_recommender"}

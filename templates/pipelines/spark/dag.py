@@ -1,0 +1,6 @@
+"""Spark alone, as an Airflow pipeline: a cluster opens before the first task and closes after the last."""
+
+from tandem import Pipeline
+
+with Pipeline(__file__, schedule=None, tags=["new"], default_args={"owner": "personalization"}) as dag:
+    dag.spark("build_trending_items")

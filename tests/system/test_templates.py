@@ -1,0 +1,152 @@
+"""What the templates make, and what docs/ says of it: in a copy of the repository, through lint, tests and Airflow."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_readme import blocks
+
+from tools import build
+from tools.local_airflow import Airflow
+
+ROOT = Path(__file__).parents[2]
+INSTALLED = (".venv", ".venv-airflow", ".tandem/uv", ".tandem/java")
+OTHERS = {"only_spark": "spark", "only_container": "container"}  # docs/new_pipeline.md makes the hybrid one
+
+
+class Copy:
+    """A copy of the repository's files, with what is installed here."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        for name in listed.stdout.rstrip("\0").split("\0"):
+            if (ROOT / name).exists():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, root / name)  # with its time, by which make sees that all is installed
+        (root / ".tandem").mkdir()
+        for name in INSTALLED:
+            if (ROOT / name).exists():
+                (root / name).symlink_to(ROOT / name)
+
+    def started(self, commands: str, **options) -> subprocess.Popen:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+        environment = {**inherited, "PYTHONPATH": str(self.root), "MYPY_CACHE_DIR": str(ROOT / ".mypy_cache")}
+        return subprocess.Popen(
+            ["bash", "-euc", commands],
+            cwd=self.root,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            **options,
+        )
+
+    def run(self, commands: str) -> tuple[int, str]:
+        process = self.started(commands)
+        output, _ = process.communicate()
+        return process.returncode, output
+
+
+def done(copy: Copy, commands: str) -> str:
+    code, output = copy.run(commands)
+    assert code == 0, output[-5000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    return Copy(tmp_path_factory.mktemp("copy") / "tandem")
+
+
+@pytest.fixture(scope="module")
+def new_jobs(copy: Copy) -> str:
+    """What the commands of docs/new_job.md print, in one shell."""
+    return done(copy, "".join(blocks(copy.root / "docs" / "new_job.md")))
+
+
+@pytest.fixture(scope="module")
+def new_pipelines(copy: Copy, new_jobs: str) -> str:
+    """What the commands of docs/new_pipeline.md print, after pipelines of the other patterns were made."""
+    others = "".join(f"make new-pipeline NAME={name} PATTERN={pattern}\n" for name, pattern in OTHERS.items())
+    tests = " ".join(f"tests/airflow_dags/test_{name}.py" for name in OTHERS)
+    tested = f'make test TESTS="{tests}"\n'
+    return done(copy, others + tested + "".join(blocks(copy.root / "docs" / "new_pipeline.md")))
+
+
+def test_a_new_job_of_either_engine_is_linted_tested_run_and_built_as_it_comes(copy: Copy, new_jobs: str) -> None:
+    assert re.search(r"\b6 passed", new_jobs)
+    assert "least_buyers" in new_jobs, "--help explains the job"
+    assert '"contract": "popular_items@1"' in new_jobs
+    assert (copy.root / "dist" / "popular_items").is_dir()
+
+
+def test_a_new_python_job_runs_in_its_image(copy: Copy, new_jobs: str) -> None:
+    if shutil.which(build.docker_client()) is None or build.docker("version").returncode:
+        pytest.skip("no docker engine answers; name its client in DOCKER and its address in DOCKER_HOST")
+    told = done(copy, "".join(blocks(copy.root / "docs" / "new_job.md", "docker")))
+    assert re.search(r"popular_goods done seconds=", told)
+
+
+def test_new_pipelines_of_all_patterns_run_through_airflow_with_a_new_job_in_one(
+    copy: Copy, new_pipelines: str
+) -> None:
+    (block,) = blocks(copy.root / "docs" / "new_pipeline.md", "airflow")
+    process = copy.started(block, start_new_session=True)
+    try:
+        said = []
+        for line in process.stdout:
+            said.append(line)
+            if found := re.search(r"Airflow is at (http://\S+)", line):
+                break
+        else:
+            pytest.fail("".join(said))
+        airflow = Airflow(found[1], Airflow(found[1], "").ask("/auth/token")["access_token"])
+        pipelines = ("weekly_items", *OTHERS)
+        runs = {name: airflow.trigger(name) for name in pipelines}
+        assert {name: airflow.wait(name, run, 400) for name, run in runs.items()} == dict.fromkeys(runs, "success")
+        tasks = {name: {each.task_id for each in airflow.instances(name, run)} for name, run in runs.items()}
+        assert tasks["weekly_items"] > {"popular_items", "popular_goods"}
+        shown = airflow.ask("/api/v2/dags/weekly_items/details")
+        assert shown["doc_md"].startswith("# weekly_items\n")
+        assert shown["description"].startswith("Predictions for every user")
+        assert shown["owners"] == ["personalization"]
+    finally:
+        os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C is
+        process.communicate(timeout=60)
+
+
+def test_a_task_runs_again_and_what_is_too_old_is_listed_as_the_page_on_failures_says(
+    copy: Copy, new_jobs: str
+) -> None:
+    told = done(copy, "".join(blocks(copy.root / "docs" / "failures.md")))
+    assert "attempt 1 of popular published its result" in told
+    assert re.search(r"items\s*│ (\d+)\s*│ \1\s*│", told)
+    assert re.search(r"0 of \d+ runs", told)
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("new-job NAME=ingest_events ENGINE=spark", "jobs/ingest_events is there already"),
+        ("new-job NAME=fresh ENGINE=pyton", "There is no template 'pyton' of a job; did you mean 'python'"),
+        ("new-job NAME=Fresh-Job ENGINE=python", "'Fresh-Job' is no name of a job"),
+        ("new-pipeline NAME=tandem PATTERN=spark", "airflow_dags/tandem is there already"),
+        ("new-pipeline NAME=fresh PATTERN=", "expected one of container, hybrid, spark"),
+    ],
+)
+def test_what_can_not_be_made_is_told_in_a_sentence_and_leaves_nothing(copy: Copy, command: str, sentence: str) -> None:
+    code, output = copy.run(f"make {command}")
+    assert code != 0
+    assert sentence in output
+    assert not list(copy.root.rglob("*fresh*"))
