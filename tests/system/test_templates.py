@@ -122,7 +122,7 @@ def test_new_pipelines_of_all_patterns_run_through_airflow_with_a_new_job_in_one
         assert shown["description"].startswith("Predictions for every user")
         assert shown["owners"] == ["personalization"]
     finally:
-        os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C is
+        os.killpg(process.pid, signal.SIGTERM)
         process.communicate(timeout=60)
 
 
