@@ -63,7 +63,10 @@ def alike_by_name(names: list[str]) -> sp.csr_matrix:
         max_df=max(COMMON_WORD, min(1.0, 100 / len(names))),
         dtype=np.float32,
     )
-    return cosine(parts.fit_transform(names).T.tocsr(), 0.0)
+    try:
+        return cosine(parts.fit_transform(names).T.tocsr(), 0.0)
+    except ValueError:  # every part of every word is common: names such as ITEM 1, ITEM 2 tell nothing
+        return sp.csr_matrix((len(names), len(names)), dtype=np.float32)
 
 
 def blended(by_name: sp.csr_matrix, by_buyers: sp.csr_matrix, trust: np.ndarray) -> tuple[sp.csr_matrix, sp.csr_matrix]:

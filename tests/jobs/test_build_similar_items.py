@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from recommending_lake import Lake, table
 
+from jobs.build_similar_items.main import alike_by_name
+
 NOW = datetime.datetime(2011, 6, 1, 12, tzinfo=datetime.UTC)
 NAMES = {
     "10001": "RED METAL BOX",
@@ -82,3 +84,8 @@ def test_without_sales_there_is_nothing_to_show(lake: Lake, capsys) -> None:
     put(lake, [("x", "10001", 5)])
     assert lake.run("build_similar_items") == 3
     assert "1 items of curated/items were sold in the last 60 days" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_names_of_which_every_part_is_common_make_nothing_alike() -> None:
+    assert alike_by_name(["ITEM"] * 300).nnz == 0
+    assert alike_by_name(["RED BOX", "RED BOX"]).nnz > 0
