@@ -49,7 +49,7 @@ def make(kind: str, template: str, name: str) -> list[Path]:
     texts = {place(kind, file.name, name): file.read_text().replace(f"new_{kind}", name) for file in files}
     if kind == "job":
         texts[ROOT / "jobs" / name / "__init__.py"] = ""
-    for there in (file for file in (*texts, place(kind, "", name)) if file.exists()):
+    for there in (file for file in (place(kind, "", name), *texts) if file.exists()):
         raise ArgumentError(f"{there.relative_to(ROOT)} is there already; take another name, or remove it.")
     for file, text in texts.items():
         file.parent.mkdir(exist_ok=True)
