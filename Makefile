@@ -140,7 +140,9 @@ requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	$(COMPILE) $(addprefix -c requirements/,learning.txt tables.txt spark.txt) requirements/development.in \
 	    -o requirements/development.txt
 	$(COMPILE) requirements/airflow.in -o requirements/airflow.txt
-	$(COMPILE) --no-deps requirements/movielens.in -o requirements/movielens.txt
+	$(COMPILE) -c requirements/airflow.txt requirements/airflow-dataproc.in -o requirements/airflow-dataproc.txt
+	for name in airflow-dataproc-provider movielens; do \
+	    $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt; done
 
 setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both environments below this folder
 
@@ -158,9 +160,10 @@ setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both 
 	$(JOBS_PYTHON) -m tools.s3_jars
 	touch $@
 
-.venv-airflow/ready: requirements/airflow.txt | $(UV)
+# Production takes airflow.txt alone, unless its Spark jobs run on Dataproc.
+.venv-airflow/ready: $(addprefix requirements/airflow,.txt -dataproc.txt -dataproc-provider.txt) | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) .venv-airflow
-	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(AIRFLOW_PYTHON) requirements/airflow.txt
+	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(AIRFLOW_PYTHON) $^
 	touch $@
 
 .venv-peers/ready: requirements/peers.txt | $(UV)

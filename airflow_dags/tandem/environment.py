@@ -10,6 +10,7 @@ from tandem import settings
 from tandem.errors import PipelineError, check_known
 from tandem.notice import FailureNotice
 from tandem.runtimes import ContainerRuntime, SparkRuntime
+from tandem.runtimes.dataproc import Dataproc
 from tandem.runtimes.docker import Docker
 from tandem.runtimes.emr import Emr
 from tandem.runtimes.emr_serverless import EmrServerless
@@ -25,10 +26,11 @@ CONTAINER_RUNTIMES: dict[str, type[Process | Docker | KubernetesPod]] = {
     "kubernetes_pod": KubernetesPod,
     "kubernetes_job": KubernetesJob,
 }
-SPARK_RUNTIMES: dict[str, type[SparkSubmit | Emr | EmrServerless]] = {
+SPARK_RUNTIMES: dict[str, type[SparkSubmit | Emr | EmrServerless | Dataproc]] = {
     "spark_submit": SparkSubmit,
     "emr": Emr,
     "emr_serverless": EmrServerless,
+    "dataproc": Dataproc,
 }
 VARIABLES = {"container": "TANDEM_CONTAINERS", "spark": "TANDEM_SPARK"}  # each names another runtime of its kind
 
