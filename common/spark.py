@@ -30,7 +30,7 @@ from pyspark.sql.types import (
 
 from common import contracts, s3, storage
 from common.contracts import Column, Contract
-from common.failures import InputError, Refused
+from common.failures import Failure, InputError, Refused
 from common.heartbeat import repeatedly
 from common.manifest import Manifest
 from common.storage import File, at_once
@@ -129,7 +129,6 @@ def use_s3(spark: SparkSession, lake: str) -> None:
         "fs.s3a.committer.abort.pending.uploads": "false",
         # Each attempt has a folder of its own, so nothing has to be looked up before a file or a folder is made.
         "fs.s3a.performance.flags": "create,mkdir",
-        "fs.s3a.committer.magic.track.commits.in.memory.enabled": "true",
         "mapreduce.outputcommitter.factory.scheme.s3": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
         "mapreduce.outputcommitter.factory.scheme.s3a": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
     }
@@ -238,6 +237,16 @@ def write(task: Task, role: str, frame: DataFrame) -> None:
                 "of range; mend the job or make a new version of the contract."
             )
     task.written(role, counts["rows of all"])
+    if counts["rows of all"] and not task.outputs[role]["files"]:
+        raise lost(counts["rows of all"], 0, task.folder(role))
+
+
+def lost(written: int, found: int, folder: str) -> Failure:
+    """The failure of a commit that left out files: a misfit of committer and file system says nothing by itself."""
+    return Failure(
+        f"Spark wrote {written} rows to {folder}, but files there hold {found} of them, so nothing is published; "
+        "look at the committer's settings in common/spark.py, then run the task again."
+    )
 
 
 def fitted(frame: DataFrame, contract: Contract) -> DataFrame:
@@ -277,7 +286,7 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     straight to their partitions, into a folder of this attempt, and count once the partition's manifest names them
     beside the former ones. A partition that got no rows stays as it is, unless it lies in many small files: then what
     it held is written again beside the new rows, and only that counts. Returns how many rows were added.
-    Raises Fenced or Failure if a partition changed meanwhile.
+    Raises Fenced or Failure if a partition changed meanwhile, Failure if the files do not hold all the rows.
     """
     dataset = f"{task.lake}/{task.job.outputs[role].dataset}"
     folders = {f"{dataset}/date={date}": seen for date, seen in partitions.items()}
@@ -296,12 +305,15 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     gathered = {folder: former[folder] for folder, seen in folders.items() if scattered(seen)}
     if gathered:
         frame = frame.unionByName(rows_with_date(dataset, gathered.values(), contract).repartition("date"))
-    placed = frame.withColumn(name, F.lit(version))
+    seen_rows = Observation()
+    placed = frame.withColumn(name, F.lit(version)).observe(seen_rows, F.count(F.lit(1)).alias("rows"))
     parquet_writer(placed).partitionBy("date", name).options(**private).save(dataset)
     storage.delete(f"{dataset}/_temporary/{number}")
     found = dict(zip(own, at_once(storage.files, own.values()), strict=True))
     new = {folder: [file for file in files if file not in former[folder]] for folder, files in found.items()}
     written = rows_by_date(dataset, [file for files in new.values() for file in files], contract)
+    if (sent := seen_rows.get["rows"]) != (total := sum(written.values())):
+        raise lost(sent, total, dataset)
     for folder, files in new.items():
         if files:
             seen, total = folders[folder], written[folder.rpartition("=")[2]]

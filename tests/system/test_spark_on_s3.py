@@ -98,4 +98,4 @@ def test_what_spark_asks_of_the_server_for_a_table_of_one_file_is_bounded(ran):
     _, here = ran
     table = "/t/attempt-1/quarantine"
     about = [request for request in here.requests if table in f"{request.path} {request.query}"]
-    assert len(about) <= 32, [(request.method, request.path) for request in about]
+    assert len(about) <= 60, [(request.method, request.path) for request in about]
