@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import boto3
 import pytest
 
 from common import s3
@@ -104,6 +105,13 @@ def s3_at(folder: Path, address: str) -> AbstractContextManager[dict[str, str]]:
     return local_s3.running(folder, address)
 
 
+@pytest.fixture(autouse=True)
+def clients_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No client of the test before: boto3's shared session keeps the first credentials that it found."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    s3.client.cache_clear()
+
+
 @pytest.fixture(params=["file", "s3"])
 def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The root of a lake: of files, and on the S3 server."""
@@ -111,7 +119,6 @@ def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.Monk
         return lake
     for name, value in request.getfixturevalue("s3_server").items():
         monkeypatch.setenv(name, value)
-    s3.client.cache_clear()
     return f"s3://tandem-lake/{uuid.uuid4().hex}"
 
 

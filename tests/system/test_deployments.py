@@ -83,6 +83,7 @@ class Checkout:
         self.write("jobs/count/job.toml", COUNT)
         self.write("jobs/count/main.py", MAIN)
         self.write("airflow_dags/greetings/dag.py", DAG)
+        self.write("airflow_dags/greetings/README.md", "# greetings\nCounts, then greets.\n")
         self.write("airflow_dags/greetings/first.json", '{"parameters": {"wait": true}}')
         self.write("airflow_dags/greetings/second.json", "{}")
         for part in (".airflowignore", "environments/shared.toml", "environments/pod.json"):
