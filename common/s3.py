@@ -254,4 +254,5 @@ def client() -> Any:
         "retries": {"mode": "standard", "max_attempts": ATTEMPTS},
         "s3": {"addressing_style": style},
     }
-    return boto3.client("s3", config=Config(max_pool_connections=32, **options))
+    # Of a session of its own: the shared one keeps the credentials that any other client found first.
+    return boto3.Session().client("s3", config=Config(max_pool_connections=32, **options))
