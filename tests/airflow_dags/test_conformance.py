@@ -52,6 +52,8 @@ def work(runtime, release, lake, job, map_index=None):
     )
     template = json.dumps(fingerprint(job))[1:-1]
     request = json.loads(json.dumps(runtime.request(found, {})).replace(template, release.get(job, "")))
+    if "pod" in request:  # a node of two processors never has both to give; the limit stays that of the container
+        request["pod"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "500m"
     predecessors = PREDECESSORS.get(job, {})
     return Work(job, lake, "d", "r", job, 1, map_index, predecessors, PARAMETERS.get(job, {}), request, None)
 

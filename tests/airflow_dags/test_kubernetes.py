@@ -115,7 +115,12 @@ def attempted(runtime, work):
         part=work.map_index,
     )
     instance = SimpleNamespace(
-        dag_id=work.dag_id, run_id=work.run_id, task_id=work.task_id, try_number=work.attempt, map_index=-1
+        dag_id=work.dag_id,
+        run_id=work.run_id,
+        task_id=work.task_id,
+        try_number=work.attempt,
+        map_index=-1,
+        xcom_push=lambda name, value: None,  # the failure notice reads it; here the exception says the same
     )
     ended = Ended("")
     handler = logging.Handler()
