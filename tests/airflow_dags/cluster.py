@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
 import pytest
 import yaml
 from kubernetes import client, config
@@ -37,6 +38,7 @@ def prepared(folder: Path, serve_s3: Callable[..., Any], images: list[str]) -> I
         with serve_s3(folder / "s3", name_space.host()) as variables, pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
+            patch.setattr(boto3, "DEFAULT_SESSION", None)  # it would keep the keys of another test's S3 server
             name_space.give(found.namespace, variables)
             yield found
     finally:

@@ -317,7 +317,7 @@ def test_a_retry_ends_what_its_dead_worker_left_running_and_no_other(runtime, cl
     cluster.said(older.labels, "sleeping")
     cluster.said(sibling.labels, "sleeping")
     newer = runtime.submit(work(runtime, attempt=2))
-    assert not cluster.pods(older.labels)
+    wait_for(lambda: not cluster.pods(older.labels))
     assert runtime.watch(newer).exit_code == 0
     wait_for(lambda: len(cluster.pods()) == 1)
     assert cluster.pods()[0].metadata.labels["task_id"] == "sibling"
@@ -333,7 +333,7 @@ def test_cancel_ends_a_job_within_airflows_patience_and_it_may_say_so(runtime, c
     began = time.monotonic()
     runtime.cancel(running)
     assert time.monotonic() - began < 5
-    assert not cluster.pods(running.labels)
+    wait_for(lambda: not cluster.pods(running.labels))
     thread.join()
     assert outcomes[0].exit_code != 0
     assert outcomes[0].last_line.startswith("The task was told to end (SIGTERM)")
