@@ -66,12 +66,17 @@ class Cluster:
         self.core.delete_namespace(self.namespace)
 
     def pod_template(self) -> dict[str, Any]:
-        """The environment's pod template, in this name space, and with little patience for a lost node."""
+        """The environment's pod template, in this name space, and with little patience for a lost node.
+
+        Its pods compute as this machine was told to (OPENBLAS_*), which decides on the last bits of results.
+        """
         pod: dict[str, Any] = json.loads(TEMPLATE.read_text())
         pod["metadata"]["namespace"] = self.namespace
         pod["spec"]["terminationGracePeriodSeconds"] = 5
         for toleration in pod["spec"]["tolerations"]:
             toleration["tolerationSeconds"] = 1
+        told = [{"name": name, "value": value} for name, value in os.environ.items() if name.startswith("OPENBLAS_")]
+        pod["spec"]["containers"][0]["env"] = told
         return pod
 
     @contextlib.contextmanager
