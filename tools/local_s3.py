@@ -33,7 +33,7 @@ def running(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]
         raise Failure(f"There is {HOW}.")
     port = free_port(address)
     url = f"http://{address}:{port}"
-    user, secret = "tandem", uuid.uuid4().hex
+    user, secret = uuid.uuid4().hex, uuid.uuid4().hex
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     keys = {"ROOT_ACCESS_KEY": user, "ROOT_SECRET_KEY": secret}
     command = [found, "--port", f"{address}:{port}", "--quiet", "posix", str(folder)]

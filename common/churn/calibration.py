@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from common.churn.encoding import Floats
-from common.churn.models import probability
+from common.churn.models import Calibration, probability
 
 Churned = NDArray[np.bool_]
 BINS = 10
 FOLDS = 5
-
-
-class Calibration(NamedTuple):
-    """Calibrated log-odds = slope * log-odds + shift (Platt 1999)."""
-
-    slope: float
-    shift: float
-
-    def __call__(self, odds: Floats) -> Floats:
-        return self.slope * odds + self.shift
 
 
 def fit_calibration(odds: Floats, churned: Churned) -> Calibration:

@@ -1,6 +1,6 @@
-"""The models of churn: a recency rule, logistic regression, boosted trees, and their blend; all give log-odds.
+"""The models of churn, applied: logistic regression, boosted trees, and their blend; all give log-odds.
 
-Fitted by scikit-learn, kept as plain arrays: who has numpy can apply them, and no pickle is ever loaded. Each says of
+Plain arrays, fitted by `common.churn.fitting`: who has numpy can apply them, and no pickle is ever loaded. Each says of
 every row how far each column moved the log-odds away from the model's average; the average and the moves add up to the
 log-odds exactly.
 """
@@ -8,20 +8,16 @@ log-odds exactly.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
 
 from common.churn.encoding import Floats
 
 Arrays = dict[str, NDArray[Any]]
 Part = TypeVar("Part", "Regression", "Trees")
 BLOCK = 20_000  # rows; their parts stay near the cache
-ONE_THREAD = 300_000  # rows up to which threads wait for each other longer than they work, if others want the cores
 
 
 class Model(Protocol):
@@ -46,6 +42,16 @@ def probability(odds: Floats) -> Floats:
     """1 / (1 + exp(-log-odds)), without overflow."""
     probabilities: Floats = 0.5 * (1 + np.tanh(odds / 2))
     return probabilities
+
+
+class Calibration(NamedTuple):
+    """Calibrated log-odds = slope * log-odds + shift (Platt 1999)."""
+
+    slope: float
+    shift: float
+
+    def __call__(self, odds: Floats) -> Floats:
+        return self.slope * odds + self.shift
 
 
 @dataclass(frozen=True)
@@ -75,18 +81,6 @@ def standardised(matrix: Floats, mean: Floats, scale: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         damped: Floats = (np.sign(matrix) * np.log1p(np.abs(matrix)) - mean) / scale
     return np.where(np.isnan(damped), 0.0, damped)
-
-
-def fit_regression(matrix: Floats, churned: NDArray[np.bool_], strength: float) -> Regression:
-    """Logistic regression with an L2 penalty of 1 / strength on standardised columns, by L-BFGS."""
-    damped = np.sign(matrix) * np.log1p(np.abs(matrix))
-    known = np.isfinite(damped)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, damped, 0).sum(axis=0) / count
-    scale = np.sqrt(np.where(known, (damped - mean) ** 2, 0).sum(axis=0) / count)
-    scale[scale == 0] = 1
-    found = LogisticRegression(C=strength, max_iter=2000).fit(standardised(matrix, mean, scale), churned)
-    return Regression(found.intercept_, found.coef_[0], mean, scale)
 
 
 @dataclass(frozen=True)
@@ -129,43 +123,6 @@ class Trees:
 
     def arrays(self) -> Arrays:
         return {field.name: getattr(self, field.name) for field in fields(self)}
-
-
-def fit_trees(matrix: Floats, churned: NDArray[np.bool_], leaves: int, seed: int) -> Trees:
-    """Gradient boosting of 200 histogram trees, each split among three columns in ten drawn."""
-    model = HistGradientBoostingClassifier(
-        learning_rate=0.03,
-        max_iter=200,
-        max_leaf_nodes=leaves,
-        min_samples_leaf=min(50, 1 + len(matrix) // 20),
-        l2_regularization=5.0,
-        max_features=0.3,
-        early_stopping=False,
-        random_state=seed,
-    )
-    with threadpool_limits(1 if len(matrix) < ONE_THREAD else None, "openmp"):
-        model.fit(matrix, churned)
-    nodes = [tree.nodes for (tree,) in model._predictors]  # not public, so tests compare with predict_proba
-    roots = np.cumsum([0, *(len(tree) for tree in nodes[:-1])])
-    starts = np.repeat(roots, [len(tree) for tree in nodes])
-    joined = np.concatenate(nodes)
-    itself, leaf = np.arange(len(joined)), joined["is_leaf"] == 1
-    left = np.where(leaf, itself, joined["left"] + starts)
-    right = np.where(leaf, itself, joined["right"] + starts)
-    value, count = joined["value"].copy(), joined["count"].astype(np.float64)
-    for node in np.flatnonzero(~leaf)[::-1]:  # nodes below stand behind
-        below = [left[node], right[node]]
-        value[node] = np.average(value[below], weights=count[below])
-    return Trees(
-        base=model._baseline_prediction.ravel(),
-        roots=roots.astype(np.int32),
-        feature=joined["feature_idx"].astype(np.int32),
-        threshold=joined["num_threshold"].copy(),
-        unknown_left=joined["missing_go_to_left"] == 1,
-        left=left.astype(np.int32),
-        right=right.astype(np.int32),
-        value=value,
-    )
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ import pyarrow.compute as pc
 
 from common import tables
 from common.churn import models
-from common.churn.calibration import Calibration
 from common.churn.encoding import Encoding
-from common.churn.models import Model
+from common.churn.models import Calibration, Model
 from common.task import Task, run
 
 REASONS = 3

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from sklearn.metrics import log_loss
 
 from common import storage, tables
-from common.churn import calibration, encoding, models
-from common.churn.calibration import Calibration, Churned
+from common.churn import calibration, encoding, fitting, models
+from common.churn.calibration import Churned
 from common.churn.encoding import Encoding, Floats
-from common.churn.models import Blend, Model
+from common.churn.models import Blend, Calibration, Model
 from common.failures import InputError, Refused
 from common.task import Task, run
 
@@ -64,8 +64,8 @@ def of_both_kinds(rows: Rows, what: str) -> Rows:
 
 def fit(name: str, setting: float, matrix: Floats, churned: Churned, seed: int) -> Model:
     if name == "boosted trees":
-        return models.fit_trees(matrix, churned, int(setting), seed)
-    return models.fit_regression(matrix, churned, setting)
+        return fitting.fit_trees(matrix, churned, int(setting), seed)
+    return fitting.fit_regression(matrix, churned, setting)
 
 
 def chosen_settings(training: Rows, held_out: Churned, seed: int, progress: Progress) -> dict[str, dict[str, float]]:
@@ -120,7 +120,7 @@ def fit_and_judge(training: Rows, judged: Rows, held_out: Churned, seed: int, pr
     }
     fitted["blend"] = Blend(fitted["logistic regression"], fitted["boosted trees"])
     odds = {name: models.log_odds(model, judged_matrix) for name, model in fitted.items()}
-    rule = models.fit_regression(RECENCY.matrix(training.features), training.churned, 1.0)
+    rule = fitting.fit_regression(RECENCY.matrix(training.features), training.churned, 1.0)
     odds[RULE] = models.log_odds(rule, RECENCY.matrix(judged.features))
     calibrated = {name: calibration.cross_calibrated(each, judged.churned, seed) for name, each in odds.items()}
     quality = {

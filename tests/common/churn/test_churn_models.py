@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from common.churn import calibration, encoding, models
-from common.churn.calibration import Calibration
+from common.churn import calibration, encoding, fitting, models
 from common.churn.encoding import Encoding
+from common.churn.models import Calibration
 
 RANDOM = np.random.default_rng(0)
 ROWS = 3000
@@ -34,14 +34,14 @@ def test_trees_say_what_scikit_learn_says_on_rows_that_they_have_not_seen(matrix
     fitted = []
     fit = HistGradientBoostingClassifier.fit
     monkeypatch.setattr(HistGradientBoostingClassifier, "fit", lambda *given: fitted.append(fit(*given)) or fitted[0])
-    trees = models.fit_trees(matrix[:2000], churned[:2000], 8, 0)
+    trees = fitting.fit_trees(matrix[:2000], churned[:2000], 8, 0)
     found = models.probability(models.log_odds(trees, matrix[2000:]))
     np.testing.assert_allclose(found, fitted[0].predict_proba(matrix[2000:])[:, 1], rtol=1e-9)
     assert found.std() > 0.2
 
 
 def test_the_average_of_trees_is_that_of_the_rows_they_were_fitted_on(matrix, churned) -> None:
-    trees = models.fit_trees(matrix, churned, 8, 0)
+    trees = fitting.fit_trees(matrix, churned, 8, 0)
     assert models.log_odds(trees, matrix).mean() == pytest.approx(trees.average, abs=1e-6)
 
 
@@ -49,7 +49,7 @@ def test_the_average_of_trees_is_that_of_the_rows_they_were_fitted_on(matrix, ch
 def test_a_model_is_the_same_again_from_its_arrays_and_a_column_without_a_say_has_no_part(
     kind, matrix, churned
 ) -> None:
-    regression, trees = models.fit_regression(matrix, churned, 0.1), models.fit_trees(matrix, churned, 8, 0)
+    regression, trees = fitting.fit_regression(matrix, churned, 0.1), fitting.fit_trees(matrix, churned, 8, 0)
     model = {"regression": regression, "trees": trees, "blend": models.Blend(regression, trees)}[kind]
     again = models.from_arrays(model.arrays())
     assert type(again) is type(model)
@@ -61,7 +61,7 @@ def test_a_model_is_the_same_again_from_its_arrays_and_a_column_without_a_say_ha
 
 
 def test_an_unknown_number_is_the_average_to_a_regression(matrix, churned) -> None:
-    regression = models.fit_regression(matrix, churned, 0.1)
+    regression = fitting.fit_regression(matrix, churned, 0.1)
     assert models.log_odds(regression, np.full((1, 5), np.nan))[0] == pytest.approx(regression.average)
 
 
