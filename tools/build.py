@@ -163,18 +163,18 @@ def install_libraries(wanted: Product, place: str, platform: Sequence[str] = ())
 def spark_submit(job: Job, bundle: str, where: list[str], arguments: list[str]) -> list[str]:
     """The spark-submit of a bundle at a place: on which cluster, with the sizes that job.toml asks for."""
     sizes = {
-        "--driver-memory": job.spark.get("driver_memory"),
-        "--executor-memory": job.spark.get("executor_memory"),
-        "--executor-cores": job.spark.get("executor_cores"),
+        "spark.driver.memory": job.spark.get("driver_memory"),
+        "spark.executor.memory": job.spark.get("executor_memory"),
+        "spark.executor.cores": job.spark.get("executor_cores"),
     }
-    conf = [part for name, value in job.spark.get("conf", {}).items() for part in ("--conf", f"{name}={value}")]
-    given = [part for name, value in sizes.items() if value for part in (name, str(value))]
+    conf = {name: value for name, value in sizes.items() if value} | job.spark.get("conf", {})
+    archives = []
     if job.requirements and where == CLUSTER:  # unpacked in the working folder of each process
-        processes = ("spark.yarn.appMasterEnv", "spark.executorEnv")
-        conf += [part for process in processes for part in ("--conf", f"{process}.PYTHONPATH=libraries")]
-        conf += ["--archives", f"{bundle}/{LIBRARIES}#libraries"]
+        conf |= {f"{process}.PYTHONPATH": "libraries" for process in ("spark.yarn.appMasterEnv", "spark.executorEnv")}
+        archives = ["--archives", f"{bundle}/{LIBRARIES}#libraries"]
+    options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
     code = ["--py-files", f"{bundle}/code.zip", f"{bundle}/main.py"]
-    return ["spark-submit", *where, "--name", job.name, *given, *conf, *code, *arguments]
+    return ["spark-submit", *where, "--name", job.name, *options, *archives, *code, *arguments]
 
 
 def stage(place: Path, files: dict[str, bytes]) -> None:

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 INGESTING = ("ingest_items", "ingest_events")
 RECOMMENDING = "daily_recommendations"
 FAILED = ("failed", "upstream_failed")
+Published = list[tuple[str, Instance, Manifest]]  # by tasks: their DAG, how they ran, what they published
 
 console = Console(width=None if sys.stdout.isatty() else 110)
 
@@ -76,22 +77,11 @@ def main() -> None:
         clock.say("building the images of all Python jobs that the engine does not have yet")
         os.environ["AIRFLOW_VAR_RELEASE"] = built()
     try:
-        with local_dynamodb.running(), ThreadPoolExecutor(1) as pool:
-            loading = pool.submit(load_sample.load, load_sample.SOURCE, lake)  # while Airflow starts
-            with start(lake, say=clock.say) as airflow:
-                clock.say(f"Airflow is at {airflow.url}")
-                loading.result()
-                clock.say("the shop's transactions are in the raw level, as a tracking system delivers them")
-                runs = ran(airflow, clock)
-                finished = clock.seconds
-                found = manifests(airflow, runs)
-                served = read_as_frontends_do(found)
+        with local_dynamodb.running():
+            found = run(lake, load_sample.SOURCE, clock)
+            table_of_users(found, read_as_frontends_do(found))
     except AirflowError as error:
         sys.exit(str(error))
-    table_of_tasks(found, finished)
-    models = next(each for _, _, each in found if each.document["job"] == "train_recommender")
-    table_of_models(models)
-    table_of_users(found, served)
     console.print(f"Everything is in {lake}; `make airflow` shows the runs. Done in {clock.seconds:.0f} s.")
 
 
@@ -102,6 +92,22 @@ def built() -> str:
     if subprocess.run([sys.executable, "-m", "tools.build", *chosen], cwd=ROOT).returncode:
         sys.exit("The images could not be built; what failed is above.")
     return (ROOT / "dist" / "release.json").read_text()
+
+
+def run(lake: str, sample: Path, clock: Clock) -> Published:
+    """Load the sample, run all pipelines to their end and show what tasks and models did; what they published."""
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load_sample.load, sample, lake)  # while Airflow starts
+        with start(lake, say=clock.say) as airflow:
+            clock.say(f"Airflow is at {airflow.url}")
+            loading.result()
+            clock.say("the shop's transactions are in the raw level, as a tracking system delivers them")
+            runs = ran(airflow, clock)
+            finished = clock.seconds
+            found = manifests(airflow, runs)
+    table_of_tasks(found, finished)
+    table_of_models(next(each for _, _, each in found if each.document["job"] == "train_recommender"))
+    return found
 
 
 def ran(airflow: Airflow, clock: Clock) -> dict[str, str]:
@@ -127,7 +133,7 @@ def finish(airflow: Airflow, dag: str, run: str, clock: Clock) -> None:
     raise AirflowError(f"{dag} failed at {failed.task_id}; its log ends so:\n{log}")
 
 
-def manifests(airflow: Airflow, runs: dict[str, str]) -> list[tuple[str, Instance, Manifest]]:
+def manifests(airflow: Airflow, runs: dict[str, str]) -> Published:
     """The tasks that ran and what they published, in the order in which they started."""
     found = []
     for dag, run in runs.items():
@@ -138,7 +144,7 @@ def manifests(airflow: Airflow, runs: dict[str, str]) -> list[tuple[str, Instanc
     return found
 
 
-def table_of_tasks(found: list[tuple[str, Instance, Manifest]], finished: float) -> None:
+def table_of_tasks(found: Published, finished: float) -> None:
     table = Table(title="Tasks", title_justify="left")
     for heading in ("task", "rows out", "MB out", "own work, s", "in Airflow, s", "peak memory, MiB"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
@@ -178,7 +184,7 @@ def table_of_models(published: Manifest) -> None:
     console.print(table)
 
 
-def read_as_frontends_do(found: list[tuple[str, Instance, Manifest]]) -> dict[str, list[dict[str, Any]]]:
+def read_as_frontends_do(found: Published) -> dict[str, list[dict[str, Any]]]:
     """What the published table shows to three users."""
     by_job = {each.document["job"]: each for _, _, each in found}
     table = by_job["publish_product"].document["metrics"]["table"]
@@ -187,7 +193,7 @@ def read_as_frontends_do(found: list[tuple[str, Instance, Manifest]]) -> dict[st
     return {user: reader.read(client(), table, user) for user in three_users(bought, recommended)}
 
 
-def table_of_users(found: list[tuple[str, Instance, Manifest]], served: dict[str, list[dict[str, Any]]]) -> None:
+def table_of_users(found: Published, served: dict[str, list[dict[str, Any]]]) -> None:
     """What users bought, and what frontends show them."""
     by_job = {each.document["job"]: each for _, _, each in found}
     names = dict(zip(*read(by_job["ingest_items"], ["item_id", "name"]).values()))

@@ -20,9 +20,9 @@ from common import storage
 from common.failures import Failure
 from tools import load_sample, local_dynamodb, local_s3
 from tools.build import build_bundle
-from tools.demo import Clock, console, manifests, ran, table_of_models, table_of_tasks
+from tools.demo import Clock, console, run
 from tools.fingerprint import ROOT, jobs, product
-from tools.local_airflow import AirflowError, start
+from tools.local_airflow import AirflowError
 from tools.submit import upload
 
 NODE = ROOT / "tests" / "system" / "emr_node.py"
@@ -48,15 +48,7 @@ def show(folder: Path, sample: Path, clock: Clock) -> None:
         with emr(clock), local_dynamodb.running():
             os.environ["AIRFLOW_VAR_RELEASE"] = json.dumps(released(lake))
             clock.say("the bundles of all Spark jobs are in the lake, and Airflow's variable `release` names them")
-            load_sample.load(sample, lake)
-            clock.say("the shop's transactions are in the raw level, as a tracking system delivers them")
-            with start(lake, say=clock.say) as airflow:
-                clock.say(f"Airflow is at {airflow.url}")
-                runs = ran(airflow, clock)
-                finished = clock.seconds
-                found = manifests(airflow, runs)
-            table_of_tasks(found, finished)
-            table_of_models(next(each for _, _, each in found if each.document["job"] == "train_recommender"))
+            run(lake, sample, clock)
             table_of_clusters()
             table_of_lake(lake)
     console.print(f"The lake stays in {folder / local_s3.BUCKET}. Done in {clock.seconds:.0f} s.")

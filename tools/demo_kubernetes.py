@@ -13,9 +13,9 @@ from pathlib import Path
 from common.failures import Failure
 from tools import load_sample, local_dynamodb, local_s3
 from tools.build import image
-from tools.demo import Clock, built, console, manifests, ran, table_of_models, table_of_tasks
+from tools.demo import Clock, built, console, run
 from tools.fingerprint import ROOT
-from tools.local_airflow import PROGRAMS, AirflowError, start
+from tools.local_airflow import PROGRAMS, AirflowError
 
 NAME_SPACE = "tandem"  # of the pod template
 
@@ -50,15 +50,7 @@ def show(folder: Path, sample: Path, clock: Clock) -> None:
             endpoint = {"DYNAMODB_ENDPOINT": os.environ["DYNAMODB_ENDPOINT"]}
             name_space("--name", NAME_SPACE, given=json.dumps(variables | endpoint))
             clock.say(f"the name space {NAME_SPACE} has a secret by which pods reach the lake at {address}")
-            load_sample.load(sample, lake)
-            clock.say("the shop's transactions are in the raw level, as a tracking system delivers them")
-            with start(lake, say=clock.say) as airflow:
-                clock.say(f"Airflow is at {airflow.url}")
-                runs = ran(airflow, clock)
-                finished = clock.seconds
-                found = manifests(airflow, runs)
-        table_of_tasks(found, finished)
-        table_of_models(next(each for _, _, each in found if each.document["job"] == "train_recommender"))
+            run(lake, sample, clock)
     console.print(f"The lake stays in {folder / local_s3.BUCKET}. Done in {clock.seconds:.0f} s.")
 
 

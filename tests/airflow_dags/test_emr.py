@@ -71,7 +71,8 @@ def test_a_tasks_own_settings_go_over_those_of_the_job():
     settings = {"deploy_mode": "client", "executor_memory": "9g", "executor_cores": 3, "conf": {"b": "{{ ds }}"}}
     assert Emr().request(found, settings)["options"] == [
         *("--master", "yarn", "--deploy-mode", "client", "--name", "build"),
-        *("--executor-memory", "9g", "--executor-cores", "3", "--conf", "a=1", "--conf", "b={{ ds }}"),
+        *("--conf", "spark.executor.memory=9g", "--conf", "spark.executor.cores=3"),
+        *("--conf", "a=1", "--conf", "b={{ ds }}"),
     ]
 
 

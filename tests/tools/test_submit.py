@@ -118,7 +118,7 @@ def test_the_step_is_the_uploaded_bundle_with_the_tasks_arguments(s3_lake, clust
     assert step.action_on_failure == "CONTINUE"
     assert step.args == [
         *("spark-submit", "--master", "yarn", "--deploy-mode", "cluster", "--name", "count"),
-        *("--driver-memory", "1g", "--executor-cores", "2", "--conf", "spark.a=b c"),
+        *("--conf", "spark.driver.memory=1g", "--conf", "spark.executor.cores=2", "--conf", "spark.a=b c"),
         *("--py-files", f"{remote}/code.zip", f"{remote}/main.py"),
         *("--lake", s3_lake, "--dag-id", "d", "--run-id", "r:1", "--task-id", "count", "--attempt", "1"),
         *("--set", "a=b c"),

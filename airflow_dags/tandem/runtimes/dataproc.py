@@ -4,20 +4,24 @@ import hashlib
 import logging
 import re
 import shlex
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from tandem.catalogue import Job
 from tandem.errors import PipelineError, check_known
 from tandem.release import fingerprint
 from tandem.runtimes import Cluster, Outcome, Work, bundle
-from tandem.runtimes.emr import ALIVE_SECONDS, GRACE_SECONDS, first_of_names
 from tandem.runtimes.requests import merged
+from tandem.runtimes.service import (
+    Sent,
+    Service,
+    check_libraries,
+    first_of_names,
+    libraries_properties,
+    spark_properties,
+)
 
-ENDED = ("CANCELLED", "DONE", "ERROR")
-WAITING = ("PENDING", "SETUP_DONE")
 INSTALL = (
     "pip install --no-deps --require-hashes -r requirements/airflow-dataproc.txt "
     "-r requirements/airflow-dataproc-provider.txt"
@@ -25,16 +29,8 @@ INSTALL = (
 log = logging.getLogger(__name__)
 
 
-class Submitted(NamedTuple):
-    """A job of a cluster, the work that it does, and a client of Dataproc that only `cancel` uses."""
-
-    id: str
-    work: Work
-    jobs: Any
-
-
 @dataclass(frozen=True, kw_only=True)
-class Dataproc:
+class Dataproc(Service):
     """Runs the bundle that the Airflow variable `release` names as a PySpark job.
 
     cluster.dataproc.json is Dataproc's message Cluster, in Python's names; `cluster` is a table that an environment
@@ -42,13 +38,15 @@ class Dataproc:
     """
 
     cluster_suffix: ClassVar[str] = ".dataproc.json"
+    noun: ClassVar[str] = "Job"
+    waiting: ClassVar[tuple[str, ...]] = ("PENDING", "SETUP_DONE")
+    ended: ClassVar[tuple[str, ...]] = ("CANCELLED", "DONE", "ERROR")
+    cancelling: ClassVar[tuple[str, ...]] = ("CANCEL_STARTED",)
     project: str
     region: str
     deploy_mode: str = "cluster"  # of jobs that say nothing else
     cluster: Mapping[str, Any] = field(default_factory=dict)
-    poll_seconds: float = 10
     ready_seconds: float = 1800  # a cluster may take to be created or deleted
-    pending_seconds: float = 7200  # a job may wait for its start
 
     def open_and_close(self, name: str, request: Mapping[str, Any], where: str) -> Cluster:
         try:
@@ -69,25 +67,13 @@ class Dataproc:
         return operators(name, wanted, self.project, self.region, self.ready_seconds)
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = {"deploy_mode": self.deploy_mode, **job.spark, **settings}
-        check_known("deploy mode", wanted["deploy_mode"], ["client", "cluster"], f"A setting of {job.name}")
-        if job.requirements and wanted["deploy_mode"] != "cluster":
-            raise PipelineError(
-                f"{job.name} brings libraries, which only a driver on YARN has; expected deploy mode 'cluster'."
-            )
-        names = {
-            "spark.submit.deployMode": "deploy_mode",
-            "spark.driver.memory": "driver_memory",
-            "spark.executor.memory": "executor_memory",
-            "spark.executor.cores": "executor_cores",
-        }
-        sizes = {name: str(wanted[size]) for name, size in names.items() if size in wanted}
-        processes = ("spark.yarn.appMasterEnv", "spark.executorEnv")
-        libraries = {f"{process}.PYTHONPATH": "libraries" for process in processes} if job.requirements else {}
-        conf = {**job.spark.get("conf", {}), **settings.get("conf", {})}
+        mode = settings.get("deploy_mode", self.deploy_mode)
+        check_known("deploy mode", mode, ["client", "cluster"], f"A setting of {job.name}")
+        check_libraries(job, mode)
+        libraries = libraries_properties(job, "spark.yarn.appMasterEnv")
         return {
             "fingerprint": fingerprint(job.name),
-            "properties": {**sizes, **{name: str(value) for name, value in conf.items()}, **libraries},
+            "properties": {"spark.submit.deployMode": mode, **spark_properties(job, settings), **libraries},
             "libraries": "libraries.zip" if job.requirements else None,
         }
 
@@ -108,21 +94,21 @@ class Dataproc:
         }
         return {"project_id": self.project, "region": self.region, "job": job}
 
-    def submit(self, work: Work) -> Submitted:
+    def submit(self, work: Work) -> Sent:
         """Submit the job of this attempt, or find it by its ID; those of older attempts are cancelled."""
         from google.api_core.exceptions import AlreadyExists, NotFound
 
         request = self.sent(work)
         jobs = self.client()
         for attempt in range(1, work.attempt):
-            older = Submitted(job_id(work, attempt), work, jobs)
+            older = Sent(job_id(work, attempt), work, jobs)
             try:
-                if self.job(jobs, older).status.state.name not in ENDED:
+                if self.ask(jobs, older)[0] not in self.ended:
                     log.warning("Cancelling what an older attempt left running: %s.", older.id)
-                    jobs.cancel_job(request=self.named(older))
+                    self.ask_to_cancel(jobs, older)
             except NotFound:
                 continue
-        handle = Submitted(job_id(work, work.attempt), work, jobs)
+        handle = Sent(job_id(work, work.attempt), work, jobs)
         try:
             jobs.submit_job(request=request)
             log.info("Submitted job %s to cluster %s: %s", handle.id, work.cluster, request["job"]["pyspark_job"])
@@ -130,30 +116,21 @@ class Dataproc:
             log.info("Found job %s of cluster %s.", handle.id, work.cluster)
         return handle
 
-    def watch(self, handle: Submitted) -> Outcome:
-        jobs = self.client()
-        began = time.monotonic()
-        state, said = "", 0.0
-        while True:
-            job = self.job(jobs, handle)
-            now = time.monotonic()
-            if job.status.state.name != state or now - said >= ALIVE_SECONDS:
-                state, said = job.status.state.name, now
-                log.info("Job %s of cluster %s is %s after %.0f s.", handle.id, handle.work.cluster, state, now - began)
-            if state in ENDED:
-                return outcome(handle, job)
-            if state in WAITING and now - began > self.pending_seconds:
-                self.cancel(handle)
-                return Outcome(1, None, "", f"Job {handle.id} did not start within {self.pending_seconds:.0f} s.")
-            time.sleep(self.poll_seconds)
+    def ask(self, client: Any, sent: Sent) -> tuple[str, Any]:
+        job = client.get_job(request=self.named(sent))
+        return job.status.state.name, job
 
-    def cancel(self, handle: Submitted) -> None:
-        handle.jobs.cancel_job(request=self.named(handle))
-        deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline:
-            if self.job(handle.jobs, handle).status.state.name in (*ENDED, "CANCEL_STARTED"):
-                return
-            time.sleep(0.2)
+    def ask_to_cancel(self, client: Any, sent: Sent) -> None:
+        client.cancel_job(request=self.named(sent))
+
+    def outcome(self, client: Any, sent: Sent, said: Any) -> Outcome:
+        """How a job ended, in Dataproc's words, and where the output of its driver is."""
+        output = said.driver_output_resource_uri
+        shown = f"The driver's output is at {output}*" if output else ""
+        if said.status.state.name == "DONE":
+            return Outcome(0, None, "", shown)
+        told = f"Job {sent.id} of cluster {sent.work.cluster} is {said.status.state.name}. {said.status.details}"
+        return Outcome(1, None, "", "\n".join([told.strip(), *([shown] if shown else [])]))
 
     def again(self, work: Work) -> str:
         sent = self.sent(work)["job"]["pyspark_job"]
@@ -175,22 +152,8 @@ class Dataproc:
 
         return DataprocHook().get_job_client(self.region)
 
-    def named(self, handle: Submitted) -> dict[str, str]:
-        return {"project_id": self.project, "region": self.region, "job_id": handle.id}
-
-    def job(self, jobs: Any, handle: Submitted) -> Any:
-        return jobs.get_job(request=self.named(handle))
-
-
-def outcome(handle: Submitted, job: Any) -> Outcome:
-    """How a job ended, in Dataproc's words, and where the output of its driver is."""
-    state = job.status.state.name
-    output = job.driver_output_resource_uri
-    shown = f"The driver's output is at {output}*" if output else ""
-    if state == "DONE":
-        return Outcome(0, None, "", shown)
-    told = f"Job {handle.id} of cluster {handle.work.cluster} is {state}. {job.status.details}".strip()
-    return Outcome(1, None, "", "\n".join([told, *([shown] if shown else [])]))
+    def named(self, sent: Sent) -> dict[str, str]:
+        return {"project_id": self.project, "region": self.region, "job_id": sent.id}
 
 
 def job_id(work: Work, attempt: int) -> str:

@@ -4,45 +4,37 @@ import gzip
 import logging
 import re
 import shlex
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowFailException
 
 from tandem.catalogue import Job
 from tandem.errors import PipelineError, check_known
-from tandem.lake import encode, list_s3, read_document, read_s3
+from tandem.lake import list_s3, read_s3
 from tandem.release import fingerprint
 from tandem.runtimes import Cluster, Outcome, Work, bundle
 from tandem.runtimes.process import SPARKS_OWN
 from tandem.runtimes.requests import check_request, client, merged
+from tandem.runtimes.service import (
+    Sent,
+    Service,
+    check_libraries,
+    first_of_names,
+    libraries_properties,
+    spark_properties,
+)
 
 ACTIVE = ("PENDING", "RUNNING", "CANCEL_PENDING")
-ALIVE_SECONDS = 30  # between lines that say that a step still runs
-GRACE_SECONDS = 3  # to see a step end after its cancelling; Airflow kills a task that does not end within 5
-LONGEST_NAME = 256  # of a step
 RAISED = re.compile(
     r"(Caused by: )?([\w$]+\.)*\w+(Error|Exception|Interrupt|Exit)\b"
 )  # begins an exception's last line
 log = logging.getLogger(__name__)
 
 
-class Step(NamedTuple):
-    """A step of a cluster, the work that it does, and a client of EMR that only `cancel` uses.
-
-    `cancel` is called from a signal handler, when `watch` may hold a lock of its own client, and in a hurry.
-    """
-
-    cluster: str
-    id: str
-    work: Work
-    emr: Any
-
-
 @dataclass(frozen=True, kw_only=True)
-class Emr:
+class Emr(Service):
     """Runs the bundle that the Airflow variable `release` names, by spark-submit in a step of a cluster.
 
     cluster.json is the request RunJobFlow; `cluster` is a table that an environment puts over it. A cluster that no one
@@ -50,12 +42,13 @@ class Emr:
     """
 
     cluster_suffix: ClassVar[str] = ".json"
+    noun: ClassVar[str] = "Step"
+    waiting: ClassVar[tuple[str, ...]] = ("PENDING",)
+    ended: ClassVar[tuple[str, ...]] = ("COMPLETED", "CANCELLED", "FAILED", "INTERRUPTED")
     region: str | None = None  # the one that boto3 finds by itself
     deploy_mode: str = "cluster"  # of jobs that say nothing else
     cluster: Mapping[str, Any] = field(default_factory=dict)
-    poll_seconds: float = 10
     ready_seconds: float = 1800  # a cluster may take to take steps
-    pending_seconds: float = 7200  # a step may wait for its start, those before it included
     log_seconds: float = 120  # to wait for the log of a job that left nothing else; EMR brings it some minutes later
 
     def open_and_close(self, name: str, request: Mapping[str, Any], where: str) -> Cluster:
@@ -74,15 +67,10 @@ class Emr:
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         mode = settings.get("deploy_mode", self.deploy_mode)
         check_known("deploy mode", mode, ["client", "cluster"], f"A setting of {job.name}")
+        check_libraries(job, mode)
+        conf = spark_properties(job, settings) | libraries_properties(job, "spark.yarn.appMasterEnv")
         where = ["--master", "yarn", "--deploy-mode", mode, "--name", job.name]
-        options = [*where, *spark_options(job, settings)]
-        if job.requirements:
-            if mode != "cluster":
-                raise PipelineError(
-                    f"{job.name} brings libraries, which only a driver on YARN has; expected deploy mode 'cluster'."
-                )
-            processes = ("spark.yarn.appMasterEnv", "spark.executorEnv")
-            options += [part for process in processes for part in ("--conf", f"{process}.PYTHONPATH=libraries")]
+        options = [*where, *(part for name, value in conf.items() for part in ("--conf", f"{name}={value}"))]
         packed = "libraries.zip" if job.requirements else None
         return {"fingerprint": fingerprint(job.name), "deploy_mode": mode, "options": options, "libraries": packed}
 
@@ -99,10 +87,13 @@ class Emr:
         name = f"{first_of_names(work)}{work.attempt}"
         return {"Name": name, "ActionOnFailure": "CONTINUE", "HadoopJarStep": jar}
 
-    def submit(self, work: Work) -> Step:
+    def client(self) -> Any:
+        return client("emr", self.region)
+
+    def submit(self, work: Work) -> Sent:
         """Find the step of this attempt, else add it; steps of older attempts, whose workers died, are cancelled."""
         step = self.sent(work)
-        emr = client("emr", self.region)
+        emr = self.client()
         base = first_of_names(work)
         older = []
         pages = emr.get_paginator("list_steps").paginate(ClusterId=work.cluster)
@@ -110,7 +101,7 @@ class Emr:
             attempt = int(there["Name"].removeprefix(base))
             if attempt == work.attempt:
                 log.info("Found step %s of cluster %s.", there["Id"], work.cluster)
-                return Step(work.cluster, there["Id"], work, emr)
+                return Sent(there["Id"], work, emr)
             if attempt < work.attempt and there["Status"]["State"] in ACTIVE:
                 older.append(there["Id"])
         if older:
@@ -123,33 +114,14 @@ class Emr:
             if reason := self.ending_of_cluster(emr, work.cluster):
                 raise AirflowFailException(f"{reason} Clear this task and what opens its cluster.") from None
             raise
-        return Step(work.cluster, added["StepIds"][0], work, emr)
+        return Sent(added["StepIds"][0], work, emr)
 
-    def watch(self, handle: Step) -> Outcome:
-        emr = client("emr", self.region)
-        began = time.monotonic()
-        state, said = "", 0.0
-        while True:
-            status = emr.describe_step(ClusterId=handle.cluster, StepId=handle.id)["Step"]["Status"]
-            now = time.monotonic()
-            if status["State"] != state or now - said >= ALIVE_SECONDS:
-                state, said = status["State"], now
-                log.info("Step %s of cluster %s is %s after %.0f s.", handle.id, handle.cluster, state, now - began)
-            if state not in ACTIVE:
-                return self.outcome(emr, handle, status)
-            if state == "PENDING" and now - began > self.pending_seconds:
-                self.cancel(handle)
-                return Outcome(1, None, "", f"Step {handle.id} did not start within {self.pending_seconds:.0f} s.")
-            time.sleep(self.poll_seconds)
+    def ask(self, client: Any, sent: Sent) -> tuple[str, Any]:
+        status = client.describe_step(ClusterId=sent.work.cluster, StepId=sent.id)["Step"]["Status"]
+        return status["State"], status
 
-    def cancel(self, handle: Step) -> None:
-        cluster, step = handle.cluster, handle.id
-        handle.emr.cancel_steps(ClusterId=cluster, StepIds=[step], StepCancellationOption="TERMINATE_PROCESS")
-        deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline:
-            if handle.emr.describe_step(ClusterId=cluster, StepId=step)["Step"]["Status"]["State"] not in ACTIVE:
-                return
-            time.sleep(0.2)
+    def ask_to_cancel(self, client: Any, sent: Sent) -> None:
+        client.cancel_steps(ClusterId=sent.work.cluster, StepIds=[sent.id], StepCancellationOption="TERMINATE_PROCESS")
 
     def again(self, work: Work) -> str:
         return shlex.join([".venv/bin/python", "-m", "tools.submit", "--job", work.job, *work.arguments])
@@ -161,57 +133,30 @@ class Emr:
         status = emr.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]
         return f"Cluster {cluster} {ended(status)}." if status["State"].startswith("TERMINAT") else ""
 
-    def outcome(self, emr: Any, step: Step, status: Mapping[str, Any]) -> Outcome:
+    def outcome(self, client: Any, sent: Sent, said: Any) -> Outcome:
         """How a step ended: in EMR's words, in the driver's last exceptions, in the exit code that YARN noted."""
-        region = emr.meta.region_name
-        page = f"https://{region}.console.aws.amazon.com/emr/home?region={region}#/clusterDetails/{step.cluster}"
+        region, cluster = client.meta.region_name, sent.work.cluster
+        page = f"https://{region}.console.aws.amazon.com/emr/home?region={region}#/clusterDetails/{cluster}"
         shown = f"AWS shows it at {page}"
-        if status["State"] == "COMPLETED":
+        if said["State"] == "COMPLETED":
             return Outcome(0, None, "", shown)
-        details = [f"{name}: {text}" for name, text in status.get("FailureDetails", {}).items() if text]
-        told = " ".join([f"Step {step.id} of cluster {step.cluster} is {status['State']}.", *details])
-        cluster = self.ending_of_cluster(emr, step.cluster)
-        place, log = self.driver_log(emr, step)
+        details = [f"{name}: {text}" for name, text in said.get("FailureDetails", {}).items() if text]
+        told = " ".join([f"Step {sent.id} of cluster {cluster} is {said['State']}.", *details])
+        ending = self.ending_of_cluster(client, cluster)
+        log: dict[str, str] = {}
+        place = "a LogUri, which cluster.json lacks,"
+        if root := client.describe_cluster(ClusterId=cluster)["Cluster"].get("LogUri"):
+            place = f"{re.sub('^s3[an]:', 's3:', root).rstrip('/')}/{cluster}"
+            log = self.log_of_driver(sent, place, lambda: driver_log(place, sent), self.log_seconds)
+            log = log or step_log(place, sent)
         ends = [f"{uri} ends with: {last_exception(text)}" for uri, text in log.items()]
         missing = f"No log of the driver is at {place} yet; EMR brings it within some minutes."
-        lines = [told, *([cluster] if cluster else []), *(ends or [missing]), shown]
+        lines = [told, *([ending] if ending else []), *(ends or [missing]), shown]
         codes = re.findall(r"User application exited with status (\d+)", "".join(log.values()))
         return Outcome(int(codes[-1]) if codes else 1, None, "", "\n".join(lines))
 
-    def driver_log(self, emr: Any, step: Step) -> tuple[str, dict[str, str]]:
-        """Where the cluster's logs are, and what the driver printed; waits for that of a job that left nothing else."""
-        root = emr.describe_cluster(ClusterId=step.cluster)["Cluster"].get("LogUri")
-        if not root:
-            return "a LogUri, which cluster.json lacks,", {}
-        logs = f"{re.sub('^s3[an]:', 's3:', root).rstrip('/')}/{step.cluster}"
-        left = read_document(f"{step.work.key}/attempt-{step.work.attempt}/failure.json")
-        deadline = time.monotonic() + (0 if left else self.log_seconds)
-        while not (found := driver_log(logs, step)) and time.monotonic() < deadline:
-            log.info("The driver's log is not at %s yet.", logs)
-            time.sleep(min(self.poll_seconds, 10))
-        return logs, found or step_log(logs, step)
 
-
-def spark_options(job: Job, settings: Mapping[str, Any]) -> list[str]:
-    """The options of spark-submit that job.toml, and over it a task's own settings, ask for."""
-    wanted = {**job.spark, **settings}
-    sizes = [
-        part
-        for name in ("driver_memory", "executor_memory", "executor_cores")
-        if name in wanted
-        for part in (f"--{name.replace('_', '-')}", str(wanted[name]))
-    ]
-    conf = {**job.spark.get("conf", {}), **settings.get("conf", {})}
-    return [*sizes, *(part for name, value in conf.items() for part in ("--conf", f"{name}={value}"))]
-
-
-def first_of_names(work: Work) -> str:
-    """How the names of a task's steps begin, the attempt's number follows: its folder among the lake's hand-overs."""
-    task = work.key.removeprefix(f"{work.lake.rstrip('/')}/intermediate/")
-    return f"{task if len(task) < LONGEST_NAME - 20 else encode(task)}/attempt-"
-
-
-def driver_log(logs: str, step: Step) -> dict[str, str]:
+def driver_log(logs: str, step: Sent) -> dict[str, str]:
     """What the driver printed, by URI, as far as it is on S3.
 
     In client mode the step's process is the driver. In cluster mode it is the first container of the YARN application
@@ -225,7 +170,7 @@ def driver_log(logs: str, step: Step) -> dict[str, str]:
     return {uri: text for uri, text in containers.items() if re.search(r"_0*1/std...\.gz$", uri)}
 
 
-def step_log(logs: str, step: Step) -> dict[str, str]:
+def step_log(logs: str, step: Sent) -> dict[str, str]:
     """What a step's process printed, by URI."""
     return texts(f"{logs}/steps/{step.id}/")
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from tandem.catalogue import Job
 from tandem.runtimes import Cluster, Work
 from tandem.runtimes.process import Process
+from tandem.runtimes.service import spark_properties
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,7 @@ class SparkSubmit(Process):
         return None
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-        sizes = {**job.spark, **settings}
-        memory = {"spark.driver.memory": sizes["driver_memory"]} if "driver_memory" in sizes else {}
-        return {"conf": {**memory, **job.spark.get("conf", {}), **settings.get("conf", {}), **self.conf}}
+        return {"conf": {**spark_properties(job, settings), **self.conf}}
 
     def command(self, work: Work) -> list[str]:
         conf = [part for name, value in work.request["conf"].items() for part in ("--conf", f"{name}={value}")]
