@@ -4,7 +4,7 @@ import datetime
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from common import contracts, lake, manifest, storage
+from common import contracts, days, lake, manifest, storage
 from common.contracts import Contract
 from common.failures import InputError
 from common.job import Table
@@ -37,11 +37,12 @@ def resolve(task: "Task", role: str, table: Table) -> Input:
     contract = contracts.load(table.contract) if table.contract else None
     if table.raw:
         folder = f"{task.lake}/{table.raw}"
-        arrivals = [f"{folder}/{name}" for name in days(task, folder, "arrival=", table)]
-        return Input(role, contract, [file for files in at_once(storage.files, arrivals) for file in files])
+        named = [name.removeprefix("arrival=") for name in storage.folders(folder) if name.startswith("arrival=")]
+        arrivals = [f"{folder}/arrival={day}" for day in in_window(task, named, table)]
+        return Input(role, contract, [file for files in storage.files_of(arrivals).values() for file in files])
     if table.dataset:
         folder = f"{task.lake}/{table.dataset}"
-        names = days(task, folder, "date=", table) if table.dates else ["all"]
+        names = [f"date={day}" for day in in_window(task, days.noted(folder), table)] if table.dates else ["all"]
         found = at_once(manifest.find, [lake.manifest(f"{folder}/{name}") for name in names])
         manifests = [partition for partition in found if partition]
         output = None  # a partition's manifest holds only the one output that fills it
@@ -70,16 +71,10 @@ def resolve(task: "Task", role: str, table: Table) -> Input:
     return result
 
 
-def days(task: "Task", folder: str, prefix: str, table: Table) -> list[str]:
-    """The folders of a dataset's days that lie in the window that the input's two date parameters name."""
+def in_window(task: "Task", named: list[str], table: Table) -> list[str]:
+    """The days that lie in the window that the input's two date parameters name."""
     first, after = (task.parameters[name] for name in table.dates) if table.dates else (None, None)
-    return [
-        name
-        for name in storage.folders(folder)
-        if name.startswith(prefix)
-        and (first is None or name >= f"{prefix}{first}")
-        and (after is None or name < f"{prefix}{after}")
-    ]
+    return [day for day in named if (first is None or day >= str(first)) and (after is None or day < str(after))]
 
 
 def predecessor_manifests(task: "Task", role: str) -> list[Manifest]:

@@ -28,7 +28,7 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from common import contracts, s3, storage
+from common import contracts, days, s3, storage
 from common.contracts import Column, Contract
 from common.failures import Failure, InputError, Refused
 from common.heartbeat import repeatedly
@@ -293,7 +293,8 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     former = {folder: listed(seen) for folder, seen in folders.items()}
     own = {folder: f"{folder}/{task.version}" for folder in folders}
     # What an attempt of the same number left when it died would be taken for this one's.
-    at_once(storage.delete, [own[folder] for folder, files in former.items() if not holds(files, own[folder])])
+    left = storage.files_of([own[folder] for folder, files in former.items() if not holds(files, own[folder])])
+    at_once(storage.delete, [folder for folder, files in left.items() if files])
     name, _, version = task.version.partition("=")
     # By default Hadoop's committer shares a folder with other writers of the dataset, and deletes it at its end.
     number = str(int(hashlib.sha256(task.version.encode()).hexdigest()[:7], 16))
@@ -305,23 +306,30 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     gathered = {folder: former[folder] for folder, seen in folders.items() if scattered(seen)}
     if gathered:
         frame = frame.unionByName(rows_with_date(dataset, gathered.values(), contract).repartition("date"))
-    seen_rows = Observation()
-    placed = frame.withColumn(name, F.lit(version)).observe(seen_rows, F.count(F.lit(1)).alias("rows"))
+    observation = Observation()
+    placed = frame.withColumn(name, F.lit(version)).observe(observation, F.count(F.lit(1)).alias("rows"))
     parquet_writer(placed).partitionBy("date", name).options(**private).save(dataset)
     storage.delete(f"{dataset}/_temporary/{number}")
-    found = dict(zip(own, at_once(storage.files, own.values()), strict=True))
-    new = {folder: [file for file in files if file not in former[folder]] for folder, files in found.items()}
+    found = storage.files_of(list(own.values()))
+    new = {folder: [file for file in found[own[folder]] if file not in former[folder]] for folder in folders}
     written = rows_by_date(dataset, [file for files in new.values() for file in files], contract)
-    if (sent := seen_rows.get["rows"]) != (total := sum(written.values())):
+    sent, total = observation.get["rows"], sum(written.values())
+    if sent != total:
         raise lost(sent, total, dataset)
-    for folder, files in new.items():
-        if files:
-            seen, total = folders[folder], written[folder.rpartition("=")[2]]
-            if folder in gathered:
-                task.publish_partition(role, folder, seen, total, files)
-            else:
-                task.publish_partition(role, folder, seen, rows(seen) + total, former[folder] + files)
-    return sum(written.values()) - sum(rows(folders[folder]) for folder in gathered)
+    filled = {folder: files for folder, files in new.items() if files}
+    days.note(dataset, {day_of(folder) for folder in filled})
+    for folder, files in filled.items():
+        seen, count = folders[folder], written[day_of(folder)]
+        if folder in gathered:
+            task.publish_partition(role, folder, seen, count, files)
+        else:
+            task.publish_partition(role, folder, seen, rows(seen) + count, former[folder] + files)
+    return total - sum(rows(folders[folder]) for folder in gathered)
+
+
+def day_of(folder: str) -> str:
+    """The day of a partition's folder."""
+    return folder.rpartition("=")[2]
 
 
 def scattered(partition: Manifest | None) -> bool:

@@ -106,11 +106,28 @@ def files(folder: str) -> list[File]:
             for parent, _, names in os.walk(local(folder))
             for name in names
         ]
+    return visible(folder, found)
+
+
+def visible(folder: str, found: list[File]) -> list[File]:
+    """Those of the files below a folder that Hadoop does not hide, in order."""
     return sorted(
         file
         for file in found
         if not any(name.startswith(("_", ".")) for name in file.uri.removeprefix(folder).split("/"))
     )
+
+
+def files_of(folders: list[str]) -> dict[str, list[File]]:
+    """The files below each of some folders, as `files` has them; on S3 by one listing from the first to the last."""
+    if not (folders and is_s3(folders[0])):
+        return {folder: files(folder) for folder in folders}
+    above = "s3://" + os.path.commonpath([folder.removeprefix("s3://").rpartition("/")[0] for folder in folders])
+    first, last = (folder.removeprefix(f"{above}/") for folder in (min(folders), max(folders)))
+    there = [File(f"{above}/{name}", size) for name, size in s3.files(above, f"{first}/", f"{last}/\U0010ffff")]
+    return {
+        folder: visible(folder, [file for file in there if file.uri.startswith(f"{folder}/")]) for folder in folders
+    }
 
 
 def sizes(uris: list[str]) -> dict[str, int]:

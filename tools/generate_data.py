@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from common import lake, manifest, storage
+from common import days, lake, manifest, storage
 from common.storage import File, at_once
 from tools import shop_model
 from tools.shop_model import BLOCK, DAY, EVENTS_A_CHUNK, Settings
@@ -267,8 +267,9 @@ def publish(root: str, asked: dict[str, Any], made: list[Made]) -> None:
         output["bytes"] = sum(each.file.bytes for each in files)
         storage.write(lake.manifest(folder), manifest.content({**common, "outputs": {"events": output}}))
 
-    days = itertools.groupby(sorted(made), lambda each: each.day)
-    at_once(lambda day: publish_day(*day), [(day, list(files)) for day, files in days])
+    by_day = {day: list(files) for day, files in itertools.groupby(sorted(made), lambda each: each.day)}
+    days.note(f"{root}/curated/events", set(by_day))
+    at_once(lambda day: publish_day(*day), by_day.items())
 
 
 def version(settings: Settings) -> str:

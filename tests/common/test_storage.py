@@ -41,6 +41,25 @@ def test_files_and_folders_are_listed_without_hidden_ones(any_lake):
     assert storage.folders(f"{any_lake}/nothing") == storage.files(f"{any_lake}/nothing") == []
 
 
+def test_the_files_of_several_folders_are_those_of_each(any_lake):
+    for name in (
+        "b/v-1/1",
+        "a/v-1/x/2",
+        "a/v-1/_temporary/3",
+        "a/v-10/4",
+        "a/v/5",
+        "b/v-1/sub/6",
+        "c/v-1/7",
+        "aa/v-1/8",
+    ):
+        storage.write(f"{any_lake}/data/{name}", b"x" * int(name[-1]))
+    folders = [f"{any_lake}/data/{name}" for name in ("b/v-1", "a/v-1", "nothing/v-1")]
+    found = storage.files_of(folders)
+    assert found == {folder: storage.files(folder) for folder in folders}
+    assert [[file.bytes for file in found[folder]] for folder in folders] == [[1, 6], [2], []]
+    assert storage.files_of([]) == {}
+
+
 def test_deleting_a_folder_leaves_its_neighbour_whose_name_begins_the_same(any_lake):
     for name in ("attempt-1/file", "attempt-10/file"):
         storage.write(f"{any_lake}/{name}", b"x")

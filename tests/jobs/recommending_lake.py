@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common import storage, tables
+from common import days, storage, tables
 from common.contracts import load
 from common.task import Task, exit_code
 
@@ -47,6 +47,7 @@ class Lake:
             file.parent.mkdir(parents=True)
             pq.write_table(rows, file)
             files = storage.files(f"{folder}/{writer.version}")
+            days.note(folder.rpartition("/")[0], {str(date)})
             writer.publish_partition("rows", folder, seen, rows.num_rows, files)
 
         self.write(task, contract, main, dataset)

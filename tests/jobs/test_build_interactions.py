@@ -145,8 +145,9 @@ def test_one_shuffle_and_each_user_sorted_in_one_file(session: SparkSession, tmp
 
 def publish_events(session: SparkSession, lake: str, date: str, events: list) -> None:
     """A partition of curated events as ingest_events would have published it."""
-    from common import manifest, storage
+    from common import days, manifest, storage
 
+    days.note(f"{lake}/curated/events", {date})
     folder = f"{lake}/curated/events/date={date}"
     frame(session, events).coalesce(1).write.parquet(f"{folder}/version=a-1")
     files = storage.files(f"{folder}/version=a-1")

@@ -19,6 +19,27 @@ def main(task):
 if __name__ == "__main__":
     run(main)
 """
+WRITE_DAYS = """import pyarrow as pa
+import pyarrow.parquet as pq
+from common import days, storage, tables
+from common.contracts import load
+from common.task import run
+
+
+def main(task):
+    contract = load("quarantine@1")
+    rows = pa.table([["x"], [1], ["x"], ["x"]], tables.arrow_schema(contract, list(contract.columns)))
+    for number in range(1, 6):
+        folder, seen = task.partition("table", f"date=2011-01-0{number}")
+        with storage.stream(f"{folder}/{task.version}/part-0.parquet") as file:
+            pq.write_table(rows, file)
+        days.note(folder.rpartition("/")[0], {f"2011-01-0{number}"})
+        task.publish_partition("table", folder, seen, 1, storage.files(folder))
+
+
+if __name__ == "__main__":
+    run(main)
+"""
 READ = WRITE.replace("    column = pa", '    print(tables.read(task, "old").num_rows)\n    column = pa')
 
 
@@ -50,3 +71,26 @@ def test_a_task_makes_seven_requests_beside_its_data(s3_server, make_job):
     data = asked[5:-2]
     assert {words.split()[1] for words in data} == {"part-00000.parquet"}
     assert data.count("PUT part-00000.parquet") == 1
+
+
+def test_days_of_a_dataset_are_found_without_listing(s3_server, make_job):
+    """What a day holds is asked of its manifest; the one listing checks that all files are there."""
+    dataset = 'contract = "quarantine@1"\ndataset = "curated/rows"\n'
+    window = "".join(
+        f'[parameters.{name}]\ntype = "date"\ndefault = ""\nhelp = "when"\n' for name in ("since", "until")
+    )
+    writer = make_job(f"{HEADER}[outputs.table]\n{dataset}", WRITE_DAYS, "writer")
+    read = f'[inputs.old]\n{dataset}dates = ["since", "until"]\n{window}[outputs.table]\ncontract = "quarantine@1"\n'
+    reader = make_job(f"{HEADER}{read}", READ, "reader")
+    with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
+        environment = {**s3_server, "AWS_ENDPOINT_URL": here.url}
+        writer.lake = reader.lake = f"s3://tandem-lake/{uuid.uuid4().hex}"
+        written = writer.run(task="one", environment=environment)
+        assert written.returncode == 0, written.stderr
+        here.requests.clear()
+        done = reader.run("--set", "since=2011-01-02", task="two", environment=environment)
+    assert done.returncode == 0, done.stderr
+    assert "4" in done.stdout.splitlines()
+    asked = [told(request) for request in here.requests]
+    before_data = asked[3 : next(place for place, words in enumerate(asked) if "part-0" in words)]
+    assert sorted(before_data) == ["GET days.json", *["GET manifest.json"] * 4, "list files"]
