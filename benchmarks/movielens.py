@@ -9,10 +9,11 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from common.recommending.evaluation import Truth, quality
-from common.recommending.histories import Floats, History
+from common.recommending.histories import History
+from common.recommending.item_model import ItemModel, ItemScorer
 from common.recommending.models import excluded
 from common.recommending.popularity import popularity
-from common.recommending.ranking import Ranking, SameForAll, Scorer, joined, rank
+from common.recommending.ranking import SameForAll, Scorer, joined, rank
 
 Table = NDArray[np.int64]  # user, item, rating, seconds since 1970; a row a rating
 HARNESS = {"popularity": (0.2522, 5e-4), "SAR": (0.3938, 5e-5)}  # nDCG@10; ties of popularity may go either way
@@ -55,26 +56,16 @@ def problem(train: Table, test: Table, shape: tuple[int, int]) -> tuple[History,
 
 def harness(train: Table, pairs: History, truth: Truth) -> dict[str, float]:
     """nDCG@10 of popularity and of the published SAR (Jaccard similarity, ratings halved every 30 days)."""
-
-    class Sar:
-        width = pairs.item_count
-
-        def __init__(self) -> None:
-            bought = pairs.matrix(np.ones_like(pairs.events))
-            together = (bought.T @ bought).toarray()
-            alone = np.diag(together)
-            self.similarity = together / np.maximum(alone[:, None] + alone - together, 1)
-            age = (train[:, 3].max() - train[:, 3]) / 86_400
-            self.affinity = matrix(train, train[:, 2] * 2 ** (-age / 30), (pairs.user_count, pairs.item_count))
-
-        def scores(self, part: slice) -> Floats:
-            return np.asarray(self.affinity[part] @ self.similarity, dtype=np.float32)
-
-        def reasons(self, ranking: Ranking) -> tuple[NDArray[np.int64], Floats]:
-            raise NotImplementedError("SAR is here to check the protocol only")
-
+    items = pairs.item_count
+    bought = pairs.matrix(np.ones_like(pairs.events))
+    together = (bought.T @ bought).toarray()
+    alone = np.diag(together)
+    jaccard = (together / np.maximum(alone[:, None] + alone - together, 1)).astype(np.float32)
+    age = (train[:, 3].max() - train[:, 3]) / 86_400
+    affinity = matrix(train, train[:, 2] * 2 ** (-age / 30), (pairs.user_count, items))
+    model = ItemModel(sp.csr_matrix((items, items), dtype=np.float32), jaccard, np.arange(items), 30.0)
     found = {}
-    scorers: dict[str, Scorer] = {"popularity": SameForAll(popularity(pairs)), "SAR": Sar()}
+    scorers: dict[str, Scorer] = {"popularity": SameForAll(popularity(pairs)), "SAR": ItemScorer(model, affinity)}
     for name, scorer in scorers.items():
         ranking = joined(list(rank(scorer, pairs.user_count, 10, excluded(pairs, False))))
         found[name] = quality(ranking, truth).means()["ndcg"]

@@ -84,7 +84,7 @@ def bring(wanted: Product, lake: str, registry: str) -> bool:
     else:
         build_bundle(wanted)
         files = {file.name: file.read_bytes() for file in folder(wanted).iterdir()}
-    return store(files, releases.product_folder(lake, wanted.job.name, wanted.fingerprint)) or came
+    return releases.store(files, releases.product_folder(lake, wanted.job.name, wanted.fingerprint)) or came
 
 
 def promote(name: str, fingerprint: str, source: str, source_registry: str, lake: str, registry: str) -> bool:
@@ -98,7 +98,7 @@ def promote(name: str, fingerprint: str, source: str, source_registry: str, lake
             call("pull", origin)
             copy(origin, remote)
             came = True
-    return store(files, releases.product_folder(lake, name, fingerprint)) or came
+    return releases.store(files, releases.product_folder(lake, name, fingerprint)) or came
 
 
 def described(name: str, files: dict[str, bytes], where: str) -> job.Job:
@@ -111,18 +111,6 @@ def described(name: str, files: dict[str, bytes], where: str) -> job.Job:
         for file in ("job.toml", "fingerprint"):
             (place / file).write_bytes(files[file])
         return job.load(place)
-
-
-def store(files: dict[str, bytes], remote: str) -> bool:
-    """Write the files that a folder lacks, then read all of them back; whether any was written."""
-    there = {file.uri for file in storage.files(remote)}
-    missing = [name for name in sorted(files) if f"{remote}/{name}" not in there]
-    for name in missing:
-        storage.write(f"{remote}/{name}", files[name])
-    for name, content in files.items():
-        if storage.read(f"{remote}/{name}")[0] != content:
-            raise Failure(f"{remote}/{name} is not what was built; delete that folder, then deploy again.")
-    return bool(missing)
 
 
 if __name__ == "__main__":

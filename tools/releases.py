@@ -122,6 +122,18 @@ def product_folder(lake: str, job: str, fingerprint: str) -> str:
     return f"{lake}/code/{job}/{fingerprint}"
 
 
+def store(files: dict[str, bytes], remote: str) -> bool:
+    """Write the files that a folder lacks, then read all of them back; whether any was written."""
+    there = {file.uri for file in storage.files(remote)}
+    missing = [name for name in sorted(files) if f"{remote}/{name}" not in there]
+    for name in missing:
+        storage.write(f"{remote}/{name}", files[name])
+    for name, content in files.items():
+        if storage.read(f"{remote}/{name}")[0] != content:
+            raise Failure(f"{remote}/{name} is not what was built; delete that folder, then deploy again.")
+    return bool(missing)
+
+
 def chosen(names: list[str] | None, jobs: dict[str, str], where: str) -> dict[str, str]:
     """The jobs of a release that were named, all of them if none was; ArgumentError for one that it lacks."""
     for name in names or []:

@@ -20,6 +20,7 @@ from common.failures import Failure
 from tools.build import CLUSTER, build_bundle, folder, install_libraries, named, spark_submit
 from tools.by_hand import add_task, identity
 from tools.fingerprint import Product, product
+from tools.releases import product_folder, store
 
 POLL_SECONDS = 10
 ALIVE_SECONDS = 30
@@ -61,12 +62,9 @@ def submit(wanted: Product, arguments: argparse.Namespace, rest: list[str]) -> i
 
 def upload(wanted: Product, root: str) -> str:
     """Bring the bundle to the lake's code prefix, what is missing of it; the URI of its folder there."""
-    remote = f"{root.rstrip('/')}/code/{wanted.job.name}/{wanted.fingerprint}"
-    there = {file.uri: file.bytes for file in storage.files(remote)}
-    for file in sorted(folder(wanted).iterdir()):
-        if there.get(f"{remote}/{file.name}") != file.stat().st_size:
-            storage.write(f"{remote}/{file.name}", file.read_bytes())
-            say(f"uploaded {remote}/{file.name}")
+    remote = product_folder(root.rstrip("/"), wanted.job.name, wanted.fingerprint)
+    if store({file.name: file.read_bytes() for file in folder(wanted).iterdir()}, remote):
+        say(f"uploaded {remote}")
     return remote
 
 

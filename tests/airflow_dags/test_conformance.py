@@ -123,7 +123,6 @@ def test_a_container_leaves_what_a_process_leaves(compared, release, job):
 def test_a_container_leaves_on_s3_what_it_leaves_in_files(compared, release, s3_server, monkeypatch):
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    s3.client.cache_clear()
     in_files = files(compared["ingest_items"][-1])
     uri = "s3://tandem-lake/conformance"
     for path, content in in_files.items():

@@ -15,7 +15,7 @@ import pytest
 from moto.emr import models
 
 from common import lake as places
-from common import s3, storage
+from common import storage
 from tests.system import emr_node
 from tools import build, submit
 from tools.fingerprint import product
@@ -28,7 +28,6 @@ def s3_lake(s3_server, tmp_path, monkeypatch):
     """The root of a lake on S3; products go to a folder of their own."""
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
-    s3.client.cache_clear()
     monkeypatch.setattr(build, "DIST", tmp_path / "dist")
     return f"{BUCKET}/{uuid.uuid4().hex}"
 
