@@ -253,7 +253,7 @@ def read_interactions(task: Task, role: str, values: list[str]) -> Interactions:
     lengths = np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in parts)])
     del parts
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    if pc.count_distinct(users).as_py() != len(users):  # a user's rows stand in more than one place
+    if repeated(users):  # a user's rows stand in more than one place
         task.log("unsorted", role=role, note="'rows are not grouped by user, sorting them costs time and memory'")
         users, indptr, indices, numbers = grouped_by_user(users, lengths, indices, numbers, len(items))
     return Interactions(users, items, indptr, indices, numbers)
@@ -345,6 +345,18 @@ def unify_items(items: list[pa.Array], indices: np.ndarray, starts: np.ndarray) 
             part = slice(start, min(start + BATCH, starts[position + 1]))
             indices[part] = places[indices[part]]
     return everything
+
+
+def repeated(names: pa.StringArray) -> bool:
+    """Whether a name stands twice; told for the names of one last byte at a time, whose table of hashes is small."""
+    ends = np.frombuffer(names.buffers()[1], np.int32)[names.offset : names.offset + len(names) + 1]
+    last = np.frombuffer(names.buffers()[2] or b"\0", np.uint8)[np.maximum(ends[1:], 1) - 1]
+    for byte in np.unique(last):
+        alike = names.filter(pa.array(last == byte))
+        if pc.count_distinct(alike).as_py() < len(alike):
+            return True
+        pa.default_memory_pool().release_unused()
+    return False
 
 
 def grouped_by_user(
