@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from hypothesis import settings
 
 from common import s3
 from tools import local_s3
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
     from common.delivery import tables
+
+settings.register_profile("tests", deadline=None)  # a busy machine says nothing of a property
+settings.load_profile("tests")
 
 ROOT = Path(__file__).parents[1]
 REGISTRY = """version: 0.1

@@ -16,6 +16,7 @@ BARE = {
     "storage",
     "lake",
     "inputs",
+    "days",
     "s3",
     "contracts",
     "heartbeat",

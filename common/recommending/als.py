@@ -111,25 +111,29 @@ def _solve_block(
     inside = padded < lengths[:, None]
     weight = np.where(inside, weights.data[place], np.float32(0))
     gathered = other[weights.indices[place]]  # rows x length x factors
-    target = np.matmul((weight + inside)[:, None, :], gathered)[:, 0]
+    wanted = weight + inside  # c p
     if exact:
+        target = np.matmul(wanted[:, None, :], gathered)[:, 0]
         gram = np.matmul((gathered * weight[:, :, None]).transpose(0, 2, 1), gathered) + common
         own[rows] = np.linalg.solve(gram, target[:, :, None])[:, :, 0]
         return
 
-    def applied(vectors: Floats) -> Floats:
-        inner = np.matmul(gathered, vectors[:, :, None])[:, :, 0]
-        inner *= weight
-        result: Floats = vectors @ common + np.matmul(inner[:, None, :], gathered)[:, 0]
-        return result
+    def weighted(vectors: Floats) -> Floats:
+        values: Floats = np.matmul(gathered, vectors[:, :, None])[:, :, 0] * weight
+        return values
 
-    own[rows] = _conjugate_gradients(applied, target, own[rows])
+    def added_up(values: Floats) -> Floats:
+        sums: Floats = np.matmul(values[:, None, :], gathered)[:, 0]
+        return sums
+
+    start = own[rows]
+    residual = added_up(wanted - weighted(start)) - start @ common  # one pass instead of two over what was gathered
+    own[rows] = _conjugate_gradients(lambda vectors: added_up(weighted(vectors)) + vectors @ common, residual, start)
 
 
-def _conjugate_gradients(applied: Callable[[Floats], Floats], target: Floats, start: Floats) -> Floats:
-    """STEPS steps towards the solutions of `applied`(x) = target, a system each row."""
+def _conjugate_gradients(applied: Callable[[Floats], Floats], residual: Floats, start: Floats) -> Floats:
+    """STEPS steps from `start`, whose `residual` this is, towards the x of each row where `applied`(x) leaves none."""
     x = start
-    residual = target - applied(x)
     direction = residual
     squares = np.einsum("rf,rf->r", residual, residual)
     for _ in range(STEPS):

@@ -365,7 +365,7 @@ def wait_for(what, condition):
 
 
 def step_state(step):
-    return boto3.client("emr").describe_step(ClusterId=step.cluster, StepId=step.id)["Step"]["Status"]["State"]
+    return boto3.client("emr").describe_step(ClusterId=step.work.cluster, StepId=step.id)["Step"]["Status"]["State"]
 
 
 def test_a_worker_that_resumes_its_attempt_finds_its_step(direct):
@@ -407,9 +407,9 @@ def test_cancel_ends_a_step_and_what_it_runs_while_another_thread_watches_it(dir
         assert time.monotonic() - began < 5  # Airflow's own patience
         outcome = watched.result(timeout=20)
     assert outcome.exit_code == 1
-    assert outcome.explanation.startswith(f"Step {step.id} of cluster {step.cluster} is CANCELLED.")
+    assert outcome.explanation.startswith(f"Step {step.id} of cluster {step.work.cluster} is CANCELLED.")
     commands = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
-    assert f"--run-id {step.cluster}" not in commands
+    assert f"--run-id {step.work.cluster}" not in commands
 
 
 def test_a_cluster_that_nobody_closes_ends_by_its_idle_time_out(direct):

@@ -110,7 +110,7 @@ def direct(aws, make_workshop, tmp_path_factory):
 
 
 def state(run):
-    found = boto3.client("emr-serverless").get_job_run(applicationId=run.application, jobRunId=run.id)
+    found = boto3.client("emr-serverless").get_job_run(applicationId=run.work.cluster, jobRunId=run.id)
     return found["jobRun"]["state"]
 
 
@@ -138,7 +138,7 @@ def test_cancel_ends_a_run_while_another_thread_watches_it(direct):
         RUNTIME.cancel(run)
         outcome = watched.result(timeout=30)
     assert outcome.exit_code == 1
-    assert outcome.explanation.startswith(f"Job run {run.id} of application {run.application} is CANCELLED.")
+    assert outcome.explanation.startswith(f"Job run {run.id} of application {run.work.cluster} is CANCELLED.")
     ps = ["ps", "-A", "-o", "args="]
     until(
         lambda: (

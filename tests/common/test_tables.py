@@ -87,7 +87,7 @@ def small_batches(monkeypatch):
 
 
 @given(rows, st.integers(1, 4), st.booleans())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_interactions_are_what_the_files_say_in_whatever_order(tmp_path, small_batches, entries, parts, ordered):
     reading = Reading(tmp_path)
     if ordered:

@@ -67,7 +67,7 @@ def reference(events: list, half_life: float = 7.0) -> dict:
     return result
 
 
-@settings(max_examples=6, deadline=None, phases=PHASES)
+@settings(max_examples=6, phases=PHASES)
 @given(events=st.lists(event, max_size=25))
 def test_equals_the_definition(session: SparkSession, events: list) -> None:
     rows = {(row.user_id, row.item_id): row.asDict() for row in built(session, events).collect()}
@@ -85,7 +85,7 @@ def test_equals_the_definition(session: SparkSession, events: list) -> None:
                 assert found == value, (pair, name)
 
 
-@settings(max_examples=6, deadline=None, phases=PHASES)
+@settings(max_examples=6, phases=PHASES)
 @given(events=st.lists(event, min_size=1, max_size=20), more=st.lists(event, min_size=1, max_size=20))
 def test_nothing_after_a_cut_moves_what_stands_before_it(session: SparkSession, events: list, more: list) -> None:
     cut = midnight(END - 10 * DAY)
