@@ -1,7 +1,8 @@
 """The least AWS policy that a job needs in an environment, made from its job.toml, as a policy document.
 
 A job may read what its inputs name and write what its outputs name, keep its own hand-over, and use the tables of the
-products that it is handed. Which tasks run it is no matter of a job's, so a hand-over may be any of the lake's.
+products that it is handed. Which tasks run it is no matter of a job's, so a hand-over may be any of the lake's. The key
+that TANDEM_S3_KMS_KEY names, if it does, is one that the job may encrypt and decrypt with, by way of S3.
 """
 
 import argparse
@@ -9,9 +10,9 @@ import json
 import sys
 from typing import Any
 
-from common import contracts
+from common import contracts, s3
 from common.delivery.tables import table_name
-from common.failures import Failure
+from common.failures import ArgumentError, Failure
 from common.job import Job, load
 from tools import environment
 from tools.build import named
@@ -19,7 +20,8 @@ from tools.fingerprint import ROOT
 
 READ = ["s3:GetObject"]
 WRITE = ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
-TABLE = ["dynamodb:BatchGetItem", "dynamodb:BatchWriteItem", "dynamodb:GetItem", "dynamodb:PutItem"]
+ENCRYPT = ["kms:Decrypt", "kms:GenerateDataKey"]
+TABLE = [f"dynamodb:{name}" for name in ("BatchGetItem", "BatchWriteItem", "GetItem", "PutItem", "Query")]
 
 
 def main() -> None:
@@ -33,13 +35,14 @@ def main() -> None:
         lake = environment.lake(said)
         if not lake.startswith("s3://"):
             raise Failure(f"The lake of {said.name} is {lake}, expected s3://…; what is no S3 needs no policy.")
-        print(json.dumps(policy(load(ROOT / "jobs" / name), lake, said["delivery"]["tables"]), indent=2))
+        tables, key = said["delivery"]["tables"], s3.key_of_encryption()
+        print(json.dumps(policy(load(ROOT / "jobs" / name), lake, tables, key), indent=2))
     except Failure as error:
         sys.exit(str(error))
 
 
-def policy(job: Job, lake: str, tables: str) -> dict[str, Any]:
-    """The policy document of a job on a lake on S3, with tables whose names begin so."""
+def policy(job: Job, lake: str, tables: str, key: str | None = None) -> dict[str, Any]:
+    """The policy document of a job on a lake on S3, of tables whose names begin so, of a KMS key's ARN or ID."""
     readable, writable = folders(job)
     bucket, _, prefix = lake.removeprefix("s3://").partition("/")
     prefix = f"{prefix}/" if prefix else ""
@@ -60,6 +63,8 @@ def policy(job: Job, lake: str, tables: str) -> dict[str, Any]:
     if "dynamodb" in job.services:
         names = sorted({table_name(tables, contract) for contract in products(job)})
         statements.append(statement("Tables", TABLE, [f"arn:aws:dynamodb:*:*:table/{name}" for name in names]))
+    if key:
+        statements.append(encryption(key))
     return {"Version": "2012-10-17", "Statement": [each for each in statements if each]}
 
 
@@ -70,6 +75,17 @@ def folders(job: Job) -> tuple[list[str], list[str]]:
     if job.engine == "spark":
         read.add(f"code/{job.name}")  # its bundle
     return sorted(str(name) for name in read - written), sorted(str(name) for name in written)
+
+
+def encryption(key: str) -> dict[str, Any]:
+    """The statement on a KMS key, by way of S3 alone; ArgumentError for an alias, which no policy grants rights on."""
+    if "alias/" in key:
+        raise ArgumentError(
+            f"TANDEM_S3_KMS_KEY names the alias {key}, but policies grant rights on keys; give the key's ID or ARN."
+        )
+    resource = key if key.startswith("arn:") else f"arn:aws:kms:*:*:key/{key}"
+    condition = {"StringLike": {"kms:ViaService": "s3.*.amazonaws.com"}}
+    return {**statement("Encrypt", ENCRYPT, [resource]), "Condition": condition}
 
 
 def products(job: Job) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import parliament
 import pytest
 
+from common.failures import ArgumentError
 from common.job import load
 from tools import iam_policy
 from tools.fingerprint import ROOT, jobs
@@ -16,8 +17,8 @@ def resources(document, action):
     return {resource for each in allowed for resource in each["Resource"]}
 
 
-def policy(job, lake="s3://bucket/lake"):
-    return iam_policy.policy(load(ROOT / "jobs" / job), lake, "tandem-test-")
+def policy(job, lake="s3://bucket/lake", key=None):
+    return iam_policy.policy(load(ROOT / "jobs" / job), lake, "tandem-test-", key)
 
 
 @pytest.mark.parametrize("job", jobs())
@@ -52,3 +53,18 @@ def test_a_publishing_job_may_use_the_tables_of_its_products_alone():
     tables = resources(policy("publish_product"), "dynamodb:BatchWriteItem")
     assert "arn:aws:dynamodb:*:*:table/tandem-test-recommendations" in tables
     assert all(table.startswith("arn:aws:dynamodb:*:*:table/tandem-test-") for table in tables)
+
+
+@pytest.mark.parametrize("key", ["0f7c-id", "arn:aws:kms:*:*:key/0f7c-id"])
+def test_a_key_of_the_lake_may_be_used_through_s3_alone(key):
+    document = policy("ingest_events", key=key)
+    assert [str(finding) for finding in parliament.analyze_policy_string(json.dumps(document)).findings] == []
+    for action in ("kms:GenerateDataKey", "kms:Decrypt"):
+        assert resources(document, action) == {"arn:aws:kms:*:*:key/0f7c-id"}
+    (statement,) = [each for each in document["Statement"] if each["Sid"] == "Encrypt"]
+    assert statement["Condition"] == {"StringLike": {"kms:ViaService": "s3.*.amazonaws.com"}}
+
+
+def test_a_key_that_is_named_by_an_alias_is_told_to_be_named_otherwise():
+    with pytest.raises(ArgumentError, match="the alias alias/lake, .* give the key's ID or ARN"):
+        policy("ingest_events", key="alias/lake")
