@@ -57,7 +57,7 @@ def plain(name: str, rows: pa.Table, delay: float) -> int:
                 }
                 for row in group
             ]
-            batch.put_item(Item={"part": "plain", "id": user, "content": content, "expires": 4_000_000_000})
+            batch.put_item(Item={"part": "plain", "id": user, "content": content})
             count += 1
     return count
 
@@ -67,7 +67,7 @@ def ours(name: str, rows: pa.Table, delay: float) -> int:
     table = Table(client(PARALLEL), name, PARALLEL)
     slowed(table.client, delay)
     items = make_items(rows, contracts.load(CONTRACT))
-    return writer.write(table, items, "ours", 4_000_000_000, lambda done: None)["written"]
+    return writer.write(table, items, "ours", lambda done: None)["written"]
 
 
 def slowed(caller: Any, delay: float) -> None:

@@ -1,16 +1,22 @@
-"""Versions of a product in its table: which one the pointer leads to, the switch to the next, the way back.
+"""Versions of a product in its table: which one the pointer leads to, the switch to the next, the way back, the end.
 
-A version that was complete once is an item of the part `versions`; the pointer is a copy of one of these.
+Each version is an item of the part `versions` from before its first item is written until its last one expires; the
+pointer is a copy of one of these. Nothing of the version in place expires. A later one's publication sets how long the
+one before is kept to go back to (`kept_until`), and the first publication after that lets it expire.
 """
 
+import contextlib
 import datetime
+from collections.abc import Callable
 from typing import Any
 
 from common.delivery.reader import POINTER, Item
 from common.delivery.tables import Table
+from common.delivery.writer import expire, items_of
 from common.failures import Failure, Fenced
 
-GRACE = datetime.timedelta(hours=1)  # no rollback to what expires sooner
+VERSIONS = "versions"  # the part
+GRACE = datetime.timedelta(hours=1)  # no rollback to what is kept no longer than that, so none meets its end
 
 
 def pointer(table: Table) -> Item | None:
@@ -19,7 +25,14 @@ def pointer(table: Table) -> Item | None:
     return found
 
 
-def switch(table: Table, version: Item, expires: int, seen: Item | None) -> None:
+def announce(table: Table, version: Item) -> None:
+    """Note a version before its first item is written, so that none is left behind that nobody knows of."""
+    with contextlib.suppress(table.client.exceptions.ConditionalCheckFailedException):  # by an attempt before
+        place = version_place(version["version"]["S"])
+        put(table, {**version, **place}, ConditionExpression="attribute_not_exists(id)")
+
+
+def switch(table: Table, version: Item, seen: Item | None) -> None:
     """Let the pointer lead to a complete version if it is still what was seen, and no newer one.
 
     Raises Fenced if a newer version is in place, Failure if another took the pointer meanwhile.
@@ -28,8 +41,7 @@ def switch(table: Table, version: Item, expires: int, seen: Item | None) -> None
     if seen and seen["version"]["S"] == name:
         return
     item = {**version, **({"follows": seen["version"]} if seen else {})}
-    kept = {**item, **version_place(name), "expires": {"N": str(expires)}}
-    table.client.put_item(TableName=table.name, Item=kept)
+    put(table, {**item, **version_place(name)})
     try:
         move_pointer(table, item, seen, version["computed"])
     except table.client.exceptions.ConditionalCheckFailedException:
@@ -46,17 +58,18 @@ def switch(table: Table, version: Item, expires: int, seen: Item | None) -> None
 def roll_back(table: Table) -> tuple[Item, Item]:
     """Let the pointer lead to the version that the one in place followed; both, the one that was left first.
 
-    Raises Failure if there is none, if it expires within the hour, or if another moves the pointer meanwhile.
+    Raises Failure if there is none, if it is kept for no more than an hour, or if another moves the pointer meanwhile.
     """
     seen = pointer(table)
     if seen is None or "follows" not in seen:
         raise Failure(f"{table.name} has shown no version before the one in place, so there is none to go back to.")
     name = seen["follows"]["S"]
-    found = table.client.get_item(TableName=table.name, Key=version_place(name), ConsistentRead=True).get("Item")
-    soon = (datetime.datetime.now(datetime.UTC) + GRACE).timestamp()
-    if found is None or int(found["expires"]["N"]) < soon:
-        raise Failure(f"Version {name} of {table.name} has expired; run its pipeline again instead.")
-    version = {key: value for key, value in found.items() if key != "expires"}  # or the pointer would expire with it
+    version = table.client.get_item(TableName=table.name, Key=version_place(name), ConsistentRead=True).get("Item")
+    soon = datetime.datetime.now(datetime.UTC) + GRACE
+    if version is None or ("kept_until" in version and int(version["kept_until"]["N"]) < soon.timestamp()):
+        raise Failure(f"Version {name} of {table.name} is kept no longer; run its pipeline again instead.")
+    if version.pop("kept_until", None):  # it counts anew from when the next version replaces this one
+        put(table, version)
     try:
         move_pointer(table, version, seen)
     except table.client.exceptions.ConditionalCheckFailedException:
@@ -73,12 +86,46 @@ def move_pointer(table: Table, version: Item, seen: Item | None, latest: Item | 
             "ExpressionAttributeValues": {":seen": seen["version"], **({":latest": latest} if latest else {})},
         }
     now = {"S": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    table.client.put_item(TableName=table.name, Item={**version, **POINTER, "switched": now}, **condition)
+    put(table, {**version, **POINTER, "switched": now}, **condition)
+
+
+def retire(table: Table, keep: datetime.timedelta, told: Callable[[int, int], None]) -> int:
+    """Let all versions expire whose time to be gone back to is over, and set that of the others; how many items it was.
+
+    `told` gets how many items of how many expire by now. That is for versions older than the one in place alone: it
+    keeps all of its own, and so does one that is being written.
+    """
+    now = datetime.datetime.now(datetime.UTC)
+    place, due = pointer(table), []
+    assert place is not None
+    for version in items_of(table, VERSIONS):
+        if version["computed"]["S"] >= place["computed"]["S"]:
+            continue
+        if "kept_until" not in version:
+            put(table, {**version, "kept_until": {"N": str(int((now + keep).timestamp()))}})
+        elif int(version["kept_until"]["N"]) <= now.timestamp():
+            due.append(version)
+    total, done = sum(int(version["items"]["N"]) for version in due), 0
+
+    def count(more: int) -> None:
+        nonlocal done
+        done += more
+        told(done, total)
+
+    for version in due:
+        expires = int(now.timestamp())
+        expire(table, version["version"]["S"], int(version["buckets"]["N"]), expires, count)
+        put(table, {**version, "expires": {"N": str(expires)}})  # at last: until then the next one would go on
+    return done
+
+
+def put(table: Table, item: Item, **condition: Any) -> None:
+    table.client.put_item(TableName=table.name, Item=item, **condition)
 
 
 def version_place(name: str) -> Item:
     """The primary key of the item that describes a version."""
-    return {"part": {"S": "versions"}, "id": {"S": name}}
+    return {"part": {"S": VERSIONS}, "id": {"S": name}}
 
 
 def refuse_older(table: Table, version: Item, there: Item | None) -> None:

@@ -1,9 +1,10 @@
-"""Items of a version into a table: written in parallel, counted, read back."""
+"""Items of a version into a table: written in parallel, counted, read back, in the end left to expire."""
 
+import itertools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -11,7 +12,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError
 
 from common.delivery.items import Items
-from common.delivery.reader import place_of
+from common.delivery.reader import Item, place_of
 from common.delivery.tables import Table
 from common.failures import Failure
 
@@ -22,11 +23,11 @@ PATIENCE = 600.0  # seconds in which a batch may get nothing written before the 
 THROTTLED = ("ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded")
 
 
-def write(table: Table, items: Items, version: str, expires: int, progress: Callable[[int], None]) -> dict[str, int]:
+def write(table: Table, items: Items, version: str, progress: Callable[[int], None]) -> dict[str, int]:
     """Write the items of a version that are not there yet; `progress` is told how many are there.
 
     Returns how many were written, how many were there from an attempt that was killed, and how many were sent again
-    because the table was throttled. `expires` is in seconds since 1970.
+    because the table was throttled.
     """
     counts = {"written": 0, "found": 0, "sent_again": 0}
     lock = threading.Lock()
@@ -45,7 +46,7 @@ def write(table: Table, items: Items, version: str, expires: int, progress: Call
             end = min(start + BATCH, after)
             contents = zip(items.keys[start:end], items.contents(start, end))
             requests = [
-                {"PutRequest": {"Item": {**place, "content": content, "expires": {"N": str(expires)}}}}
+                {"PutRequest": {"Item": {**place, "content": content}}}
                 for key, content in contents
                 if key not in there
                 for place in [{"part": {"S": f"{version}/{bucket}"}, "id": {"S": key}}]
@@ -56,6 +57,22 @@ def write(table: Table, items: Items, version: str, expires: int, progress: Call
 
     at_once(table, write_bucket, range(len(items.buckets) - 1))
     return counts
+
+
+def expire(table: Table, version: str, buckets: int, expires: int, told: Callable[[int], None]) -> None:
+    """Let DynamoDB delete the items of a version from `expires` on, in seconds since 1970.
+
+    What expires already is left as it is, so this goes on where it was stopped. `told` gets how many more do.
+    """
+
+    def expire_bucket(bucket: int) -> int:
+        items, count = items_of(table, f"{version}/{bucket}"), 0
+        while batch := list(itertools.islice(items, BATCH)):
+            put_batch(table, [{"PutRequest": {"Item": {**item, "expires": {"N": str(expires)}}}} for item in batch])
+            count += len(batch)
+        return count
+
+    at_once(table, expire_bucket, range(buckets), told)
 
 
 def put_batch(table: Table, requests: list[Any]) -> int:
@@ -115,15 +132,21 @@ def check(table: Table, items: Items, version: str, sample: int, progress: Calla
 
 
 def keys_of(table: Table, part: str) -> set[str]:
-    """The keys of all items that lie in a partition."""
+    """The keys of all items that lie in a partition and do not expire."""
+    return {item["id"]["S"] for item in items_of(table, part, ProjectionExpression="id")}
+
+
+def items_of(table: Table, part: str, **wanted: str) -> Iterator[Item]:
+    """All items that lie in a partition and do not expire, sorted by their keys."""
     pages = table.client.get_paginator("query").paginate(
         TableName=table.name,
         KeyConditionExpression="part = :part",
+        FilterExpression="attribute_not_exists(expires)",
         ExpressionAttributeValues={":part": {"S": part}},
-        ProjectionExpression="id",
         ConsistentRead=True,
+        **wanted,
     )
-    return {item["id"]["S"] for page in pages for item in page["Items"]}
+    return (item for page in pages for item in page["Items"])
 
 
 def contents_of(table: Table, version: str, buckets: int, keys: list[str]) -> dict[str, Any]:

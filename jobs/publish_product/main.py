@@ -1,6 +1,6 @@
 """A product to where frontends read it: guarded, written beside the version in place, checked, switched to.
 
-What the guard refuses is refused before anything is written.
+What the guard refuses is refused before anything is written. Versions that were replaced long ago are left to expire.
 """
 
 import datetime
@@ -12,7 +12,7 @@ from common import tables
 from common.delivery.items import Items, make_items
 from common.delivery.reader import Item
 from common.delivery.tables import Table, client, explained, table_name
-from common.delivery.versions import pointer, refuse_older, switch
+from common.delivery.versions import announce, pointer, refuse_older, retire, switch
 from common.delivery.writer import check, contents_of, write
 from common.failures import Refused
 from common.task import Task, run
@@ -139,21 +139,18 @@ def compared(content: Any, name: str) -> list[Any]:
 
 
 def publish(task: Task, items: Items, table: Table, version: Item, seen: Item | None) -> None:
-    """Write, check, switch. A version expires as long after it was computed in whichever attempt its items come."""
+    """Write, check, switch, let expire what nobody goes back to any more."""
     name, total = version["version"]["S"], len(items.keys)
-    kept = datetime.timedelta(days=task.parameters["keep_days"])
-    expiry = datetime.datetime.fromisoformat(version["computed"]["S"]) + kept
-    if expiry < task.started:
-        raise Refused(
-            f"The product for {table.name} was computed at {version['computed']['S']}, so it has expired after "
-            f"keep_days, at {expiry.isoformat()}; run the pipeline again, or raise keep_days ({kept.days})."
-        )
-    expires = int(expiry.timestamp())
-    written = write(table, items, name, expires, lambda done: task.progress("items written", done, total))
+    keep = datetime.timedelta(days=task.parameters["keep_days"])
+    announce(table, version)
+    written = write(table, items, name, lambda done: task.progress("items written", done, total))
     task.log("written", **written)
     check(table, items, name, READ_BACK, lambda done: task.progress("items counted", done, total))
-    switch(table, version, expires, seen)
-    task.metrics |= {"table": table.name, "version": name, **written}
+    switch(table, version, seen)
+    expired = retire(
+        table, keep, lambda done, total: task.progress("items of old versions left to expire", done, total)
+    )
+    task.metrics |= {"table": table.name, "version": name, **written, "expired": expired}
 
 
 if __name__ == "__main__":
