@@ -1,9 +1,13 @@
 """Airflow with its scheduler on this machine: started, asked, ended; what a task's log really ends with."""
 
 import contextlib
+import email
+import email.policy
+import html
 import http.server
 import json
 import os
+import socketserver
 import subprocess
 import threading
 import time
@@ -40,11 +44,12 @@ def started(tmp_path_factory, make_workshop, home):
     both = 'dag.container("refuses", task_id="one")\ndag.container("refuses", task_id="two")'
     workshop.pipeline("refuses", both, one={}, two={})
     file = workshop.dags / "environments" / "laptop.toml"
-    file.write_text(file.read_text() + '[failures]\nwebhook = "failed_runs"\n')
-    with notified() as (url, notices), pytest.MonkeyPatch.context() as patch:
+    file.write_text(file.read_text() + '[failures]\nwebhook = "failed_runs"\nemail = "on-call@example.com"\n')
+    with notified() as (url, notices), mailed() as (mail, mails), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_FAILED_RUNS", url)
+        patch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mail)
         with local_airflow.start(home=home, dags=workshop.dags) as airflow:
-            workshop.notices = notices
+            workshop.notices, workshop.mails = notices, mails
             yield workshop, airflow, folder
     assert not [line for line in processes() if str(folder) in line]
     with pytest.raises(OSError):
@@ -68,6 +73,35 @@ def notified():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}", notices
+        server.shutdown()
+
+
+@contextlib.contextmanager
+def mailed():
+    """A mail server: the Airflow connection that leads to it, and the list of envelopes and mails that it gets."""
+    mails = []
+
+    class Session(socketserver.StreamRequestHandler):
+        def handle(self):
+            envelope = []
+            self.wfile.write(b"220 loopback\r\n")
+            for line in self.rfile:
+                verb = line[:4].upper()
+                answer = {b"DATA": b"354 go on\r\n", b"QUIT": b"221 bye\r\n"}.get(verb, b"250 fine\r\n")
+                self.wfile.write(answer)
+                if verb in (b"MAIL", b"RCPT"):
+                    envelope.append(line.decode().split()[1])
+                elif verb == b"DATA":
+                    content = b"".join(iter(self.rfile.readline, b".\r\n"))
+                    mails.append((envelope, email.message_from_bytes(content, policy=email.policy.default)))
+                    self.wfile.write(b"250 kept\r\n")
+                elif verb == b"QUIT":
+                    return
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        extra = "disable_ssl=true&disable_tls=true&from_email=tandem%40example.com"
+        yield f"smtp://127.0.0.1:{server.server_address[1]}/?{extra}", mails
         server.shutdown()
 
 
@@ -140,6 +174,10 @@ def test_a_run_that_failed_is_told_once_with_task_exit_code_sentence_and_log(sta
     assert notice["log"].startswith(f"{airflow.url}/dags/refuses/runs/")
     assert notice["log"].endswith(f"/tasks/{task}?try_number=1")
     assert notice["text"].startswith("laptop: refuses failed\n")
+
+    ((envelope, mail),) = [each for each in workshop.mails if each[1]["Subject"] == "laptop: refuses failed"]
+    assert envelope == ["FROM:<tandem@example.com>", "TO:<on-call@example.com>"]
+    assert html.unescape(mail.get_body().get_content()).strip() == f"<pre>{notice['text']}</pre>"
 
 
 def alive(pid):
