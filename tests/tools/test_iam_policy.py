@@ -66,5 +66,5 @@ def test_a_key_of_the_lake_may_be_used_through_s3_alone(key):
 
 
 def test_a_key_that_is_named_by_an_alias_is_told_to_be_named_otherwise():
-    with pytest.raises(ArgumentError, match="the alias alias/lake, .* give the key's ID or ARN"):
+    with pytest.raises(ArgumentError, match=r"the alias alias/lake, .* give the key's ID or ARN"):
         policy("ingest_events", key="alias/lake")
