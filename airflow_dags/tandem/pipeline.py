@@ -222,7 +222,8 @@ class Pipeline:
         for cluster, tasks in opened:
             self.put_around(cluster, tasks, before)
         if opened:
-            done = Done(task_id="done")
+            own = {task.task_id for cluster, _ in opened for task in (cluster.open, cluster.ready)}
+            done = Done(task_id="done", own={TASK, *self.jobs, *own})
             [*last, *(cluster.close for cluster, _ in opened)] >> done
             done.as_teardown(on_failure_fail_dagrun=True)
 

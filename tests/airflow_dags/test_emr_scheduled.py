@@ -21,31 +21,49 @@ CLUSTER = {
     "Instances": {"KeepJobFlowAliveWhenNoSteps": True, "MasterInstanceType": "m6g.xlarge", "InstanceCount": 1},
     "AutoTerminationPolicy": {"IdleTimeout": 600},
 }
+PIPELINES = [  # each of one job: the name of both, the job's body, the cluster's tags
+    ("quick", "pass", []),
+    ("sleeps", SLEEPS, []),
+    ("late", "pass", [{"Key": "fault", "Value": "answers_late"}]),
+]
 
 
 @pytest.fixture(scope="module")
 def started(aws, make_workshop, tmp_path_factory, home):
-    """A running Airflow with the pipelines `quick` and `sleeps`; the first attempt of the latter's job never ends."""
+    """A running Airflow with pipelines of one job each.
+
+    The first attempt of the job `sleeps` never ends; who asks for the cluster of `late` hears of it seconds later.
+    """
     workshop = make_workshop(tmp_path_factory.mktemp("scheduled"))
-    workshop.job("quick", more=WRITES, engine="spark")
-    workshop.job("sleeps", SLEEPS, more=WRITES, engine="spark")
     with pytest.MonkeyPatch.context() as patch:
+        for name, body, _ in PIPELINES:
+            workshop.job(name, body, more=WRITES, engine="spark")
         workshop.on_aws("emr", aws, patch)
-        for name in ("quick", "sleeps"):
-            workshop.pipeline(name, f'dag.spark("{name}")', cluster=CLUSTER, **{name: {}})
+        for name, _, tags in PIPELINES:
+            workshop.pipeline(name, f'dag.spark("{name}")', cluster={**CLUSTER, "Tags": tags}, **{name: {}})
         with start(workshop.uri, home=home, dags=workshop.dags) as airflow:
             yield workshop, airflow
 
 
-def cluster_of(dag, run):
-    """The cluster of a run and its steps' states by attempt, None while there is none."""
+def clusters_of(dag, run):
+    """The clusters of a run in the order in which they were opened: their states, and their steps' by attempt."""
     client = boto3.client("emr")
-    for each in client.list_clusters()["Clusters"]:
-        if each["Name"] == f"{dag} {run}":
-            steps = client.list_steps(ClusterId=each["Id"])["Steps"]
-            described = client.describe_cluster(ClusterId=each["Id"])["Cluster"]
-            return described["Status"]["State"], {step["Name"][-1]: step["Status"]["State"] for step in steps}
-    return None
+    listed = [each["Id"] for each in client.list_clusters()["Clusters"] if each["Name"] == f"{dag} {run}"]
+    described = [client.describe_cluster(ClusterId=each)["Cluster"] for each in listed]
+    return [
+        (
+            each["Status"]["State"],
+            {step["Name"][-1]: step["Status"]["State"] for step in client.list_steps(ClusterId=each["Id"])["Steps"]},
+        )
+        for each in sorted(described, key=lambda each: each["Status"]["Timeline"]["CreationDateTime"])
+    ]
+
+
+def cluster_of(dag, run):
+    """The only cluster of a run, None while there is none."""
+    found = clusters_of(dag, run)
+    assert len(found) < 2
+    return found[0] if found else None
 
 
 def until(condition, seconds=120):
@@ -65,13 +83,24 @@ def manifest(workshop, dag, run):
     return json.loads(storage.read(key)[0])
 
 
-def worker(airflow, dag, run):
-    """The process of the task that works on the job of a run."""
+def worker(airflow, dag, run, task):
+    """The process that works on a task of a run."""
     instances = airflow.ask(f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances")["task_instances"]
-    (title,) = [f"airflow worker -- {each['id']}" for each in instances if each["task_id"] == dag]
+    (title,) = [f"airflow worker -- {each['id']}" for each in instances if each["task_id"] == task]
     listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
     (line,) = [line for line in listed.splitlines() if line.rstrip().endswith(title)]
     return int(line.split()[0])
+
+
+def fail_by_hand(airflow, dag, run):
+    airflow.ask(f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}", {"state": "failed"}, "PATCH")
+
+
+def forget_cluster(airflow, dag, run):
+    """Delete what open_cluster returned."""
+    path = f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances/open_cluster/xcomEntries/return_value"
+    headers = {"Authorization": f"Bearer {airflow.token}"}
+    urllib.request.urlopen(urllib.request.Request(f"{airflow.url}{path}", headers=headers, method="DELETE"))
 
 
 def test_two_runs_at_once_have_a_cluster_each(started):
@@ -87,11 +116,7 @@ def test_a_run_that_is_failed_by_hand_leaves_no_step_and_no_cluster(started):
     _, airflow = started
     run = airflow.trigger("sleeps")
     until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
-    path = f"{airflow.url}/api/v2/dags/sleeps/dagRuns/{quoted(run)}"
-    request = urllib.request.Request(path, b'{"state": "failed"}', method="PATCH")
-    request.add_header("Authorization", f"Bearer {airflow.token}")
-    request.add_header("Content-Type", "application/json")
-    urllib.request.urlopen(request)
+    fail_by_hand(airflow, "sleeps", run)
     until(lambda: cluster_of("sleeps", run) == ("TERMINATED", {"1": "CANCELLED"}))
     assert airflow.wait("sleeps", run, 120) == "failed"
     until(lambda: states(airflow, "sleeps", run)["close_cluster"] == "success")
@@ -101,7 +126,47 @@ def test_a_task_whose_worker_was_killed_is_tried_again_after_its_step_was_cancel
     workshop, airflow = started
     run = airflow.trigger("sleeps")
     until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
-    os.kill(worker(airflow, "sleeps", run), signal.SIGKILL)
+    os.kill(worker(airflow, "sleeps", run, "sleeps"), signal.SIGKILL)
     assert airflow.wait("sleeps", run, 240) == "success"
     assert cluster_of("sleeps", run) == ("TERMINATED", {"1": "CANCELLED", "2": "COMPLETED"})
     assert manifest(workshop, "sleeps", run)["task"]["attempt"] == 2
+
+
+def test_a_run_that_is_failed_by_hand_before_its_first_task_opens_nothing(started):
+    _, airflow = started
+    airflow.ask("/api/v2/dags/quick", {"is_paused": True}, "PATCH")
+    run = airflow.trigger("quick")
+    fail_by_hand(airflow, "quick", run)
+    airflow.ask("/api/v2/dags/quick", {"is_paused": False}, "PATCH")
+    assert airflow.wait("quick", run, 120) == "failed"
+    assert clusters_of("quick", run) == []
+
+
+def test_a_run_that_is_failed_by_hand_while_it_asks_for_its_cluster_leaves_none(started):
+    _, airflow = started
+    run = airflow.trigger("late")
+    until(lambda: cluster_of("late", run))
+    fail_by_hand(airflow, "late", run)
+    assert airflow.wait("late", run, 120) == "failed"
+    until(lambda: cluster_of("late", run) == ("TERMINATED", {}))
+    assert states(airflow, "late", run)["close_cluster"] == "upstream_failed"
+
+
+def test_a_cluster_is_opened_again_if_the_worker_was_killed_before_it_told_which_it_is(started):
+    _, airflow = started
+    run = airflow.trigger("late")
+    until(lambda: cluster_of("late", run))
+    os.kill(worker(airflow, "late", run, "open_cluster"), signal.SIGKILL)
+    assert airflow.wait("late", run, 120) == "success"
+    assert clusters_of("late", run) == [("WAITING", {}), ("TERMINATED", {"1": "COMPLETED"})]
+
+
+def test_a_run_whose_cluster_airflow_forgot_has_failed(started):
+    _, airflow = started
+    run = airflow.trigger("sleeps")
+    until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
+    forget_cluster(airflow, "sleeps", run)
+    fail_by_hand(airflow, "sleeps", run)
+    assert airflow.wait("sleeps", run, 120) == "failed"
+    assert states(airflow, "sleeps", run)["close_cluster"] == "failed"
+    assert cluster_of("sleeps", run) == ("WAITING", {"1": "CANCELLED"})

@@ -2,6 +2,7 @@
 
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk.exceptions import AirflowFailException
 from tandem import environment
 from tandem.operator import tell_failure
 from tandem.runtimes import Cluster
@@ -235,3 +236,61 @@ def test_no_failure_is_hidden_and_the_cluster_is_closed_after_one(clustered, nam
     ran = clustered.run(name)
     assert {**ran.states, "run": ran.state}.items() >= states.items()
     assert f"--conf spark.app.name={name}" in " ".join(ran.log)
+
+
+class Ended:
+    """The instance of `done` in a run whose other tasks have ended in some states."""
+
+    dag_id, run_id = "p", "r"
+
+    def __init__(self, states):
+        self.states = states
+
+    def get_task_states(self, dag_id, run_ids):
+        assert (dag_id, run_ids) == ("p", ["r"])
+        return {"r": self.states}
+
+
+@pytest.mark.parametrize(
+    ("skipped", "by_hand"),
+    [
+        (["open", "ready", "build", "close", "train", "after", "parts_0", "parts_1"], ["open"]),
+        (["train", "after", "parts_0", "parts_1"], ["parts", "train"]),
+        (["parts_1"], ["parts"]),
+        (["before", "open", "ready", "build", "close", "train", "after", "parts_0", "parts_1"], []),
+        (["after"], []),
+        ([], []),
+    ],
+)
+def test_a_task_of_the_librarys_is_skipped_only_after_one_that_was_or_by_hand(clustered, skipped, by_hand):
+    clustered.job("parts", engine='python"\nmapped_by = "factors', more=f"{READS}\n{PARAMETER}")
+    body = f'{HYBRID}dag.container("parts", factors=2, interactions=built)'
+    clustered.pipeline("p", body, cluster={"Name": "big"}, build={}, train={}, parts={})
+    done = clustered.load("p").get_task("done")
+    all_of_them = ["before", "open", "ready", "build", "close", "train", "after", "parts_0", "parts_1"]
+    instance = Ended({task: "skipped" if task in skipped else "success" for task in all_of_them} | {"done": "running"})
+    if not by_hand:
+        done.execute({"ti": instance})
+        return
+    with pytest.raises(AirflowFailException, match=rf"by hand.*skipped: {', '.join(by_hand)}\.$"):
+        done.execute({"ti": instance})
+
+
+def test_a_run_succeeds_though_a_task_of_others_skipped_what_follows_it(clustered):
+    body = 'ShortCircuitOperator(task_id="enough", python_callable=lambda: False) >> dag.spark("build")'
+    clustered.pipeline(
+        "p",
+        f"from airflow.providers.standard.operators.python import ShortCircuitOperator\n{body}",
+        cluster={"Name": "big"},
+        build={},
+    )
+    ran = clustered.run("p")
+    assert ran.state == "success"
+    assert ran.states == {
+        "enough": "success",
+        "open": "skipped",
+        "ready": "skipped",
+        "build": "skipped",
+        "close": "skipped",
+        "done": "success",
+    }

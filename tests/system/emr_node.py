@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -35,6 +36,7 @@ from common import storage
 from tests.system import emr_serverless_node
 
 FAULTS = {
+    "answers_late": "who asks for the cluster hears of it seconds after it was made",
     "never_ready": "the cluster starts for ever",
     "dies": "the cluster's primary node is lost soon after its first step began",
     "never_starts": "steps stay pending",
@@ -45,6 +47,7 @@ FAULTS = {
 ACTIVE = ("PENDING", "RUNNING")
 ENDED = ("TERMINATED", "TERMINATED_WITH_ERRORS")
 TURN_SECONDS = 0.1
+LATE_SECONDS = 4
 SDK = "software.amazon.awssdk.auth.credentials"
 Play = Callable[[Any, Any], int | None]  # (cluster, step): its exit code, None if it set the step's state itself
 
@@ -333,6 +336,8 @@ def with_idle_time(plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
         if fault(cluster) not in ("", *FAULTS):
             raise ValidationException(f"The tag fault is {fault(cluster)}, expected one of {', '.join(FAULTS)}.")
         cluster.idle_seconds = response._get_int_param("AutoTerminationPolicy.IdleTimeout")
+        if fault(cluster) == "answers_late":
+            time.sleep(LATE_SECONDS)
         return result
 
     return run_job_flow

@@ -15,9 +15,26 @@ from tandem.runtimes import Cluster
 
 
 class OpenCluster(EmrCreateJobFlowOperator):
-    """Asks for a cluster and returns its ID without waiting, so that whatever comes next, it can be closed."""
+    """Asks for a cluster and returns its ID without waiting, so that whatever comes next, it can be closed.
+
+    Killed while it asks, it closes the cluster as soon as EMR has named it. Amazon's own operator raises an error then,
+    for which botocore sends the request again: two clusters that nobody knows.
+    """
 
     template_ext = ()  # a string that ends in .json is a place on S3, no file of templates
+    killed = False
+    _job_flow_id: str | None = None
+
+    def execute(self, context: Context) -> str | None:
+        cluster = super().execute(context)
+        if self.killed:
+            super().on_kill()
+            raise AirflowFailException(f"Cluster {cluster} is closed, because this task was killed.")
+        return cluster
+
+    def on_kill(self) -> None:
+        self.killed = True
+        super().on_kill()
 
 
 class AwaitCluster(EmrJobFlowSensor):
