@@ -42,11 +42,12 @@ def test_every_environment_is_whole_and_its_pipelines_import(name, monkeypatch):
 
 
 def test_an_environments_own_values_go_over_the_shared_ones_at_any_depth(folder):
-    changed(folder, "shared", 'ReleaseLabel = "emr-7.9.0"', 'ReleaseLabel = "emr-7.9.0"\nInstances.Ec2KeyName = "key"')
+    label = 'ReleaseLabel = "emr-spark-8.0.0"'
+    changed(folder, "shared", label, f'{label}\nInstances.Ec2KeyName = "key"')
     said = settings.load(folder, "prod", "a test")
     cluster = said["spark"]["emr"]["cluster"]
     assert cluster["Instances"] == {"Ec2KeyName": "key", "InstanceGroups": {"core": {"InstanceCount": 4}}}
-    assert cluster["ReleaseLabel"] == "emr-7.9.0"
+    assert cluster["ReleaseLabel"] == "emr-spark-8.0.0"
     assert said["keep_intermediate_days"] == 60
     assert said.sources["keep_intermediate_days",] == "prod.toml"
     assert said.sources["spark", "emr", "cluster", "ReleaseLabel"] == "shared.toml"
