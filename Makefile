@@ -28,6 +28,9 @@ demo-all: setup ## all products from real data, through Airflow, here: read back
 airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C
 	$(JOBS_PYTHON) -m tools.local_airflow
 
+graph: setup .venv-graph/ready ## a picture of a pipeline's newest run, as Airflow's page draws it (DAG=… FILE=PNG), by Chromium
+	.venv-graph/bin/python -m tools.graph --dag $(DAG) --file $(or $(FILE),docs/images/$(DAG).png)
+
 test: setup ## install, then run all tests that this machine can run (TESTS=tests/common for some)
 	$(if $(filter tests/airflow_dags%,$(TESTS)),$(AIRFLOW_PYTHON),$(JOBS_PYTHON)) -m pytest \
 	    $(or $(TESTS),tests --ignore=tests/airflow_dags)
@@ -134,7 +137,7 @@ image-report: setup ## sizes of images by layer and package, start times, what n
 
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 requirements: $(UV) ## compile requirements/*.in to hashed files, again
-	for name in uv java learning spark peers; do \
+	for name in uv java learning spark peers graph; do \
 	    $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
 	$(COMPILE) -c requirements/learning.txt requirements/tables.in -o requirements/tables.txt
 	$(COMPILE) $(addprefix -c requirements/,learning.txt tables.txt spark.txt) requirements/development.in \
@@ -166,9 +169,9 @@ setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both 
 	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(AIRFLOW_PYTHON) $^
 	touch $@
 
-.venv-peers/ready: requirements/peers.txt | $(UV)
-	$(UV) venv -q --allow-existing --python $(PYTHON) .venv-peers
-	$(UV) pip sync -q --compile-bytecode --require-hashes --python .venv-peers/bin/python requirements/peers.txt
+.venv-peers/ready .venv-graph/ready: .venv-%/ready: requirements/%.txt | $(UV)
+	$(UV) venv -q --allow-existing --python $(PYTHON) $(@D)
+	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(@D)/bin/python $<
 	touch $@
 
 $(UV): requirements/uv.txt
@@ -177,7 +180,7 @@ $(UV): requirements/uv.txt
 	touch $@
 
 clean: ## remove environments, lake, Airflow's files and caches
-	rm -rf .venv .venv-airflow .venv-peers .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-airflow .venv-peers .venv-graph .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 render: setup ## what a task sends to where its job runs: pod, Job, step, command (DAG=… TASK=… ARGS="--map-index 1")
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.render --dag $(DAG) --task $(TASK) $(ARGS)
