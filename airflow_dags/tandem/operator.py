@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 class JobOperator(BaseOperator):
     """Runs a job as one task and returns what it left: {"manifest": URI, "metrics": {…}}.
 
-    A task without the manifest of its own attempt has failed, whatever its exit code says. Exit codes 2 to 5 fail at
+    A task without the manifest of its own attempt (or of the one that it took over) has failed, whatever its exit code
+    says. Exit codes 2 to 5 fail at
     once (AirflowFailException); any other failure is worth a retry (AirflowException).
     """
 
@@ -64,14 +65,15 @@ class JobOperator(BaseOperator):
         self.work = self.rendered_work(context)
         self.handle = self.runtime.submit(self.work)
         outcome = self.runtime.watch(self.handle)
-        uri = f"{self.work.key}/manifest.json"
+        done = replace(self.work, attempt=outcome.attempt or self.work.attempt)
+        uri = f"{done.key}/manifest.json"
         manifest = read_document(uri)
-        if outcome.exit_code == 0 and manifest and manifest["task"]["attempt"] == self.work.attempt:
+        if outcome.exit_code == 0 and manifest and manifest["task"]["attempt"] == done.attempt:
             return result(outcome) or small({"manifest": uri, "metrics": manifest["metrics"]})
-        document = read_document(f"{self.work.key}/attempt-{self.work.attempt}/failure.json")
+        document = read_document(f"{done.key}/attempt-{done.attempt}/failure.json")
         code = document["exit_code"] if document else outcome.exit_code
         failure = AirflowFailException if code in FINAL else AirflowException
-        text = "\n".join([ending(code, self.work), *reasons(outcome, document)])
+        text = "\n".join([ending(code, done), *reasons(outcome, document)])
         context["ti"].xcom_push(FAILURE, text[:LARGEST_REASON])
         raise failure(text)
 

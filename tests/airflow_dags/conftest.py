@@ -140,10 +140,12 @@ python = "{PYTHON}"
 template = "pod.json"
 startup_seconds = 60
 keep_failed = false
+cpu_reserved = 0.5
 [container.kubernetes_job]
 template = "pod.json"
 startup_seconds = 60
 keep_failed = false
+cpu_reserved = 0.5
 ttl_seconds = 600
 [spark]
 runtime = "spark_submit"

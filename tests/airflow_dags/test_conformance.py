@@ -52,8 +52,6 @@ def work(runtime, release, lake, job, map_index=None):
     )
     template = json.dumps(fingerprint(job))[1:-1]
     request = json.loads(json.dumps(runtime.request(found, {})).replace(template, release.get(job, "")))
-    if "pod" in request:  # a node of two processors never has both to give; the limit stays that of the container
-        request["pod"]["spec"]["containers"][0]["resources"]["requests"]["cpu"] = "500m"
     predecessors = PREDECESSORS.get(job, {})
     return Work(job, lake, "d", "r", job, 1, map_index, predecessors, PARAMETERS.get(job, {}), request, None)
 
@@ -200,6 +198,7 @@ def cluster(release, serve_s3, tmp_path_factory):
 def test_a_pod_leaves_on_s3_what_a_container_leaves_in_files(compared, release, cluster, before, job, kind):
     """The daily recommendations, from their first Python job to their last."""
     settings = {"registry": "", "template": cluster.template, "startup_seconds": 120, "keep_failed": False}
+    settings["cpu_reserved"] = 0.2  # a node of two processors never has both to give; the limit stays the container's
     runtime = kind(**settings, **({"ttl_seconds": 600} if kind is KubernetesJob else {}))
     uri = f"s3://tandem-lake/{kind.__name__}/{job}"
     for path, content in files(compared[before][-1]).items():

@@ -18,7 +18,7 @@ from cluster import Proxy, prepared, skip_without_cluster, wait_for
 from structlog.testing import capture_logs
 from tandem import catalogue
 from tandem.operator import JobOperator, told
-from tandem.runtimes import Work, pod
+from tandem.runtimes import Work, pod, pod_follower
 from tandem.runtimes.kubernetes_job import KubernetesJob
 from tandem.runtimes.kubernetes_pod import KubernetesPod
 
@@ -69,7 +69,8 @@ def runtime(request, cluster):
 
 
 def made(cluster, name, **settings):
-    settings = {"registry": "", "template": cluster.template, "startup_seconds": 60, "keep_failed": False, **settings}
+    given = {"registry": "", "template": cluster.template, "startup_seconds": 60, "keep_failed": False}
+    settings = {**given, "cpu_reserved": 1.0, **settings}
     if name == "kubernetes_pod":
         return KubernetesPod(**settings)
     return KubernetesJob(**settings, ttl_seconds=600)
@@ -213,6 +214,12 @@ ENDS = {  # the text of the job, what else its work is made of, its task's state
         "success",
         [],
     ),
+    "evicted": (
+        f"open('/tmp/much', 'wb').write(bytes(2**24)); {SLEEPS}",
+        {},
+        "up_for_retry",
+        ["Attempt 1 of t", "Its node evicted it (", "the limit", "let the pod template give it more scratch space"],
+    ),
     "deleted": (
         SLEEPS,
         {},
@@ -225,7 +232,12 @@ ENDS = {  # the text of the job, what else its work is made of, its task's state
 @pytest.fixture(scope="module", params=["kubernetes_pod", "kubernetes_job"])
 def ends(request, cluster, toy):
     """All these ends at once, each in a run of its own, and two runs of the first."""
+    little = json.loads(cluster.template.read_text())
+    little["spec"]["volumes"][0]["emptyDir"]["sizeLimit"] = "1Mi"
+    template = cluster.folder / "little_scratch.json"
+    template.write_text(json.dumps(little))
     runtimes = {
+        "evicted": made(cluster, request.param, template=template),
         "image": made(cluster, request.param, registry="127.0.0.1:1"),
         "node": made(cluster, request.param, startup_seconds=5),
         "quota": made(cluster, request.param, startup_seconds=5),
@@ -301,17 +313,19 @@ task.metrics.update(
     assert found.status.qos_class == "Guaranteed"
 
 
-def test_an_attempt_that_resumes_finds_what_it_started(runtime, cluster, work):
-    mine = work(runtime, "print('once'); import time; time.sleep(2); task.metrics['n'] = 1")
-    first = runtime.submit(mine)
+@pytest.mark.parametrize("attempt", [1, 2])  # as Airflow resumes it, and as it tries again
+def test_an_attempt_whose_worker_died_is_gone_on_with_and_not_doubled(runtime, cluster, work, attempt):
+    text = "print('once'); import time; time.sleep(2); task.metrics['n'] = 1"
+    first = runtime.submit(work(runtime, text))
     cluster.said(first.labels, "once")
-    second = runtime.submit(mine)
-    assert len(cluster.pods(first.labels)) == 1
-    outcome = runtime.watch(second)
-    assert (outcome.exit_code, json.loads(outcome.result)["metrics"]) == (0, {"n": 1})
+    with capture_logs() as said:
+        ended = attempted(runtime, work(runtime, text, attempt=attempt))
+    assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
+    assert len([each for each in said if "started job=toy attempt=1" in each["event"]]) == 1
+    assert not [each for each in said if "started job=toy attempt=2" in each["event"]]
 
 
-def test_a_retry_ends_what_its_dead_worker_left_running_and_no_other(runtime, cluster, work):
+def test_a_retry_that_is_asked_for_other_work_ends_what_its_dead_worker_left_and_no_more(runtime, cluster, work):
     older = runtime.submit(work(runtime, SLEEPS))
     sibling = runtime.submit(work(runtime, SLEEPS, task="sibling"))
     cluster.said(older.labels, "sleeping")
@@ -352,7 +366,7 @@ def test_a_watch_that_a_timeout_interrupts_leaves_nothing(runtime, cluster, work
             runtime.watch(running)
     finally:
         signal.signal(signal.SIGALRM, former)
-    assert not cluster.pods(running.labels)
+    wait_for(lambda: not cluster.pods(running.labels), 2)  # which it has done, unless the node is busy
 
 
 @pytest.mark.parametrize("name", ["kubernetes_pod", "kubernetes_job"])
@@ -436,8 +450,9 @@ def test_neither_log_nor_task_is_lost_where_silent_connections_are_cut(cluster, 
     assert proxy.cuts >= 2
 
 
-def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(cluster, work):
+def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(cluster, work, monkeypatch):
     """TANDEM_NODE_CONTROL is a command that makes the node's kubelet `stop` and go on with `start`."""
+    monkeypatch.setattr(pod_follower, "PATIENCE_SECONDS", 5)
     control = os.environ.get("TANDEM_NODE_CONTROL")
     if not control:
         pytest.skip("TANDEM_NODE_CONTROL does not say how a node is stopped; .ci/run shows it")

@@ -79,8 +79,10 @@ def test_what_job_toml_says_is_in_the_pod(workshop, monkeypatch):
     workshop.pipeline("p", 'dag.container("toy")', toy={})
     workshop.pods(TEMPLATE)
     request = workshop.load("p").get_task("toy").request["pod"]
-    sizes = {"cpu": "500m", "memory": "64Mi"}
-    assert request["spec"]["containers"][0]["resources"] == {"requests": sizes, "limits": sizes}
+    assert request["spec"]["containers"][0]["resources"] == {
+        "requests": {"cpu": "250m", "memory": "64Mi"},  # the half, as the environment says
+        "limits": {"cpu": "500m", "memory": "64Mi"},
+    }
     assert request["spec"]["activeDeadlineSeconds"] == 60
     image = request["spec"]["containers"][0]["image"]
     assert image.startswith("registry.example/team/tandem/toy:{{ (ti.xcom_pull(task_ids='take_release')")

@@ -58,6 +58,7 @@ class Outcome(NamedTuple):
     result: str | None  # content of the result file, None where the runtime cannot reach it
     last_line: str  # of what the job printed
     explanation: str = ""  # what the runtime knows of the end beside the exit code: that memory ran out, say
+    attempt: int | None = None  # whose work it was, if a dead worker's that this attempt took over
 
 
 class Cluster(NamedTuple):

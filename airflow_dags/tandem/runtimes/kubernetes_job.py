@@ -42,9 +42,13 @@ class KubernetesJob(KubernetesPod):
             ),
         )
 
-    def attempts(self, running: Running, labels: str) -> dict[str, dict[str, str]]:
-        jobs = running.hook.batch_v1_client.list_namespaced_job(running.namespace, label_selector=labels)
-        return {each.metadata.name: each.metadata.labels for each in jobs.items}
+    def attempts(self, running: Running, labels: str) -> list[Any]:
+        client = running.hook.batch_v1_client
+        found: list[Any] = client.list_namespaced_job(running.namespace, label_selector=labels).items
+        return found
+
+    def goes_on(self, there: Any) -> bool:
+        return there.metadata.deletion_timestamp is None and not there.status.failed
 
     def create(self, running: Running) -> None:
         running.hook.create_job(running.wanted)

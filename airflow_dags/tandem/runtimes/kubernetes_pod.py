@@ -5,7 +5,7 @@ import logging
 import shlex
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,7 @@ class Running(NamedTuple):
 
     wanted: Any  # V1Pod or V1Job
     labels: str  # by which its pods are found
+    attempt: int
     follower: "Follower"
 
     @property
@@ -58,9 +59,10 @@ class KubernetesPod:
     template: Path  # JSON, a V1Pod; its strings may be templates
     startup_seconds: int  # how long a pod may wait for a node, and then for its image
     keep_failed: bool
+    cpu_reserved: float  # the share of a job's cpu that is kept for it on its node; more than that only if it is idle
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return pod.request(self.template, self.registry, job)
+        return pod.request(self.template, self.registry, job, self.cpu_reserved)
 
     def manifest(self, work: Work) -> Any:
         """What is sent to Kubernetes."""
@@ -77,20 +79,32 @@ class KubernetesPod:
 
         check_built(work)
         follower = Follower(startup_timeout_seconds=self.startup_seconds)
-        running = Running(self.manifest(work), selector(pod.labels(work)), follower)
+        running = self.running(work, follower)
         attempts = self.attempts(running, selector(pod.labels_of_task(work)))
-        for name, labels in attempts.items():
-            attempt = int(labels["try_number"])
-            if attempt < work.attempt and LEFT not in labels:  # its worker died and could not do it
-                self.remove(name, running.namespace, selector({**pod.labels_of_task(work), "try_number": attempt}))
-        if running.name not in attempts:
+        for there in attempts:
+            attempt = int(there.metadata.labels["try_number"])
+            if attempt < work.attempt and LEFT not in there.metadata.labels:  # its worker died
+                older = self.running(replace(work, attempt=attempt), follower)
+                if self.goes_on(there) and asked(there) == asked(older.wanted):
+                    log.info("Attempt %s goes on with %s, whose worker died.", work.attempt, older.name)
+                    running = older
+                else:
+                    self.remove(older.name, older.namespace, older.labels)
+        if running.name not in {there.metadata.name for there in attempts}:
             create(self.create, running)
         return running
 
-    def attempts(self, running: Running, labels: str) -> dict[str, dict[str, str]]:
-        """The labels of all attempts of a task that are in the cluster, by name."""
-        pods = running.follower.client.list_namespaced_pod(running.namespace, label_selector=labels).items
-        return {each.metadata.name: each.metadata.labels for each in pods}
+    def running(self, work: Work, follower: "Follower") -> Running:
+        return Running(self.manifest(work), selector(pod.labels(work)), work.attempt, follower)
+
+    def attempts(self, running: Running, labels: str) -> list[Any]:
+        """All attempts of a task that are in the cluster."""
+        found: list[Any] = running.follower.client.list_namespaced_pod(running.namespace, label_selector=labels).items
+        return found
+
+    def goes_on(self, there: Any) -> bool:
+        """Whether an attempt that is in the cluster may still succeed."""
+        return there.metadata.deletion_timestamp is None and there.status.phase != "Failed"
 
     def create(self, running: Running) -> None:
         running.follower.pod_manager.create_pod(running.wanted)
@@ -104,7 +118,7 @@ class KubernetesPod:
         interrupted = True
         try:
             for each in self.pods(handle):
-                outcome = handle.follower.follow(each)
+                outcome = handle.follower.follow(each)._replace(attempt=handle.attempt)
             interrupted = False
             return outcome
         finally:
@@ -139,6 +153,12 @@ class KubernetesPod:
 
     def again(self, work: Work) -> str:
         return f"echo {shlex.quote(json.dumps(pod.bare(work)))} | kubectl create --filename -"
+
+
+def asked(there: Any) -> tuple[str, list[str]]:
+    """The image and the arguments of the job of a pod or Job."""
+    container = getattr(there.spec, "template", there).spec.containers[0]
+    return container.image, container.args
 
 
 def selector(labels: Mapping[str, Any]) -> str:

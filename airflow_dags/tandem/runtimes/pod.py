@@ -10,14 +10,15 @@ from tandem.catalogue import Job
 from tandem.errors import PipelineError
 from tandem.release import fingerprint
 from tandem.runtimes import Work
+from tandem.runtimes.docker import quantity
 
 CONTAINER = "base"  # the name that Airflow's own operator gives the container it runs
 # A pod that is told to end stays two seconds longer than its job, to be seen as it ended; Airflow's own stays for ever.
-SIDECAR = 'trap "exit 0" INT; trap "sleep 2; exit 0" TERM; while true; do sleep 1; done'
+SIDECAR = 'trap "exit 0" INT; trap "sleep 2; exit 0" TERM; while true; do sleep 1 & wait; done'
 SIDECARS_SHARE = {"cpu": "50m", "memory": "32Mi"}  # a shell that sleeps, and once prints a file
 
 
-def request(template: Path, registry: str, job: Job) -> dict[str, Any]:
+def request(template: Path, registry: str, job: Job, cpu_reserved: float) -> dict[str, Any]:
     """The pod of a job before its attempt is known; PipelineError names what is wrong with the template."""
     from tandem.runtimes import kubernetes_model  # 1 s, which only pipelines with pods must pay
 
@@ -34,10 +35,13 @@ def request(template: Path, registry: str, job: Job) -> dict[str, Any]:
         spec["activeDeadlineSeconds"] = job.resources["deadline_seconds"]
     if "activeDeadlineSeconds" not in spec:
         raise PipelineError(f"{template.name} has no activeDeadlineSeconds; set it, it ends pods that all have left.")
-    sizes = {name: job.resources[name] for name in ("cpu", "memory") if name in job.resources}
+    limits = {name: job.resources[name] for name in ("cpu", "memory") if name in job.resources}
+    requests = dict(limits)
+    if "cpu" in limits:
+        requests["cpu"] = f"{quantity(limits['cpu']) * cpu_reserved * 1000:.0f}m"
     spec["containers"][0] |= {
         "image": f"{registry}/tandem/{job.name}:{fingerprint(job.name)}".lstrip("/"),
-        "resources": {"requests": sizes, "limits": sizes},
+        "resources": {"requests": requests, "limits": limits},
     }
     return {"fingerprint": fingerprint(job.name), "pod": pod}
 
@@ -76,13 +80,17 @@ def bare(work: Work) -> dict[str, Any]:
 def name(work: Work) -> str:
     """The name of an attempt's pod: to be read by people, unique by the hash of the task's place in the lake."""
     part = [] if work.map_index is None else [str(work.map_index)]
-    place = hashlib.sha256(work.key.encode()).hexdigest()[:12]
-    parts = [work.dag_id[:14], work.task_id[:18], *part, place, str(work.attempt)]
+    parts = [work.dag_id[:14], work.task_id[:18], *part, place(work), str(work.attempt)]
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
+def place(work: Work) -> str:
+    """A hash of the task's place in the lake: a run of the same name on another lake is another one."""
+    return hashlib.sha256(work.key.encode()).hexdigest()[:12]
+
+
 def labels(work: Work) -> dict[str, str]:
-    """Dag, run, task, map index and attempt, as Airflow's own operator labels its pods."""
+    """Dag, run, task, map index and attempt, as Airflow's own operator labels its pods, and the place in the lake."""
     return {**labels_of_task(work), "try_number": str(work.attempt)}
 
 
@@ -93,4 +101,4 @@ def labels_of_task(work: Work) -> dict[str, str]:
     names = {"dag_id": work.dag_id, "run_id": work.run_id, "task_id": work.task_id}
     if work.map_index is not None:
         names["map_index"] = str(work.map_index)
-    return {name: make_safe_label_value(value) for name, value in names.items()}
+    return {"place": place(work), **{name: make_safe_label_value(value) for name, value in names.items()}}

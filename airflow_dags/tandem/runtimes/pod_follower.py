@@ -140,7 +140,10 @@ def end(pod: Any, gone: bool) -> tuple[int, str]:
             "[resources] of job.toml, or less to do."
         )
     elif pod.status.reason == "Evicted":
-        why = f"Its node evicted it ({pod.status.message}); ask in [resources] of job.toml for all that it needs."
+        why = (
+            f"Its node evicted it ({pod.status.message.strip()}); ask in [resources] of job.toml for all that it needs "
+            "or let the pod template give it more scratch space."
+        )
     elif taken := disruption(pod):
         why = f"Kubernetes took its place or its node away ({taken.reason}: {taken.message})."
     elif ended and ended.reason == "OOMKilled":
