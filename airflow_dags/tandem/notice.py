@@ -9,7 +9,8 @@ from typing import Any
 from airflow.sdk import Context
 
 log = logging.getLogger(__name__)
-FAILURE = "failure"  # the XCom in which a job's operator leaves why its attempt failed
+FAILURE = "failure"  # the XCom in which a task leaves why its attempt failed
+LARGEST_REASON = 4000  # characters of a notice
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class FailureNotice:
             from airflow.providers.http.hooks.http import HttpHook
 
             HttpHook("POST", self.webhook).run(json={"text": text, "environment": self.environment, **told})
+
+
+def note_failure(instance: Any, reason: str) -> None:
+    """Leave why an attempt of a task failed, for the notice."""
+    instance.xcom_push(FAILURE, reason[:LARGEST_REASON])
 
 
 def described(context: Mapping[str, Any]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator, Context, TaskInstanceState
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from tandem.lake import read_document
-from tandem.notice import FAILURE
+from tandem.notice import note_failure
 from tandem.runtimes import ContainerRuntime, Outcome, Work
 
 FINAL = {  # exit codes that another attempt would end with too
@@ -22,7 +22,6 @@ FINAL = {  # exit codes that another attempt would end with too
     5: "fenced, this attempt or a newer one has published",
 }
 LARGEST_RESULT = 48 << 10  # bytes, as in common.task: XComs lie in Airflow's database
-LARGEST_REASON = 4000  # characters of a notice
 log = logging.getLogger(__name__)
 
 
@@ -74,7 +73,7 @@ class JobOperator(BaseOperator):
         code = document["exit_code"] if document else outcome.exit_code
         failure = AirflowFailException if code in FINAL else AirflowException
         text = "\n".join([ending(code, done), *reasons(outcome, document)])
-        context["ti"].xcom_push(FAILURE, text[:LARGEST_REASON])
+        note_failure(context["ti"], text)
         raise failure(text)
 
     def rendered_work(self, context: Context) -> Work:

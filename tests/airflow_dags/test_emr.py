@@ -215,6 +215,8 @@ def test_a_cluster_is_closed_and_its_run_failed_after_a_job_failed(ends):
     assert cluster["Name"] == f"emr_ends {ran.run_id}"
     assert cluster["ReleaseLabel"] == "emr-7.9.0"
     assert cluster["Status"]["State"] == "TERMINATED"
+    told = ran.log[next(n for n, line in enumerate(ran.log) if line.startswith("The run failed, because these")) :]
+    assert {"The input is missing.", "The gate refused it.", "A newer one has published."} <= set(told)
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -236,7 +238,9 @@ def test_the_log_of_a_failed_task_ends_with_all_that_is_known_of_it(ends, name):
     ran, cluster, added = ends
     attempt = ran.tries[name]
     (step,) = [each for each in added if each["Name"].endswith(f"/{name}/attempt-{attempt}")]
-    (begin,) = [n for n, line in enumerate(ran.log) if line.startswith(f"Attempt {attempt} of {name} ")]
+    begin, _ = [
+        n for n, line in enumerate(ran.log) if line.startswith(f"Attempt {attempt} of {name} ")
+    ]  # done's is last
     told = ran.log[begin:]
     told = told[: next(n for n, line in enumerate(told) if "To run it by hand" in line) + 1]
     for number, line in enumerate(ENDS[name][2], 1):

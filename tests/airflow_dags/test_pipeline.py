@@ -250,6 +250,9 @@ class Ended:
         assert (dag_id, run_ids) == ("p", ["r"])
         return {"r": self.states}
 
+    def xcom_push(self, key, value):
+        self.pushed = {key: value}
+
 
 @pytest.mark.parametrize(
     ("skipped", "by_hand"),
@@ -272,8 +275,9 @@ def test_a_task_of_the_librarys_is_skipped_only_after_one_that_was_or_by_hand(cl
     if not by_hand:
         done.execute({"ti": instance})
         return
-    with pytest.raises(AirflowFailException, match=rf"by hand.*skipped: {', '.join(by_hand)}\.$"):
+    with pytest.raises(AirflowFailException, match=rf"by hand.*skipped: {', '.join(by_hand)}\.$") as error:
         done.execute({"ti": instance})
+    assert instance.pushed == {"failure": str(error.value)}
 
 
 def test_a_run_succeeds_though_a_task_of_others_skipped_what_follows_it(clustered):
