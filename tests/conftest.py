@@ -129,12 +129,10 @@ def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
     """The address of moto's server."""
-    from moto.server import ThreadedMotoServer  # takes a second, which most tests need not wait
+    from tools import local_dynamodb  # takes a second, which most tests need not wait
 
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+    with local_dynamodb.served() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,39 @@
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import boto3
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
 
 from tools import tables
+
+
+class OneAtATime(DomainDispatcherApplication):
+    """Moto for clients of many threads: its tables are dictionaries that a query must not see grow."""
+
+    turn = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        with self.turn:
+            return super().__call__(environ, start_response)
+
+
+@contextlib.contextmanager
+def served(address: str = "127.0.0.1") -> Iterator[str]:
+    """Moto's server, for this block; its URL."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request otherwise
+    app = OneAtATime(create_backend_app)
+    server = make_server(address, 0, app, threaded=True, request_handler=MotoRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield "http://{}:{}".format(*server.server_address[:2])
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @contextlib.contextmanager
@@ -24,11 +51,7 @@ def running(address: str = "127.0.0.1") -> Iterator[None]:
         if session.region_name is None:
             os.environ["AWS_DEFAULT_REGION"] = "eu-central-1"
         if not os.environ.get("DYNAMODB_ENDPOINT"):
-            logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request otherwise
-            server = ThreadedMotoServer(address, 0, verbose=False)
-            server.start()
-            ended_at_last.callback(server.stop)
-            os.environ["DYNAMODB_ENDPOINT"] = "http://{}:{}".format(*server.get_host_and_port())
+            os.environ["DYNAMODB_ENDPOINT"] = ended_at_last.enter_context(served(address))
             ended_at_last.callback(os.environ.pop, "DYNAMODB_ENDPOINT")
             tables.LOCAL.parent.mkdir(exist_ok=True)
             tables.LOCAL.write_text(os.environ["DYNAMODB_ENDPOINT"])
