@@ -2,7 +2,7 @@
 
 The DAGs get the catalogue of the released jobs and are imported with it, so that a job that is not released, a role, a
 parameter or a contract that does not fit is refused by what refuses it in a checkout, too. They go to
-versions/<hash>/ of the environment's folder; current, a link, is what Airflow reads.
+versions/<hash>/ of the environment's folder; current, a link, is what Airflow reads. The versions deployed last stay.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from tools.catalogue import catalogue
 from tools.fingerprint import ROOT, jobs, product
 from tools.releases import Release
 
+KEPT = 5  # versions that were deployed last; and the one that was in place before, if it is none of these
 PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
 IMPORT = """
 import glob, json, os, sys
@@ -73,9 +74,14 @@ def deploy(name: str) -> tuple[str, list[str]]:
         if not (versions / version).exists():
             new.chmod(0o755)
             new.rename(versions / version)
+        os.utime(versions / version)  # by which versions are in the order of their last deployment
+        before = (folder / "current").resolve()
         link = Path(temporary) / "current"
         link.symlink_to(Path("versions") / version)
         link.replace(folder / "current")  # in one step: Airflow sees the one folder or the other
+        for old in sorted(versions.glob("[!.]*"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+            if old != before:
+                old.rename(Path(temporary) / old.name)  # to be deleted with it, so that no half version has its name
     return version, found["dags"]
 
 

@@ -215,9 +215,22 @@ def test_a_deployment_that_is_killed_releases_nothing_and_goes_on_when_it_is_rep
     assert "preprod has release 1 in place, which is the same." in again
 
 
+def versions_kept(checkout):
+    """The versions that are there after DAGs were deployed, when six older ones and the one in place were before."""
+    versions = checkout.dags("preprod") / "versions"
+    for place, name in enumerate(["none", *(f"old {number}" for number in range(6))]):
+        (versions / name).mkdir(exist_ok=True)
+        os.utime(versions / name, (place, place))
+    checkout.done("deploy_dags", "preprod")
+    assert (versions.parent / "current").resolve().parent == versions
+    return {each.name for each in versions.iterdir()}
+
+
 def test_a_run_keeps_its_release_until_it_is_begun_anew(checkout, airflows):
     airflow = airflows["preprod"]
-    checkout.done("deploy_dags", "preprod")
+    kept = versions_kept(checkout)
+    assert len(kept) == 6
+    assert {"none", "old 5", "old 4", "old 3", "old 2"} < kept
     remove_images()
     for _ in local_airflow.patience(90, "the DAG did not come"):
         if airflow.ask("/api/v2/dags")["dags"]:
