@@ -1,7 +1,10 @@
-"""Trending items of each country and overall, on Spark, and their delivery, as an Airflow pipeline."""
+"""Trending items of each country and overall, on Spark, and their delivery, as an Airflow pipeline.
+
+Runs each night, whatever came in: what counts decays by the day.
+"""
 
 from tandem import Pipeline
 
-with Pipeline(__file__, schedule=None, tags=["recommendations"], default_args={"owner": "personalization"}) as dag:
+with Pipeline(__file__, schedule="@daily", tags=["recommendations"], default_args={"owner": "personalization"}) as dag:
     trending = dag.spark("build_trending_items")
     dag.container("publish_product", product=trending)
