@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 
 import botocore.session
@@ -68,3 +69,21 @@ def test_the_commands_for_aws_are_a_shells():
     for page in PAGES:
         for block in blocks(page, "aws"):
             assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True).returncode == 0, block
+
+
+def test_the_commands_for_dataproc_show_the_job_that_it_would_be_sent():
+    commands = "".join(blocks(ROOT / "docs" / "dataproc.md"))
+    ran = subprocess.run(["bash", "-euc", commands], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    sent, end = json.JSONDecoder().raw_decode(ran.stdout)
+    bundle = sent["job"]["pyspark_job"]["main_python_file_uri"]
+    assert re.fullmatch(r"s3://tandem-dev/code/build_interactions/\w+/main.py", bundle)
+    assert re.search(r"spark.dataproc.project +│ tandem-123456 +│ shared.toml", ran.stdout[end:])
+
+
+def test_every_key_that_the_page_on_dataproc_names_is_one():
+    (table,) = blocks(ROOT / "docs" / "dataproc.md", "toml")
+    said = tomllib.loads(table)["spark"]
+    shared = tomllib.loads((ROOT / "airflow_dags/environments/shared.toml").read_text())["spark"]["dataproc"]
+    assert said["runtime"] == "dataproc"
+    assert said["dataproc"].keys() <= shared.keys()
