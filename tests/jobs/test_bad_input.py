@@ -2,13 +2,16 @@
 
 import datetime
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from recommending_lake import Lake, table
+from recommending_lake import JOBS, Lake, table
 from test_churn import CUTS, NOW, features
+
+from common.job import load
 
 TIME = datetime.datetime(2011, 5, 30, tzinfo=datetime.UTC)
 EVENT = {"event_id": "e", "user_id": "ann", "item_id": "10001", "type": "purchase", "quantity": 1, "unit_price": 1.0}
@@ -93,53 +96,126 @@ def test_predicting_for_nobody_and_for_one_who_is_new(lake: Lake) -> None:
         assert f'"users": {count}' in key.read_text()
 
 
-ONE_OF_EACH = [{**EVENT, "item_id": item["item_id"], "time": TIME} for item in ITEMS]
-SIMILAR = [
-    ("no events", [], ITEMS, 3, "0 items of curated/items were sold"),
-    ("one item", [{**EVENT, "time": TIME}], ITEMS[:1], 3, "1 items of curated/items were sold"),
-    ("an empty catalogue", [{**EVENT, "time": TIME}], [], 3, "0 items of curated/items were sold"),
-    (
-        "one user",
-        [{**EVENT, "item_id": item["item_id"], "time": TIME} for item in ITEMS],
-        ITEMS,
-        0,
-        "items_with_rows=3",
-    ),
-    (
-        "names that say nothing",
-        [{**event, "user_id": None} for event in ONE_OF_EACH],
-        [{**item, "name": " "} for item in ITEMS],
-        0,
-        "'popular': 6",
-    ),
+USERS = [f"user {number}" for number in range(20)]
+
+
+def sold(users: Sequence[str | None], items: list[dict] = ITEMS, **more: object) -> list[dict]:
+    """Each user buys each item once, on the last day, so all users are new and nothing tells them apart."""
+    return [
+        {**EVENT, "user_id": user, "item_id": item["item_id"], "time": TIME, **more} for user in users for item in items
+    ]
+
+
+SHOPS = {  # events and items
+    "no events": ([], ITEMS),
+    "no items": (sold(USERS), []),
+    "one user": (sold(USERS[:1]), ITEMS),
+    "one item": (sold(USERS, ITEMS[:1]), ITEMS[:1]),
+    "nobody is known": (sold([None]), ITEMS),
+    "all users new, no feature differs": (sold(USERS), ITEMS),
+    "NaN and infinite values": (sold(USERS[:10], unit_price=np.nan) + sold(USERS[10:], unit_price=np.inf), ITEMS),
+    "names that say nothing": (sold([None]), [{**item, "name": " "} for item in ITEMS]),
+}
+FROM_SHOPS = [  # the job, the shop, the exit code, what is said
+    ("build_similar_items", "no events", 3, "0 items of curated/items were sold"),
+    ("build_similar_items", "no items", 3, "0 items of curated/items were sold"),
+    ("build_similar_items", "one user", 0, "items_with_rows=3"),
+    ("build_similar_items", "one item", 3, "1 items of curated/items were sold"),
+    ("build_similar_items", "nobody is known", 0, "items_with_rows=3"),
+    ("build_similar_items", "all users new, no feature differs", 0, "items_with_rows=3"),
+    ("build_similar_items", "NaN and infinite values", 0, "items_with_rows=3"),
+    ("build_similar_items", "names that say nothing", 0, "'popular': 6"),
+    ("build_trending_items", "no events", 4, "nothing is trending"),
+    ("build_trending_items", "no items", 4, "nothing is trending"),
+    ("build_trending_items", "one user", 4, "No item had 3 buyers in 7 days"),
+    ("build_trending_items", "one item", 0, "output role=trending rows=1 "),
+    ("build_trending_items", "nobody is known", 4, "nothing is trending"),
+    ("build_trending_items", "NaN and infinite values", 0, "output role=trending rows=3 "),
+    ("build_user_features", "no events", 3, "No user is known before the end of the window"),
+    ("build_user_features", "one user", 0, "output role=features rows=1 "),
+    ("build_user_features", "nobody is known", 3, "No user is known before the end of the window"),
+    ("build_user_features", "all users new, no feature differs", 0, "output role=features rows=20 "),
+    ("build_user_features", "NaN and infinite values", 0, "output role=features rows=20 "),
+    ("build_interactions", "no events", 3, "No event of the window is a purchase by a known user"),
+    ("build_interactions", "one user", 0, "output role=interactions rows=3 "),
+    ("build_interactions", "one item", 0, "output role=interactions rows=20 "),
+    ("build_interactions", "nobody is known", 3, "No event of the window is a purchase by a known user"),
+    ("build_interactions", "NaN and infinite values", 0, "output role=interactions rows=60 "),
 ]
 
 
-@pytest.mark.parametrize("events, items, code, said", [case[1:] for case in SIMILAR], ids=[case[0] for case in SIMILAR])
-def test_similar_items(lake: Lake, capsys, events: list[dict], items: list[dict], code: int, said: str) -> None:
-    put_shop(lake, events, items)
-    assert lake.run("build_similar_items") == code
+@pytest.mark.parametrize("job, shop, code, said", FROM_SHOPS, ids=[f"{case[0]}: {case[1]}" for case in FROM_SHOPS])
+def test_what_is_made_of_a_shop(lake: Lake, capsys, job: str, shop: str, code: int, said: str) -> None:
+    put_shop(lake, *SHOPS[shop])
+    assert lake.run(job) == code
     printed = capsys.readouterr()
     assert said in (printed.err.splitlines()[-1] if code else printed.out)
 
 
-JOBS = {  # a role that each job reads from another task or a dataset
-    "train_churn": "features",
-    "predict_churn": "features",
-    "join_characteristics": "predictions",
-    "publish_product": "product",
-}
+DAY = datetime.timedelta(days=1)
+WEIGHTS = ("weight", "weight_before_test", "weight_before_tuning")
+BOUGHT = {"events": 3, "events_before_test": 2, "events_before_tuning": 1, **dict.fromkeys(WEIGHTS, 1.0)}
+BOUGHT |= {"first_time": TIME - 60 * DAY, "last_time": TIME}
+BOUGHT |= {"last_time_before_test": TIME - 30 * DAY, "last_time_before_tuning": TIME - 60 * DAY}
+NEW = {"events_before_test": 0, "events_before_tuning": 0, "weight_before_test": 0.0, "weight_before_tuning": 0.0}
+NEW |= {"first_time": TIME, "last_time_before_test": None, "last_time_before_tuning": None}
+INTERACTIONS = [  # users, items, what is other than usual, the exit code, what is said
+    ("no rows", [], ITEMS, {}, 3, "nothing can be measured; choose windows"),
+    ("one user", USERS[:1], ITEMS, {}, 4, "No model beats recent popularity on the test window"),
+    ("one item", USERS, ITEMS[:1], {}, 4, "No model beats recent popularity on the test window"),
+    ("all users new", USERS, ITEMS, NEW, 3, "nothing can be measured; choose windows"),
+    ("nothing differs", USERS, ITEMS, {}, 4, "No model beats recent popularity on the test window"),
+    ("NaN", USERS, ITEMS, dict.fromkeys(WEIGHTS, np.nan), 3, "a null, NaN or infinite number in 'weight'"),
+    ("infinite", USERS, ITEMS, dict.fromkeys(WEIGHTS, np.inf), 3, "a null, NaN or infinite number in 'weight'"),
+]
 
 
-@pytest.mark.parametrize("job, role", JOBS.items(), ids=JOBS)
-def test_a_table_of_another_contract_is_told_with_both_names(lake: Lake, capsys, job: str, role: str) -> None:
-    put_shop(lake, [{**EVENT, "time": TIME}], ITEMS)
-    lake.put("other", "quarantine@1", table("quarantine@1", []))
-    roles = {"predict_churn": ["--from", "model=other"]}.get(job, [])
-    settings = ["--set", "tables=t-"] if job == "publish_product" else []
-    mapped = 0 if job == "predict_churn" else None
-    assert lake.run(job, "--from", f"{role}=other", *roles, *settings, map_index=mapped) == 3
-    assert re.search(r"outputs of contract|is of contract", capsys.readouterr().err.splitlines()[-1])
+@pytest.mark.parametrize(
+    "users, items, other, code, said", [case[1:] for case in INTERACTIONS], ids=[case[0] for case in INTERACTIONS]
+)
+def test_training_a_recommender(
+    lake: Lake, capsys, users: list, items: list, other: dict, code: int, said: str
+) -> None:
+    put_shop(lake, sold(USERS), ITEMS)
+    rows = [{**BOUGHT, "user_id": user, "item_id": item["item_id"], **other} for user in users for item in items]
+    lake.put("interactions", "interactions@1", table("interactions@1", rows))
+    assert lake.run("train_recommender", "--from", "interactions=interactions") == code
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+VERSIONS = [  # of a contract that a job reads from another task, or in a dataset; the job, the role, the contract
+    ("build_interactions", None, "events@1"),
+    ("train_recommender", "interactions", "interactions@1"),
+    ("predict_recommendations", "interactions", "interactions@1"),
+    ("select_recommendations", "predictions", "predictions@1"),
+    ("build_user_features", None, "events@1"),
+    ("train_churn", "features", "user_features@1"),
+    ("predict_churn", "features", "user_features@1"),
+    ("join_characteristics", "predictions", "churn_predictions@1"),
+    ("build_similar_items", None, "items@1"),
+    ("build_trending_items", None, "events@1"),
+    ("publish_product", "product", "recommendations@1"),
+]
+
+
+@pytest.mark.parametrize("job, role, contract", VERSIONS, ids=[case[0] for case in VERSIONS])
+def test_a_table_of_another_contract_version_is_told_with_both(
+    lake: Lake, capsys, job: str, role: str, contract: str
+) -> None:
+    put_shop(lake, sold(USERS), ITEMS)
+    arguments = ["--set", "tables=t-"] if job == "publish_product" else []
+    if role:
+        lake.put("other", contract, table(contract, []))
+        arguments += ["--from", f"{role}=other"]
+    if role and "model" in load(JOBS / job).inputs:
+        arguments += ["--from", "model=other"]
+    other = contract.replace("@1", "@9")
+    for manifest in (lake.folder / "lake").rglob("manifest.json"):
+        manifest.write_text(manifest.read_text().replace(f'"{contract}"', f'"{other}"'))
+    mapped = 0 if "predict" in job else None
+    assert lake.run(job, *arguments, map_index=mapped) == 3
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert contract in told and other in told
 
 
 @pytest.mark.parametrize("job", ["build_similar_items", "build_trending_items", "build_user_features"])
