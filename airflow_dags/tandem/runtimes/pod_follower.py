@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.providers.cncf.kubernetes.utils.pod_manager import EMPTY_XCOM_RESULT, PodManager
+from airflow.providers.cncf.kubernetes.utils.pod_manager import EMPTY_XCOM_RESULT, PodManager, parse_log_line
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
@@ -82,6 +82,7 @@ class Follower(KubernetesPodOperator):
             try:
                 self.await_pod_start(pod)
                 self.await_pod_completion(pod)
+                self.print_rest(pod)
                 result = self.result(pod)
                 seen = self.pod_manager.read_pod(pod)
                 break
@@ -104,6 +105,22 @@ class Follower(KubernetesPodOperator):
         code, explanation = end(last, gone=seen is None)
         self.taken_away = seen is None or bool(disruption(last)) or last.status.phase == "Failed"
         return Outcome(code, result, self.last_lines[0], explanation)
+
+    def print_rest(self, pod: Any) -> None:
+        """Print what a job said last, if the connection had just been cut: Airflow does not read the log again then."""
+        name = (pod.metadata.namespace, pod.metadata.name, CONTAINER)
+        last = self.pod_manager.container_log_times.get(name)
+        since = {"since_seconds": int(time.time() - last.timestamp()) + 2} if last else {}
+        try:
+            lines = self.pod_manager.read_pod_logs(pod, CONTAINER, timestamps=True, follow=False, **since)
+            for each in lines:
+                said, text = parse_log_line(each.decode(errors="backslashreplace"))
+                if said and (last is None or said > last):
+                    self.pod_manager.log.info(self.keep(CONTAINER, text))
+        except ApiException as error:
+            if not 400 <= (error.status or 0) < 500:
+                raise
+            log.info("The node has no log of %s (%s).", pod.metadata.name, brief(error))
 
     def result(self, pod: Any) -> str | None:
         """The content of the result file, None if it cannot be had."""
