@@ -5,6 +5,7 @@ Exits as the job does. What the task appended to (partitions of a dataset) is no
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from common import lake, manifest, s3, storage
+from common import days, lake, manifest, s3, storage
 from common.command_line import lake_uri, parse
 from common.contracts import nearest
 from common.failures import ArgumentError, Failure, InputError
@@ -57,7 +58,9 @@ def replay(asked: argparse.Namespace) -> int:
         console.print(f"it ran code {document['fingerprint']}, this checkout's is {task.code}")
     parts = [asked.dag_id, asked.run_id, asked.task_id, *([] if asked.map_index is None else [f"{asked.map_index}"])]
     scratch = f"file://{ROOT}/.tandem/replay/{'/'.join(map(lake.encode, parts))}"
-    fetch(read_then(task, document["parents"]), asked.lake, scratch)
+    wanted = read_then(task, document["parents"])
+    fetch(wanted, asked.lake, scratch)
+    note_days(wanted, asked.lake, scratch)
     command = [*program(job), str(folder / "main.py"), *command_line(document, scratch)]
     console.print(f"running {shlex.join(command)}", soft_wrap=True)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
@@ -184,6 +187,16 @@ def fetch(wanted: list[File], root: str, scratch: str) -> None:
             progress.advance(bar, missing[place].bytes)
 
         storage.at_once(get, missing)
+
+
+def note_days(wanted: list[File], root: str, scratch: str) -> None:
+    """Note the days of datasets of which a scratch lake has partitions, by which readers find these."""
+    found: dict[str, set[str]] = {}
+    for file in wanted:
+        if match := re.fullmatch(r"(.*)/date=([^/]+)/manifest.json", file.uri):
+            found.setdefault(f"{scratch}{match[1].removeprefix(root)}", set()).add(match[2])
+    for dataset, dates in found.items():
+        days.note(dataset, dates)
 
 
 def compare(former: dict[str, Any], again: manifest.Manifest | None) -> None:
