@@ -29,12 +29,16 @@ def main() -> None:
         base = size(arguments.base_image)
     except Failure as error:
         sys.exit(str(error))
-    summary = headed("Images", "job", "MB", "more than base", "python", "--help", "imports", "MB never imported")
+    summary = headed(
+        "Images", "job", "MB", "more than base", "python", "--help", "imports", "modules", "MB never imported"
+    )
     for job, found in probes.items():
         total = size(names[job])
         times = [f"{found[what]:.2f} s" for what in ("python_seconds", "help_seconds", "import_seconds")]
         unused = sum(package["unused"] for package in found["packages"].values())
-        summary.add_row(job, megabytes(total), megabytes(total - base), *times, megabytes(unused))
+        summary.add_row(
+            job, megabytes(total), megabytes(total - base), *times, str(found["modules"]), megabytes(unused)
+        )
     console.print(summary)
     for job, found in probes.items():
         console.print(layers(job, names[job]), packages(job, found), never_imported(job, found))

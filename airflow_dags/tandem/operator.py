@@ -29,8 +29,7 @@ class JobOperator(BaseOperator):
     """Runs a job as one task and returns what it left: {"manifest": URI, "metrics": {…}}.
 
     A task without the manifest of its own attempt (or of the one that it took over) has failed, whatever its exit code
-    says. Exit codes 2 to 5 fail at
-    once (AirflowFailException); any other failure is worth a retry (AirflowException).
+    says. Exit codes 2 to 5 fail at once (AirflowFailException); any other failure is worth a retry (AirflowException).
     """
 
     template_fields = ("lake", "parameters", "request", "cluster")

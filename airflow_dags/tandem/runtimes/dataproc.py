@@ -16,7 +16,7 @@ from tandem.runtimes.requests import merged
 from tandem.runtimes.service import (
     Sent,
     Service,
-    check_libraries,
+    deploy_mode,
     first_of_names,
     libraries_properties,
     spark_properties,
@@ -67,9 +67,7 @@ class Dataproc(Service):
         return operators(name, wanted, self.project, self.region, self.ready_seconds)
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-        mode = settings.get("deploy_mode", self.deploy_mode)
-        check_known("deploy mode", mode, ["client", "cluster"], f"A setting of {job.name}")
-        check_libraries(job, mode)
+        mode = deploy_mode(job, settings, self.deploy_mode)
         libraries = libraries_properties(job, "spark.yarn.appMasterEnv")
         return {
             "fingerprint": fingerprint(job.name),

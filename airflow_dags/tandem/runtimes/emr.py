@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from airflow.sdk.exceptions import AirflowFailException
 
 from tandem.catalogue import Job
-from tandem.errors import PipelineError, check_known
+from tandem.errors import PipelineError
 from tandem.lake import list_s3, read_s3
 from tandem.release import fingerprint
 from tandem.runtimes import Cluster, Outcome, Work, bundle
@@ -20,7 +20,7 @@ from tandem.runtimes.requests import check_request, client, merged
 from tandem.runtimes.service import (
     Sent,
     Service,
-    check_libraries,
+    deploy_mode,
     first_of_names,
     libraries_properties,
     spark_properties,
@@ -65,9 +65,7 @@ class Emr(Service):
         return operators(name, wanted, self.region, self.poll_seconds, self.ready_seconds)
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-        mode = settings.get("deploy_mode", self.deploy_mode)
-        check_known("deploy mode", mode, ["client", "cluster"], f"A setting of {job.name}")
-        check_libraries(job, mode)
+        mode = deploy_mode(job, settings, self.deploy_mode)
         conf = spark_properties(job, settings) | libraries_properties(job, "spark.yarn.appMasterEnv")
         where = ["--master", "yarn", "--deploy-mode", mode, "--name", job.name]
         options = [*where, *(part for name, value in conf.items() for part in ("--conf", f"{name}={value}"))]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from tandem.catalogue import Job
-from tandem.errors import PipelineError
+from tandem.errors import PipelineError, check_known
 from tandem.lake import encode, read_document
 from tandem.runtimes import Outcome, Work
 
@@ -111,12 +111,15 @@ def libraries_properties(job: Job, driver: str) -> dict[str, str]:
     )
 
 
-def check_libraries(job: Job, deploy_mode: str) -> None:
-    """Raise PipelineError if a driver outside of YARN would lack the libraries that a job brings."""
-    if job.requirements and deploy_mode != "cluster":
+def deploy_mode(job: Job, settings: Mapping[str, Any], default: str) -> str:
+    """Where a job's driver runs; raises PipelineError if one outside of YARN would lack the libraries it brings."""
+    mode: str = settings.get("deploy_mode", default)
+    check_known("deploy mode", mode, ["client", "cluster"], f"A setting of {job.name}")
+    if job.requirements and mode != "cluster":
         raise PipelineError(
             f"{job.name} brings libraries, which only a driver on YARN has; expected deploy mode 'cluster'."
         )
+    return mode
 
 
 def first_of_names(work: Work) -> str:
