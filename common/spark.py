@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import sys
@@ -222,7 +223,8 @@ def schema(contract: Contract) -> StructType:
 def write(task: Task, role: str, frame: DataFrame) -> None:
     """Write a frame as an output, and check its contract and count its rows in the same pass over the data.
 
-    Raises Refused if a column is missing or of another type, null or out of its range where the contract forbids it.
+    Raises Refused if a column is missing or of another type, NaN or infinite, or null or out of its range where the
+    contract forbids it.
     """
     contract = contract_of_output(task, role)
     seen = Observation()
@@ -233,8 +235,8 @@ def write(task: Task, role: str, frame: DataFrame) -> None:
     for name in forbidden:
         if counts[name]:
             raise Refused(
-                f"The output '{role}' breaks {contract.name}: {counts[name]} values of column '{name}' are null or out "
-                "of range; mend the job or make a new version of the contract."
+                f"The output '{role}' breaks {contract.name}: {counts[name]} values of column '{name}' are null, not "
+                "finite or out of range; mend the job or make a new version of the contract."
             )
     task.written(role, counts["rows of all"])
     if counts["rows of all"] and not task.outputs[role]["files"]:
@@ -263,9 +265,11 @@ def fitted(frame: DataFrame, contract: Contract) -> DataFrame:
 
 
 def breaks(name: str, column: Column) -> SparkColumn:
-    """Whether the value of a column is null or out of its range although the contract forbids it."""
+    """Whether the value of a column is NaN, infinite, or null or out of its range although the contract forbids it."""
     value = F.col(name)
     broken = F.lit(False) if column.nullable else value.isNull()
+    if column.type in ("number", "small_number"):
+        broken = broken | ~(F.abs(value) < math.inf)
     if column.minimum is not None:
         broken = broken | (value < column.minimum)
     if column.maximum is not None:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,7 @@ TYPES = {
 BATCH = 64 * 1024  # rows; what a thread decodes at once is small beside what is kept
 FILES_AT_ONCE = 4
 ARRAYS_FORMAT = 1
+Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
 def read(task: Task, role: str, columns: list[str] | None = None) -> pa.Table:
@@ -45,7 +46,8 @@ def read(task: Task, role: str, columns: list[str] | None = None) -> pa.Table:
 
     def read_file(file: File) -> pa.Table:
         with opened(source, file) as parquet:
-            return parquet.read(names, use_threads=False).cast(schema)
+            rows = parquet.read(names, use_threads=False).cast(schema)
+        return with_finite_numbers(rows, file)
 
     with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         return pa.concat_tables([schema.empty_table(), *pool.map(read_file, source.files)])
@@ -59,7 +61,20 @@ def batches(task: Task, role: str, columns: list[str] | None = None) -> Iterator
     for file in source.files:
         with opened(source, file) as parquet:
             for batch in parquet.iter_batches(BATCH, columns=names, use_threads=False):
-                yield batch.cast(schema)
+                yield with_finite_numbers(batch.cast(schema), file)
+
+
+def with_finite_numbers(rows: Rows, file: File) -> Rows:
+    """The rows as they are; InputError if a number in them is NaN or infinite."""
+    for name in rows.column_names:
+        if not all_finite(rows[name]):
+            raise InputError(f"{file.uri} has a NaN or infinite number in '{name}'; run the task that wrote it again.")
+    return rows
+
+
+def all_finite(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Whether no value is NaN or infinite, which no contract allows."""
+    return not pa.types.is_floating(values.type) or pc.all(pc.is_finite(values)).as_py() is not False
 
 
 def contract_of(source: Input) -> Contract:
@@ -106,7 +121,7 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
     """Write an output as one Parquet file, a row group a table, and check the contract on the way.
 
     An output that is a dataset becomes its one partition, `all`. Raises Refused if a column is missing, of another
-    type, null or out of its range where the contract forbids it.
+    type, NaN, infinite, or null or out of its range where the contract forbids it.
     """
     table = task.job.outputs[role]
     contract = contracts.load(table.contract or "")
@@ -150,6 +165,8 @@ def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -
         values = fitting[name]
         if not column.nullable and values.null_count:
             raise Refused(f"Output '{role}' has {values.null_count} nulls in '{name}', {contract.name} allows none.")
+        if not all_finite(values):
+            raise Refused(f"Output '{role}' has NaN or infinite numbers in '{name}', {contract.name} allows none.")
         if column.minimum is None and column.maximum is None:
             continue
         least, most = (bound.as_py() for bound in pc.min_max(values).values())
@@ -165,10 +182,12 @@ def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -
 def write_arrays(task: Task, role: str, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
     """Write arrays, a `.npy` file each, and a JSON document that lists them: no pickle, readable by anything.
 
-    An output that is a dataset becomes its one partition, `all`.
+    An output that is a dataset becomes its one partition, `all`. Raises Refused for an array with NaN in it.
     """
     folder, publish = destination(task, role)
     for name, array in arrays.items():
+        if array.dtype.kind == "f" and array.size and np.isnan(array.min()):
+            raise Refused(f"Array '{name}' of output '{role}' has NaN in it, by which nothing can be ranked.")
         with storage.stream(f"{folder}/{name}.npy") as file, pa.PythonFile(file, mode="w") as stream:
             np.save(stream, array, allow_pickle=False)
     described = {"format": ARRAYS_FORMAT, "arrays": sorted(arrays), "document": document}

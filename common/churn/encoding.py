@@ -22,14 +22,12 @@ class Encoding:
     words: list[str | None]
 
     def matrix(self, rows: pa.Table) -> Floats:
-        """Rows x columns: numbers, NaN for unknown and infinite ones; 1 where a row has the column's word, else 0."""
+        """Rows x columns: numbers, NaN for unknown ones; 1 where a row has the column's word, else 0."""
         matrix = np.empty((rows.num_rows, len(self.features)))
         for place, (feature, word) in enumerate(zip(self.features, self.words, strict=True)):
             column = rows[feature]
-            numbers = (
-                (column if word is None else pc.equal(column, word).fill_null(False)).cast(pa.float64()).to_numpy()
-            )
-            matrix[:, place] = np.where(np.isfinite(numbers), numbers, np.nan)
+            numbers = column if word is None else pc.equal(column, word).fill_null(False)
+            matrix[:, place] = numbers.cast(pa.float64()).to_numpy()
         return matrix
 
     def by_feature(self, columns: Floats) -> tuple[list[str], Floats]:
@@ -54,14 +52,7 @@ def fit_encoding(rows: pa.Table) -> Encoding:
             frequent.sort(key=lambda entry: (-entry["counts"], entry["values"]))
             columns += [(name, entry["values"]) for entry in frequent[:MOST_WORDS]]
         else:
-            numbers = column.cast(pa.float64()).to_numpy()
-            known = numbers[np.isfinite(numbers)]
-            if len(known) and known.min() < known.max():
+            least, most = (bound.as_py() for bound in pc.min_max(column).values())
+            if least is not None and least < most:
                 columns.append((name, None))
     return Encoding([feature for feature, _ in columns], [word for _, word in columns])
-
-
-def unusable_numbers(rows: pa.Table) -> int:
-    """How many numbers are NaN or infinite, which models take for unknown."""
-    floats = [rows[name].drop_null() for name in rows.column_names if pa.types.is_floating(rows[name].type)]
-    return sum(int((~np.isfinite(column.to_numpy())).sum()) for column in floats)

@@ -182,8 +182,7 @@ def main(task: Task) -> None:
     held_out = held_out[~is_newest]
     for part, what in ((~held_out, "to fit on"), (held_out, "held out to choose settings")):
         of_both_kinds(training.where(part), what)
-    unusable = encoding.unusable_numbers(everyone.features)
-    task.log("read", training=len(training.churned), judged=len(judged.churned), unusable_numbers=unusable)
+    task.log("read", training=len(training.churned), judged=len(judged.churned))
 
     found = fit_and_judge(training, judged, held_out, seed, task.progress)
     for name, figures in found.quality.items():
@@ -197,7 +196,6 @@ def main(task: Task) -> None:
         "cut": str(newest),
         "training_rows": len(training.churned),
         "judged_rows": len(judged.churned),
-        "unusable_numbers": unusable,
         "models": found.quality,
         "in_place": former,
     }

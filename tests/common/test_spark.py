@@ -3,6 +3,7 @@
 import argparse
 import datetime
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,14 @@ def test_what_is_written_is_counted_and_leaves_no_marker(session: SparkSession, 
 
 
 @pytest.mark.parametrize(
-    ("changes", "column"), [({"event_id": None}, "event_id"), ({"quantity": 0}, "quantity"), ({"time": None}, "time")]
+    ("changes", "column"),
+    [
+        ({"event_id": None}, "event_id"),
+        ({"quantity": 0}, "quantity"),
+        ({"time": None}, "time"),
+        ({"unit_price": math.nan}, "unit_price"),
+        ({"unit_price": math.inf}, "unit_price"),
+    ],
 )
 def test_values_that_break_the_contract_refuse_the_output(
     session: SparkSession, toy: task.Task, changes: dict, column: str

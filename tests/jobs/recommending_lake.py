@@ -35,8 +35,16 @@ class Lake:
         return ["--lake", self.root, "--dag-id", "dag", "--run-id", "run", "--task-id", task, "--attempt", "1"]
 
     def put(self, task: str, contract: str, rows: pa.Table, dataset: str | None = None) -> None:
-        """Publish rows as the output of a task, or as a dataset."""
-        self.write(task, contract, lambda writer: tables.write(writer, "rows", rows), dataset)
+        """Publish rows of a contract's columns, whatever these hold, as the output of a task, or as a dataset."""
+        schema = tables.arrow_schema(load(contract), list(load(contract).columns))
+
+        def main(writer: Task) -> None:
+            folder, publish = tables.destination(writer, "rows")
+            Path(folder.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
+            pq.write_table(rows.select(schema.names).cast(schema), f"{folder}/part-0.parquet".removeprefix("file://"))
+            publish(rows.num_rows)
+
+        self.write(task, contract, main, dataset)
 
     def put_day(self, task: str, contract: str, rows: pa.Table, dataset: str, date: datetime.date) -> None:
         """Publish rows as what a dataset has of a day."""

@@ -32,6 +32,12 @@ def put_shop(lake: Lake, events: list[dict], items: list[dict]) -> None:
     lake.put("items", "items@1", table("items@1", items), dataset="curated/items")
 
 
+def put_foretold(lake: Lake, users: Sequence[str]) -> None:
+    unlikely = {"segment": "active", "churn_probability": 0.1, "model": "trees"}
+    rows = [{**unlikely, "user_id": user} for user in users]
+    lake.put("foretold", "churn_predictions@1", table("churn_predictions@1", rows))
+
+
 def changed(rows: pa.Table, name: str, values: object) -> pa.Table:
     return rows.set_column(rows.column_names.index(name), name, pa.array(values))
 
@@ -64,7 +70,7 @@ CHURN = [  # what the features are, the exit code of training, what is said or, 
     ("all users new: none had a cut", NEVER_AT_RISK, 3, "0 cuts with users at risk"),
     ("nobody churns", NOBODY_CHURNS, 3, "Of the 1028 users at risk before .* 0 churned"),
     ("every feature constant", NOTHING_DIFFERS, 3, "Every feature is constant"),
-    ("NaN and infinite values", spoilt(ALL), 0, "unusable_numbers=[1-9]"),
+    ("NaN and infinite values", spoilt(ALL), 3, "has a NaN or infinite number in 'purchases'; run the task"),
     ("a feature that became constant", constant_later(ALL), 0, "judged model"),
 ]
 
@@ -136,6 +142,13 @@ FROM_SHOPS = [  # the job, the shop, the exit code, what is said
     ("build_user_features", "nobody is known", 3, "No user is known before the end of the window"),
     ("build_user_features", "all users new, no feature differs", 0, "output role=features rows=20 "),
     ("build_user_features", "NaN and infinite values", 0, "output role=features rows=20 "),
+    ("join_characteristics", "no events", 0, "output role=characteristics rows=20 "),
+    ("join_characteristics", "no items", 0, "output role=characteristics rows=20 "),
+    ("join_characteristics", "one user", 0, "output role=characteristics rows=20 "),
+    ("join_characteristics", "one item", 0, "output role=characteristics rows=20 "),
+    ("join_characteristics", "nobody is known", 0, "output role=characteristics rows=20 "),
+    ("join_characteristics", "all users new, no feature differs", 0, "output role=characteristics rows=20 "),
+    ("join_characteristics", "NaN and infinite values", 0, "output role=characteristics rows=20 "),
     ("build_interactions", "no events", 3, "No event of the window is a purchase by a known user"),
     ("build_interactions", "one user", 0, "output role=interactions rows=3 "),
     ("build_interactions", "one item", 0, "output role=interactions rows=20 "),
@@ -147,7 +160,9 @@ FROM_SHOPS = [  # the job, the shop, the exit code, what is said
 @pytest.mark.parametrize("job, shop, code, said", FROM_SHOPS, ids=[f"{case[0]}: {case[1]}" for case in FROM_SHOPS])
 def test_what_is_made_of_a_shop(lake: Lake, capsys, job: str, shop: str, code: int, said: str) -> None:
     put_shop(lake, *SHOPS[shop])
-    assert lake.run(job) == code
+    put_foretold(lake, USERS)
+    arguments = ["--from", "predictions=foretold"] if "predictions" in load(JOBS / job).inputs else []
+    assert lake.run(job, *arguments) == code
     printed = capsys.readouterr()
     assert said in (printed.err.splitlines()[-1] if code else printed.out)
 
@@ -181,6 +196,95 @@ def test_training_a_recommender(
     lake.put("interactions", "interactions@1", table("interactions@1", rows))
     assert lake.run("train_recommender", "--from", "interactions=interactions") == code
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_characteristics_of_nobody_are_no_rows(lake: Lake) -> None:
+    put_shop(lake, sold(USERS), ITEMS)
+    put_foretold(lake, [])
+    assert lake.run("join_characteristics", "--from", "predictions=foretold") == 0
+    assert lake.rows("join_characteristics").num_rows == 0
+
+
+def put_model(lake: Lake, items: list[dict], weight: float, score: float) -> None:
+    """A model by which each item leads to every other one, all of them trending alike."""
+    count = len(items)
+    sparse = {
+        "data": np.zeros(0, np.float32),
+        "indices": np.zeros(0, np.int32),
+        "indptr": np.zeros(count + 1, np.int32),
+    }
+    arrays = {
+        "items": np.array([item["item_id"] for item in items], dtype=str),
+        "last_sold": np.full(count, AS_OF),
+        "trending": np.full(count, score),
+        "0_dense": np.full((count, count), weight, np.float32),
+        "0_head": np.arange(count),
+        **{f"0_sparse_{name}": values for name, values in sparse.items()},
+    }
+    members = [{"name": "ease", "kind": "items", "weight": 1.0, "numbers": {"half_life": 10.0}}]
+    lake.put_model("model", arrays, {"model": "ease", "members": members, "repeats": True, "as_of": AS_OF})
+
+
+AS_OF = int(TIME.timestamp()) * 1_000_000
+PREDICTED = [  # users, items of the model, what is other than usual, the model's weight, the exit code, what is said
+    ("no rows", [], ITEMS, {}, 1.0, 0, "output role=predictions rows=0 "),
+    ("one user", USERS[:1], ITEMS, {}, 1.0, 0, "output role=predictions rows=3 "),
+    ("one item", USERS, ITEMS[:1], {}, 1.0, 0, "output role=predictions rows=20 "),
+    ("a model without items", USERS, [], {}, 1.0, 0, "output role=predictions rows=0 "),
+    ("all users new", USERS, ITEMS, {"weight": 0.0}, 1.0, 0, "output role=predictions rows=0 "),
+    ("nothing differs", USERS, ITEMS, {}, 1.0, 0, "output role=predictions rows=60 "),
+    ("NaN", USERS, ITEMS, {"weight": np.nan}, 1.0, 3, "a NaN or infinite number in 'weight'"),
+    ("infinite", USERS, ITEMS, {"weight": np.inf}, 1.0, 3, "a NaN or infinite number in 'weight'"),
+    ("an infinite model", USERS, ITEMS, {}, np.inf, 4, "Output 'predictions' has NaN or infinite numbers in 'score'"),
+]
+
+
+@pytest.mark.parametrize(
+    "users, items, other, weight, code, said", [case[1:] for case in PREDICTED], ids=[case[0] for case in PREDICTED]
+)
+def test_predicting_recommendations(
+    lake: Lake, capsys, users: list, items: list, other: dict, weight: float, code: int, said: str
+) -> None:
+    rows = [{**BOUGHT, "user_id": user, "item_id": item["item_id"], **other} for user in users for item in ITEMS]
+    lake.put("interactions", "interactions@1", table("interactions@1", rows))
+    put_model(lake, items, weight, 1.0)
+    inputs = ["--from", "interactions=interactions", "--from", "model=model"]
+    assert lake.run("predict_recommendations", *inputs, map_index=0) == code
+    printed = capsys.readouterr()
+    assert said in (printed.err.splitlines()[-1] if code else printed.out)
+
+
+SELECTED = [  # users, items, the score of predictions, of what is trending, the exit code, what is said
+    ("no rows", [], ITEMS, 1.0, 1.0, 0, "output role=recommendations rows=3 "),
+    ("one user", USERS[:1], ITEMS, 1.0, 1.0, 0, "output role=recommendations rows=6 "),
+    ("one item", USERS, ITEMS[:1], 1.0, 1.0, 0, "output role=recommendations rows=21 "),
+    ("no items", USERS, [], 1.0, 1.0, 4, "No item of curated/items was sold in the last 60 days"),
+    ("nothing trending", USERS, ITEMS, 1.0, 0.0, 4, "No item of curated/items was sold in the last 60 days"),
+    ("nothing differs", USERS, ITEMS, 1.0, 1.0, 0, "output role=recommendations rows=63 "),
+    ("NaN", USERS, ITEMS, np.nan, 1.0, 3, "a NaN or infinite number in 'score'"),
+    ("infinite", USERS, ITEMS, np.inf, 1.0, 3, "a NaN or infinite number in 'score'"),
+    ("trending infinite", USERS, ITEMS, 1.0, np.inf, 4, "has NaN or infinite numbers in 'score'"),
+]
+
+
+@pytest.mark.parametrize(
+    "users, items, score, trending, code, said", [case[1:] for case in SELECTED], ids=[case[0] for case in SELECTED]
+)
+def test_selecting_recommendations(
+    lake: Lake, capsys, users: list, items: list, score: float, trending: float, code: int, said: str
+) -> None:
+    lake.put("items", "items@1", table("items@1", items), dataset="curated/items")
+    put_model(lake, ITEMS, 1.0, trending)
+    rows = [
+        {"user_id": user, "rank": rank, "item_id": item["item_id"], "score": score, "model": "ease"}
+        for user in users
+        for rank, item in enumerate(ITEMS, 1)
+    ]
+    lake.put("predictions", "predictions@1", table("predictions@1", rows))
+    inputs = ["--from", "predictions=predictions", "--from", "model=model"]
+    assert lake.run("select_recommendations", *inputs) == code
+    printed = capsys.readouterr()
+    assert said in (printed.err.splitlines()[-1] if code else printed.out)
 
 
 VERSIONS = [  # of a contract that a job reads from another task, or in a dataset; the job, the role, the contract
