@@ -119,11 +119,10 @@ def converted(column: pa.ChunkedArray, name: str, contract: Contract) -> tuple[s
         values = pc.strftime(values, "%Y-%m-%dT%H:%M:%SZ")
     elif kind in ("number", "small_number"):
         size = pc.abs(values)
-        wrong = pc.invert(pc.less(size, GREATEST_NUMBER))  # NaN is not less than anything
-        if bad := pc.sum(wrong).as_py():
+        if bad := pc.sum(pc.greater_equal(size, GREATEST_NUMBER)).as_py():
             raise InputError(
-                f"{bad:,} values in '{name}' of {contract.name} are NaN, infinite or beyond {GREATEST_NUMBER}, "
-                "expected numbers that DynamoDB holds; correct the task that wrote them."
+                f"{bad:,} values in '{name}' of {contract.name} are beyond {GREATEST_NUMBER}, expected numbers that "
+                "DynamoDB holds; correct the task that wrote them."
             )
         values = pc.if_else(pc.less(size, LEAST_NUMBER), pa.scalar(0, values.type), values)
     return TAGS.get(kind, "N"), values if kind == "boolean" else values.cast(pa.string())
