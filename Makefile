@@ -140,6 +140,7 @@ requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	for name in uv java learning spark peers graph; do \
 	    $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
 	$(COMPILE) -c requirements/learning.txt requirements/tables.in -o requirements/tables.txt
+	$(COMPILE) -c requirements/spark.txt requirements/cluster.in -o requirements/cluster.txt
 	$(COMPILE) $(addprefix -c requirements/,learning.txt tables.txt spark.txt) requirements/development.in \
 	    -o requirements/development.txt
 	$(COMPILE) requirements/airflow.in -o requirements/airflow.txt
