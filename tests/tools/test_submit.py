@@ -59,6 +59,9 @@ def steps(cluster):
 def on_step(emr):
     """Do something else than run a step soon after it began."""
 
+    # A shell makes what it runs in the background ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def do(act):
         def play(cluster, step):
             time.sleep(0.3)
