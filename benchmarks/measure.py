@@ -20,6 +20,8 @@ from typing import Any
 
 import psutil
 
+from common.heartbeat import status
+
 RESULTS = Path(__file__).parent / "results.md"
 EVERY = 0.05  # seconds between two looks at the processes
 
@@ -55,7 +57,7 @@ class Watch(threading.Thread):
                 return
 
     def look(self) -> None:
-        memory = 0
+        memory = largest = 0
         try:
             processes = [self.root, *self.root.children(recursive=True)]
         except psutil.NoSuchProcess:
@@ -65,10 +67,11 @@ class Watch(threading.Thread):
                 with process.oneshot():
                     times, key = process.cpu_times(), (process.pid, process.create_time())
                     memory += process.memory_info().rss
+                    largest = max(largest, status(str(process.pid), "VmHWM"))  # what came and went since the last look
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
             self.cpu[key] = times.user + times.system
-        self.peak = max(self.peak, memory)
+        self.peak = max(self.peak, memory, largest)
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measurement:
@@ -83,12 +86,12 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         watch = Watch(process.pid)
         watch.start()
         try:
-            _, status, usage = os.wait4(process.pid, 0)
+            _, ended, usage = os.wait4(process.pid, 0)
         except BaseException:
             process.kill()
             raise
         wall = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.returncode = os.waitstatus_to_exitcode(ended)
         watch.ended.set()
         watch.join()
         if process.returncode != 0:
@@ -98,11 +101,10 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         out.seek(0)
         lines = out.read().decode(errors="replace").splitlines()
     last = lines[-1] if lines else ""
-    largest = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return Measurement(
         wall,
         max(usage.ru_utime + usage.ru_stime, sum(watch.cpu.values())),
-        max(watch.peak, largest),
+        watch.peak,  # not ru_maxrss, which begins with what this process held when it started the other
         json.loads(last) if last.startswith("{") else {},
     )
 

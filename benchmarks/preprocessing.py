@@ -120,7 +120,7 @@ def naive_interactions(lake: Path) -> dict[str, Any]:
     )
     result = None
     for name, cut in CUTS.items():
-        age = (F.unix_timestamp(F.lit(str(cut))) - F.unix_timestamp("time")) / 86_400
+        age = (F.unix_timestamp(F.lit(cut).cast("timestamp")) - F.unix_timestamp("time")) / 86_400
         pairs = (
             events.where(F.col("time") < F.lit(str(cut)))
             .withColumn("strength", F.col("signed") * F.pow(F.lit(2.0), -age / HALF_LIFE))

@@ -321,7 +321,8 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     if sent != total:
         raise lost(sent, total, dataset)
     filled = {folder: files for folder, files in new.items() if files}
-    days.note(dataset, {day_of(folder) for folder in filled})
+    # Those that have rows from before, too: then a lost document is whole again when its days are delivered once more.
+    days.note(dataset, {day_of(folder) for folder, seen in folders.items() if seen or folder in filled})
     for folder, files in filled.items():
         seen, count = folders[folder], written[day_of(folder)]
         if folder in gathered:

@@ -154,7 +154,7 @@ def start(
 
     Raises AirflowError if another one runs in the same home, or if it does not become healthy.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # not before the parts have ended
+    signal.signal(signal.SIGTERM, end)
     home.mkdir(parents=True, exist_ok=True)
     with open_lock(home), contextlib.ExitStack() as ended_at_last:
         port = port or free_port()
@@ -177,6 +177,12 @@ def start(
                 )
         url = f"http://127.0.0.1:{port}"
         yield wait_until_healthy(url, parts, home, dags, began)
+
+
+def end(*_: Any) -> None:
+    """End by SIGTERM, but not before the parts have ended: make hands the signal on, so that it may come twice."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(128 + signal.SIGTERM)
 
 
 def open_lock(home: Path) -> Any:
@@ -251,6 +257,7 @@ def wait_until_healthy(
 
 def stop(parts: dict[str, subprocess.Popen[bytes]]) -> None:
     """End what was started, and all that came of it; the API server last, because tasks that end report to it."""
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C must leave nothing running
     family = [child for process in parts.values() for child in children(process.pid)]
     working = [process for part, process in parts.items() if part != "api-server"]
     for process in working:
@@ -265,6 +272,7 @@ def stop(parts: dict[str, subprocess.Popen[bytes]]) -> None:
     for child in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
+    signal.signal(signal.SIGINT, interrupted)
 
 
 def children(pid: int) -> list[psutil.Process]:

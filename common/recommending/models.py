@@ -107,29 +107,27 @@ def _als(matrix: sp.csr_matrix, p: Parameters, head: int) -> Factors:
 MODELS: dict[str, Recipe] = {
     "cosine": Recipe(
         lambda matrix, p, _: _neighbours(cosine(matrix, p["shrinkage"])),
-        lambda size, p, _: size.squares / 1.5e8 + size.items**2 / 1e9,
+        lambda size, p, _: size.squares / 1.2e8 + size.items**2 / 1e9,
         {"shrinkage": (10, 1, 100)},
     ),
     "rp3beta": Recipe(
         lambda matrix, p, _: _neighbours(rp3beta(matrix, p["alpha"], p["beta"])),
-        lambda size, p, _: size.squares / 1.5e8 + size.items**2 / 1e9,
+        lambda size, p, _: size.squares / 1.2e8 + size.items**2 / 1e9,
         {"alpha": (0.8, 0.6), "beta": (0.4, 0.2, 0.6)},
     ),
     "ease": Recipe(
         _ease,
-        lambda size, p, head: size.squares / 1.5e8 + min(head, size.items) ** 3 / 7.5e10,
+        lambda size, p, head: size.squares / 1.2e8 + min(head, size.items) ** 3 / 7.5e10,
         {"regularization": (300, 100, 1000), "dropout": (0.5, 0, 0.75)},
     ),
     "als": Recipe(
         _als,
-        lambda size, p, _: (
-            10 * (size.pairs * p["factors"] / 1.5e8 + (size.users + size.items) * p["factors"] ** 2 / 3e9)
-        ),
+        lambda size, p, _: 10 * (size.pairs * p["factors"] / 3e8 + (size.users + size.items) / 1.2e6),
         {"factors": (16, 32, 64), "ridge": (30, 10, 100), "confidence": (3, 10, 1)},
     ),
     "svd": Recipe(
         lambda matrix, p, _: Factors(*svd(matrix, int(p["factors"]), p["item_power"])),
-        lambda size, p, _: 10 * size.pairs * p["factors"] / 2.5e8 + (size.users + size.items) * p["factors"] ** 2 / 1e9,
+        lambda size, p, _: 10 * size.pairs * p["factors"] / 2.2e9 + (size.users + size.items) * p["factors"] ** 2 / 3e9,
         {"factors": (16, 32, 64), "item_power": (0.3, 0.15, 0.5)},
     ),
 }

@@ -62,7 +62,8 @@ def _strongest(
     `finish` makes weights of products, given the items that each leads to and comes from.
     """
     items = targets.shape[1]
-    rows_of_targets, sources = targets.T.tocsr().astype(np.float32), sources.tocsr().astype(np.float32)
+    rows_of_targets = targets.T.tocsr().astype(np.float32, copy=False)
+    sources = sources.astype(np.float32, copy=False)
 
     def work(part: slice) -> tuple[np.ndarray, np.ndarray, Floats]:
         block = rows_of_targets[part] @ sources  # row j - part.start holds column j of W
@@ -83,9 +84,9 @@ def _strongest(
 def _scaled(matrix: sp.csr_matrix, rows: np.ndarray | None, columns: np.ndarray | None) -> sp.csr_matrix:
     values = matrix.data.astype(np.float32)
     if rows is not None:
-        values *= np.repeat(rows, np.diff(matrix.indptr)).astype(np.float32)
+        values *= np.repeat(rows.astype(np.float32), np.diff(matrix.indptr))
     if columns is not None:
-        values *= columns[matrix.indices].astype(np.float32)
+        values *= columns.astype(np.float32)[matrix.indices]
     return sp.csr_matrix((values, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 

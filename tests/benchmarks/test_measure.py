@@ -25,6 +25,17 @@ def test_memory_and_time_of_grandchildren_count() -> None:
     assert 0.6 <= found.cpu < found.wall + 0.5
 
 
+def test_memory_of_who_measures_does_not_count() -> None:
+    held = bytearray(300 << 20)
+    held[::4096] = b"1" * len(held[::4096])
+    assert measure.run(python("import time; time.sleep(.3)")).peak < 100 << 20
+
+
+def test_a_peak_between_two_looks_counts() -> None:
+    spike = "import mmap; mmap.mmap(-1, 200 << 20).write(bytes(200 << 20)); import time; time.sleep(.2)"
+    assert measure.run(python(spike)).peak > 200 << 20
+
+
 def test_time_of_a_child_that_nobody_waits_for_counts() -> None:
     leave = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {BUSY!r}]); time.sleep(1.5)"
     assert measure.run(python(leave)).cpu > 0.55

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from common import spark, task
+from common import days, spark, task
 from jobs.ingest_events import main as job
 
 FOLDER = Path(job.__file__).parent
@@ -182,6 +182,14 @@ def test_a_retry_after_a_death_between_writing_and_publishing_repeats_nothing(
         "date=2011-01-04": 1,
         "date=2011-01-05": 1,
     }
+
+
+def test_days_that_a_lost_document_named_are_noted_when_they_come_again(shop: Shop) -> None:
+    shop.deliver("2011-01-05", [event(1), event(2, "2011-01-04")])
+    assert shop.ingest("one") == 0
+    (shop.root / "curated" / "events" / "days.json").unlink()
+    assert shop.ingest("two") == 0
+    assert days.noted(f"file://{shop.root}/curated/events") == ["2011-01-04", "2011-01-05"]
 
 
 def test_what_other_writers_of_the_dataset_are_writing_stays(shop: Shop) -> None:

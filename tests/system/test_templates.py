@@ -122,8 +122,10 @@ def test_new_pipelines_of_all_patterns_run_through_airflow_with_a_new_job_in_one
         assert shown["description"].startswith("Predictions for every user")
         assert shown["owners"] == ["personalization"]
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGTERM)  # make gets it, too, and hands it on
         process.communicate(timeout=60)
+    listed = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
+    assert f"{copy.root}/.venv-airflow/bin/airflow" not in listed
 
 
 def test_a_task_runs_again_and_what_is_too_old_is_listed_as_the_page_on_failures_says(

@@ -213,8 +213,8 @@ def test_larger_data_cost_more() -> None:
     small, large = models.Size(1000, 100, 10_000, 2e5), models.Size(1_000_000, 100_000, 26_500_000, 2e9)
     for name in models.MODELS:
         parameters = models.defaults(name, True)
-        assert models.fit_seconds(name, small, parameters, 20_000) < 2
-        assert models.fit_seconds(name, large, parameters, 20_000) > 5
+        costs = [models.fit_seconds(name, size, parameters, 20_000) for size in (small, large)]
+        assert 1 > costs[0] < costs[1] / 100
 
 
 def test_weights_favour_the_member_that_knows_and_leave_out_the_one_that_does_not() -> None:
