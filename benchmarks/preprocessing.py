@@ -292,6 +292,7 @@ def main() -> None:
         return
     command = " ".join(["python -m benchmarks.preprocessing", *sys.argv[1:]])
     for events in asked.events or ([10_000_000, 50_000_000] if asked.large else [1_000_000]):
+        slow = events <= 10_000_000 and not asked.without_slowest
         output = str(FOLDER / f"duckdb-{uuid.uuid4().hex[:8]}")
         if asked.job != "ingest_events":
             lake = shop(events, "curated")
@@ -300,7 +301,7 @@ def main() -> None:
                 "ours": here("build_interactions", lake),
                 "duckdb": [str(PEERS_PYTHON), "-c", DUCKDB_INTERACTIONS, str(lake), f"{output}.parquet", *cuts],
             }
-            if events <= 10_000_000 and not asked.without_slowest:
+            if slow:
                 commands["Spark, naively"] = here("naive_interactions", lake)
             compare(
                 "build_interactions", commands, asked.runs, f"build_interactions, {events:,} curated events", command
@@ -310,9 +311,10 @@ def main() -> None:
             commands = {
                 "ours": here("ingest_events", lake),
                 "only parsing": here("parse_only", lake),
-                "Spark, naively": here("naive_ingest", lake),
                 "duckdb": [str(PEERS_PYTHON), "-c", DUCKDB_INGEST, str(lake), output],
             }
+            if slow:
+                commands["Spark, naively"] = here("naive_ingest", lake)
             compare("ingest_events", commands, asked.runs, f"ingest_events, {events:,} raw events", command)
 
 
