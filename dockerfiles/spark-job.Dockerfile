@@ -10,7 +10,8 @@ RUN id hadoop >/dev/null && python3.11 -m pip --version >/dev/null \
     || { echo "BASE_IMAGE has no user 'hadoop' or no 'python3.11' with pip, expected the image of an EMR release, in which python3.11 was installed if it lacks it; name one with --build-arg BASE_IMAGE=NAME." >&2; exit 1; }
 COPY requirements.tx[t] app /app/
 RUN if [ -f /app/requirements.txt ]; then \
-        python3.11 -m pip install -q --no-cache-dir --require-hashes --only-binary :all: -r /app/requirements.txt; \
+        python3.11 -m pip install -q --no-cache-dir --require-hashes --only-binary :all: -r /app/requirements.txt \
+        && rm /app/requirements.txt; \
     fi \
     && chmod -R a+rX /app
 ENV PYSPARK_PYTHON=python3.11 PYSPARK_DRIVER_PYTHON=python3.11
