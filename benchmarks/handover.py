@@ -209,7 +209,7 @@ def compare(rows: int, runs: int, command: str, slow: bool) -> None:
     results = {tuple(many[-1].said[name] for name in checked) for many in found.values()}
     lines.append("- all matrices agree" if len(results) == 1 else f"- the matrices differ: {sorted(results)}")
     for variant, name in (("pandas_arrow", "toPandas with Arrow"), ("arrow", "toArrow")):
-        for less in [1] if heap == 4 else [1, 4]:
+        for less in (size for size in (1, 4) if size < heap):
             lines.append(lives(f"{name}, {less} GiB heap", here(variant, source, f"{less}g")))
     lines.append(measure.versions("pyspark", "pyarrow", "pandas"))
     measure.record(f"hand-over of {rows:,} pairs to a CSR", command, "\n".join(lines))

@@ -347,7 +347,7 @@ def finite(column: pa.Array, name: str, file: File) -> np.ndarray:
         moments: np.ndarray = column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False)  # null becomes NaT
         return moments
     numbers: np.ndarray = column.to_numpy(zero_copy_only=False)
-    if column.null_count or not np.isfinite(numbers).all():
+    if column.null_count or not all_finite(column):
         raise InputError(
             f"{file.uri} has a null, NaN or infinite number in '{name}'; run the task that wrote it again."
         )

@@ -26,6 +26,7 @@ from common.recommending.svd import svd
 Parameters = dict[str, float]
 
 FOREVER = 36_500.0  # days; a half-life that decays nothing
+SQUARES_A_SECOND = 1.2e8  # products of users' pairs of items, on two cores
 LARGEST_TUNING_HEAD = 6_000  # EASE costs items^3: its parameters are sought on the head of the head, 2 s a fit
 
 
@@ -107,17 +108,17 @@ def _als(matrix: sp.csr_matrix, p: Parameters, head: int) -> Factors:
 MODELS: dict[str, Recipe] = {
     "cosine": Recipe(
         lambda matrix, p, _: _neighbours(cosine(matrix, p["shrinkage"])),
-        lambda size, p, _: size.squares / 1.2e8 + size.items**2 / 1e9,
+        lambda size, p, _: size.squares / SQUARES_A_SECOND + size.items**2 / 1e9,
         {"shrinkage": (10, 1, 100)},
     ),
     "rp3beta": Recipe(
         lambda matrix, p, _: _neighbours(rp3beta(matrix, p["alpha"], p["beta"])),
-        lambda size, p, _: size.squares / 1.2e8 + size.items**2 / 1e9,
+        lambda size, p, _: size.squares / SQUARES_A_SECOND + size.items**2 / 1e9,
         {"alpha": (0.8, 0.6), "beta": (0.4, 0.2, 0.6)},
     ),
     "ease": Recipe(
         _ease,
-        lambda size, p, head: size.squares / 1.2e8 + min(head, size.items) ** 3 / 7.5e10,
+        lambda size, p, head: size.squares / SQUARES_A_SECOND + min(head, size.items) ** 3 / 7.5e10,
         {"regularization": (300, 100, 1000), "dropout": (0.5, 0, 0.75)},
     ),
     "als": Recipe(

@@ -38,6 +38,12 @@ def put_foretold(lake: Lake, users: Sequence[str]) -> None:
     lake.put("foretold", "churn_predictions@1", table("churn_predictions@1", rows))
 
 
+def told(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """The last line about a failure, all that a success logs."""
+    printed = capsys.readouterr()
+    return printed.err.splitlines()[-1] if code else printed.out
+
+
 def changed(rows: pa.Table, name: str, values: object) -> pa.Table:
     return rows.set_column(rows.column_names.index(name), name, pa.array(values))
 
@@ -79,8 +85,7 @@ CHURN = [  # what the features are, the exit code of training, what is said or, 
 def test_training_and_predicting_churn(lake: Lake, capsys, rows: pa.Table, code: int, said: str) -> None:
     put_features(lake, rows)
     assert lake.run("train_churn", "--from", "features=features") == code
-    printed = capsys.readouterr()
-    assert re.search(said, printed.err.splitlines()[-1] if code else printed.out)
+    assert re.search(said, told(capsys, code))
     if not code:
         assert lake.run("predict_churn", "--from", "features=features", "--from", "model=train_churn", map_index=0) == 0
         found = lake.rows("predict_churn")["churn_probability"].drop_null().to_numpy()
@@ -163,8 +168,7 @@ def test_what_is_made_of_a_shop(lake: Lake, capsys, job: str, shop: str, code: i
     put_foretold(lake, USERS)
     arguments = ["--from", "predictions=foretold"] if "predictions" in load(JOBS / job).inputs else []
     assert lake.run(job, *arguments) == code
-    printed = capsys.readouterr()
-    assert said in (printed.err.splitlines()[-1] if code else printed.out)
+    assert said in told(capsys, code)
 
 
 DAY = datetime.timedelta(days=1)
@@ -195,7 +199,7 @@ def test_training_a_recommender(
     rows = [{**BOUGHT, "user_id": user, "item_id": item["item_id"], **other} for user in users for item in items]
     lake.put("interactions", "interactions@1", table("interactions@1", rows))
     assert lake.run("train_recommender", "--from", "interactions=interactions") == code
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert said in told(capsys, code)
 
 
 def test_characteristics_of_nobody_are_no_rows(lake: Lake) -> None:
@@ -250,8 +254,7 @@ def test_predicting_recommendations(
     put_model(lake, items, weight, 1.0)
     inputs = ["--from", "interactions=interactions", "--from", "model=model"]
     assert lake.run("predict_recommendations", *inputs, map_index=0) == code
-    printed = capsys.readouterr()
-    assert said in (printed.err.splitlines()[-1] if code else printed.out)
+    assert said in told(capsys, code)
 
 
 SELECTED = [  # users, items, the score of predictions, of what is trending, the exit code, what is said
@@ -283,8 +286,7 @@ def test_selecting_recommendations(
     lake.put("predictions", "predictions@1", table("predictions@1", rows))
     inputs = ["--from", "predictions=predictions", "--from", "model=model"]
     assert lake.run("select_recommendations", *inputs) == code
-    printed = capsys.readouterr()
-    assert said in (printed.err.splitlines()[-1] if code else printed.out)
+    assert said in told(capsys, code)
 
 
 VERSIONS = [  # of a contract that a job reads from another task, or in a dataset; the job, the role, the contract
@@ -318,8 +320,8 @@ def test_a_table_of_another_contract_version_is_told_with_both(
         manifest.write_text(manifest.read_text().replace(f'"{contract}"', f'"{other}"'))
     mapped = 0 if "predict" in job else None
     assert lake.run(job, *arguments, map_index=mapped) == 3
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert contract in told and other in told
+    line = told(capsys, 3)
+    assert contract in line and other in line
 
 
 @pytest.mark.parametrize("job", ["build_similar_items", "build_trending_items", "build_user_features"])
