@@ -2,11 +2,13 @@
 
 import argparse
 import io
+import json
 import subprocess
 import sys
 import tarfile
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +22,10 @@ FOLDERS = ["common", "dockerfiles", "jobs", "requirements"]  # all that goes int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="origin/main", metavar="REVISION", help="since it and HEAD went apart")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what changed there, too, for machines")
+    arguments = parser.parse_args()
     try:
-        revision = fork(parser.parse_args().base)
+        revision = fork(arguments.base)
         with tempfile.TemporaryDirectory() as former:
             extract(revision, Path(former))
             rows = compare(Path(former), ROOT)
@@ -34,8 +38,19 @@ def main() -> None:
         if old != new:
             table.add_row(name, old, new, "\n".join(why))
     console = Console(width=None if sys.stdout.isatty() else 160)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(changed(rows), indent=1) + "\n")
     console.print(table)
     console.print(f"As before: {', '.join(name for name, old, new, _ in rows if old == new) or 'none'}.")
+
+
+def changed(rows: list[tuple[str, str, str, list[str]]]) -> list[dict[str, Any]]:
+    """The jobs whose products differ, as JSON has them; `old` or `new` is null where there is no product."""
+    return [
+        {"job": name, "old": None if old == "-" else old, "new": None if new == "-" else new, "why": why}
+        for name, old, new, why in rows
+        if old != new
+    ]
 
 
 def fork(base: str, root: Path = ROOT) -> str:

@@ -69,6 +69,17 @@ def test_new_jobs_and_jobs_that_are_gone(repository, tmp_path):
     assert (told["teach"][0], told["teach"][2]) == ("-", ["a new job"])
 
 
+def test_changes_for_machines_leave_out_what_is_equal(repository, tmp_path):
+    (repository / "jobs/learn").rename(repository / "jobs/teach")
+    former = tmp_path / "former"
+    affected.extract(affected.fork("HEAD", repository), former, repository)
+    entries = {entry["job"]: entry for entry in affected.changed(affected.compare(former, repository))}
+    assert set(entries) == {"learn", "teach"}  # count is as it was
+    assert entries["learn"]["new"] is None
+    assert entries["teach"]["old"] is None
+    assert len(entries["teach"]["new"]) == 16
+
+
 def test_a_former_state_that_could_not_be_built_is_no_obstacle(repository, tmp_path):
     (repository / "requirements/learning.txt").unlink()
     base = commit(repository)
