@@ -9,10 +9,21 @@ export UV_PYTHON_DOWNLOADS := never
 UV := .tandem/uv/bin/uv
 JOBS_PYTHON := .venv/bin/python
 AIRFLOW_PYTHON := .venv-airflow/bin/python
+# Programs that are not Python's, outside the checkout.
+PARTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tandem/bin
+ACTIONLINT = $(or $(shell command -v actionlint),$(wildcard $(PARTS)/actionlint))
 
+##@ Set up
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' \
+	    $(MAKEFILE_LIST)
 
+setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both environments below this folder
+
+clean: ## remove environments, lake, Airflow's files and caches
+	rm -rf .venv .venv-airflow .venv-peers .venv-graph .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+##@ Try it
 demo: setup ## recommendations from real data, through Airflow, here (LAKE=s3://… elsewhere, CONTAINERS=docker in images)
 	$(JOBS_PYTHON) -m tools.demo $(if $(LAKE),--lake $(LAKE)) $(if $(CONTAINERS),--containers $(CONTAINERS))
 
@@ -28,8 +39,20 @@ demo-all: setup ## all products from real data, through Airflow, here: read back
 airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C
 	$(JOBS_PYTHON) -m tools.local_airflow
 
-graph: setup .venv-graph/ready ## a picture of a pipeline's newest run, as Airflow's page draws it (DAG=… FILE=PNG), by Chromium
-	.venv-graph/bin/python -m tools.graph --dag $(DAG) --file $(or $(FILE),docs/images/$(DAG).png)
+sample: setup ## bring the sample data into the raw level of a lake (LAKE=file:///…)
+	$(JOBS_PYTHON) -m tools.load_sample --lake $(or $(LAKE),file://$(CURDIR)/.tandem/lake)
+
+generate-data: setup ## a made-up shop of any size (USERS= ITEMS= EVENTS= DAYS= SEED= LEVEL=raw|curated LAKE=file:///…)
+	$(JOBS_PYTHON) -m tools.generate_data --lake $(or $(LAKE),file://$(CURDIR)/.tandem/generated) \
+	    $(if $(USERS),--users $(USERS)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EVENTS),--events $(EVENTS)) \
+	    $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED)) $(if $(LEVEL),--level $(LEVEL))
+
+##@ Develop
+new-job: setup ## a job with its contract and test, from the template (NAME=… ENGINE=spark|python)
+	$(JOBS_PYTHON) -m tools.new job --name "$(NAME)" --template "$(ENGINE)"
+
+new-pipeline: setup ## an app folder with its test, from the template (NAME=… PATTERN=spark|container|hybrid)
+	$(JOBS_PYTHON) -m tools.new pipeline --name "$(NAME)" --template "$(PATTERN)"
 
 test: setup ## install, then run all tests that this machine can run (TESTS=tests/common for some)
 	$(if $(filter tests/airflow_dags%,$(TESTS)),$(AIRFLOW_PYTHON),$(JOBS_PYTHON)) -m pytest \
@@ -42,20 +65,19 @@ lint: setup ## format, lint, types, layering, catalogue
 	.venv/bin/mypy common jobs tools benchmarks
 	.venv/bin/mypy --python-executable $(AIRFLOW_PYTHON) airflow_dags/tandem
 	$(JOBS_PYTHON) -m tools.catalogue --check
+	$(or $(ACTIONLINT),echo "actionlint is not here, so workflows were not checked; install it: make actionlint")
+
+actionlint: $(PARTS)/actionlint ## install what checks the workflows, which make lint runs from then on (needs Go)
+
+$(PARTS)/actionlint:
+	GOBIN=$(PARTS) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
 format: setup ## let ruff write the format, and the catalogue of jobs be made anew
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 	$(JOBS_PYTHON) -m tools.catalogue
 
-sample: setup ## bring the sample data into the raw level of a lake (LAKE=file:///…)
-	$(JOBS_PYTHON) -m tools.load_sample --lake $(or $(LAKE),file://$(CURDIR)/.tandem/lake)
-
-generate-data: setup ## a made-up shop of any size (USERS= ITEMS= EVENTS= DAYS= SEED= LEVEL=raw|curated LAKE=file:///…)
-	$(JOBS_PYTHON) -m tools.generate_data --lake $(or $(LAKE),file://$(CURDIR)/.tandem/generated) \
-	    $(if $(USERS),--users $(USERS)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EVENTS),--events $(EVENTS)) \
-	    $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED)) $(if $(LEVEL),--level $(LEVEL))
-
+##@ Measure
 bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## models side by side: recommendations (MOVIELENS=u.data) and churn (TELCO=csv)
 	$(JOBS_PYTHON) -m benchmarks.quality --movielens $(or $(MOVIELENS),.tandem/movielens/recbole/dataset_example/ml-100k/ml-100k.inter)
 	$(JOBS_PYTHON) -m benchmarks.churn $(if $(TELCO),--telco $(TELCO))
@@ -77,29 +99,31 @@ bench-preprocessing: setup .venv-peers/ready ## build_interactions and ingest_ev
 bench-handover: setup ## from Spark to a CSR in Python: files beside toPandas and toArrow (LARGE=1)
 	$(JOBS_PYTHON) -m benchmarks.handover $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
-new-job: setup ## a job with its contract and test, from the template (NAME=… ENGINE=spark|python)
-	$(JOBS_PYTHON) -m tools.new job --name "$(NAME)" --template "$(ENGINE)"
-
-new-pipeline: setup ## an app folder with its test, from the template (NAME=… PATTERN=spark|container|hybrid)
-	$(JOBS_PYTHON) -m tools.new pipeline --name "$(NAME)" --template "$(PATTERN)"
-
+##@ Build and release
 build: setup ## build products: an image or a Spark bundle of each job, or of JOB=… (KIND=image of a Spark job)
 	$(JOBS_PYTHON) -m tools.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \
 	    $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 
-affected: setup ## which build products a change touches, and why (BASE=origin/main)
-	$(JOBS_PYTHON) -m tools.affected --base $(or $(BASE),origin/main)
+submit: setup ## a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
+	$(JOBS_PYTHON) -m tools.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
+
+affected: .venv/ready ## which build products a change touches, and why (BASE=origin/main, JSON=FILE for machines)
+	$(JOBS_PYTHON) -m tools.affected --base $(or $(BASE),origin/main) $(if $(JSON),--json $(JSON))
 
 run: setup ## a job in its image (JOB=… LAKE=… ARGS="--from interactions=… --set a=b", or ARGS=--help)
 	$(JOBS_PYTHON) -m tools.run --job $(JOB) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(ARGS)
 
+image-report: setup ## sizes of images by layer and package, start times, what no job imports
+	$(JOBS_PYTHON) -m tools.image_report $(if $(JOB),--job $(JOB))
+
 push: build ## push the images to the registry of ENV=…, or to REGISTRY=…, and check what comes back
 	$(JOBS_PYTHON) -m tools.push $(if $(REGISTRY),--registry $(REGISTRY),--environment $(ENV)) $(if $(JOB),--job $(JOB))
 
-submit: setup ## a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
-	$(JOBS_PYTHON) -m tools.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
+release: .venv/ready ## tag a version of this repository: changelog, pyproject.toml, commit, tag, no push (VERSION=0.2.0)
+	$(JOBS_PYTHON) -m tools.version release --version "$(VERSION)"
 
+##@ Deploy
 show-environment: setup ## all values of an environment, and the file that each comes from (ENV=dev)
 	$(JOBS_PYTHON) -m tools.environment --environment $(ENV)
 
@@ -112,29 +136,34 @@ rollback-jobs: setup ## return to the release before the one in place (ENV=dev)
 deploy-dags: setup ## switch an environment to the DAGs of this checkout, if they fit what is released there (ENV=dev)
 	$(JOBS_PYTHON) -m tools.deploy_dags --environment $(ENV)
 
+create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
+	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
+
 iam-policy: setup ## the least AWS policy that a job needs (JOB=publish_product ENV=dev)
 	@$(JOBS_PYTHON) -m tools.iam_policy --job $(JOB) --environment $(ENV)
 
 lake-rules: setup ## rules by which the bucket of an environment forgets, for S3 (ENV=dev)
 	@$(JOBS_PYTHON) -m tools.lake_rules --environment $(ENV)
 
+##@ Operate
 replay: setup ## a task of a pipeline again, here, on the inputs that it had (DAG=… RUN=… TASK=… MAP_INDEX=… LAKE=s3://…)
 	$(JOBS_PYTHON) -m tools.replay --dag-id "$(DAG)" --run-id "$(RUN)" --task-id "$(TASK)" \
 	    $(if $(MAP_INDEX),--map-index $(MAP_INDEX)) $(if $(LAKE),--lake $(LAKE))
+
+render: setup ## what a task sends to where its job runs: pod, Job, step, command (DAG=… TASK=… ARGS="--map-index 1")
+	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.render --dag $(DAG) --task $(TASK) $(ARGS)
+
+graph: setup .venv-graph/ready ## a picture of a pipeline's newest run, as Airflow's page draws it (DAG=… FILE=PNG), by Chromium
+	.venv-graph/bin/python -m tools.graph --dag $(DAG) --file $(or $(FILE),docs/images/$(DAG).png)
 
 retention: setup ## which runs of the intermediate level are too old (ENV=… LAKE=… DAYS=…; APPLY=1 deletes them)
 	$(JOBS_PYTHON) -m tools.retention $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(if $(DAYS),--days $(DAYS)) $(if $(filter 1,$(APPLY)),--apply)
 
-create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
-	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
-
 rollback: setup ## show frontends the version before the one in place again (PRODUCT=recommendations ENV=laptop)
 	$(JOBS_PYTHON) -m tools.rollback --product $(PRODUCT) --environment $(ENV)
 
-image-report: setup ## sizes of images by layer and package, start times, what no job imports
-	$(JOBS_PYTHON) -m tools.image_report $(if $(JOB),--job $(JOB))
-
+##@ Keep requirements current
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	for name in uv java learning spark peers graph; do \
@@ -147,8 +176,6 @@ requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	$(COMPILE) -c requirements/airflow.txt requirements/airflow-dataproc.in -o requirements/airflow-dataproc.txt
 	for name in airflow-dataproc-provider movielens; do \
 	    $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt; done
-
-setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both environments below this folder
 
 .venv/ready: requirements/development.txt | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) .venv
@@ -179,11 +206,5 @@ $(UV): requirements/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$($(PYTHON) -V 2>&1), but Tandem needs Python 3.11 or newer; install one (Debian: apt-get install python3.11, macOS: brew install python@3.12) and name it: make PYTHON=python3.12 setup" >&2; exit 1; }
 	$(PYTHON) -m pip install -q --upgrade --target .tandem/uv --require-hashes -r requirements/uv.txt
 	touch $@
-
-clean: ## remove environments, lake, Airflow's files and caches
-	rm -rf .venv .venv-airflow .venv-peers .venv-graph .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
-
-render: setup ## what a task sends to where its job runs: pod, Job, step, command (DAG=… TASK=… ARGS="--map-index 1")
-	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.render --dag $(DAG) --task $(TASK) $(ARGS)
 
 .PHONY: $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(MAKEFILE_LIST))
