@@ -48,6 +48,7 @@ TYPES: dict[str, DataType] = {
     "date": DateType(),
     "timestamp": TimestampType(),
 }
+CONTROL = r"\p{Cc}"  # control characters: U+0000 to U+001F, U+007F to U+009F
 BROKEN = "broken input: "  # begins the error that a row raises, to be found again in what Spark says of it
 SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
@@ -223,21 +224,14 @@ def schema(contract: Contract) -> StructType:
 def write(task: Task, role: str, frame: DataFrame) -> None:
     """Write a frame as an output, and check its contract and count its rows in the same pass over the data.
 
-    Raises Refused if a column is missing or of another type, NaN or infinite, or null or out of its range where the
-    contract forbids it.
+    Raises Refused if a column is missing or of another type, or has a value that the contract forbids.
     """
     contract = contract_of_output(task, role)
     seen = Observation()
-    forbidden = {name: F.count_if(breaks(name, column)).alias(name) for name, column in contract.columns.items()}
-    counted = fitted(frame, contract).observe(seen, F.count(F.lit(1)).alias("rows of all"), *forbidden.values())
+    counted = fitted(frame, contract).observe(seen, F.count(F.lit(1)).alias("rows of all"), *forbidden(contract))
     parquet_writer(counted).save(task.folder(role))
     counts = seen.get
-    for name in forbidden:
-        if counts[name]:
-            raise Refused(
-                f"The output '{role}' breaks {contract.name}: {counts[name]} values of column '{name}' are null, not "
-                "finite or out of range; mend the job or make a new version of the contract."
-            )
+    refuse_forbidden(role, contract, counts)
     task.written(role, counts["rows of all"])
     if counts["rows of all"] and not task.outputs[role]["files"]:
         raise lost(counts["rows of all"], 0, task.folder(role))
@@ -264,10 +258,30 @@ def fitted(frame: DataFrame, contract: Contract) -> DataFrame:
     return frame.select(*contract.columns)
 
 
+def forbidden(contract: Contract) -> list[SparkColumn]:
+    """For each column of a contract the number of values that it forbids, under the column's name."""
+    return [F.count_if(breaks(name, column)).alias(name) for name, column in contract.columns.items()]
+
+
+def refuse_forbidden(role: str, contract: Contract, counts: dict[str, Any]) -> None:
+    """Refused if one of the numbers that `forbidden` asked for is not 0."""
+    for name, column in contract.columns.items():
+        if counts[name]:
+            limits = f"empty, longer than {column.max_bytes:,} bytes or have control characters"
+            wrong = limits if column.type == "string" else "not finite or out of range"
+            raise Refused(
+                f"The output '{role}' breaks {contract.name}: {counts[name]} values of column '{name}' are null, "
+                f"{wrong}; mend the job or make a new version of the contract."
+            )
+
+
 def breaks(name: str, column: Column) -> SparkColumn:
-    """Whether the value of a column is NaN, infinite, or null or out of its range although the contract forbids it."""
+    """A condition for the values of a column that its contract forbids."""
     value = F.col(name)
     broken = F.lit(False) if column.nullable else value.isNull()
+    if column.type == "string":
+        size = F.octet_length(value)
+        broken = broken | (size == 0) | (size > column.max_bytes) | value.rlike(CONTROL)
     if column.type in ("number", "small_number"):
         broken = broken | ~(F.abs(value) < math.inf)
     if column.minimum is not None:
@@ -290,7 +304,8 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     straight to their partitions, into a folder of this attempt, and count once the partition's manifest names them
     beside the former ones. A partition that got no rows stays as it is, unless it lies in many small files: then what
     it held is written again beside the new rows, and only that counts. Returns how many rows were added.
-    Raises Fenced or Failure if a partition changed meanwhile, Failure if the files do not hold all the rows.
+    Raises Fenced or Failure if a partition changed meanwhile, Failure if the files do not hold all the rows, Refused
+    for a value that the contract forbids.
     """
     dataset = f"{task.lake}/{task.job.outputs[role].dataset}"
     folders = {f"{dataset}/date={date}": seen for date, seen in partitions.items()}
@@ -307,6 +322,8 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
         "mapreduce.fileoutputcommitter.cleanup.skipped": "true",
     }
     contract = contract_of_output(task, role)
+    added = Observation()
+    frame = frame.observe(added, *forbidden(contract))
     gathered = {folder: former[folder] for folder, seen in folders.items() if scattered(seen)}
     if gathered:
         frame = frame.unionByName(rows_with_date(dataset, gathered.values(), contract).repartition("date"))
@@ -317,6 +334,7 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     found = storage.files_of(list(own.values()))
     new = {folder: [file for file in found[own[folder]] if file not in former[folder]] for folder in folders}
     written = rows_by_date(dataset, [file for files in new.values() for file in files], contract)
+    refuse_forbidden(role, contract, added.get)
     sent, total = observation.get["rows"], sum(written.values())
     if sent != total:
         raise lost(sent, total, dataset)

@@ -17,7 +17,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from common import contracts, s3, storage
-from common.contracts import Contract
+from common.contracts import Column, Contract
 from common.failures import InputError, Refused
 from common.inputs import Input
 from common.storage import File
@@ -35,6 +35,7 @@ TYPES = {
 BATCH = 64 * 1024  # rows; what a thread decodes at once is small beside what is kept
 FILES_AT_ONCE = 4
 ARRAYS_FORMAT = 1
+CONTROL = r"\p{Cc}"  # control characters: U+0000 to U+001F, U+007F to U+009F
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
@@ -121,7 +122,7 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
     """Write an output as one Parquet file, a row group a table, and check the contract on the way.
 
     An output that is a dataset becomes its one partition, `all`. Raises Refused if a column is missing, of another
-    type, NaN, infinite, or null or out of its range where the contract forbids it.
+    type, or has a value that the contract forbids.
     """
     table = task.job.outputs[role]
     contract = contracts.load(table.contract or "")
@@ -167,6 +168,8 @@ def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -
             raise Refused(f"Output '{role}' has {values.null_count} nulls in '{name}', {contract.name} allows none.")
         if not all_finite(values):
             raise Refused(f"Output '{role}' has NaN or infinite numbers in '{name}', {contract.name} allows none.")
+        if column.type == "string":
+            check_strings(values, name, column, contract, role)
         if column.minimum is None and column.maximum is None:
             continue
         least, most = (bound.as_py() for bound in pc.min_max(values).values())
@@ -177,6 +180,21 @@ def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -
                 f"{'any' if low is None else low} to {'any' if high is None else high}."
             )
     return fitting
+
+
+def check_strings(values: pa.ChunkedArray, name: str, column: Column, contract: Contract, role: str) -> None:
+    """Refused if a string is empty, too long, or has a control character."""
+    sizes = pc.binary_length(values)
+    least, most = (bound.as_py() for bound in pc.min_max(sizes).values())
+    if least is None:
+        return
+    if least == 0 or most > column.max_bytes:
+        raise Refused(
+            f"Output '{role}' has strings of {least:,} to {most:,} bytes in '{name}', {contract.name} allows 1 to "
+            f"{column.max_bytes:,}; mend the job."
+        )
+    if pc.any(pc.match_substring_regex(values, CONTROL)).as_py():
+        raise Refused(f"Output '{role}' has control characters in '{name}', {contract.name} allows none; mend the job.")
 
 
 def write_arrays(task: Task, role: str, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
@@ -213,6 +231,23 @@ def read_arrays(task: Task, role: str) -> tuple[dict[str, np.ndarray], dict[str,
             return np.load(io.BytesIO(stream.read_buffer()), allow_pickle=False)
 
     return {name: load(name) for name in described["arrays"]}, described["document"]
+
+
+def string_arrays(name: str, strings: pa.Array) -> dict[str, np.ndarray]:
+    """Strings as arrays to be written: their UTF-8 one after the other, and the offset at which each begins.
+
+    NumPy's own arrays of strings take the room of the longest for each, and lose NULs at the end.
+    """
+    encoded = [string.encode() for string in strings.to_pylist()]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
+    return {name: np.frombuffer(b"".join(encoded), np.uint8), f"{name}_offsets": offsets}
+
+
+def strings_of(name: str, arrays: dict[str, np.ndarray]) -> pa.Array:
+    """The strings of which `string_arrays` made arrays."""
+    offsets = np.array(arrays[f"{name}_offsets"], np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.array(arrays[name], np.uint8))]
+    return pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers).cast(pa.string())
 
 
 def shard_of(users: pa.Array, shards: int) -> np.ndarray:

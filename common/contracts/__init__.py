@@ -10,16 +10,21 @@ from typing import Any
 from common.failures import ArgumentError
 
 TYPES = {"string", "integer", "number", "small_number", "boolean", "date", "timestamp"}
+MAX_BYTES = 1024  # of a string in UTF-8, unless its column says otherwise: what DynamoDB allows a key
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its type, whether it may be null, and the least and greatest value allowed (both inclusive)."""
+    """A column: its type, whether it may be null, and the least and greatest value allowed (both inclusive).
+
+    A string is never empty, has no control characters, and at most `max_bytes` bytes in UTF-8.
+    """
 
     type: str
     nullable: bool = False
     minimum: float | None = None
     maximum: float | None = None
+    max_bytes: int = MAX_BYTES
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,17 @@ def load(name: str) -> Contract:
 
 
 def read_column(contract: str, column: str, settings: dict[str, Any]) -> Column:
-    check_keys(settings, {"type", "nullable", "minimum", "maximum"}, f"column '{column}' of contract {contract}")
+    check_keys(
+        settings, {"type", "nullable", "minimum", "maximum", "max_bytes"}, f"column '{column}' of contract {contract}"
+    )
     if settings["type"] not in TYPES:
         raise ArgumentError(
             f"Column '{column}' of contract {contract} has the type '{settings['type']}'"
             f"{nearest(settings['type'], sorted(TYPES))}."
+        )
+    if "max_bytes" in settings and settings["type"] != "string":
+        raise ArgumentError(
+            f"Column '{column}' of contract {contract} is a {settings['type']} with max_bytes, which only strings have."
         )
     return Column(**settings)
 

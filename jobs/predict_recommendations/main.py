@@ -64,7 +64,7 @@ def predictions(
 
 def main(task: Task) -> None:
     arrays, document = tables.read_arrays(task, "model")
-    items = pa.array(arrays["items"].tolist(), pa.string())
+    items = tables.strings_of("items", arrays)
     shards, shard = task.parameters["shards"], task.map_index or 0
     parts = [rows_of_shard(batch, shard, shards, items) for batch in tables.batches(task, "interactions", COLUMNS)]
     schema = pa.schema(

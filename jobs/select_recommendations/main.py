@@ -134,7 +134,7 @@ def rows(
 
 def main(task: Task) -> None:
     arrays, document = tables.read_arrays(task, "model")
-    model_items = pa.array(arrays["items"].tolist(), pa.string())
+    model_items = tables.strings_of("items", arrays)
     within = task.parameters["sold_within_days"]
     catalogue = goods(tables.read(task, "items"), model_items, arrays["last_sold"], document["as_of"], within)
     default = for_all_others(task, catalogue, model_items, np.asarray(arrays["trending"]))

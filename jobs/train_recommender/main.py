@@ -251,7 +251,7 @@ def main(task: Task) -> None:
     made = [models.fit(name, now.pairs, chosen[name]["parameters"], heads[name]) for name in shipped]
     arrays, described = models.to_arrays(made, list(shipped.values()))
     arrays |= {
-        "items": np.asarray(items.to_pylist(), dtype=np.str_),
+        **tables.string_arrays("items", items),
         "trending": popularity(now.pairs, recent.parameters["half_life"]),
         "last_sold": now.last_sold.astype(np.int64),
     }

@@ -96,6 +96,11 @@ def test_what_is_written_is_counted_and_leaves_no_marker(session: SparkSession, 
         ({"time": None}, "time"),
         ({"unit_price": math.nan}, "unit_price"),
         ({"unit_price": math.inf}, "unit_price"),
+        ({"event_id": ""}, "event_id"),
+        ({"user_id": ""}, "user_id"),
+        ({"country": "\u00e9" * 512 + "x"}, "country"),
+        ({"item_id": "cup\0"}, "item_id"),
+        ({"item_id": "a\x9fcup"}, "item_id"),
     ],
 )
 def test_values_that_break_the_contract_refuse_the_output(
@@ -106,6 +111,16 @@ def test_values_that_break_the_contract_refuse_the_output(
     with pytest.raises(Refused, match=f"1 values of column '{column}'"):
         spark.write(toy, "out", frame)
     assert "out" not in toy.outputs
+    with pytest.raises(Refused, match=f"1 values of column '{column}'"):
+        spark.append(toy, "events", frame.selectExpr("*", "DATE '2011-01-05' AS date"), {"2011-01-05": None})
+    assert not list(storage.local(toy.lake).rglob("manifest.json"))
+
+
+def test_strings_up_to_the_contract_s_bytes_are_written(session: SparkSession, toy: task.Task) -> None:
+    strings = ("\u00e9" * 512, "\u2028", " ", "\U0001f600")
+    rows = [event(number, country=value) for number, value in enumerate(strings)]
+    spark.write(toy, "out", session.createDataFrame(rows, EVENTS))
+    assert toy.outputs["out"]["rows"] == len(strings)
 
 
 def test_columns_that_break_the_contract_refuse_the_output(session: SparkSession, toy: task.Task) -> None:

@@ -30,7 +30,7 @@ class Reading:
         self.counts = {}
         self.said = []
         output = Table(contract="predictions@1")
-        self.job = Job("toy", "", "python", outputs={"predictions": output, "model": Table("recommender_model@2")})
+        self.job = Job("toy", "", "python", outputs={"predictions": output, "model": Table("recommender_model@3")})
 
     def input(self, role):
         return self.inputs[role]
@@ -175,6 +175,10 @@ def test_a_table_is_written_in_the_contract_s_order_and_types(tmp_path):
         ({"score": [float("nan")]}, "has NaN or infinite numbers in 'score', predictions@1 allows none"),
         ({"score": [float("inf")]}, "has NaN or infinite numbers in 'score', predictions@1 allows none"),
         ({"rank": [0]}, "has values from 0 to 0 in 'rank', predictions@1 allows 1 to any"),
+        ({"user_id": [""]}, "strings of 0 to 0 bytes in 'user_id', predictions@1 allows 1 to 1,024"),
+        ({"item_id": ["é" * 513]}, "strings of 1,026 to 1,026 bytes in 'item_id'"),
+        ({"because_item_id": ["cup\0"]}, "has control characters in 'because_item_id'"),
+        ({"model": ["\x85"]}, "has control characters in 'model'"),
     ],
 )
 def test_a_result_that_breaks_its_contract_is_refused(tmp_path, change, sentence):
@@ -194,6 +198,18 @@ def test_arrays_come_back_as_they_went(tmp_path):
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
     assert found["weights"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "strings", [[], [""], ["a", "bé", "", "c\0", "c"], ["x" * 100_000, *map(str, range(1000))]], ids=range(4)
+)
+def test_strings_take_their_own_bytes_in_a_model(tmp_path, strings):
+    working = Reading(tmp_path)
+    arrays = tables.string_arrays("items", pa.array(["cut off", *strings], pa.string())[1:])
+    tables.write_arrays(working, "model", arrays, {})
+    working.inputs["model"] = Input("model", None, storage.files(working.folder("model")))
+    assert tables.strings_of("items", tables.read_arrays(working, "model")[0]).to_pylist() == strings
+    assert sum(array.nbytes for array in arrays.values()) < 8 + sum(len(string.encode()) + 8 for string in strings) + 1
 
 
 def test_a_model_of_nan_is_refused(tmp_path):

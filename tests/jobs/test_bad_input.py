@@ -11,6 +11,7 @@ import pytest
 from recommending_lake import JOBS, Lake, table
 from test_churn import CUTS, NOW, features
 
+from common import tables
 from common.job import load
 
 TIME = datetime.datetime(2011, 5, 30, tzinfo=datetime.UTC)
@@ -218,7 +219,7 @@ def put_model(lake: Lake, items: list[dict], weight: float, score: float) -> Non
         "indptr": np.zeros(count + 1, np.int32),
     }
     arrays = {
-        "items": np.array([item["item_id"] for item in items], dtype=str),
+        **tables.string_arrays("items", pa.array([item["item_id"] for item in items], pa.string())),
         "last_sold": np.full(count, AS_OF),
         "trending": np.full(count, score),
         "0_dense": np.full((count, count), weight, np.float32),

@@ -4,8 +4,11 @@ import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from recommending_lake import Lake, table
+
+from common import tables
 
 AS_OF = datetime.datetime(2011, 6, 1, tzinfo=datetime.UTC)
 ITEMS = ["apple", "bread", "cheese", "dates"]
@@ -15,7 +18,7 @@ WEIGHTS = np.array([[0, 0.9, 0.4, 0], [0, 0, 0, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]
 
 def model(lake: Lake, repeats: bool, own: float = 0.0) -> None:
     arrays = {
-        "items": np.array(ITEMS),
+        **tables.string_arrays("items", pa.array(ITEMS, pa.string())),
         "0_dense": WEIGHTS + own * np.eye(4, dtype=np.float32),
         "0_head": np.arange(4),
         "0_sparse_data": np.zeros(0, dtype=np.float32),

@@ -4,11 +4,13 @@ import datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from recommending_lake import Lake, table
 
+from common import tables
 from jobs.select_recommendations.main import select
 
 DAY = 86_400_000_000
@@ -34,7 +36,7 @@ def lake(tmp_path: Path) -> Lake:
     sold = {item: AS_OF - (days or 0) * DAY for item, _, days, _ in CATALOGUE} | {"POST": AS_OF}
     trending = {item: score for item, *_, score in CATALOGUE} | {"POST": 99.0}
     arrays = {
-        "items": np.array(known),
+        **tables.string_arrays("items", pa.array(known, pa.string())),
         "last_sold": np.array([sold[item] for item in known]),
         "trending": np.array([trending[item] for item in known]),
     }
@@ -111,7 +113,9 @@ def test_a_catalogue_of_which_nothing_is_sold_is_refused(tmp_path: Path, capsys)
     rows = [{"item_id": "cup", "name": "CUP", "family": "cup"}]
     lake.put("items", "items@1", table("items@1", rows), dataset="curated/items")
     lake.put_model(
-        "model", {"items": np.array(["lamp"]), "last_sold": np.array([AS_OF]), "trending": np.ones(1)}, {"as_of": AS_OF}
+        "model",
+        {**tables.string_arrays("items", pa.array(["lamp"])), "last_sold": np.array([AS_OF]), "trending": np.ones(1)},
+        {"as_of": AS_OF},
     )
     lake.put("predictions", "predictions@1", table("predictions@1", []))
     assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 4
