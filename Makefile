@@ -59,12 +59,14 @@ test: setup ## install, then run all tests that this machine can run (TESTS=test
 	    $(or $(TESTS),tests --ignore=tests/airflow_dags)
 	$(if $(TESTS),,$(AIRFLOW_PYTHON) -m pytest tests/airflow_dags)
 
-lint: setup ## format, lint, types, layering, catalogue
+lint: setup ## format, lint, types, generated files, workflows
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy common jobs tools benchmarks
 	.venv/bin/mypy --python-executable $(AIRFLOW_PYTHON) airflow_dags/tandem
 	$(JOBS_PYTHON) -m tools.catalogue --check
+	$(JOBS_PYTHON) -m tools.schemas --check
+	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas --check
 	$(or $(ACTIONLINT),echo "actionlint is not here, so workflows were not checked; install it: make actionlint")
 
 actionlint: $(PARTS)/actionlint ## install what checks the workflows, which make lint runs from then on (needs Go)
@@ -72,10 +74,12 @@ actionlint: $(PARTS)/actionlint ## install what checks the workflows, which make
 $(PARTS)/actionlint:
 	GOBIN=$(PARTS) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-format: setup ## let ruff write the format, and the catalogue of jobs be made anew
+format: setup ## format the code; write the catalogue of jobs and the schemas again
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 	$(JOBS_PYTHON) -m tools.catalogue
+	$(JOBS_PYTHON) -m tools.schemas
+	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas
 
 ##@ Measure
 bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## models side by side: recommendations (MOVIELENS=u.data) and churn (TELCO=csv)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from common.contracts import nearest
 from common.failures import ArgumentError, Failure
+from tools import schemas
 from tools.catalogue import catalogue
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,6 +57,7 @@ def make(kind: str, template: str, name: str) -> list[Path]:
         file.write_text(text)
     if kind == "job":
         (ROOT / "airflow_dags" / "job_catalogue.json").write_text(catalogue(ROOT / "jobs"))
+        schemas.write(ROOT)
     fit_lines_to_the_name([file for file in texts if file.suffix == ".py"])
     return sorted(texts)
 
