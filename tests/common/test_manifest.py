@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import random
 import signal
-import time
+import sys
 
 import pytest
 
@@ -92,24 +92,50 @@ def write_and_publish(task):
     task.written("table", 3)
 
 
-def test_a_writer_that_is_killed_leaves_nothing_half_and_the_next_attempt_publishes(tmp_path, lake):
-    """The same key through 200 kills at random moments: what a reader finds is in whole, or not there."""
+class KilledAtLine:
+    """Traces a process and kills it when it has run so many lines of Python."""
+
+    def __init__(self, lines: int) -> None:
+        self.left = lines
+
+    def __call__(self, frame, event, argument):
+        self.left -= event == "line"
+        if self.left <= 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self
+
+
+def lines_of(main, folder, lake):
+    """How many lines of Python a job runs from its arguments to its manifest."""
+    counter = KilledAtLine(sys.maxsize)
+    arguments = f"--lake {lake} --dag-id dag --run-id run --task-id task --attempt 1"
+    sys.settrace(counter)
+    try:
+        assert exit_code(main, folder, arguments.split()) == 0
+    finally:
+        sys.settrace(None)
+    return sys.maxsize - counter.left
+
+
+def test_killed_writer_leaves_nothing_half_and_next_publishes(tmp_path, lake):
+    """The same key through 200 kills, each at a random line of the work: what a reader finds is whole, or not there."""
     folder = tmp_path / "killed"
     folder.mkdir()
     (folder / "job.toml").write_text(
         '[job]\ndescription = "Writes three files."\nengine = "python"\n[outputs.table]\ncontract = "interactions@1"\n'
     )
     randomness = random.Random(7)
+    lines = lines_of(write_and_publish, folder, f"{lake}-counted")
     outcomes = {"published": 0, "killed": 0}
     key = layout.task_key(lake, "dag", "run", "task")
     for attempt in range(1, KILLS + 1):
+        last = randomness.randrange(1, lines * 6 // 5)
         child = os.fork()
         if child == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            sys.settrace(KilledAtLine(last))
             arguments = f"--lake {lake} --dag-id dag --run-id run --task-id task --attempt {attempt}"
             os._exit(exit_code(write_and_publish, folder, arguments.split()))
-        time.sleep(randomness.uniform(0, 0.02))
-        os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         outcomes["killed" if os.WIFSIGNALED(status) else "published"] += 1
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
