@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from common import storage
 from common.contracts import nearest
 from common.failures import Failure
 from common.job import Job
@@ -72,10 +72,11 @@ def named(names: list[str] | None) -> list[str]:
 
 
 def note_release(built: Product) -> None:
-    """Note a product in dist/release.json as its job's last one."""
-    release = json.loads(RELEASE.read_text()) if RELEASE.exists() else {}
-    RELEASE.parent.mkdir(exist_ok=True)  # not there yet if the engine had all images already
-    RELEASE.write_text(json.dumps(release | {built.job.name: built.fingerprint}, indent=1, sort_keys=True) + "\n")
+    """Note a product in dist/release.json as its job's last one; builds that run at once do so one after the other."""
+    with storage.locked(RELEASE):
+        release = json.loads(RELEASE.read_text()) if RELEASE.exists() else {}
+        release |= {built.job.name: built.fingerprint}
+        storage.write(f"file://{RELEASE}", json.dumps(release, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def folder(wanted: Product) -> Path:
@@ -178,7 +179,7 @@ def spark_submit(job: Job, bundle: str, where: list[str], arguments: list[str]) 
 
 
 def stage(place: Path, files: dict[str, bytes]) -> None:
-    """Make a folder that holds these files, in whole or not at all."""
+    """Make a folder that holds these files, atomically; one that another build made meanwhile stays."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as temporary:
         new = Path(temporary) / place.name
@@ -186,8 +187,9 @@ def stage(place: Path, files: dict[str, bytes]) -> None:
             file = new / path
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
-        shutil.rmtree(place, ignore_errors=True)
-        new.rename(place)
+        with storage.locked(place):
+            if not place.exists():
+                new.rename(place)
 
 
 def image(job: str, fingerprint: str, registry: str = "") -> str:

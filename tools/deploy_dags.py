@@ -60,9 +60,10 @@ def deploy(name: str) -> tuple[str, list[str]]:
     folder = Path(environment.needed(said, "dags", "/FOLDER"))
     if not folder.is_absolute():
         raise ArgumentError(f"{said.file} says dags = '{folder}', expected the whole path of a folder.")
-    lake, release = environment.lake(said), releases.current(releases.airflow(said))
-    versions = folder / "versions"
+    lake, release = environment.lake(said), releases.running(releases.airflow(said))
+    versions, link = folder / "versions", folder / "current"
     versions.mkdir(parents=True, exist_ok=True)
+    before = link.resolve()
     with tempfile.TemporaryDirectory(dir=versions, prefix=".") as temporary:
         new = Path(temporary) / "airflow_dags"
         shutil.copytree(ROOT / "airflow_dags", new, ignore=shutil.ignore_patterns("__pycache__"))
@@ -71,18 +72,32 @@ def deploy(name: str) -> tuple[str, list[str]]:
         if found["errors"]:
             raise Failure(refusal(name, release, found["errors"]))
         version = content_hash(new)
-        if not (versions / version).exists():
-            new.chmod(0o755)
-            new.rename(versions / version)
-        os.utime(versions / version)  # by which versions are in the order of their last deployment
-        before = (folder / "current").resolve()
-        link = Path(temporary) / "current"
-        link.symlink_to(Path("versions") / version)
-        link.replace(folder / "current")  # in one step: Airflow sees the one folder or the other
-        for old in sorted(versions.glob("[!.]*"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
-            if old != before:
-                old.rename(Path(temporary) / old.name)  # to be deleted with it, so that no half version has its name
+        put_in_place(new, version, link, before)
     return version, found["dags"]
+
+
+def put_in_place(new: Path, name: str, link: Path, before: Path) -> None:
+    """Make a folder a version, and the link lead to it in one step: Airflow sees the one version or the other.
+
+    Failure if the link does not lead to what it led to before, because another deployment was quicker.
+    """
+    version = link.parent / "versions" / name
+    with storage.locked(link):
+        if link.resolve() not in (before, version.resolve()):
+            raise Failure(
+                f"Another deployment put the DAGs of version {link.resolve().name} in place meanwhile, so those of "
+                "this checkout are not deployed; look at them, then run this again."
+            )
+        if not version.exists():
+            new.chmod(0o755)
+            new.rename(version)
+        os.utime(version)  # by which versions are in the order of their last deployment
+        next_link = new.parent / link.name
+        next_link.symlink_to(Path("versions") / name)
+        next_link.replace(link)
+        for old in sorted(version.parent.glob("[!.]*"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
+            if old.resolve() != before:
+                old.rename(new.parent / old.name)  # to be deleted with it, so that no half version has its name
 
 
 def released_catalogue(lake: str, released: dict[str, str]) -> str:

@@ -1,8 +1,9 @@
 """Release jobs to an environment: build what changed, bring images and bundles there, then let new runs take them.
 
 An environment that promotes another one gets what runs there, as it is, without a build. What lies under a fingerprint
-already is read, never written again. The Airflow variable `release` is set last: whoever stops this before leaves the
-old release in place, and running it again goes on where it stopped.
+already is read, never written again. The release is put in place last, by one conditional write in the lake: whoever
+stops this before leaves the old release in place, and running it again resumes where it stopped. Of two deployments at
+once, the second to end fails. Airflow is told after the switch; if that is missed, the next deployment makes up for it.
 """
 
 import argparse
@@ -40,13 +41,13 @@ def deploy(name: str, names: list[str] | None) -> None:
     said = environment.load(name)
     lake, registry = environment.lake(said), environment.needed(said, "registry", "HOST[:PORT][/PREFIX]")
     server = releases.airflow(said)
-    seen = releases.current(server)
+    seen, tag = releases.current(lake, server)
     table = Table(title=f"Released to {name}", title_justify="left")
     for heading in ("job", "fingerprint", "", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
     if said.get("promotes"):
         source = environment.load(said["promotes"])
-        there = releases.current(releases.airflow(source))
+        there = releases.running(releases.airflow(source))
         wanted = releases.chosen(names, there.jobs, f"The release of {source.name}")
         console.print(f"promoting {there} of {source.name}", highlight=False)
     else:
@@ -62,11 +63,14 @@ def deploy(name: str, names: list[str] | None) -> None:
         table.add_row(each, fingerprint, "brought" if came else "there already", f"{time.monotonic() - started:.1f}")
     jobs = wanted if said.get("promotes") and not names else seen.jobs | wanted
     if jobs == seen.jobs:
+        told = tag is not None and releases.tell_airflow(lake, server)
         console.print(table)
         console.print(f"{name} has {seen} in place, which is the same.", highlight=False)
+        if told:
+            console.print(f"Airflow had another release, because a deployment was interrupted; new runs take {seen}.")
         return
     release = releases.record(lake, jobs, seen)
-    releases.switch(server, seen, release)
+    releases.switch(lake, server, release, tag)
     console.print(table)
     console.print(f"New runs of {name} take {release}; it had {seen}.", highlight=False)
 

@@ -1,8 +1,10 @@
-"""Releases of an environment: what its Airflow's variable `release` names, and what each release came after.
+"""Releases of an environment: which one is in place, what each came after, and what Airflow is told.
 
-The variable is what runs take, {job: fingerprint}, and its description the number of the release. A document in the
-lake, releases/<number>.json, keeps what the release replaced. It is written first, so whoever is stopped in between
-leaves a number that no one uses.
+releases/current.json in the lake is the release in place; only a conditional write replaces it, because Airflow's
+variables have none. The variable `release` is what runs take, {job: fingerprint}, and its description the number: a
+copy, written after. releases/<number>.json keeps what a release replaced. It is written first, so a deployment that is
+stopped before the switch leaves a number that no one uses, and one that is stopped after it leaves an Airflow that the
+next deployment or rollback brings up to date.
 """
 
 import json
@@ -10,6 +12,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +23,7 @@ from tools.local_airflow import Airflow
 
 VARIABLE = "release"
 PATH = f"/api/v2/variables/{VARIABLE}"
+TURNS = 10  # of telling Airflow, while other deployments tell it, too
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,25 @@ def airflow(said: Settings) -> Airflow:
         ) from None
 
 
-def current(server: Airflow) -> Release:
+def current(lake: str, server: Airflow) -> tuple[Release, str | None]:
+    """The release in place, and the tag by which `switch` knows it again.
+
+    That is what Airflow has, without a tag, in a lake that keeps no current release yet.
+    """
+    try:
+        content, tag = storage.read(current_uri(lake))
+    except FileNotFoundError:
+        return running(server), None
+    document = json.loads(content)
+    return Release(document["number"], document["jobs"]), tag
+
+
+def running(server: Airflow) -> Release:
     """The release that the next run of any pipeline takes."""
     try:
         variable = server.ask(PATH)
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
+    except OSError as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code == 404:
             return Release(0, {})
         raise Failure(f"Airflow at {server.url} does not show its variable '{VARIABLE}' ({error}).") from None
     number = re.match(r"release (\d+)", variable.get("description") or "")
@@ -100,21 +117,56 @@ def document_uri(lake: str, number: int) -> str:
     return f"{lake}/releases/{number:06}.json"
 
 
-def switch(server: Airflow, seen: Release, to: Release) -> None:
-    """Let all new runs take a release; Failure if the one in place is no more the one that was seen."""
-    there = current(server)
-    if there != seen:
-        raise Failure(
-            f"Someone else deployed {there} meanwhile, expected {seen} in place; look at it, then deploy again."
-        )
-    body: dict[str, Any] = {"key": VARIABLE, "value": json.dumps(to.jobs, sort_keys=True), "description": str(to)}
+def current_uri(lake: str) -> str:
+    return f"{lake}/releases/current.json"
+
+
+def switch(lake: str, server: Airflow, to: Release, tag: str | None) -> None:
+    """Put a release in place if the one that was seen still is, then tell Airflow; Failure if another is by now."""
+    document = {"number": to.number, "jobs": to.jobs, "deployment": uuid.uuid4().hex}  # no two writes are the same
     try:
-        if seen == Release(0, {}):
+        storage.replace(current_uri(lake), json.dumps(document, indent=1, sort_keys=True).encode() + b"\n", tag)
+    except storage.Changed:
+        there, _ = current(lake, server)
+        raise Failure(
+            f"Another deployment put {there} in place meanwhile, so {to} is not released; look at it, then run this "
+            "again."
+        ) from None
+    tell_airflow(lake, server)
+
+
+def tell_airflow(lake: str, server: Airflow) -> bool:
+    """Make Airflow's variable the release in place, until it is so; whether it was another one.
+
+    A deployment that told Airflow of an older release after a newer one was told of finds that here, and corrects it.
+    """
+    for turn in range(TURNS):
+        wanted, there = current(lake, server)[0], running(server)
+        if wanted == there:
+            return turn > 0
+        tell(server, wanted, there)
+    raise Failure(f"Airflow at {server.url} still has {there} after {TURNS} tries, expected {wanted}; run this again.")
+
+
+def tell(server: Airflow, release: Release, there: Release) -> None:
+    """Write Airflow's variable."""
+    body: dict[str, Any] = {
+        "key": VARIABLE,
+        "value": json.dumps(release.jobs, sort_keys=True),
+        "description": str(release),
+    }
+    try:
+        if there == Release(0, {}):
             server.ask("/api/v2/variables", body)
         else:
             server.ask(PATH, body, "PATCH")
-    except urllib.error.HTTPError as error:
-        raise Failure(f"Airflow at {server.url} does not take the release ({error}); {seen} stays in place.") from None
+    except OSError as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code == 409:  # made by another deployment meanwhile
+            return
+        raise Failure(
+            f"{release} is in place, but Airflow at {server.url} does not take it ({error}), so new runs take {there}; "
+            "run this again."
+        ) from None
 
 
 def product_folder(lake: str, job: str, fingerprint: str) -> str:

@@ -28,13 +28,13 @@ def roll_back(name: str) -> tuple[releases.Release, releases.Release]:
     """
     said = environment.load(name)
     lake, server = environment.lake(said), releases.airflow(said)
-    left = releases.current(server)
+    left, tag = releases.current(lake, server)
     taken = releases.before(lake, left)
     for job, fingerprint in taken.jobs.items():
         place = releases.product_folder(lake, job, fingerprint)
         if not storage.files(place):
             raise InputError(f"{place} is empty, expected the product of {job} in {taken}; {left} stays in place.")
-    releases.switch(server, left, taken)
+    releases.switch(lake, server, taken, tag)
     return left, taken
 
 
