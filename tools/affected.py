@@ -7,15 +7,20 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from common.failures import ArgumentError, Failure
+from tools.base_image import BASE_IMAGE, default
+from tools.build import BASES
 from tools.fingerprint import ROOT, Product, jobs, product
 
+Row = tuple[str, str, str, list[str]]  # job, former and present fingerprint, reasons
 FOLDERS = ["common", "dockerfiles", "jobs", "requirements"]  # all that goes into products
 
 
@@ -28,7 +33,8 @@ def main() -> None:
         revision = fork(arguments.base)
         with tempfile.TemporaryDirectory() as former:
             extract(revision, Path(former))
-            rows = compare(Path(former), ROOT)
+            bases = json.loads(BASES.read_text()) if BASES.exists() else {}
+            rows = compare(Path(former), ROOT, bases)
     except Failure as error:
         sys.exit(str(error))
     table = Table(title=f"Since {revision[:10]}, uncommitted changes included", title_justify="left")
@@ -44,7 +50,7 @@ def main() -> None:
     console.print(f"As before: {', '.join(name for name, old, new, _ in rows if old == new) or 'none'}.")
 
 
-def changed(rows: list[tuple[str, str, str, list[str]]]) -> list[dict[str, Any]]:
+def changed(rows: list[Row]) -> list[dict[str, Any]]:
     """The jobs whose products differ, as JSON has them; `old` or `new` is null where there is no product."""
     return [
         {"job": name, "old": None if old == "-" else old, "new": None if new == "-" else new, "why": why}
@@ -66,23 +72,27 @@ def extract(revision: str, folder: Path, root: Path = ROOT) -> None:
             archive.extractall(folder, filter="data")
 
 
-def compare(former: Path, root: Path) -> list[tuple[str, str, str, list[str]]]:
-    """Each job of either tree with its fingerprint in both, `-` where it has none, and what makes the difference."""
+def compare(former: Path, root: Path, bases: Mapping[str, str] = MappingProxyType({})) -> list[Row]:
+    """Each job of either tree with its fingerprint in both, `-` where it has none, and what makes the difference.
+
+    `bases` are the base images of the last build, by name with the digest that they had then.
+    """
     rows = []
     for name in sorted({*jobs(former), *jobs(root)}):
-        old, trouble = there_then(name, former)
+        old, trouble = there_then(name, former, bases)
         new = product(name, root) if (root / "jobs" / name / "job.toml").exists() else None
         why = [trouble] if trouble else reasons(old, new)
         rows.append((name, old.fingerprint if old else "-", new.fingerprint if new else "-", why))
     return rows
 
 
-def there_then(name: str, former: Path) -> tuple[Product | None, str]:
+def there_then(name: str, former: Path, bases: Mapping[str, str]) -> tuple[Product | None, str]:
     """A job's former product, or why there is none."""
     if not (former / "jobs" / name / "job.toml").exists():
         return None, "a new job"
     try:
-        return product(name, former), ""
+        base_image = default(former) or BASE_IMAGE
+        return product(name, former, base_image, bases.get(base_image)), ""
     except ArgumentError as error:
         return None, f"could not be built then: {error}"
 
@@ -91,7 +101,11 @@ def reasons(old: Product | None, new: Product | None) -> list[str]:
     """What differs between two products of a job."""
     if old is None or new is None:
         return ["the job is gone"]
-    found = []
+    found = [
+        f"{name} changed: {old.settings.get(name, 'none')} → {value}"
+        for name, value in new.settings.items()
+        if old.settings.get(name) != value
+    ]
     for path in sorted({*old.parts, *new.parts}):
         before, after = old.parts.get(path), new.parts.get(path)
         if before is None and after:

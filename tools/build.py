@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -20,11 +19,15 @@ from common import storage
 from common.contracts import nearest
 from common.failures import Failure
 from common.job import Job
-from tools.fingerprint import BASE_IMAGE, NODES, ROOT, Product, jobs, product
+from tools import base_image
+from tools.base_image import BASE_IMAGE
+from tools.docker_client import docker
+from tools.fingerprint import NODES, ROOT, Product, jobs, product
 from tools.s3_jars import added_jars
 
 DIST = ROOT / "dist"
 RELEASE = DIST / "release.json"
+BASES = DIST / "bases.json"  # base images by name, as the last build used them
 UV = ROOT / ".tandem/uv/bin/uv"  # make setup puts it there
 LIBRARIES = "libraries.zip"
 CLUSTER = ["--master", "yarn", "--deploy-mode", "cluster"]
@@ -50,7 +53,7 @@ def main() -> None:
     try:
         for name in named(arguments.job):
             started = time.monotonic()
-            wanted = product(name, base_image=arguments.base_image)
+            wanted = current(name, arguments.base_image)
             kind = arguments.kind or ("image" if wanted.job.engine == "python" else "bundle")
             made, size = build_bundle(wanted) if kind == "bundle" else build_image(wanted, kind)
             note_release(wanted)
@@ -71,12 +74,27 @@ def named(names: list[str] | None) -> list[str]:
     return names or known
 
 
+def current(name: str, base_image_name: str = BASE_IMAGE) -> Product:
+    """The product of a job; a base that its image needs is pulled first, because its digest is in the fingerprint."""
+    wanted = product(name, base_image=base_image_name)
+    if wanted.job.engine == "python" and base_image.fetch(base_image_name):
+        wanted = product(name, base_image=base_image_name)
+    return wanted
+
+
 def note_release(built: Product) -> None:
-    """Note a product in dist/release.json as its job's last one; builds that run at once do so one after the other."""
-    with storage.locked(RELEASE):
-        release = json.loads(RELEASE.read_text()) if RELEASE.exists() else {}
-        release |= {built.job.name: built.fingerprint}
-        storage.write(f"file://{RELEASE}", json.dumps(release, indent=1, sort_keys=True).encode() + b"\n")
+    """Note a product in dist/release.json as its job's last one, and the base of an image in dist/bases.json."""
+    note(RELEASE, built.job.name, built.fingerprint)
+    if built.job.engine == "python":
+        note(BASES, built.base_image, built.base)
+
+
+def note(file: Path, key: str, value: str) -> None:
+    """Set a key of a JSON file; builds that run at once do so one after the other."""
+    with storage.locked(file):
+        noted = json.loads(file.read_text()) if file.exists() else {}
+        noted |= {key: value}
+        storage.write(f"file://{file}", json.dumps(noted, indent=1, sort_keys=True).encode() + b"\n")
 
 
 def folder(wanted: Product) -> Path:
@@ -205,7 +223,7 @@ def build_image(wanted: Product, kind: str = "image") -> tuple[bool, int]:
             "JOB=ingest_events BASE_IMAGE=emr-serverless/spark/emr-…."
         )
     name = image(wanted.job.name, wanted.fingerprint)
-    made = image_size(name) is None or label(name, "tandem.base") != wanted.base_image
+    made = image_size(name) is None or label(name, "tandem.base") != wanted.base
     if made:
         said = [part for key, value in labels(wanted).items() for part in ("--label", f"{key}={value}")]
         target = ["--target", kind] if kind != "image" else []
@@ -242,7 +260,7 @@ def labels(wanted: Product) -> dict[str, str]:
     return {
         "tandem.job": wanted.job.name,
         "tandem.fingerprint": wanted.fingerprint,
-        "tandem.base": wanted.base_image,
+        "tandem.base": wanted.base,
         "tandem.revision": described.stdout.strip() or "unknown",
         "tandem.contracts": " ".join(wanted.contracts),
     }
@@ -259,27 +277,6 @@ def image_size(name: str) -> int | None:
 def label(name: str, key: str) -> str:
     """What an image that the engine has says about itself."""
     return docker("image", "inspect", "--format", f'{{{{index .Config.Labels "{key}"}}}}', name).stdout.strip()
-
-
-def docker(*arguments: str, stdin: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """Call the docker client; Failure if there is none."""
-    try:
-        return subprocess.run(
-            [docker_client(), *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            env={**os.environ, "DOCKER_BUILDKIT": "1"},
-        )
-    except FileNotFoundError:
-        raise Failure(
-            f"There is no docker client '{docker_client()}'; install one, or name one in the variable DOCKER."
-        ) from None
-
-
-def docker_client() -> str:
-    """The program that DOCKER names."""
-    return os.environ.get("DOCKER", "docker")
 
 
 if __name__ == "__main__":

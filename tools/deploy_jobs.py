@@ -18,8 +18,8 @@ from rich.table import Table
 from common import job, storage
 from common.failures import Failure
 from tools import environment, releases
-from tools.build import build_bundle, build_image, folder, image, mark, named
-from tools.fingerprint import Product, product
+from tools.build import build_bundle, build_image, current, folder, image, mark, named
+from tools.fingerprint import Product
 from tools.push import call, copy, pulled
 
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -51,7 +51,7 @@ def deploy(name: str, names: list[str] | None) -> None:
         wanted = releases.chosen(names, there.jobs, f"The release of {source.name}")
         console.print(f"promoting {there} of {source.name}", highlight=False)
     else:
-        built = {each: product(each) for each in named(names)}
+        built = {each: current(each) for each in named(names)}
         wanted = {each: found.fingerprint for each, found in built.items()}
     for each, fingerprint in sorted(wanted.items()):
         started = time.monotonic()

@@ -8,9 +8,10 @@ from pathlib import Path, PurePosixPath
 
 from common.failures import ArgumentError
 from common.job import Job, load
+from tools import base_image as bases
+from tools.base_image import BASE_IMAGE
 
 ROOT = Path(__file__).resolve().parents[1]
-BASE_IMAGE = "python:3.11-slim-bookworm"
 # What libraries of Spark jobs are packed for: Graviton, as cluster.json asks for.
 NODES = ("--python-version", "3.11", "--python-platform", "aarch64-manylinux_2_28")
 LAYOUT = "2"  # of products; to be raised when tools/build.py makes other products of the same files
@@ -36,7 +37,8 @@ class Product:
     job: Job
     parts: dict[str, Part]
     settings: dict[str, str]
-    base_image: str = BASE_IMAGE
+    base_image: str = BASE_IMAGE  # by its name
+    base: str = BASE_IMAGE  # with the digest of its content, where that is known
 
     @property
     def fingerprint(self) -> str:
@@ -60,11 +62,16 @@ def jobs(root: Path = ROOT) -> list[str]:
     return sorted(file.parent.name for file in root.glob("jobs/*/job.toml"))
 
 
-def product(name: str, root: Path = ROOT, base_image: str = BASE_IMAGE) -> Product:
-    """The product of a job of a checkout; ArgumentError if its `job.toml` is wrong or names what is not there."""
+def product(name: str, root: Path = ROOT, base_image: str | None = None, base: str | None = None) -> Product:
+    """The product of a job of a checkout; ArgumentError if its `job.toml` is wrong or names what is not there.
+
+    The base image is that of the Dockerfile if none is named; `base` is the same with the digest of its content, that
+    of the image which the engine has if absent.
+    """
+    base_image = base_image or bases.default(root) or BASE_IMAGE
     folder = root / "jobs" / name
     job = load(folder)
-    found = Product(job, {}, {"layout": LAYOUT}, base_image)
+    found = Product(job, {}, {"layout": LAYOUT}, base_image, base or bases.identified(base_image))
 
     def add(path: str, file: Path, why: str) -> None:
         if not file.is_file():
@@ -89,7 +96,7 @@ def product(name: str, root: Path = ROOT, base_image: str = BASE_IMAGE) -> Produ
         if file.is_file() and file.suffix != ".Dockerfile" and copied in text:
             add(copied, file, f"named by the Dockerfile of {job.engine} jobs")
     if job.engine == "python":
-        found.settings["base image"] = base_image
+        found.settings["base image"] = found.base
     elif job.requirements:
         found.settings["cluster"] = " ".join(NODES)
     return found

@@ -9,8 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from common.failures import Failure
-from tools.build import console, docker, image, image_size, named
-from tools.fingerprint import BASE_IMAGE, product
+from tools.base_image import BASE_IMAGE
+from tools.build import console, image, image_size, named
+from tools.docker_client import docker
+from tools.fingerprint import product
 
 PROBE = Path(__file__).with_name("image_probe.py")
 

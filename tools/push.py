@@ -11,7 +11,8 @@ from rich.table import Table
 
 from common import job
 from common.failures import Failure
-from tools.build import RELEASE, docker, image, image_size, named
+from tools.build import RELEASE, image, image_size, named
+from tools.docker_client import docker
 from tools.environment import load, needed
 from tools.fingerprint import ROOT
 

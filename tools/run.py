@@ -13,9 +13,10 @@ from urllib.parse import urlsplit
 from common import s3, storage
 from common.failures import Failure
 from common.job import Job
-from tools.build import build_image, docker_client, image, named
+from tools.base_image import BASE_IMAGE
+from tools.build import build_image, current, image, named
 from tools.by_hand import add_task, identity
-from tools.fingerprint import BASE_IMAGE, product
+from tools.docker_client import docker_client
 
 KILLED = 137
 
@@ -33,7 +34,7 @@ def main() -> None:
     task.task_id = task.task_id or task.job
     try:
         named([task.job])
-        wanted = product(task.job, base_image=task.base_image)
+        wanted = current(task.job, task.base_image)
         build_image(wanted)
         name = image(task.job, wanted.fingerprint)
         if task.help:

@@ -20,8 +20,9 @@ import pytest
 from common.failures import Failure
 from common.job import load
 from tools import build
+from tools.base_image import BASE_IMAGE
 from tools.build import build_image, context_files, docker, image, image_size, stage
-from tools.fingerprint import BASE_IMAGE, ROOT, jobs, product
+from tools.fingerprint import ROOT, jobs, product
 from tools.image_report import probe
 
 PYTHON_JOBS = [name for name in jobs() if load(ROOT / "jobs" / name).engine == "python"]

@@ -21,13 +21,15 @@ from small_checkout import FILES, write
 from common import storage
 from common.failures import Failure
 from tools import build, submit
-from tools.fingerprint import BASE_IMAGE, product
+from tools.base_image import BASE_IMAGE, identified
+from tools.fingerprint import product
 
 
 @pytest.fixture(autouse=True)
 def dist(tmp_path, monkeypatch):
     """Where products go, instead of the checkout's own folder."""
     monkeypatch.setattr(build, "DIST", tmp_path / "dist")
+    monkeypatch.setattr(build, "BASES", tmp_path / "dist" / "bases.json")
 
 
 def test_a_bundle_has_the_same_bytes_in_every_checkout(checkout, tmp_path):
@@ -271,7 +273,7 @@ def test_an_image_of_a_spark_job_goes_by_the_name_of_its_bundle_upon_one_base_at
     try:
         for base, wanted in upon.items():
             assert [build.build_image(wanted)[0], build.build_image(wanted)[0]] == [True, False]
-            assert build.label(name, "tandem.base") == base
+            assert build.label(name, "tandem.base") == identified(base)
     finally:
         build.docker("image", "rm", name)
 

@@ -11,6 +11,7 @@ import pytest
 from common import storage
 from common.job import Job
 from tools import build, run
+from tools.docker_client import docker_client
 from tools.fingerprint import ROOT, product
 
 CSV = b"item_id,description,seen\n22719,LARGE PAPER BAG,2011-01-01T00:00:00Z\n"
@@ -18,7 +19,7 @@ CSV = b"item_id,description,seen\n22719,LARGE PAPER BAG,2011-01-01T00:00:00Z\n"
 
 @pytest.fixture
 def engine():
-    if shutil.which(build.docker_client()) is None or build.docker("version").returncode:
+    if shutil.which(docker_client()) is None or build.docker("version").returncode:
         pytest.skip("no docker engine answers; name its client in DOCKER and its address in DOCKER_HOST")
 
 
@@ -58,7 +59,8 @@ def test_what_cannot_run_is_told(lake):
 def test_a_container_that_was_killed_is_told_with_its_limit(lake, tmp_path):
     client = tmp_path / "docker"  # that of an engine whose containers are killed
     client.write_text(
-        '#!/bin/sh\n[ "$1" = run ] && exit 137\n[ "$3" = --format ] && [ "$4" = "{{.Size}}" ] && echo 5\nexit 0\n'
+        '#!/bin/sh\n[ "$1" = run ] && exit 137\n[ "$3" = --format ] && [ "$4" = "{{.Size}}" ] && echo 5\n'
+        """[ "$2" = inspect ] && [ "$3" != --format ] && echo '[{"Id": "sha256:1", "RepoDigests": []}]'\nexit 0\n"""
     )
     client.chmod(0o755)
     told = ran("--job", "ingest_items", "--lake", lake, DOCKER=str(client))
