@@ -16,11 +16,12 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-id", default=f"by-hand-{started}", metavar="ID", help="by-hand- and the time if absent")
     parser.add_argument("--task-id", metavar="ID", help="the job's name if absent")
     parser.add_argument("--attempt", type=int, default=1, metavar="NUMBER", help="1 if absent")
+    parser.add_argument("--run-started", metavar="TIME", help="when the run began, in which another has had its ID")
     parser.add_argument("--map-index", type=int, metavar="NUMBER", help="which instance, if the job is mapped")
 
 
 def identity(task: argparse.Namespace) -> list[str]:
     """The part of a job's command line that says which task it is."""
-    told = ["--lake", task.lake, "--dag-id", task.dag_id, "--run-id", task.run_id, "--task-id", task.task_id]
-    told += ["--attempt", str(task.attempt)]
-    return told if task.map_index is None else [*told, "--map-index", str(task.map_index)]
+    given = vars(task)
+    names = ("lake", "dag_id", "run_id", "task_id", "attempt", "run_started", "map_index")
+    return [f"--{name.replace('_', '-')}={given[name]}" for name in names if given.get(name) is not None]

@@ -88,7 +88,9 @@ def left_behind(asked: argparse.Namespace) -> dict[str, Any]:
             f"No attempt at {key} left a manifest or a failure document: it was killed. The last line of its log on "
             "Airflow's page is the command that runs it again."
         )
-    newest: dict[str, Any] = max(found, key=lambda document: document["task"]["attempt"])
+    newest: dict[str, Any] = found[0]  # of one attempt the manifest
+    for document in found[1:]:
+        newest = document if manifest.compared(document["task"], newest["task"]) > 0 else newest
     return newest
 
 
@@ -111,15 +113,13 @@ def check_harmless(job: Job) -> None:
 def command_line(document: dict[str, Any], root: str) -> list[str]:
     """The arguments of main.py by which an attempt ran, but for the lake."""
     task = document["task"]
-    told = ["--lake", root, "--dag-id", task["dag_id"], "--run-id", task["run_id"], "--task-id", task["task_id"]]
-    told += ["--attempt", str(task["attempt"])]
-    if task["map_index"] is not None:
-        told += ["--map-index", str(task["map_index"])]
-    for role, predecessor in document["predecessors"].items():
-        told += ["--from", f"{role}={predecessor}"]
+    names = ("dag_id", "run_id", "task_id", "attempt", "run_started", "map_index")
+    told = [f"--{name.replace('_', '-')}={task[name]}" for name in names if task.get(name) is not None]
+    told = [f"--lake={root}", *told]
+    told += [f"--from={role}={predecessor}" for role, predecessor in document["predecessors"].items()]
     for name, value in document["parameters"].items():
         written = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-        told += ["--set", f"{name}={written}"]
+        told.append(f"--set={name}={written}")
     return told
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common import lake, manifest, storage
-from common.failures import Failure
+from common.failures import Failure, Fenced
 from tools.build import CLUSTER, build_bundle, folder, install_libraries, named, spark_submit
 from tools.by_hand import add_task, identity
 from tools.fingerprint import Product, product
@@ -114,6 +114,9 @@ def run_step(task: argparse.Namespace, command: list[str]) -> int:
     if status["State"] == "CANCELLED":
         return INTERRUPTED
     failure = manifest.find(lake.failure(lake.attempt_folder(key, task.attempt)))
+    if failure is None and published and published.document["task"]["attempt"] > task.attempt:
+        say(f"fenced, because attempt {published.document['task']['attempt']} has published {published.uri}")
+        return Fenced.exit_code
     if failure is None:
         say("this attempt left no failure document in the lake: it was killed or never began")
         return 1

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import UTC
 from signal import Signals
 from typing import Any
 
@@ -21,6 +22,7 @@ FINAL = {  # exit codes that another attempt would end with too
     4: "a quality gate refused the result",
     5: "fenced, this attempt or a newer one has published",
 }
+FENCED = 5
 LARGEST_RESULT = 48 << 10  # bytes, as in common.task: XComs lie in Airflow's database
 log = logging.getLogger(__name__)
 
@@ -63,13 +65,20 @@ class JobOperator(BaseOperator):
         self.work = self.rendered_work(context)
         self.handle = self.runtime.submit(self.work)
         outcome = self.runtime.watch(self.handle)
-        done = replace(self.work, attempt=outcome.attempt or self.work.attempt)
+        done = self.work
+        if outcome.attempt not in (None, done.attempt):  # begun before this try, maybe before the run was cleared
+            done = replace(done, attempt=outcome.attempt, run_started=None)
         uri = f"{done.key}/manifest.json"
         manifest = read_document(uri)
-        if outcome.exit_code == 0 and manifest and manifest["task"]["attempt"] == done.attempt:
+        newest = attempt_of(manifest, done)
+        if outcome.exit_code == 0 and manifest and newest == done.attempt:
             return result(outcome) or small({"manifest": uri, "metrics": manifest["metrics"]})
         document = read_document(f"{done.key}/attempt-{done.attempt}/failure.json")
+        if attempt_of(document, done) == 0:
+            document = None
         code = document["exit_code"] if document else outcome.exit_code
+        if code and document is None and newest > done.attempt:
+            code = FENCED  # which leaves no document; clusters tell nothing but that a job failed
         failure = AirflowFailException if code in FINAL else AirflowException
         text = "\n".join([ending(code, done), *reasons(outcome, document)])
         note_failure(context["ti"], text)
@@ -78,6 +87,7 @@ class JobOperator(BaseOperator):
     def rendered_work(self, context: Context) -> Work:
         """This attempt of the task, once its templates are rendered."""
         instance = context["ti"]
+        started = context["dag_run"].start_date
         return Work(
             job=self.job,
             lake=self.lake,
@@ -90,11 +100,24 @@ class JobOperator(BaseOperator):
             parameters=self.parameters,
             request=self.request,
             cluster=self.cluster,
+            run_started=started.astimezone(UTC).isoformat(timespec="microseconds") if started else None,
         )
 
     def on_kill(self) -> None:
         if self.handle is not None:
             self.runtime.cancel(self.handle)
+
+
+def attempt_of(document: Mapping[str, Any] | None, work: Work) -> int:
+    """The number of the attempt that left a document in the lake; 0 for none, and for one of an older run of this ID.
+
+    A run that is deleted and made anew, or cleared, keeps its ID and begins later.
+    """
+    if document is None:
+        return 0
+    began = document["task"].get("run_started")
+    older = began and work.run_started and began < work.run_started
+    return 0 if older else int(document["task"]["attempt"])
 
 
 def result(outcome: Outcome) -> Any:
@@ -109,8 +132,16 @@ def result(outcome: Outcome) -> Any:
 
 
 def small(xcom: dict[str, Any]) -> dict[str, Any]:
-    """An XCom without its metrics if it is too large for Airflow's database with them."""
-    return xcom if len(json.dumps(xcom)) <= LARGEST_RESULT else {**xcom, "metrics": {}}
+    """An XCom that fits into Airflow's database: without its largest metrics, of which it says so."""
+    kept = {name: len(json.dumps({name: value})) for name, value in xcom["metrics"].items()}
+    left_out: list[str] = []
+    while kept and sum(kept.values()) > LARGEST_RESULT - 1024:
+        left_out.append(max(kept, key=lambda name: kept[name]))
+        del kept[left_out[-1]]
+    if not left_out:
+        return xcom
+    told = f"{len(left_out)} metrics, '{left_out[0][:100]}' first; the manifest has them."
+    return {**xcom, "metrics": {name: xcom["metrics"][name] for name in kept}, "left_out": told}
 
 
 def ending(code: int, work: Work) -> str:

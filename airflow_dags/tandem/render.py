@@ -47,7 +47,7 @@ def sent(arguments: argparse.Namespace) -> Any:
         "task": task,
         "ti": instance,
         "run_id": arguments.run,
-        "dag_run": SimpleNamespace(conf={}, run_id=arguments.run),
+        "dag_run": SimpleNamespace(conf={}, run_id=arguments.run, start_date=None),
         "var": {
             "value": VariableAccessor(deserialize_json=False),
             "json": VariableAccessor(deserialize_json=True),

@@ -142,7 +142,7 @@ def test_cancel_ends_a_run_while_another_thread_watches_it(direct):
     ps = ["ps", "-A", "-o", "args="]
     until(
         lambda: (
-            f"{run.work.lake} --dag-id d --run-id r --task-id cancelled"
+            f"{run.work.lake} --dag-id=d --run-id=r --task-id=cancelled"
             not in subprocess.run(ps, capture_output=True, text=True, check=True).stdout
         )
     )

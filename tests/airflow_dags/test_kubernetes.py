@@ -129,7 +129,7 @@ def attempted(runtime, work):
     handler.emit = lambda record: ended.warnings.append(record.getMessage()) if record.thread == thread else None
     logging.getLogger("tandem").addHandler(handler)
     try:
-        ended.xcom = operator.execute({"ti": instance})
+        ended.xcom = operator.execute({"ti": instance, "dag_run": SimpleNamespace(start_date=None)})
         ended.state = "success"
     except AirflowException as error:
         ended.state = "failed" if isinstance(error, AirflowFailException) else "up_for_retry"

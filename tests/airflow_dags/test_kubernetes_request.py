@@ -129,12 +129,12 @@ def test_what_is_sent_can_be_seen_before(workshop, monkeypatch):
     made = rendered("kubernetes_pod")
     base, sidecar = made["spec"]["containers"]
     assert base["image"] == sidecar["image"] == "registry.example/team/tandem/toy:0123"
-    assert base["args"][:4] == ["--lake", "s3://bucket/lake", "--dag-id", "p"]
+    assert base["args"][:2] == ["--lake=s3://bucket/lake", "--dag-id=p"]
     assert made["metadata"]["labels"]["try_number"] == "2"
     job = rendered("kubernetes_job")
     assert job["spec"]["backoffLimit"] == 0
     assert job["spec"]["template"]["spec"] == made["spec"]
-    assert rendered("process")[-2:] == ["--attempt", "2"]
+    assert rendered("process")[-1] == "--attempt=2"
 
 
 def test_the_parts_of_a_mapped_task_at_once_are_the_environments(workshop):

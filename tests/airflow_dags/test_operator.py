@@ -1,7 +1,9 @@
 """How a job's end becomes a task's: exit codes, retries, XCom, last lines, the command that runs it again."""
 
+import datetime
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,7 +81,7 @@ def test_only_what_another_attempt_may_mend_is_tried_again(ends, name):
             "code_5",
             [
                 "ended with exit code 5 (fenced, this attempt or a newer one has published).",
-                "A newer attempt has published.",
+                "It said last: A newer attempt has published.",
             ],
         ),
         ("killed", ["was killed by SIGKILL.", " started job=killed attempt=2"]),
@@ -106,7 +108,7 @@ def test_the_last_lines_of_a_failed_task_are_its_own_error_and_the_command(ends,
     for line, expected in zip(told, lines):
         assert expected in line
     assert told[-2] == "It is not tried again."
-    assert f"--task-id {name} --attempt {attempt + 1}" in told[-1]
+    assert f"--task-id={name} --attempt={attempt + 1}" in told[-1]
 
 
 def test_a_task_that_is_tried_again_says_so(ends):
@@ -117,7 +119,7 @@ def test_a_task_that_is_tried_again_says_so(ends):
 
 def test_the_command_in_the_log_runs_the_task_again(ends):
     workshop, ran = ends
-    (line,) = [line for line in ran.log if "To run it by hand" in line and "--task-id code_1 --attempt 3" in line]
+    (line,) = [line for line in ran.log if "To run it by hand" in line and "--task-id=code_1 --attempt=3" in line]
     subprocess.run(line.removeprefix("To run it by hand: "), shell=True, check=True, cwd="/")
     (manifest,) = (workshop.lake / "intermediate" / "ends").glob("*/code_1/manifest.json")
     assert json.loads(manifest.read_text())["task"]["attempt"] == 3
@@ -145,15 +147,17 @@ def test_a_job_gets_roles_parameters_and_its_own_identity_and_hands_back_manifes
     ran = workshop.run("given", conf={"text": "a b"})
     assert ran.state == "success"
     arguments = {name: " ".join(xcom["metrics"]["arguments"]) for name, xcom in ran.xcoms.items()}
-    head = f"--lake file://{workshop.lake} --dag-id given --run-id {ran.run_id}"
-    part = "--from interactions=build --set flag=true --set parts=2"
+    (started,) = {each for text in arguments.values() for each in re.findall(r" --run-started=(\S+)", text)}
+    assert datetime.datetime.fromisoformat(started).utcoffset() == datetime.timedelta()
+    head = f"--lake=file://{workshop.lake} --dag-id=given --run-id={ran.run_id}"
+    first, part = f"--attempt=1 --run-started={started}", "--from=interactions=build --set=flag=true --set=parts=2"
     assert arguments == {
-        "build": f"{head} --task-id build --attempt 1 --set text=a b $HOME; x",
-        "part[0]": f"{head} --task-id part --attempt 1 --map-index 0 {part}",
-        "part[1]": f"{head} --task-id part --attempt 1 --map-index 1 {part}",
-        "join": f"{head} --task-id join --attempt 1 --from interactions=part",
+        "build": f"{head} --task-id=build {first} --set=text=a b $HOME; x",
+        "part[0]": f"{head} --task-id=part {first} --map-index=0 {part}",
+        "part[1]": f"{head} --task-id=part {first} --map-index=1 {part}",
+        "join": f"{head} --task-id=join {first} --from=interactions=part",
     }
-    assert ran.xcoms["build"]["metrics"]["arguments"][-1] == "text=a b $HOME; x"
+    assert ran.xcoms["build"]["metrics"]["arguments"][-1] == "--set=text=a b $HOME; x"
     for xcom in ran.xcoms.values():
         assert Path(xcom["manifest"].removeprefix("file://")).is_file()
     conf = "--conf spark.driver.memory=1g --conf spark.a=given b --conf spark.ui.enabled=false"

@@ -54,7 +54,7 @@ def kill_once(task_id, within=900):
             if arguments[1:2] == [f"{ROOT}/jobs/{task_id}/main.py"]:
                 time.sleep(1.5)  # it is at work by now
                 os.kill(int(process.name), signal.SIGKILL)
-                return int(arguments[arguments.index("--attempt") + 1])
+                return next(int(text.removeprefix("--attempt=")) for text in arguments if text.startswith("--attempt="))
         time.sleep(0.05)
     raise TimeoutError(f"{task_id} was not started within {within} s")
 

@@ -122,7 +122,7 @@ def test_the_step_is_the_uploaded_bundle_with_the_tasks_arguments(s3_lake, clust
         *("spark-submit", "--master", "yarn", "--deploy-mode", "cluster", "--name", "count"),
         *("--conf", "spark.driver.memory=1g", "--conf", "spark.executor.cores=2", "--conf", "spark.a=b c"),
         *("--py-files", f"{remote}/code.zip", f"{remote}/main.py"),
-        *("--lake", s3_lake, "--dag-id", "d", "--run-id", "r:1", "--task-id", "count", "--attempt", "1"),
+        *(f"--lake={s3_lake}", "--dag-id=d", "--run-id=r:1", "--task-id=count", "--attempt=1"),
         *("--set", "a=b c"),
     ]
     told = capsys.readouterr().out

@@ -26,18 +26,21 @@ class Work:
     parameters: Mapping[str, Any]
     request: Mapping[str, Any]  # what the runtime asked for when the pipeline was parsed, its templates rendered
     cluster: Any  # what opening the cluster returned, None where none was opened
+    run_started: str | None = None  # a run that is deleted and made anew under its ID counts attempts from 1 again
 
     @property
     def arguments(self) -> list[str]:
-        """The arguments of main.py, the same in every runtime."""
+        """The arguments of main.py, the same in every runtime; each in one word, for an ID may begin with a dash."""
         named = {"lake": self.lake, "dag-id": self.dag_id, "run-id": self.run_id, "task-id": self.task_id}
         named["attempt"] = str(self.attempt)
+        if self.run_started is not None:
+            named["run-started"] = self.run_started
         if self.map_index is not None:
             named["map-index"] = str(self.map_index)
         return [
-            *(part for name, value in named.items() for part in (f"--{name}", value)),
-            *(part for role, task_id in self.predecessors.items() for part in ("--from", f"{role}={task_id}")),
-            *(part for name, value in self.parameters.items() for part in ("--set", f"{name}={written(value)}")),
+            *(f"--{name}={value}" for name, value in named.items()),
+            *(f"--from={role}={task_id}" for role, task_id in self.predecessors.items()),
+            *(f"--set={name}={written(value)}" for name, value in self.parameters.items()),
         ]
 
     @property
