@@ -138,7 +138,8 @@ def generated(folder: Path, users: int) -> None:
     identity = ["--lake", lake, "--dag-id", "benchmark", "--run-id", "run", "--attempt", "1", "--task-id"]
     run("jobs/ingest_users/main.py", *identity, "users")
     run("jobs/build_user_features/main.py", *identity, "features", *given)
-    written = folder / "generated" / "intermediate" / "benchmark" / "run" / "features" / "attempt-1" / "features"
+    written = folder / "generated" / "intermediate" / "benchmark" / "run" / "features"
+    written = next(written.glob("attempt-1/*/features"))
     heading(f"Generated shop of {users:,} users, cancelled within 28 days from {cut}")
     judge(ds.dataset(written).to_table(), cut)
     drawn = truth.filter(pc.field("cut") == cut)

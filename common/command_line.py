@@ -1,6 +1,7 @@
 """The command line of every job: parsed, explained, and told what is wrong with it in one sentence."""
 
 import argparse
+import datetime
 from typing import Any, NoReturn
 
 from common import storage
@@ -31,6 +32,7 @@ def parse(job: Job, arguments: list[str]) -> argparse.Namespace:
     add("--run-id", required=True, metavar="ID", help="the run of the pipeline")
     add("--task-id", required=True, metavar="ID", help="the task's own ID, under which it hands over")
     add("--attempt", required=True, metavar="NUMBER", type=int, help="1 at first, one more for each retry")
+    add("--run-started", metavar="TIME", type=moment, help="when the run began: of two runs of one ID the newer counts")
     add("--map-index", metavar="NUMBER", type=int, help="which instance this is, if the task is mapped")
     pairs: Any = {"default": [], "action": "append", "type": pair}
     add("--from", dest="predecessors", metavar="ROLE=TASK_ID", help="the predecessor that fills an input", **pairs)
@@ -61,6 +63,17 @@ def lake_uri(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
     return text
+
+
+def moment(text: str) -> str:
+    """A time with its offset, written so that the order of such texts is the order of the times."""
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a time, expected one such as 2011-06-01T03:00:00+00:00")
+    return time.astimezone(datetime.UTC).isoformat(timespec="microseconds")
 
 
 def pair(text: str) -> tuple[str, str]:

@@ -1,8 +1,10 @@
 """The days of which a dataset may have partitions: one small document of the dataset, so that no reader has to list.
 
 A day is noted before anything of it is published, so a noted day may have nothing yet; its manifest says what it has.
+A document that is lost or can't be read is never taken for one of no days: then, and only then, the dataset is listed.
 """
 
+import datetime
 import json
 
 from common import manifest, storage
@@ -16,23 +18,41 @@ def noted(dataset: str) -> list[str]:
 def note(dataset: str, days: set[str]) -> None:
     """Add days to those noted, whoever else adds some at the same time."""
     while True:
-        former, tag = look(dataset)
-        if days <= set(former):
+        former, tag, whole = look(dataset)
+        everything = sorted(days | set(former))
+        if not everything or (whole and everything == former):
             return
         try:
-            storage.replace(document(dataset), manifest.content({"days": sorted(days | set(former))}), tag)
+            storage.replace(document(dataset), manifest.content({"days": everything}), tag)
             return
         except storage.Changed:
             continue
 
 
-def look(dataset: str) -> tuple[list[str], str | None]:
+def look(dataset: str) -> tuple[list[str], str | None, bool]:
+    """The days noted, the tag of the document, and whether the document is whole: else the days are listed."""
+    tag = None
     try:
         content, tag = storage.read(document(dataset))
-    except FileNotFoundError:
-        return [], None
-    days: list[str] = json.loads(content)["days"]
-    return days, tag
+        days = [str(datetime.date.fromisoformat(day)) for day in json.loads(content)["days"]]
+        if days:  # nobody writes a document without days
+            return days, tag, True
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # lost, cut off, or of another shape
+        pass
+    return listed(dataset), tag, False
+
+
+def listed(dataset: str) -> list[str]:
+    """The days of which a dataset has folders."""
+    named = (name.removeprefix("date=") for name in storage.folders(dataset) if name.startswith("date="))
+    return [day for day in named if is_day(day)]
+
+
+def is_day(text: str) -> bool:
+    try:
+        return str(datetime.date.fromisoformat(text)) == text
+    except ValueError:
+        return False
 
 
 def document(dataset: str) -> str:

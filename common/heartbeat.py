@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common.failures import one_line
+
 INTERVAL = 30  # seconds; load balancers and log readers cut what is silent for a minute or more
 
 
@@ -22,7 +24,7 @@ class Progress:
         """Print one line: time, task, event, numbers."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         fields = "".join(f" {name}={value}" for name, value in numbers.items())
-        print(f"{now} {self.name} {event}{fields}", flush=True)
+        print(one_line(f"{now} {self.name} {event}{fields}"), flush=True)
 
     @contextlib.contextmanager
     def alive(self, interval: float = INTERVAL) -> Iterator[None]:

@@ -17,13 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Input:
-    """An input as the manifests name it: files that are all there with their sizes, and how many rows they hold."""
+    """An input as the manifests name it: files that are all there with their sizes, and how many rows they hold.
+
+    `taken` is when it was found, of a hand-over when the oldest of what it was made from was.
+    """
 
     role: str
     contract: Contract | None
     files: list[File]
     rows: int = 0
     manifests: list[Manifest] = field(default_factory=list)
+    taken: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
 
     @property
     def day_after_newest(self) -> datetime.date:
@@ -35,11 +39,13 @@ class Input:
 def resolve(task: "Task", role: str, table: Table) -> Input:
     """The files of an input, checked to be all there with their sizes; InputError names what is missing or wrong."""
     contract = contracts.load(table.contract) if table.contract else None
+    taken = task.now()
     if table.raw:
         folder = f"{task.lake}/{table.raw}"
         named = [name.removeprefix("arrival=") for name in storage.folders(folder) if name.startswith("arrival=")]
         arrivals = [f"{folder}/arrival={day}" for day in in_window(task, named, table)]
-        return Input(role, contract, [file for files in storage.files_of(arrivals).values() for file in files])
+        files = [file for files in storage.files_of(arrivals).values() for file in files]
+        return Input(role, contract, files, taken=taken)
     if table.dataset:
         folder = f"{task.lake}/{table.dataset}"
         names = [f"date={day}" for day in in_window(task, days.noted(folder), table)] if table.dates else ["all"]
@@ -53,7 +59,8 @@ def resolve(task: "Task", role: str, table: Table) -> Input:
     else:
         manifests = predecessor_manifests(task, role)
         output = predecessor_output(manifests[0], role, table)
-    result = Input(role, contract, [], 0, manifests)
+        taken = min(manifest.basis(parent.document) for parent in manifests)
+    result = Input(role, contract, [], 0, manifests, taken)
     for parent in manifests:
         outputs = parent.document["outputs"]
         entry = outputs[output] if output else next(iter(outputs.values()))
@@ -78,30 +85,63 @@ def in_window(task: "Task", named: list[str], table: Table) -> list[str]:
 
 
 def predecessor_manifests(task: "Task", role: str) -> list[Manifest]:
-    """The manifest of a role's predecessor, or one of each of its map instances; each says how many there are."""
-    predecessor = task.predecessors[role]
-    plain = manifest.find(lake.manifest(lake.task_key(task.lake, task.dag_id, task.run_id, predecessor)))
-    if plain:
-        return [plain]
+    """The manifest of a role's predecessor, or one of each of its shards; each shard says how many there are.
 
-    def instance(index: int) -> Manifest:
-        uri = lake.manifest(lake.task_key(task.lake, task.dag_id, task.run_id, predecessor, index))
-        if found := manifest.find(uri):
-            return found
+    A task that was mapped in one try and not in another has left both: the newer counts.
+    """
+    predecessor = task.predecessors[role]
+
+    def shard(index: int | None) -> str:
+        return lake.manifest(lake.task_key(task.lake, task.dag_id, task.run_id, predecessor, index))
+
+    plain, first = at_once(manifest.find, [shard(None), shard(0)])
+    if plain and not (first and published(first) > published(plain)):
+        return [plain]
+    if first is None:
         raise InputError(
-            f"Task '{predecessor}' (input '{role}') has published nothing at {uri}; run it to its end first."
+            f"Task '{predecessor}' (input '{role}') has published nothing at {shard(0)}; run it to its end first."
+        )
+    count = first.document["task"]["map_count"]
+    found = [first, *at_once(manifest.find, [shard(index) for index in range(1, count)])]
+    for index, each in enumerate(found):
+        if each is None:
+            raise InputError(
+                f"Task '{predecessor}' (input '{role}') has published nothing at {shard(index)}; run it to its end "
+                "first."
+            )
+    shards = [each for each in found if each]
+    check_one_making(predecessor, role, shards)
+    return shards
+
+
+def published(parent: Manifest) -> str:
+    """When a manifest was published, as a text whose order is that of the times."""
+    return str(parent.document.get("ended", ""))
+
+
+def check_one_making(predecessor: str, role: str, shards: list[Manifest]) -> None:
+    """InputError that names the shards to run again if not all were made from the same.
+
+    That is: one number of shards, the same parameters, and the same manifests read. The newest is taken for right.
+    """
+    newest = making(max(shards, key=published))
+    stale = [number for number, shard in enumerate(shards) if making(shard) != newest]
+    if stale:
+        count, wanted = making(shards[stale[0]])[0], newest[0]
+        differs = "was made from other parameters or inputs than the newest"
+        if count != wanted:
+            differs = f"is one of {count} parts, the newest is one of {wanted} parts"
+        raise InputError(
+            f"The shards of task '{predecessor}' (input '{role}') were not made from the same: {shards[stale[0]].uri} "
+            f"{differs}; run task '{predecessor}' again with map index {', '.join(map(str, stale[:20]))}"
+            f"{' and others' if len(stale) > 20 else ''}."
         )
 
-    first = instance(0)
-    count = first.document["task"]["map_count"]
-    manifests = [first, *at_once(instance, range(1, count))]
-    for other in manifests:
-        if other.document["task"]["map_count"] != count:
-            raise InputError(
-                f"{other.uri} is one of {other.document['task']['map_count']} parts, but {first.uri} is one of "
-                f"{count}; run task '{predecessor}' again in whole."
-            )
-    return manifests
+
+def making(shard: Manifest) -> tuple[Any, ...]:
+    """What the shards of a task have in common if they were made from the same, whichever code made them."""
+    document = shard.document
+    return document["task"]["map_count"], document.get("parameters"), document.get("parents")
 
 
 def predecessor_output(parent: Manifest, role: str, table: Table) -> str:

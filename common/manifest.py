@@ -1,7 +1,9 @@
 """Manifests: found by readers, published last by writers, fenced against attempts that wake up late."""
 
+import datetime
 import hashlib
 import json
+import math
 from typing import Any, NamedTuple
 
 from common import storage
@@ -29,18 +31,56 @@ def find(uri: str) -> Manifest | None:
 
 
 def content(document: dict[str, Any]) -> bytes:
-    """The bytes of a document, the same for the same document; dates as ISO 8601."""
-    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, default=str).encode()
+    """The bytes of a document as JSON in UTF-8, the same for the same document; dates as ISO 8601.
+
+    What JSON lacks is written as what is nearest: NaN and infinities as null, half a surrogate pair as its escape.
+    """
+    text = json.dumps(plain(document), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: keys as strings, numbers that are not finite as null, numpy's scalars as Python's."""
+    if isinstance(value, dict):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str | int):
+        return value
+    return plain(value.item()) if hasattr(value, "item") else str(value)
 
 
 def fence(task: dict[str, Any], there: Manifest | None) -> None:
     """Raise Fenced if what is published at a task's key is of this attempt or of a newer one."""
-    if there and there.document["task"]["attempt"] >= task["attempt"]:
-        newest = there.document["task"]["attempt"]
-        raise Fenced(
-            f"Attempt {task['attempt']} of task '{task['task_id']}' publishes nothing, because attempt {newest} has "
-            f"published already ({there.uri}); to replace that result, run the task with --attempt {newest + 1}."
-        )
+    if there and compared(there.document["task"], task) >= 0:
+        raise superseded(task, there)
+
+
+def superseded(task: dict[str, Any], there: Manifest) -> Fenced:
+    newest = there.document["task"]["attempt"]
+    return Fenced(
+        f"Attempt {task['attempt']} of task '{task['task_id']}' is fenced, because attempt {newest} has "
+        f"published already ({there.uri}); to replace that result, run the task with --attempt {newest + 1}."
+    )
+
+
+def compared(one: dict[str, Any], other: dict[str, Any]) -> int:
+    """Whether one attempt of a task is older (-1) or newer (1) than another, or the same (0).
+
+    A run that was deleted and made anew under its ID counts its attempts from 1 again, so the start of the run comes
+    before the attempt's number, where both are known.
+    """
+    names = ["run_started", "attempt"] if one.get("run_started") and other.get("run_started") else ["attempt"]
+    first, second = ([task[name] for name in names] for task in (one, other))
+    return (first > second) - (first < second)
+
+
+def basis(document: dict[str, Any]) -> datetime.datetime:
+    """When the oldest input of what a manifest names was taken; of manifests that do not say it, the task's start."""
+    said = document.get("basis") or document.get("started")
+    return datetime.datetime.fromisoformat(said) if said else datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
 def publish(uri: str, document: dict[str, Any], seen: Manifest | None) -> None:
@@ -60,8 +100,8 @@ def publish(uri: str, document: dict[str, Any], seen: Manifest | None) -> None:
 def publish_partition(uri: str, document: dict[str, Any], seen: Manifest | None) -> None:
     """Publish a partition's manifest if the partition is still what this task saw and built upon.
 
-    Raises Fenced if a newer attempt of the same task was quicker, and Failure (worth a retry, which builds upon what
-    is there now) if another task was.
+    Raises Fenced if this or a newer attempt of the same task was quicker, and Failure (worth a retry, which builds
+    upon what is there now) if another task was.
     """
     try:
         storage.replace(uri, content(document), seen.tag if seen else None)
@@ -72,6 +112,36 @@ def publish_partition(uri: str, document: dict[str, Any], seen: Manifest | None)
         raise Failure(
             f"The partition {uri} changed while this task worked on it, nothing of it was replaced; run the task again."
         ) from None
+
+
+def publish_replacement(uri: str, document: dict[str, Any], seen: Manifest | None) -> None:
+    """Publish what replaces a whole dataset, if that is still what this task saw before it read its inputs.
+
+    Raises what `publish_partition` does, and Fenced if what came meanwhile was made from newer input.
+    """
+    try:
+        publish_partition(uri, document, seen)
+    except Failure:
+        refuse_stale(document["task"], basis(document), find(uri))
+        raise
+
+
+def refuse_stale(task: dict[str, Any], taken: datetime.datetime, there: Manifest | None) -> None:
+    """Raise Fenced if a task must not replace what is published of a dataset.
+
+    That is so if it was published by a newer attempt of the same task, or from input taken later than this task's.
+    """
+    if there is None:
+        return
+    by = there.document["task"]
+    if same_task(by, task) and compared(by, task) > 0:
+        raise superseded(task, there)
+    if basis(there.document) > taken:
+        raise Fenced(
+            f"Task '{task['task_id']}' of run '{task['run_id']}' is fenced, because {there.uri} was published by run "
+            f"'{by['run_id']}' from input of {basis(there.document).isoformat()} and this task's is of "
+            f"{taken.isoformat()}; to replace that result, start a new run."
+        )
 
 
 def same_task(one: dict[str, Any], other: dict[str, Any]) -> bool:

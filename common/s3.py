@@ -194,7 +194,7 @@ def abort_uploads(folder: str, own: str, latest: int) -> int:
         {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
         for page in pages
         for upload in page.get("Uploads", [])
-        if (begun := re.match(rf"{own}-(\d+)/", upload["Key"].removeprefix(prefix))) and int(begun[1]) <= latest
+        if (begun := re.match(rf"{own}-(\d+)[-/]", upload["Key"].removeprefix(prefix))) and int(begun[1]) <= latest
     ]
     for upload in uploads:
         with contextlib.suppress(client().exceptions.NoSuchUpload):

@@ -13,6 +13,7 @@ from typing import Any
 from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkException
+from pyspark.java_gateway import launch_gateway
 from pyspark.sql import Column as SparkColumn
 from pyspark.sql import DataFrame, DataFrameWriter, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -34,8 +35,8 @@ from common.contracts import Column, Contract
 from common.failures import Failure, InputError, Refused
 from common.heartbeat import repeatedly
 from common.manifest import Manifest
-from common.storage import File, at_once
-from common.task import Task
+from common.storage import File
+from common.task import LAST_LINE_TO, Task
 
 ROWS_PER_PARTITION = 500_000  # more of them, and the hash aggregate of a 1 GiB heap sorts and spills
 MANY_FILES = 24  # of one partition, when they are small
@@ -93,6 +94,18 @@ def session(task: Task) -> Iterator[SparkSession]:
         yield spark
     if former is None:
         spark.stop()
+
+
+def tell_launcher(sentence: str) -> None:
+    """Print a line on the stderr of spark-submit, which sends what a driver in Python prints there to its stdout."""
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        gateway: Any = SparkContext._gateway or launch_gateway()
+        gateway.jvm.java.lang.System.err.println(sentence)
+        log4j = gateway.jvm.org.apache.logging.log4j  # before there is a session it would log its own end behind that
+        log4j.core.config.Configurator.setRootLevel(log4j.Level.ERROR)
+
+
+LAST_LINE_TO.append(tell_launcher)
 
 
 def submitted_to() -> str:
@@ -301,7 +314,7 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     """Add rows to partitions of a dataset: those of the contract, and a column `date` that says to which partition.
 
     `partitions` has, for each date that may get rows, what was published of it when the task read it. Files go
-    straight to their partitions, into a folder of this attempt, and count once the partition's manifest names them
+    straight to their partitions, into a folder of this process, and count once the partition's manifest names them
     beside the former ones. A partition that got no rows stays as it is, unless it lies in many small files: then what
     it held is written again beside the new rows, and only that counts. Returns how many rows were added.
     Raises Fenced or Failure if a partition changed meanwhile, Failure if the files do not hold all the rows, Refused
@@ -311,9 +324,6 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     folders = {f"{dataset}/date={date}": seen for date, seen in partitions.items()}
     former = {folder: listed(seen) for folder, seen in folders.items()}
     own = {folder: f"{folder}/{task.version}" for folder in folders}
-    # What an attempt of the same number left when it died would be taken for this one's.
-    left = storage.files_of([own[folder] for folder, files in former.items() if not holds(files, own[folder])])
-    at_once(storage.delete, [folder for folder, files in left.items() if files])
     name, _, version = task.version.partition("=")
     # By default Hadoop's committer shares a folder with other writers of the dataset, and deletes it at its end.
     number = str(int(hashlib.sha256(task.version.encode()).hexdigest()[:7], 16))
@@ -332,7 +342,7 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     parquet_writer(placed).partitionBy("date", name).options(**private).save(dataset)
     storage.delete(f"{dataset}/_temporary/{number}")
     found = storage.files_of(list(own.values()))
-    new = {folder: [file for file in found[own[folder]] if file not in former[folder]] for folder in folders}
+    new = {folder: found[own[folder]] for folder in folders}
     written = rows_by_date(dataset, [file for files in new.values() for file in files], contract)
     refuse_forbidden(role, contract, added.get)
     sent, total = observation.get["rows"], sum(written.values())
@@ -391,7 +401,3 @@ def listed(partition: Manifest | None) -> list[File]:
 def rows(partition: Manifest | None) -> int:
     """How many rows the manifest of a dataset's partition counts."""
     return sum(output["rows"] for output in partition.document["outputs"].values()) if partition else 0
-
-
-def holds(files: list[File], folder: str) -> bool:
-    return any(file.uri.startswith(f"{folder}/") for file in files)

@@ -101,12 +101,35 @@ def files(folder: str) -> list[File]:
     if is_s3(folder):
         found = [File(f"{folder}/{name}", size) for name, size in s3.files(folder)]
     else:
-        found = [
-            File(f"file://{parent}/{name}", os.stat(f"{parent}/{name}").st_size)
-            for parent, _, names in os.walk(local(folder))
-            for name in names
-        ]
+        found = list(files_below(str(local(folder))))
     return visible(folder, found)
+
+
+def files_below(folder: str) -> Iterator[File]:
+    """The files below a folder of a file system, those that Hadoop hides left out; what can't be listed is an error.
+
+    What others delete meanwhile is not there.
+    """
+    for entry in entries(folder):
+        if entry.name.startswith(("_", ".")):
+            continue
+        if entry.is_dir():
+            yield from files_below(entry.path)
+            continue
+        try:
+            yield File(f"file://{entry.path}", entry.stat().st_size)
+        except FileNotFoundError:
+            if entry.is_symlink():  # to nowhere
+                raise
+
+
+def entries(folder: str | Path) -> list["os.DirEntry[str]"]:
+    """What is right below a folder of a file system; nothing if there is no such folder."""
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except FileNotFoundError:
+        return []
 
 
 def visible(folder: str, found: list[File]) -> list[File]:
@@ -145,20 +168,18 @@ def sizes(uris: list[str]) -> dict[str, int]:
 
 def folders(folder: str) -> list[str]:
     """The names of the folders right below a folder, sorted, without hidden ones."""
-    if is_s3(folder):
-        names = s3.folders(folder)
-    else:
-        path = local(folder)
-        names = [entry.name for entry in os.scandir(path) if entry.is_dir()] if path.is_dir() else []
+    names = s3.folders(folder) if is_s3(folder) else [entry.name for entry in entries(local(folder)) if entry.is_dir()]
     return sorted(name for name in names if not name.startswith(("_", ".")))
 
 
 def delete(folder: str) -> None:
-    """Delete a folder and all that is below it; nothing there is fine."""
+    """Delete a folder and all that is below it; nothing there is fine, what can't be deleted is an error."""
     if is_s3(folder):
         s3.delete(folder)
-    else:
-        shutil.rmtree(local(folder), ignore_errors=True)
+        return
+    while local(folder).exists():
+        with contextlib.suppress(FileNotFoundError):  # others delete it, too
+            shutil.rmtree(local(folder))
 
 
 def at_once(function: Callable[[Argument], Value], arguments: Iterable[Argument]) -> list[Value]:

@@ -145,13 +145,12 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
 def destination(task: Task, role: str) -> tuple[str, Callable[[int], None]]:
     """The folder for the files of an output, and what publishes them, given their rows.
 
-    That of a dataset publishes its one partition, `all`, if it is still what is there now.
+    That of a dataset publishes its one partition, `all`, if it still holds what it held before anything was read.
     """
     if not task.job.outputs[role].dataset:
         return task.folder(role), lambda rows: task.written(role, rows)
-    partition, seen = task.partition(role, "all")
-    folder = f"{partition}/{task.version}"
-    return folder, lambda rows: task.publish_partition(role, partition, seen, rows, storage.files(folder))
+    folder = f"{task.lake}/{task.job.outputs[role].dataset}/all/{task.version}"
+    return folder, lambda rows: task.replace_dataset(role, rows, storage.files(folder))
 
 
 def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -> pa.Table:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import resource
+import secrets
 import signal
 import socket
 import sys
@@ -20,13 +21,15 @@ from typing import Any, NoReturn
 
 from common import lake, manifest, s3, storage
 from common.command_line import checked_predecessors, parse
-from common.failures import ArgumentError, Failure, InputError
+from common.failures import ArgumentError, Failure, Fenced, InputError, one_line
 from common.heartbeat import Progress, peak_memory
 from common.inputs import Input, resolve
 from common.job import Job, built, code_folder, load, parameter_values
 from common.manifest import Manifest
 from common.storage import File
 
+LAST_LINE_TO: list[Callable[[str], None]] = []  # where else the last line goes than to this process's stderr
+PATIENCE = 2  # seconds that SIGTERM waits for a write that publishes; who sends it waits for three or more
 LARGEST_RESULT = 48 * 1024  # bytes; what an orchestrator keeps of a task is a note, not data
 
 
@@ -40,6 +43,7 @@ class Task:
         self.run_id: str = arguments.run_id
         self.task_id: str = arguments.task_id
         self.attempt: int = arguments.attempt
+        self.run_started: str | None = arguments.run_started
         self.map_index: int | None = arguments.map_index
         self.predecessors = checked_predecessors(job, dict(arguments.predecessors))
         self.parameters = parameter_values(job, dict(arguments.settings))
@@ -47,11 +51,16 @@ class Task:
         self.metrics: dict[str, Any] = {}
         self.key = lake.task_key(self.lake, self.dag_id, self.run_id, self.task_id, self.map_index)
         self.attempt_folder = lake.attempt_folder(self.key, self.attempt)
+        self.process = secrets.token_hex(4)  # two processes may have one attempt's number: each has names of its own
         self.started = datetime.datetime.now(datetime.UTC)
         self.line = Progress(self.task_id if self.map_index is None else f"{self.task_id}[{self.map_index}]")
         self.code = code_fingerprint(folder)
+        self.replaced: dict[str, Manifest | None] = {}  # by output: what its dataset held before anything was read
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, dict[str, Any]] = {}
+        self.effects: list[str] = []
+        self.taking_effect = threading.Lock()
+        self.published = False
 
     def checked_map_count(self) -> int | None:
         """How many map instances of this task there are, if the job is mapped at all."""
@@ -69,31 +78,63 @@ class Task:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Which task and attempt this is, as it stands in manifests."""
-        names = ("dag_id", "run_id", "task_id", "map_index", "map_count", "attempt")
+        """The task, the attempt and the process, as they stand in manifests."""
+        names = ("dag_id", "run_id", "task_id", "map_index", "map_count", "attempt", "run_started", "process")
         return {name: getattr(self, name) for name in names}
 
-    def clean_up(self) -> None:
-        """Remove what an attempt of this number left, and the uploads that it or an earlier one began and never ended.
+    def abort_uploads(self) -> None:
+        """Abort the uploads that earlier attempts began and never ended.
 
         An earlier attempt that still runs fails by that; it could not publish any more anyway once this one does.
+        Another process of this attempt is left alone: it may be the one that publishes.
         """
-        storage.delete(self.attempt_folder)
-        if storage.is_s3(self.lake):
-            uploads = s3.abort_uploads(self.key, "attempt", self.attempt)
-            own = f"[^/]+/{self.version.rpartition('-')[0]}"
-            for dataset in sorted({table.dataset for table in self.job.outputs.values() if table.dataset}):
-                uploads += s3.abort_uploads(f"{self.lake}/{dataset}", own, self.attempt)
-            if uploads:
-                self.log("aborted", uploads=uploads)
+        if not storage.is_s3(self.lake):
+            return
+        uploads = s3.abort_uploads(self.key, "attempt", self.attempt - 1)
+        for dataset in sorted({table.dataset for table in self.job.outputs.values() if table.dataset}):
+            uploads += s3.abort_uploads(f"{self.lake}/{dataset}", f"[^/]+/{self.versions}", self.attempt - 1)
+        if uploads:
+            self.log("aborted", uploads=uploads)
+
+    def now(self) -> datetime.datetime:
+        """The time, but never before the basis of what this task replaces, made by a clock that may be ahead."""
+        former = [manifest.basis(each.document) for each in self.replaced.values() if each]
+        return max([datetime.datetime.now(datetime.UTC), *former])
+
+    @property
+    def basis(self) -> datetime.datetime:
+        """When the oldest of this task's inputs was taken; what it replaces must not be newer."""
+        return min((each.taken for each in self.inputs.values()), default=self.started)
+
+    def take_replaced(self) -> None:
+        """Note what the datasets that this task may replace hold, to be done before anything else is read."""
+        for role, table in self.job.outputs.items():
+            if table.dataset:
+                self.replaced[role] = self.partition(role, "all")[1]
+
+    def refuse_stale(self) -> None:
+        """Raise Fenced if a newer attempt, or one of newer input, has published what this task would replace."""
+        for there in self.replaced.values():
+            manifest.refuse_stale(self.identity, self.basis, there)
+
+    def took_effect(self, what: str) -> None:
+        """Record what others see of this task from now on, as in "published X", for sentences about its end."""
+        self.effects.append(what)
+
+    @contextlib.contextmanager
+    def effect(self, what: str) -> Iterator[None]:
+        """Enclose the write by which something takes effect; a signal to end waits for it, and tells of it."""
+        with self.taking_effect:
+            yield
+            self.took_effect(what)
 
     def input(self, role: str) -> Input:
         """An input that `job.toml` declares."""
         return self.inputs[role]
 
     def folder(self, role: str) -> str:
-        """URI of the folder that this attempt writes an output to."""
-        return f"{self.attempt_folder}/{role}"
+        """URI of the folder that this process writes an output to, and no other."""
+        return f"{self.attempt_folder}/{self.process}/{role}"
 
     def written(self, role: str, rows: int) -> None:
         """Say that an output is complete; its files and bytes are taken from one listing."""
@@ -106,17 +147,38 @@ class Task:
         }
 
     @property
-    def version(self) -> str:
-        """The name, unique to this attempt, of the folders that it adds to the partitions of datasets."""
+    def versions(self) -> str:
+        """How the names of the folders that this task's attempts add to the partitions of datasets begin."""
         names = "\0".join([self.dag_id, self.run_id, self.task_id, str(self.map_index)])
-        return f"version={hashlib.sha256(names.encode()).hexdigest()[:16]}-{self.attempt}"
+        return f"version={hashlib.sha256(names.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
+
+    @property
+    def version(self) -> str:
+        """The name, unique to this process, of the folders that it adds to the partitions of datasets."""
+        return f"{self.versions}-{self.attempt}-{self.process}"
 
     def partition(self, role: str, name: str) -> tuple[str, Manifest | None]:
         """URI of a partition of an output dataset, and the manifest that names what counts there now."""
         folder = f"{self.lake}/{self.job.outputs[role].dataset}/{name}"
         return folder, manifest.find(lake.manifest(folder))
 
-    def publish_partition(self, role: str, folder: str, seen: Manifest | None, rows: int, files: list[File]) -> None:
+    def replace_dataset(self, role: str, rows: int, files: list[File]) -> None:
+        """Publish what a dataset holds from now on, in its one partition `all`, in place of what was seen there first.
+
+        Raises Fenced or Failure if it changed since; then it stays as it is.
+        """
+        folder = f"{self.lake}/{self.job.outputs[role].dataset}/all"
+        self.publish_partition(role, folder, self.replaced[role], rows, files, manifest.publish_replacement)
+
+    def publish_partition(
+        self,
+        role: str,
+        folder: str,
+        seen: Manifest | None,
+        rows: int,
+        files: list[File],
+        publish: Callable[[str, dict[str, Any], Manifest | None], None] = manifest.publish_partition,
+    ) -> None:
         """Publish what a partition holds from now on: these files below its folder, in place of what was seen there.
 
         Raises Fenced or Failure if the partition changed meanwhile; then it stays as it is.
@@ -125,7 +187,8 @@ class Task:
         size = sum(file.bytes for file in files)
         paths = [{"path": file.uri.removeprefix(f"{folder}/"), "bytes": file.bytes} for file in files]
         document = self.document({role: {"contract": table.contract, "rows": rows, "bytes": size, "files": paths}})
-        manifest.publish_partition(lake.manifest(folder), document, seen)
+        with self.effect(f"published {folder.removeprefix(f'{self.lake}/')}"):
+            publish(lake.manifest(folder), document, seen)
         output = self.outputs.setdefault(
             role, {"contract": table.contract, "dataset": table.dataset, "rows": 0, "bytes": 0, "partitions": {}}
         )
@@ -141,6 +204,7 @@ class Task:
             "job": self.job.name,
             "fingerprint": self.code,
             "host": socket.gethostname(),
+            "basis": self.basis.isoformat(timespec="microseconds"),
             "outputs": outputs,
             "metrics": self.metrics,
             **self.given(),
@@ -182,7 +246,9 @@ class Task:
 
 def run(main: Callable[[Task], None]) -> NoReturn:
     """Run a job's `main` as the task that the command line names, and exit with the code that tells how it went."""
-    sys.exit(exit_code(main, code_folder(Path(main.__globals__["__file__"])), sys.argv[1:]))
+    code = exit_code(main, code_folder(Path(main.__globals__["__file__"])), sys.argv[1:])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is said and done, and the exit code tells it
+    sys.exit(code)
 
 
 def exit_code(main: Callable[[Task], None], folder: Path | zipfile.Path, arguments: list[str]) -> int:
@@ -206,16 +272,18 @@ def work(main: Callable[[Task], None], task: Task) -> None:
     own_uri = lake.manifest(task.key)
     own = manifest.find(own_uri)
     manifest.fence(task.identity, own)
-    task.clean_up()
     with ended_by_sigterm(task), task.line.alive():
+        task.abort_uploads()
         task.log(
             "started", job=task.job.name, attempt=task.attempt, parameters=json.dumps(task.parameters, default=str)
         )
         if task.job.inputs and not storage.is_s3(task.lake) and not storage.local(task.lake).is_dir():
             raise InputError(f"There is no lake at {task.lake}; mount it there, or correct --lake.")
+        task.take_replaced()
         for role, table in task.job.inputs.items():
             task.inputs[role] = resolve(task, role, table)
             task.log("input", role=role, rows=task.inputs[role].rows, files=len(task.inputs[role].files))
+        task.refuse_stale()
         main(task)
         if missing := [
             role for role, table in task.job.outputs.items() if role not in task.outputs and table.handed_over
@@ -224,20 +292,39 @@ def work(main: Callable[[Task], None], task: Task) -> None:
                 f"The job ended without writing its output '{missing[0]}', expected every output of job.toml."
             )
         document = task.document(task.outputs)
-        manifest.publish(own_uri, document, own)
+        with task.effect("published its result"):
+            manifest.publish(own_uri, document, own)
+            task.published = True
+        with contextlib.suppress(OSError):  # the result counts, whoever may not hear of it
+            tell_success(task, own_uri, document)
+
+
+def tell_success(task: Task, own_uri: str, document: dict[str, Any]) -> None:
+    """Log what was published, and leave it where the orchestrator asked for it."""
     for role, output in task.outputs.items():
         task.log("output", role=role, rows=output["rows"], bytes=output["bytes"])
-    write_result(own_uri, document["metrics"])
+    if file := os.environ.get("TANDEM_RESULT_FILE"):
+        Path(file).write_text(result(own_uri, document["metrics"]))
     task.log("done", seconds=document["seconds"], peak_memory_mib=document["peak_memory_bytes"] >> 20, manifest=own_uri)
 
 
-def write_result(own_uri: str, metrics: dict[str, Any]) -> None:
-    """Leave the manifest's URI and the metrics, as far as they are small, where the orchestrator asked for them."""
-    if file := os.environ.get("TANDEM_RESULT_FILE"):
-        result = json.dumps({"manifest": own_uri, "metrics": metrics}, default=str)
-        if len(result) > LARGEST_RESULT:
-            result = json.dumps({"manifest": own_uri, "metrics": {}})
-        Path(file).write_text(result)
+def result(own_uri: str, metrics: dict[str, Any]) -> str:
+    """The manifest's URI and the metrics as JSON; of metrics too large for that, the small ones and what is left out.
+
+    The manifest has all of them.
+    """
+    texts = {name: json.dumps(value) for name, value in manifest.plain(metrics).items()}
+    kept, size = set(), len(own_uri) + 1024
+    for name in sorted(texts, key=lambda name: len(texts[name])):
+        size += len(json.dumps(name)) + len(texts[name]) + 4
+        if size > LARGEST_RESULT:
+            break
+        kept.add(name)
+    document: dict[str, Any] = {"manifest": own_uri}
+    document["metrics"] = {name: json.loads(text) for name, text in texts.items() if name in kept}
+    if left_out := sorted(texts.keys() - kept):
+        document["left_out"] = f"{len(left_out)} metrics, '{left_out[0][:100]}' first; the manifest has them."
+    return json.dumps(document)
 
 
 def code_fingerprint(folder: Path | zipfile.Path) -> str:
@@ -256,15 +343,27 @@ def tell_failure(error: BaseException, task: Task | None) -> None:
     """Leave the failure document, print the stack of what nobody foresaw, and end stderr with one sentence."""
     if not isinstance(error, Failure):
         traceback.print_exception(error)
-    sentence = str(error) if isinstance(error, Failure) else unforeseen(error)
-    if task:
+    sentence = one_line(str(error) if isinstance(error, Failure) else unforeseen(error))
+    if task and not isinstance(error, Fenced):
         code = error.exit_code if isinstance(error, Failure) else 1
         with contextlib.suppress(Exception):  # a lake that cannot be written to must not hide the failure itself
             leave_failure_document(task, code, sentence, error)
+    tell_last(sentence)
+
+
+def tell_last(sentence: str) -> None:
+    """End stderr, and whatever stands for it, with a sentence."""
     print(sentence, file=sys.stderr, flush=True)
+    for tell in LAST_LINE_TO:
+        with contextlib.suppress(Exception):  # the exit code matters more
+            tell(sentence)
 
 
 def leave_failure_document(task: Task, code: int, sentence: str, error: BaseException | None) -> None:
+    """Leave what happened in the attempt's folder, unless another process of this attempt has published."""
+    there = manifest.find(lake.manifest(task.key))
+    if there and manifest.compared(there.document["task"], task.identity) == 0:
+        return
     chain = []
     while error:
         frames = traceback.extract_tb(error.__traceback__)
@@ -272,7 +371,8 @@ def leave_failure_document(task: Task, code: int, sentence: str, error: BaseExce
         chain.append({"type": type(error).__name__, "message": str(error)[:4000], "where": where})
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     document = {"format": manifest.FORMAT, "task": task.identity, "job": task.job.name, "fingerprint": task.code}
-    document |= {"exit_code": code, "sentence": sentence, "exceptions": chain, **task.given(), **task.times()}
+    document |= {"exit_code": code, "sentence": sentence, "exceptions": chain, "effects": task.effects}
+    document |= {**task.given(), **task.times()}
     storage.write(lake.failure(task.attempt_folder), manifest.content(document))
 
 
@@ -291,9 +391,19 @@ def unforeseen(error: BaseException) -> str:
     return f"{type(error).__name__}{where}: {first_line or 'no message'}; the stack is above, a retry may help."
 
 
+def terminated(task: Task, at_rest: bool) -> str:
+    """One sentence about a task that SIGTERM ends: what it has published, if anything."""
+    if not at_rest:
+        return f"Terminated by SIGTERM while publishing; look at {lake.manifest(task.key)}, then rerun the task."
+    if not task.effects:
+        return "Terminated by SIGTERM before publishing; rerun the task."
+    more = f" and {len(task.effects) - 1} more" if len(task.effects) > 1 else ""
+    return f"Terminated by SIGTERM after it {task.effects[0]}{more}, without a manifest of its own; rerun the task."
+
+
 @contextlib.contextmanager
 def ended_by_sigterm(task: Task) -> Iterator[None]:
-    """End the process soon after SIGTERM, with a failure document and nothing published.
+    """End the process soon after SIGTERM, with a failure document; one that has published comes to its end by itself.
 
     Python runs signal handlers between two of its own instructions, which in a long matrix product is too late, and
     the first process of a container ignores a signal without a handler: so the C handler wakes a thread.
@@ -309,10 +419,13 @@ def ended_by_sigterm(task: Task) -> Iterator[None]:
     def end() -> None:
         while number := os.read(reading, 1):
             if number[0] == signal.SIGTERM:
-                sentence = "The task was told to end (SIGTERM) and published nothing; run it again."
+                at_rest = task.taking_effect.acquire(timeout=PATIENCE)
+                if task.published:
+                    return
+                sentence = one_line(terminated(task, at_rest))
                 with contextlib.suppress(Exception):
                     leave_failure_document(task, 128 + signal.SIGTERM, sentence, None)
-                print(sentence, file=sys.stderr, flush=True)
+                tell_last(sentence)
                 os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=end, daemon=True).start()

@@ -22,7 +22,7 @@ def toy(lake: str) -> task.Task:
     table = job.Table(contract="events@1")
     dataset = job.Table(contract="events@1", dataset="curated/events")
     toy = job.Job("toy", "A toy.", "spark", inputs={"events": table}, outputs={"out": table, "events": dataset})
-    names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None}
+    names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None, "run_started": None}
     arguments = argparse.Namespace(lake=lake, predecessors=[("events", "before")], settings=[], **names)
     return task.Task(toy, Path(__file__).parent, arguments)
 

@@ -68,8 +68,9 @@ def test_a_manifest_says_what_was_written_by_whom_and_from_what(writer, reader):
         "contract": "interactions@1",
         "rows": 1,
         "bytes": 5,
-        "files": [{"path": "attempt-1/table/part-0", "bytes": 5}],
+        "files": [{"path": f"attempt-1/{written['task']['process']}/table/part-0", "bytes": 5}],
     }
+    assert re.fullmatch(r"[0-9a-f]{8}", written["task"]["process"])
     assert written["parameters"] == {"factors": 3}
     assert written["task"]["attempt"] == 1
     assert written["peak_memory_bytes"] > 1_000_000
@@ -103,14 +104,15 @@ def test_the_same_attempt_publishes_once(writer):
     assert writer.run(attempt=2).returncode == 0
 
 
-def test_an_attempt_empties_its_own_folder_first(make_job):
+def test_what_another_process_of_the_attempt_left_is_not_published(make_job):
     leaves = failing("storage.write(f\"{task.folder('table')}/left\", b'x'); raise Failure('No.')")
     job = make_job(HEADER + OUTPUT, leaves)
     assert job.run().returncode == 1
     (job.folder / "main.py").write_text(WRITE)
     assert job.run().returncode == 0
-    assert [file["path"] for file in job.document("manifest.json")["outputs"]["table"]["files"]] == [
-        "attempt-1/table/part-0"
+    manifest = job.document("manifest.json")
+    assert [file["path"] for file in manifest["outputs"]["table"]["files"]] == [
+        f"attempt-1/{manifest['task']['process']}/table/part-0"
     ]
 
 
@@ -152,7 +154,6 @@ def test_a_wrong_key_in_job_toml_is_named_with_the_nearest(make_job):
     [
         ("raise InputError('Nothing came.')", 3, "Nothing came."),
         ("raise Refused('Too bad.')", 4, "Too bad."),
-        ("raise Fenced('Too late.')", 5, "Too late."),
         ("1 / 0", 1, "ZeroDivisionError at main.py:7: division by zero; the stack is above, a retry may help."),
         (
             "raise MemoryError",
@@ -173,6 +174,13 @@ def test_exit_codes_and_the_last_line(make_job, body, code, sentence):
     assert failure["peak_memory_bytes"] > 0
     assert failure["seconds"] >= 0
     assert not Path(f"{job.key()}/manifest.json".removeprefix("file://")).exists()
+
+
+def test_a_fenced_process_leaves_no_failure_document(make_job):
+    job = make_job(HEADER + OUTPUT, failing("raise Fenced('Too late.')"))
+    process = job.run()
+    assert (process.returncode, last_line(process)) == (5, "Too late.")
+    assert storage.files(job.key()) == []
 
 
 def test_a_failure_document_holds_the_chain_of_exceptions(make_job):
@@ -212,7 +220,8 @@ def test_a_task_that_is_ended_publishes_nothing(make_job, number, document):
 )
 def test_a_listed_file_that_is_missing_or_shorter_stops_the_reader(writer, reader, harm, sentence):
     assert writer.run(task="one").returncode == 0
-    harm(Path(f"{writer.key('one')}/attempt-1/table/part-0".removeprefix("file://")))
+    (file,) = writer.document("manifest.json", "one")["outputs"]["table"]["files"]
+    harm(Path(f"{writer.key('one')}/{file['path']}".removeprefix("file://")))
     process = reader.run("--from", "table=one", task="two")
     assert process.returncode == 3
     assert sentence in last_line(process)
@@ -276,9 +285,11 @@ def test_the_result_file_holds_manifest_and_metrics_and_stays_small(make_job, wr
     result = tmp_path / "return.json"
     assert writer.run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
     assert json.loads(result.read_text()) == {"manifest": f"{writer.key()}/manifest.json", "metrics": {"size": 5}}
-    job = make_job(HEADER, failing("task.metrics['long'] = 'x' * 49152"))
+    job = make_job(HEADER, failing("task.metrics |= {'long': 'x' * 49152, 'short': 1}"))
     assert job.run(task="long", environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
-    assert json.loads(result.read_text()) == {"manifest": f"{job.key('long')}/manifest.json", "metrics": {}}
+    left_out = "1 metrics, 'long' first; the manifest has them."
+    told = {"manifest": f"{job.key('long')}/manifest.json", "metrics": {"short": 1}, "left_out": left_out}
+    assert json.loads(result.read_text()) == told
 
 
 def test_help_explains_the_job(writer):

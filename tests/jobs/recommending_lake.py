@@ -92,9 +92,11 @@ class Lake:
 
     def model(self, task: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays and document that a task wrote."""
-        folder = self.folder / "lake" / "intermediate" / "dag" / "run" / task / "attempt-1" / "model"
-        arrays = {file.stem: np.load(file) for file in folder.glob("*.npy")}
-        return arrays, json.loads((folder / "document.json").read_text())["document"]
+        base = self.folder / "lake" / "intermediate" / "dag" / "run" / task
+        files = [base / file["path"] for file in self.manifest(task)["outputs"]["model"]["files"]]
+        arrays = {file.stem: np.load(file) for file in files if file.suffix == ".npy"}
+        (document,) = (file for file in files if file.name == "document.json")
+        return arrays, json.loads(document.read_text())["document"]
 
     def bytes_of(self, task: str) -> dict[str, bytes]:
         base = self.folder / "lake" / "intermediate" / "dag" / "run" / task
