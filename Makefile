@@ -21,7 +21,7 @@ help: ## this list
 setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both environments below this folder
 
 clean: ## remove environments, lake, Airflow's files and caches
-	rm -rf .venv .venv-airflow .venv-peers .venv-graph .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-airflow .venv-peers .venv-graph .venv-docs .venv-audit .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 ##@ Try it
 demo: setup ## recommendations from real data, through Airflow, here (LAKE=s3://… elsewhere, CONTAINERS=docker in images)
@@ -168,9 +168,12 @@ rollback: setup ## show frontends the version before the one in place again (PRO
 	$(JOBS_PYTHON) -m tools.rollback --product $(PRODUCT) --environment $(ENV)
 
 ##@ Keep requirements current
+audit: .venv/ready .venv-audit/ready ## known vulnerabilities of what requirements/*.txt pin (exit 1: some, 2: no database answers)
+	@$(JOBS_PYTHON) -m tools.audit
+
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 requirements: $(UV) ## compile requirements/*.in to hashed files, again
-	for name in uv java learning spark peers graph; do \
+	for name in uv java learning spark peers graph docs audit; do \
 	    $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
 	$(COMPILE) -c requirements/learning.txt requirements/tables.in -o requirements/tables.txt
 	$(COMPILE) -c requirements/spark.txt requirements/cluster.in -o requirements/cluster.txt
@@ -201,7 +204,7 @@ requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(AIRFLOW_PYTHON) $^
 	touch $@
 
-.venv-peers/ready .venv-graph/ready: .venv-%/ready: requirements/%.txt | $(UV)
+.venv-peers/ready .venv-graph/ready .venv-docs/ready .venv-audit/ready: .venv-%/ready: requirements/%.txt | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) $(@D)
 	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(@D)/bin/python $<
 	touch $@

@@ -19,7 +19,7 @@ from common import storage
 from common.contracts import nearest
 from common.failures import Failure
 from common.job import Job
-from tools import base_image
+from tools import base_image, sbom
 from tools.base_image import BASE_IMAGE
 from tools.docker_client import docker
 from tools.fingerprint import NODES, ROOT, Product, jobs, product
@@ -235,7 +235,14 @@ def build_image(wanted: Product, kind: str = "image") -> tuple[bool, int]:
         if process.returncode:
             print(*process.stderr.splitlines()[-SHOWN_LINES:], sep="\n", file=sys.stderr)
             raise Failure(f"The image of {wanted.job.name} could not be built; what docker says about it is above.")
+    if made or not materials(wanted).exists():
+        sbom.write(wanted, kind, materials(wanted))
     return made, image_size(name) or 0
+
+
+def materials(wanted: Product) -> Path:
+    """The file of the bill of materials of a product's image."""
+    return folder(wanted).with_name(f"{wanted.fingerprint}.cdx.json")
 
 
 def context_files(wanted: Product) -> dict[str, bytes]:

@@ -9,10 +9,11 @@ from typing import Any
 from rich.table import Table
 
 from common.failures import Failure
+from tools import sbom
 from tools.base_image import BASE_IMAGE
-from tools.build import console, image, image_size, named
+from tools.build import console, image, image_size, materials, named
 from tools.docker_client import docker
-from tools.fingerprint import product
+from tools.fingerprint import Product, product
 
 PROBE = Path(__file__).with_name("image_probe.py")
 
@@ -29,19 +30,31 @@ def main() -> None:
         }
         probes = {job: probe(name) for job, name in names.items()}
         base = size(arguments.base_image)
+        bills = {part.job.name: bill(part) for part in wanted if part.job.engine == "python"}
     except Failure as error:
         sys.exit(str(error))
     summary = headed(
-        "Images", "job", "MB", "more than base", "python", "--help", "imports", "modules", "MB never imported"
+        "Images",
+        "job",
+        "MB",
+        "more than base",
+        "python",
+        "--help",
+        "imports",
+        "modules",
+        "MB never imported",
+        "components",
     )
     for job, found in probes.items():
         total = size(names[job])
         times = [f"{found[what]:.2f} s" for what in ("python_seconds", "help_seconds", "import_seconds")]
         unused = sum(package["unused"] for package in found["packages"].values())
         summary.add_row(
-            job, megabytes(total), megabytes(total - base), *times, str(found["modules"]), megabytes(unused)
+            *(job, megabytes(total), megabytes(total - base), *times, str(found["modules"]), megabytes(unused)),
+            str(len(bills[job]["components"])),
         )
     console.print(summary)
+    console.print("Components with their versions: dist/<job>/<fingerprint>.cdx.json (CycloneDX).", markup=False)
     for job, found in probes.items():
         console.print(layers(job, names[job]), packages(job, found), never_imported(job, found))
 
@@ -56,6 +69,15 @@ def probe(name: str) -> dict[str, Any]:
         raise Failure(f"{name} does not start: {(told.stderr.strip() or 'no message').splitlines()[-1]}")
     found: dict[str, Any] = json.loads(told.stdout)
     return found
+
+
+def bill(wanted: Product) -> dict[str, Any]:
+    """The bill of materials of an image, written if the image was built elsewhere."""
+    file = materials(wanted)
+    if not file.exists():
+        sbom.write(wanted, "image", file)
+    document: dict[str, Any] = json.loads(file.read_text())
+    return document
 
 
 def size(name: str) -> int:

@@ -245,7 +245,7 @@ def engine():
         pytest.skip("this docker client can't build without buildx; name another one in DOCKER")
 
 
-def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(engine, checkout):
+def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(engine, checkout, tmp_path):
     write(checkout, {"jobs/learn/unique.txt": uuid.uuid4().hex})
     wanted = product("learn", checkout)
     name = build.image("learn", wanted.fingerprint)
@@ -254,6 +254,9 @@ def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(engine, check
         made, size = build.build_image(wanted)
         assert made
         assert build.build_image(wanted) == (False, size)
+        bill = json.loads((tmp_path / f"dist/learn/{wanted.fingerprint}.cdx.json").read_text())
+        assert bill["metadata"]["component"]["version"] == wanted.fingerprint
+        assert "pkg:pypi/numpy@1" in {component.get("purl") for component in bill["components"]}
         labels = json.loads(build.docker("image", "inspect", "--format", "{{json .Config.Labels}}", name).stdout)
         assert labels["tandem.job"] == "learn"
         assert labels["tandem.fingerprint"] == wanted.fingerprint
