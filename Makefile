@@ -103,6 +103,9 @@ bench-preprocessing: setup .venv-peers/ready ## build_interactions and ingest_ev
 bench-handover: setup ## from Spark to a CSR in Python: files beside toPandas and toArrow (LARGE=1)
 	$(JOBS_PYTHON) -m benchmarks.handover $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
+chaos: setup ## the hybrid pipeline while processes are killed and servers fail, all promises checked (SECONDS=600 SEED=1)
+	$(JOBS_PYTHON) -m benchmarks.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
+
 ##@ Build and release
 build: setup ## build products: an image or a Spark bundle of each job, or of JOB=… (KIND=image of a Spark job)
 	$(JOBS_PYTHON) -m tools.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \

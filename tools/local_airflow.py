@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,8 +149,11 @@ def start(
     dags: Path = ROOT / "airflow_dags",
     port: int = 0,
     say: Callable[[str], None] = lambda line: None,
+    options: Mapping[str, str] | None = None,
 ) -> Iterator[Airflow]:
     """Airflow with all pipelines loaded, until the block ends. `lake` is the URI of another lake than the default.
+
+    `options` are further settings of Airflow, named like those of SETTINGS.
 
     Raises AirflowError if another one runs in the same home, or if it does not become healthy.
     """
@@ -158,7 +161,7 @@ def start(
     home.mkdir(parents=True, exist_ok=True)
     with open_lock(home), contextlib.ExitStack() as ended_at_last:
         port = port or free_port()
-        environment = settings(home, dags, port)
+        environment = settings(home, dags, port) | {f"AIRFLOW__{name}": v for name, v in (options or {}).items()}
         if lake:
             environment["AIRFLOW_VAR_LAKE"] = lake
         migrate(home, environment, say)

@@ -5,10 +5,10 @@ import uuid
 
 import numpy as np
 import pytest
-from faulty_proxy import proxy
 
 from common import lake as layout
 from common import manifest, s3, storage, tables
+from tools.faulty_proxy import proxy
 
 KEY_OF_ENCRYPTION = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
 BIG = np.random.default_rng(7).bytes(20 << 20)

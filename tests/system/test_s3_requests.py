@@ -2,7 +2,7 @@
 
 import uuid
 
-from faulty_proxy import proxy
+from tools.faulty_proxy import proxy
 
 HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
 WRITE = """import pyarrow as pa

@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from faulty_proxy import proxy
+
+from tools.faulty_proxy import proxy
 
 KEY_OF_ENCRYPTION = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
 PROGRAM = """

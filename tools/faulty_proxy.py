@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,16 @@ class Request:
     query: dict[str, list[str]]
     headers: dict[str, str]
     status: int = 0
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass
+class Answer:
+    """The server's answer: status, headers, body."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
 
 
 @dataclass
@@ -71,14 +82,27 @@ class Proxy:
                     return fault
         return None
 
+    def forward(self, request: Request, send: Callable[[], Answer]) -> Answer:
+        """The server's answer, which `send` asks for."""
+        return send()
+
+
+class Listener(ThreadingHTTPServer):
+    """A server that says nothing of clients that went away, be it killed or impatient ones."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
 
 @contextlib.contextmanager
-def proxy(server: str) -> Iterator[Proxy]:
-    """A proxy on loopback before the HTTP server of this URL."""
-    listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listener.daemon_threads = True
+def proxy(server: str, make: Callable[[str], Any] = Proxy) -> Iterator[Any]:
+    """A proxy on loopback before the HTTP server of this URL; `make` makes it of its own URL."""
+    listener = Listener(("127.0.0.1", 0), Handler)
     listener.server_host = urlsplit(server).netloc  # type: ignore[attr-defined]
-    listener.proxy = Proxy(f"http://127.0.0.1:{listener.server_port}")  # type: ignore[attr-defined]
+    listener.proxy = make(f"http://127.0.0.1:{listener.server_port}")  # type: ignore[attr-defined]
     thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -95,12 +119,13 @@ class Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         parts = urlsplit(self.path)
         query = parse_qs(parts.query, keep_blank_values=True)
-        request = Request(self.command, unquote(parts.path), query, {k.lower(): v for k, v in self.headers.items()})
+        headers = {name.lower(): value for name, value in self.headers.items()}
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         if len(body) < length:  # the client gave up
             self.close_connection = True
             return
+        request = Request(self.command, unquote(parts.path), query, headers, body=body)
         fault = self.server.proxy.due(request)
         kind = fault.kind if fault else ""
         if kind == "refused":
@@ -110,22 +135,28 @@ class Handler(BaseHTTPRequestHandler):
             request.status = fault.status
             self.answer(fault.status, [("Content-Type", "application/xml")], fault.body)
             return
-        upstream = http.client.HTTPConnection(self.server.server_host, timeout=60)
-        try:
-            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in ("connection", "expect"):
-                    upstream.putheader(name, value)
-            upstream.endheaders(body)
-            answer = upstream.getresponse()
-            content = answer.read()
-        finally:
-            upstream.close()
+        answer = self.server.proxy.forward(request, lambda: self.send(request))
         if kind == "lost":
             self.cut()
             return
         request.status = answer.status
-        self.answer(answer.status, answer.getheaders(), content, half=kind == "cut")
+        self.answer(answer.status, answer.headers, answer.body, half=kind == "cut")
+
+    def send(self, request: Request) -> Answer:
+        """The server's answer to a request, of which all but the body goes on as it came."""
+        upstream = http.client.HTTPConnection(self.server.server_host, timeout=60)
+        try:
+            upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in ("connection", "expect", "content-length"):
+                    upstream.putheader(name, value)
+            if "content-length" in request.headers:
+                upstream.putheader("Content-Length", str(len(request.body)))
+            upstream.endheaders(request.body)
+            response = upstream.getresponse()
+            return Answer(response.status, response.getheaders(), response.read())
+        finally:
+            upstream.close()
 
     def answer(self, status: int, headers: list[tuple[str, str]], body: bytes, half: bool = False) -> None:
         self.send_response_only(status)

@@ -1,0 +1,486 @@
+"""An independent reader of a lake and of a product's table: it checks what the documents promise by code of its own.
+
+Nothing of common, jobs or tools is imported here: a fault they share with their checks would be seen by neither.
+"""
+
+import contextlib
+import datetime
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Listing = dict[str, tuple[str, int]]  # of the bucket: ETag and size by key
+Event = tuple[str, str]  # its date and its ID
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A promise that was broken, where, and by what."""
+
+    promise: str
+    where: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """A manifest as it went over the wire: its key, when, its content."""
+
+    key: str
+    time: float
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A pointer as it went over the wire; for a rollback, when its command was started."""
+
+    time: float
+    version: str
+    computed: str
+    rollback_started: float | None
+
+
+@dataclass
+class Reader:
+    """Where to look, what was looked at before, how many checks were made, and what was found."""
+
+    s3: Any
+    bucket: str
+    prefix: str
+    dynamodb: Any
+    table: str
+    checks: Counter[str] = field(default_factory=Counter)
+    violations: list[Violation] = field(default_factory=list)
+    contents: dict[tuple[str, str], Any] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+
+    def expect(self, promise: str, holds: bool, where: str, found: str) -> None:
+        self.checks[promise] += 1
+        if not holds and (violation := Violation(promise, where, found)) not in self.violations:
+            self.violations.append(violation)
+
+    def listing(self) -> Listing:
+        pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{self.prefix}/")
+        return {each["Key"]: (each["ETag"], each["Size"]) for page in pages for each in page.get("Contents", [])}
+
+    def bytes_of(self, key: str) -> bytes:
+        found: bytes = self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+        return found
+
+    def key(self, uri: str) -> str:
+        return uri.partition("://")[2].removeprefix(f"{self.bucket}/")
+
+    def rows(self, key: str, etag: str) -> list[dict[str, Any]]:
+        """The rows of a Parquet file, which is read once; none of one that is broken."""
+        if (key, etag) not in self.contents:
+            rows: list[dict[str, Any]] = []
+            problem = ""
+            try:
+                rows = pq.ParquetFile(io.BytesIO(self.bytes_of(key))).read().to_pylist()
+            except (pa.ArrowInvalid, OSError) as error:
+                problem = str(error)
+            self.expect("files can be read", not problem, key, problem)
+            self.contents[key, etag] = rows
+        found: list[dict[str, Any]] = self.contents[key, etag]
+        return found
+
+    def document(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.bytes_of(key))
+        return found
+
+
+def manifests(reader: Reader, listing: Listing) -> dict[str, bytes]:
+    """The manifests of tasks and partitions, by key."""
+    return {key: reader.bytes_of(key) for key in listing if is_manifest(reader.prefix, key)}
+
+
+def is_manifest(prefix: str, key: str) -> bool:
+    levels = (f"{prefix}/intermediate/", f"{prefix}/curated/")
+    return key.startswith(levels) and key.endswith("/manifest.json") and "/attempt-" not in key
+
+
+def check_files(reader: Reader, listing: Listing, found: Mapping[str, bytes]) -> None:
+    """All files that manifests name are there with their sizes, as they were, and hold the rows that are claimed."""
+    for manifest, content in found.items():
+        folder = manifest.rpartition("/")[0]
+        for role, output in json.loads(content)["outputs"].items():
+            rows = 0
+            for file in output.get("files", []):
+                key = f"{folder}/{file['path']}"
+                etag, size = listing.get(key, ("", -1))
+                there = size == file["bytes"] and ".." not in file["path"].split("/")
+                reader.expect("files are there", there, manifest, f"{key} has {size} bytes, not {file['bytes']}")
+                same = reader.named.setdefault(key, etag) == etag
+                reader.expect("files stay as they are", same, manifest, f"{key} was {reader.named[key]}, is {etag}")
+                rows += len(reader.rows(key, etag)) if there and key.endswith(".parquet") else 0
+            if output.get("files") and all(file["path"].endswith(".parquet") for file in output["files"]):
+                claimed = output["rows"]
+                reader.expect("rows are as claimed", rows == claimed, f"{manifest} {role}", f"{rows}, not {claimed}")
+
+
+def check_chain(reader: Reader, found: Mapping[str, bytes], run: str, history: Iterable[Published]) -> None:
+    """All tasks of a run that succeeded read what counts now in the run, and of datasets what once was published.
+
+    `run` is the run's folder below the intermediate level.
+    """
+    digests = defaultdict(set)
+    for each in history:
+        digests[each.key].add(digest(each.content))
+    for key, content in found.items():
+        if not key.startswith(f"{reader.prefix}/intermediate/{run}/"):
+            continue
+        document = json.loads(content)
+        for parent in document["parents"]:
+            at = reader.key(parent["uri"])
+            fitting = {digest(found[at])} if at in found else set()
+            if "/curated/" in at:
+                fitting |= digests[at]
+            reader.expect("parents agree", parent["digest"] in fitting, key, f"{at} was read as {parent['digest']}")
+        count = document["task"]["map_count"]
+        if count:
+            task = key.rpartition("/map-")[0]
+            siblings = [json.loads(found[other]) for other in found if other.startswith(f"{task}/map-")]
+            whole = len(siblings) == count and {each["task"]["map_count"] for each in siblings} == {count}
+            reader.expect("all shards are there", whole, task, f"{len(siblings)} of {count}")
+            models = {repr(sorted((p["uri"], p["digest"]) for p in each["parents"])) for each in siblings}
+            reader.expect("shards are of one making", len(models) == 1, task, f"{len(models)} different parents")
+
+
+def check_history(reader: Reader, history: Iterable[Published]) -> None:
+    """Nothing newer was ever overwritten: attempts rise, days grow, replacements know more than what they replace."""
+    before: dict[str, dict[str, Any]] = {}
+    for each in history:
+        document = json.loads(each.content)
+        former = before.get(each.key)
+        before[each.key] = document
+        if former is None:
+            continue
+        where = f"{each.key} by {name(former)}, then {name(document)}"
+        if "/intermediate/" in each.key:
+            rising = former["task"]["attempt"] < document["task"]["attempt"]
+            reader.expect("no newer attempt is overwritten", rising, where, "the attempt did not rise")
+            continue
+        if former["task"]["run_id"] == document["task"]["run_id"]:
+            rising = former["task"]["attempt"] <= document["task"]["attempt"]
+            reader.expect("no newer attempt is overwritten", rising, where, "an older attempt came later")
+        if "/date=" in each.key:
+            rows = [entry["rows"] for made in (former, document) for entry in made["outputs"].values()]
+            reader.expect("days only grow", rows[0] <= rows[-1], where, f"{rows[0]} rows became {rows[-1]}")
+            continue
+        lines = [made["metrics"].get("lines", 0) for made in (former, document)]
+        text = f"{lines[0]} lines of deliveries became {lines[1]}"
+        reader.expect("no newer result is overwritten", lines[0] <= lines[1], where, text)
+        basis = [made.get("basis") or "" for made in (former, document)]
+        if all(basis):
+            text = f"made of what was there at {basis[0]}, then at {basis[1]}"
+            reader.expect("no newer result is overwritten", basis[0] <= basis[1], where, text)
+
+
+def check_days(reader: Reader, found: Mapping[str, bytes]) -> None:
+    """All days that have a manifest are noted."""
+    folder = f"{reader.prefix}/curated/events/"
+    there = {key.removeprefix(f"{folder}date=").partition("/")[0] for key in found if key.startswith(f"{folder}date=")}
+    noted = set(reader.document(f"{folder}days.json")["days"]) if there else set()
+    reader.expect("all days are noted", there <= noted, folder, f"not noted: {sorted(there - noted)}")
+
+
+class Ledger:
+    """What was delivered: usable events by date and ID, unusable lines by file and number; each file is read once."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, tuple[dict[Event, list[dict[str, Any]]], set[int]]] = {}
+        self.users: dict[str, set[str]] = {}
+        self.lines: Counter[str] = Counter()
+        self.items: dict[str, set[str]] = {}
+
+    def deliver(self, key: str, content: bytes) -> None:
+        if "/raw/items/" in key:
+            rows = [line.split(",") for line in content.decode().splitlines()[1:]]
+            self.items[key] = {row[0] for row in rows if len(row[1]) > 3 and row[1].isupper() and " " in row[1]}
+            return
+        lines = gzip.decompress(content).split(b"\n")[:-1]
+        self.lines[key] = len(lines)
+        if "/raw/users/" in key:
+            changes = [parsed for line in lines if (parsed := in_json(line)).get("change") == "subscribe"]
+            self.users[key] = {change["user_id"] for change in changes if "time" in change}
+            return
+        arrival = datetime.date.fromisoformat(key.partition("arrival=")[2][:10])
+        usable: dict[Event, list[dict[str, Any]]] = defaultdict(list)
+        bad = set()
+        for number, line in enumerate(lines, 1):
+            event = in_json(line)
+            if is_usable(event, arrival):
+                usable[str(moment(event["time"]).date()), event["event_id"]].append(event)
+            else:
+                bad.add(number)
+        self.files[key] = (usable, bad)
+
+    def events(self, files: Iterable[str]) -> dict[Event, list[dict[str, Any]]]:
+        """The usable events of these files, each with the lines that say it."""
+        found: dict[Event, list[dict[str, Any]]] = defaultdict(list)
+        for file in files:
+            for event, lines in self.files.get(file, ({}, set()))[0].items():
+                found[event] += lines
+        return found
+
+    def unusable(self, files: Iterable[str]) -> set[tuple[str, int]]:
+        return {(file, line) for file in files for line in self.files.get(file, ({}, set()))[1]}
+
+
+def in_json(line: bytes) -> dict[str, Any]:
+    """The object that a line holds, nothing if it holds none, or not only one."""
+    try:
+        found = json.loads(line.decode())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def moment(text: Any) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text).astimezone(datetime.UTC)
+
+
+def is_usable(event: Mapping[str, Any], arrival: datetime.date) -> bool:
+    """Whether an event can be used, by what ingest_events says of lines that cannot."""
+    try:
+        day = moment(event["time"]).date()
+        quantity, price = event["quantity"], event["unit_price"]
+        return (
+            all(isinstance(event[name], str) and event[name] for name in ("event_id", "item_id"))
+            and event["type"] in ("purchase", "cancellation")
+            and day <= arrival + datetime.timedelta(days=1)
+            and type(quantity) is int
+            and quantity > 0
+            and type(price) in (int, float)
+            and 0 <= price < 1e300
+        )
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def check_events(
+    reader: Reader,
+    listing: Listing,
+    found: Mapping[str, bytes],
+    ledger: Ledger,
+    before: Iterable[str],
+    now: Iterable[str],
+) -> None:
+    """Each usable event of the files delivered before is there once, in its day, as delivered; none that never was."""
+    due, known = ledger.events(before), ledger.events(now)
+    there: Counter[Event] = Counter()
+    for manifest, content in found.items():
+        folder, _, _ = manifest.rpartition("/")
+        if "/curated/events/date=" not in manifest:
+            continue
+        day = folder.rpartition("date=")[2]
+        for output in json.loads(content)["outputs"].values():
+            for file in output["files"]:
+                key = f"{folder}/{file['path']}"
+                for row in reader.rows(key, listing[key][0]) if key in listing else []:
+                    event = (str(row["time"].date()), row["event_id"])
+                    there[event] += 1
+                    reader.expect("events are in their day", event[0] == day, key, f"{event} lies in {day}")
+                    fits = any(agrees(row, line) for line in known.get(event, []))
+                    reader.expect("events are as delivered", fits, key, f"{row} was never delivered")
+    for event in due:
+        reader.expect("no event is lost", there[event] > 0, str(event), "it was delivered, and is not there")
+    for event, times in there.items():
+        reader.expect("no event is doubled", times == 1, str(event), f"it is there {times} times")
+
+
+def agrees(row: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+    names = ("user_id", "item_id", "type", "quantity", "unit_price", "country")
+    return all(row[name] == line.get(name) for name in names) and row["time"] == moment(line["time"])
+
+
+def check_quarantine(
+    reader: Reader,
+    listing: Listing,
+    manifest: str,
+    content: bytes,
+    ledger: Ledger,
+    before: Iterable[str],
+    now: Iterable[str],
+) -> None:
+    """All unusable lines of the files delivered before are in quarantine once, and no line that could be used."""
+    rows = rows_of(reader, listing, manifest, content, "quarantine")
+    lines = Counter((reader.key(row["file"]), row["line"]) for row in rows)
+    doubled = [line for line, times in lines.items() if times > 1]
+    reader.expect("quarantine counts right", not doubled, manifest, f"more than once: {doubled[:3]}")
+    due, possible = ledger.unusable(before), ledger.unusable(now)
+    missing, wrong = sorted(due - lines.keys()), sorted(lines.keys() - possible)
+    reader.expect("quarantine counts right", not missing, manifest, f"missing: {missing[:3]}")
+    reader.expect("quarantine counts right", not wrong, manifest, f"usable: {wrong[:3]}")
+    claimed = json.loads(content)["metrics"]["unusable"]
+    reader.expect("quarantine counts right", claimed == len(lines), manifest, f"{claimed} reported, {len(lines)} there")
+
+
+def rows_of(reader: Reader, listing: Listing, manifest: str, content: bytes, role: str) -> list[dict[str, Any]]:
+    """The rows of an output."""
+    folder = manifest.rpartition("/")[0]
+    keys = [f"{folder}/{file['path']}" for file in json.loads(content)["outputs"][role]["files"]]
+    return [row for key in keys if key in listing for row in reader.rows(key, listing[key][0])]
+
+
+def check_replaced(
+    reader: Reader, listing: Listing, found: Mapping[str, bytes], ledger: Ledger, dataset: str, before: Iterable[str]
+) -> None:
+    """Users or items that were delivered before are in the dataset."""
+    manifest = f"{reader.prefix}/curated/{dataset}/all/manifest.json"
+    content = found.get(manifest)
+    reader.expect("no newer result is overwritten", content is not None, manifest, "it is not there")
+    if content is None:
+        return
+    column, delivered = ("user_id", ledger.users) if dataset == "users" else ("item_id", ledger.items)
+    there = {row[column] for row in rows_of(reader, listing, manifest, content, dataset)}
+    missing = sorted(set().union(*(delivered.get(file, set()) for file in before)) - there)
+    reader.expect("no newer result is overwritten", not missing, manifest, f"missing: {missing[:5]}")
+    if dataset == "users":
+        due = sum(ledger.lines[file] for file in before if file in ledger.users)
+        lines = json.loads(content)["metrics"]["lines"]
+        reader.expect("no newer result is overwritten", lines >= due, manifest, f"made of {lines} lines of {due}")
+
+
+def check_switches(reader: Reader, switches: Iterable[Switch]) -> None:
+    """The pointer goes to newer versions only, but for rollbacks; a rollback stands until there is something newer."""
+    shown: set[str] = set()
+    latest = None
+    for each in switches:
+        where = f"{reader.table} {each.version}"
+        if each.rollback_started is not None:
+            reader.expect("rollbacks go back", each.version in shown, where, "it was never shown before")
+        elif latest is not None and latest.rollback_started is not None:
+            stands = seconds(each.computed) > latest.rollback_started
+            reader.expect("rollbacks stand", stands, where, f"published over the rollback to {latest.version}")
+        elif latest is not None:
+            newer = each.computed > latest.computed
+            reader.expect("the pointer goes to newer versions", newer, where, f"published over {latest.version}")
+        shown.add(each.version)
+        latest = each
+
+
+def seconds(moment: str) -> float:
+    return datetime.datetime.fromisoformat(moment).timestamp()
+
+
+def check_version(reader: Reader, item: Mapping[str, Any]) -> None:
+    """A version is complete: all its items are there, none expires, and it is listed without an end."""
+    version, buckets = item["version"]["S"], int(item["buckets"]["N"])
+    items = [each for bucket in range(buckets) for each in items_of(reader, f"{version}/{bucket}")]
+    claimed = int(item["items"]["N"])
+    where = f"{reader.table} {version}"
+    reader.expect("versions are complete", len(items) == claimed, where, f"{len(items)} items of {claimed}")
+    ending = [each["id"]["S"] for each in items if "expires" in each]
+    reader.expect("what is shown never expires", not ending, where, f"items that expire: {ending[:3]}")
+    astray = [each["id"]["S"] for each in items if bucket_of(each, buckets) != each["part"]["S"].rpartition("/")[2]]
+    reader.expect("versions are complete", not astray, where, f"in the wrong bucket: {astray[:3]}")
+
+
+def check_listed(reader: Reader, item: Mapping[str, Any]) -> None:
+    """The version in place is listed, and kept without an end."""
+    version = item["version"]["S"]
+    place = {"part": {"S": "versions"}, "id": {"S": version}}
+    listed = reader.dynamodb.get_item(TableName=reader.table, Key=place, ConsistentRead=True).get("Item")
+    where = f"{reader.table} {version}"
+    reader.expect("versions are listed", listed is not None, where, "it is in place, and not listed")
+    ends = {name: listed[name] for name in ("kept_until", "expires") if name in (listed or {})}
+    reader.expect("what is shown never expires", not ends, where, f"it is in place, and ends: {ends}")
+
+
+def items_of(reader: Reader, part: str) -> list[dict[str, Any]]:
+    pages = reader.dynamodb.get_paginator("query").paginate(
+        TableName=reader.table,
+        KeyConditionExpression="part = :part",
+        ExpressionAttributeValues={":part": {"S": part}},
+        ConsistentRead=True,
+    )
+    return [item for page in pages for item in page["Items"]]
+
+
+def bucket_of(item: Mapping[str, Any], buckets: int) -> str:
+    return str(zlib.crc32(item["id"]["S"].encode()) % buckets)
+
+
+def pointer(reader: Reader) -> dict[str, Any] | None:
+    key = {"part": {"S": "current"}, "id": {"S": "current"}}
+    found: dict[str, Any] | None = reader.dynamodb.get_item(TableName=reader.table, Key=key, ConsistentRead=True).get(
+        "Item"
+    )
+    return found
+
+
+def check_product(reader: Reader, listing: Listing, found: Mapping[str, bytes], item: Mapping[str, Any]) -> None:
+    """The version in place shows what its manifest hands over, if a later attempt has not replaced that."""
+    manifest = reader.key(item["manifest"]["S"])
+    if manifest not in found or json.loads(found[manifest])["ended"] != item["computed"]["S"]:
+        return
+    expected: dict[str, list[str]] = defaultdict(list)
+    for row in sorted(rows_of(reader, listing, manifest, found[manifest], "recommendations"), key=lambda r: r["rank"]):
+        if row["user_id"] is not None:
+            expected[row["user_id"]].append(row["item_id"])
+    shown = {}
+    for bucket in range(int(item["buckets"]["N"])):
+        for each in items_of(reader, f"{item['version']['S']}/{bucket}"):
+            shown[each["id"]["S"]] = [row["M"]["item_id"]["S"] for row in each["content"]["L"]]
+    wrong = [user for user in expected.keys() | shown.keys() if expected.get(user) != shown.get(user)]
+    reader.expect("versions show their rows", not wrong, item["version"]["S"], f"other rows for {sorted(wrong)[:3]}")
+
+
+def check_instance(reader: Reader, found: Mapping[str, bytes], key: str, state: str | None, attempt: int) -> None:
+    """A task that Airflow calls a success has the manifest of its attempt."""
+    if state == "success":
+        manifest = found.get(f"{key}/manifest.json")
+        published = json.loads(manifest)["task"]["attempt"] if manifest else None
+        text = f"Airflow's attempt is {attempt}, the manifest's {published}"
+        reader.expect("success has a manifest", published == attempt, key, text)
+
+
+def check_left(reader: Reader, listing: Listing, processes: Iterable[str], held: Iterable[str]) -> None:
+    """Nothing is left of work: no process, no upload, no temporary object. `held` are the keys that have a manifest."""
+    lines = list(processes)
+    reader.expect("no process is left", not lines, "this machine", "; ".join(lines)[:1000])
+    uploads = reader.s3.list_multipart_uploads(Bucket=reader.bucket).get("Uploads", [])
+    done = [each["Key"] for each in uploads if any(each["Key"].startswith(f"{key}/") for key in held)]
+    reader.expect("no upload is left", not done, reader.bucket, f"{len(done)}: {done[:3]}")
+    temporary = [key for key in listing if "_temporary" in key or "__magic" in key]
+    temporary = [key for key in temporary if any(key.startswith(f"{each}/") for each in held)]
+    reader.expect("no temporary object is left", not temporary, reader.bucket, f"{len(temporary)}: {temporary[:3]}")
+
+
+def check_secrets(reader: Reader, folders: Iterable[Path], secrets: Iterable[str], since: float = 0) -> None:
+    """No file below these folders that changed since then holds a secret, packed or not."""
+    for folder in folders:
+        for file in folder.rglob("*"):
+            try:
+                if not file.is_file() or file.is_symlink() or file.stat().st_mtime < since:
+                    continue
+                content = file.read_bytes()
+            except FileNotFoundError:
+                continue
+            if content[:2] == b"\x1f\x8b":
+                with contextlib.suppress(OSError, EOFError):
+                    content += gzip.decompress(content)
+            for secret in secrets:
+                held = secret.encode() in content
+                reader.expect("no secret is told", not held, str(file), "it holds a secret of this run")
+
+
+def digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def name(document: Mapping[str, Any]) -> str:
+    task = document["task"]
+    return f"{task['run_id']} attempt {task['attempt']}"

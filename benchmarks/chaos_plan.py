@@ -1,0 +1,156 @@
+"""The schedule of a chaos run: drawn from its seed alone, by round, task and attempt, or by number of a request."""
+
+import hashlib
+import json
+import random
+from dataclasses import asdict, dataclass
+
+INGEST_EVENTS, INGEST_USERS, INGEST_ITEMS = "ingest_events", "ingest_users", "ingest_items"
+RECOMMEND = "daily_recommendations"
+SPARK_TASKS = ("ingest_events", "build_interactions")
+WRITES_PARTITIONS = ("ingest_events", "ingest_users", "ingest_items")
+PUBLISH = "publish_product"
+SHARDS = 4
+TASKS: dict[str, list[tuple[str, int | None]]] = {  # tasks of each pipeline, with their map index
+    INGEST_EVENTS: [("ingest_events", None)],
+    INGEST_USERS: [("ingest_users", None)],
+    INGEST_ITEMS: [("ingest_items", None)],
+    RECOMMEND: [
+        ("build_interactions", None),
+        ("train_recommender", None),
+        *[("predict_recommendations", shard) for shard in range(SHARDS)],
+        ("select_recommendations", None),
+        (PUBLISH, None),
+    ],
+}
+# kill, term: signals. pause: stopped for a while. orphan: its Airflow worker is killed, it goes on beside its
+# successor. late: stopped, its worker killed, woken up once its successor has published. twin: a second process of
+# the attempt.
+STRIKES = {"kill": 5, "term": 3, "pause": 2, "orphan": 3, "late": 5, "twin": 3}
+# start: some seconds after the start. The others: at the request that publishes, before or after the server has it.
+MOMENTS = {"start": 5, "before manifest": 2, "after manifest": 2, "before partition": 4, "after partition": 3}
+POINTER_MOMENTS = {"before pointer": 4, "after pointer": 3}
+SHARE_STRUCK = {1: 0.45, 2: 0.2}  # of the attempts with this number; later ones are left alone
+REQUEST_FAULTS = {"unavailable": 4, "refused": 3, "lost": 3, "cut": 3, "slow": 2}
+SHARE_OF_REQUESTS = 0.02
+BURST = 12  # requests that follow one another; a tenth of the faults is such an outage
+DYNAMODB_FAULTS = {"throttled": 6, "partial": 6, "unavailable": 2, "refused": 2, "lost": 3}
+SHARE_OF_DYNAMODB_REQUESTS = 0.08
+OPERATIONS = {"deliver": 0.8, "roll back": 0.7, "deploy": 0.4, "restart scheduler": 0.15}
+
+
+@dataclass(frozen=True)
+class Strike:
+    """What happens to one process: the kind, the moment, the seconds that go with either."""
+
+    kind: str
+    moment: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a pipeline, by its name in the round; it begins when a task of another one starts, if `after` is set."""
+
+    name: str
+    dag: str
+    after: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a person does, when a task of a run starts."""
+
+    kind: str
+    run: str
+    task: str
+    number: int  # of anything that is to be drawn for it
+
+
+@dataclass(frozen=True)
+class Round:
+    """What happens in one round, but for strikes and requests."""
+
+    number: int
+    days: int  # of events that arrive before it
+    runs: tuple[Run, ...]
+    operations: tuple[Operation, ...]
+
+
+def stream(*names: object) -> random.Random:
+    """The random numbers of one decision, whatever was drawn for others before."""
+    return random.Random("/".join(map(str, names)))
+
+
+def draw(random: random.Random, weights: dict[str, int]) -> str:
+    return random.choices(list(weights), list(weights.values()))[0]
+
+
+def round_of(seed: int, number: int) -> Round:
+    """The runs of a round: every pipeline, some twice at once, and what people do meanwhile."""
+    random = stream(seed, number, "round")
+    runs = [Run("events-1", INGEST_EVENTS), Run("users-1", INGEST_USERS), Run("items-1", INGEST_ITEMS)]
+    if random.random() < 0.5:
+        runs.append(Run("events-2", INGEST_EVENTS, ("events-1", "ingest_events")))
+    for name, dag in (("users", INGEST_USERS), ("items", INGEST_ITEMS)):
+        if random.random() < 0.5:
+            runs.append(Run(f"{name}-2", dag, (f"{name}-1", dag)))
+    if random.random() < 0.4:  # beside the ingestion, while the run that new events start comes after it
+        runs.append(Run("recommend-1", RECOMMEND, ("events-1", "ingest_events")))
+    places = [("events-1", "ingest_events"), *[("asset", task) for task, part in TASKS[RECOMMEND] if not part]]
+    operations = []
+    for kind, share in OPERATIONS.items():
+        if random.random() < share:
+            last = ("asset", PUBLISH)
+            run, task = last if kind == "roll back" and random.random() < 0.6 else random.choice(places)
+            operations.append(Operation(kind, run, task, random.randrange(1 << 30)))
+    return Round(number, random.randint(1, 3), tuple(runs), tuple(operations))
+
+
+def strike(seed: int, number: int, run: str, task: str, part: int | None, attempt: int) -> Strike | None:
+    """What happens to the process of an attempt, if anything does."""
+    random = stream(seed, number, run, task, part, attempt)
+    if random.random() >= SHARE_STRUCK.get(attempt, 0):
+        return None
+    moments = dict(MOMENTS)
+    if task not in WRITES_PARTITIONS:
+        moments = {name: weight for name, weight in moments.items() if "partition" not in name}
+    if task == PUBLISH:
+        moments |= POINTER_MOMENTS
+    moment = draw(random, moments)
+    kind = draw(random, STRIKES)
+    if kind == "twin":
+        moment = "start"  # later its twin would find all published
+    longest = 0.0 if kind == "twin" else 10.0 if task in SPARK_TASKS else 1.0
+    return Strike(kind, moment, round(random.uniform(0, longest), 2))
+
+
+def request_fault(seed: int, number: int, server: str, request: int) -> str | None:
+    """What happens to a request of a round, by its number; an outage strikes all that come one after the other."""
+    dynamodb = server == "dynamodb"
+    share = SHARE_OF_DYNAMODB_REQUESTS if dynamodb else SHARE_OF_REQUESTS
+    for before in range(BURST):
+        if request < before:
+            break
+        random = stream(seed, number, server, request - before)
+        if random.random() < share:
+            outage = random.random() < 0.1 / BURST
+            if before == 0 or outage:
+                return "unavailable" if outage else draw(random, DYNAMODB_FAULTS if dynamodb else REQUEST_FAULTS)
+    return None
+
+
+def digest(seed: int, rounds: int, requests: int = 2000) -> str:
+    """A hash of the whole schedule of these rounds: the same for the same seed."""
+    found = hashlib.sha256()
+    for number in range(rounds):
+        planned = round_of(seed, number)
+        found.update(json.dumps(asdict(planned)).encode())
+        dags = {run.name: run.dag for run in planned.runs} | {"asset": RECOMMEND}
+        for name, dag in dags.items():
+            for task, part in TASKS[dag]:
+                for attempt in SHARE_STRUCK:
+                    found.update(repr(strike(seed, number, name, task, part, attempt)).encode())
+        for server in ("s3", "dynamodb"):
+            found.update(repr([request_fault(seed, number, server, request) for request in range(requests)]).encode())
+    return found.hexdigest()[:16]

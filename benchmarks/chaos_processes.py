@@ -1,0 +1,102 @@
+"""Processes of jobs on this machine: found by their command lines, stopped, killed, cut off, doubled."""
+
+import contextlib
+import itertools
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class JobProcess:
+    """The first process of a job's process group, and the task that it works on."""
+
+    pid: int
+    parent: int
+    dag: str
+    run: str
+    task: str
+    part: int | None
+    attempt: int
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        return (self.dag, self.run, self.task, self.part, self.attempt)
+
+    def signal(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def alive(self) -> bool:
+        return Path(f"/proc/{self.pid}/cwd").exists()
+
+    def cut_off(self) -> None:
+        """Kill the worker that waits for the process, which goes on, because someone else reads what it prints."""
+        keep_reading(self.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.parent, signal.SIGKILL)
+
+
+def running(lake: str) -> Iterator[JobProcess]:
+    """The processes that work on tasks of a lake now."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if lake not in arguments or "--attempt" not in arguments:
+                continue
+            parent, group = map(int, (folder / "stat").read_text().rpartition(")")[2].split()[1:3])
+        except (OSError, ValueError):
+            continue
+        if group == int(folder.name):
+            yield JobProcess(group, parent, **task_of(arguments))
+
+
+def task_of(arguments: list[str]) -> dict[str, Any]:
+    """The task that a job's command line names."""
+    given = dict(itertools.pairwise(arguments))
+    return {
+        "dag": given["--dag-id"],
+        "run": given["--run-id"],
+        "task": given["--task-id"],
+        "part": int(given["--map-index"]) if "--map-index" in given else None,
+        "attempt": int(given["--attempt"]),
+    }
+
+
+def keep_reading(pid: int) -> None:
+    """Read what a process prints until it ends, so that it can go on when its first reader is gone."""
+    with contextlib.suppress(OSError):
+        output = open(f"/proc/{pid}/fd/1", "rb", buffering=0)  # noqa: SIM115, PTH123
+        threading.Thread(target=drain, args=(output,), daemon=True).start()
+
+
+def drain(output: Any) -> None:
+    with output, contextlib.suppress(OSError):
+        while output.read(1 << 16):
+            pass
+
+
+def twin(process: JobProcess, output: Path) -> subprocess.Popen[bytes] | None:
+    """Start a second process of the same attempt, as a node that comes back does; None if the first has ended."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        folder = Path(f"/proc/{process.pid}")
+        arguments = (folder / "cmdline").read_bytes().decode().split("\0")[:-1]
+        variables = dict(
+            entry.split("=", 1) for entry in (folder / "environ").read_bytes().decode().split("\0") if "=" in entry
+        )
+        variables.pop("TANDEM_RESULT_FILE", None)
+        with output.open("wb") as file:
+            return subprocess.Popen(
+                arguments,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+    return None

@@ -1,0 +1,468 @@
+"""The independent reader of the chaos run finds each promise broken by hand, and nothing in what is whole."""
+
+import datetime
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+import zlib
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks import chaos_check, chaos_plan, chaos_processes
+from benchmarks.chaos_check import Ledger, Published, Reader, Switch
+
+SECRET = "a-secret-of-this-run"
+DAY = "2025-01-01"
+RUN = "daily_recommendations/chaos-0000-events-1"
+TASKS = f"lake/intermediate/{RUN}"
+EVENTS = f"lake/curated/events/date={DAY}"
+USERS = "lake/curated/users/all"
+
+
+def event(number, **changed):
+    return {
+        "event_id": f"e{number}",
+        "user_id": "u1",
+        "item_id": "10000",
+        "type": "purchase",
+        "quantity": 1,
+        "unit_price": 2.5,
+        "time": f"{DAY}T10:00:00Z",
+        "country": "France",
+        **changed,
+    }
+
+
+class Lake:
+    """A small lake and table that keep all promises, to be broken by a test."""
+
+    def __init__(self, s3, dynamodb, folder):
+        self.s3, self.dynamodb = s3, dynamodb
+        self.bucket = f"b{uuid.uuid4().hex}"
+        self.table = f"t{uuid.uuid4().hex}"
+        self.folder = folder
+        self.s3.create_bucket(Bucket=self.bucket)
+        names = {"part": "HASH", "id": "RANGE"}
+        self.dynamodb.create_table(
+            TableName=self.table,
+            AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in names],
+            KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in names.items()],
+            BillingMode="PAY_PER_REQUEST",
+        )
+        self.reader = Reader(self.s3, self.bucket, "lake", self.dynamodb, self.table)
+        self.ledger = Ledger()
+        self.history = []
+        self.switches = []
+        self.processes = []
+        self.instances = [(f"{TASKS}/select", "success", 1)]
+        self.fill()
+
+    def put(self, key, content):
+        self.s3.put_object(Bucket=self.bucket, Key=key, Body=content)
+
+    def get(self, key):
+        return self.s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+
+    def damage(self, key):
+        self.put(key, b"x" * len(self.get(key)))
+
+    def delete(self, key):
+        self.s3.delete_object(Bucket=self.bucket, Key=key)
+
+    def deliver(self, name, lines):
+        content = lines.encode() if name.endswith(".csv") else gzip.compress(lines.encode())
+        self.put(f"lake/raw/{name}", content)
+        self.ledger.deliver(f"lake/raw/{name}", content)
+
+    def publish(self, folder, role, rows, file="version=1/part-0.parquet", parents=(), part=None, **given):
+        """A manifest with one output of one file, below a folder; None for rows leaves the output out."""
+        outputs = {}
+        if rows is not None:
+            buffer = io.BytesIO()
+            pq.write_table(pa.Table.from_pylist(rows), buffer)
+            self.put(f"{folder}/{file}", buffer.getvalue())
+            files = [{"path": file, "bytes": len(buffer.getvalue())}]
+            outputs[role] = {"rows": len(rows), "files": files}
+        document = {
+            "task": {"run_id": "r", "attempt": 1, "map_index": part, "map_count": None if part is None else 2},
+            "outputs": outputs,
+            "metrics": {},
+            "ended": "2025-01-03T00:00:00+00:00",
+            "parents": [
+                {"uri": f"s3://{self.bucket}/{key}", "digest": chaos_check.digest(self.get(key))} for key in parents
+            ],
+            **given,
+        }
+        self.manifest(folder, document)
+
+    def manifest(self, folder, document):
+        content = json.dumps(document).encode()
+        self.put(f"{folder}/manifest.json", content)
+        self.history.append(Published(f"{folder}/manifest.json", time.time(), content))
+
+    def change(self, folder, change):
+        """Rewrite a manifest behind everybody's back."""
+        document = json.loads(self.get(f"{folder}/manifest.json"))
+        change(document)
+        self.put(f"{folder}/manifest.json", json.dumps(document).encode())
+
+    def fill(self):
+        lines = [json.dumps(event(number)) for number in (1, 2, 2, 3)] + ['{"event_id": "e9"']
+        self.deliver("events/arrival=2025-01-02/a.jsonl.gz", "\n".join(lines) + "\n")
+        change = {"user_id": "u1", "time": f"{DAY}T00:00:00Z", "change": "subscribe", "plan": "basic"}
+        self.deliver("users/arrival=2025-01-02/u.jsonl.gz", json.dumps(change) + "\n")
+        self.deliver("items/arrival=2025-01-02/i.csv", "item_id,description,seen\n10000,RED MUG,2025-01-01\n")
+        rows = [{**event(number), "time": chaos_check.moment(event(number)["time"])} for number in (1, 2, 3)]
+        self.publish(EVENTS, "events", rows)
+        self.put("lake/curated/events/days.json", json.dumps({"days": [DAY]}).encode())
+        self.publish(USERS, "users", [{"user_id": "u1"}], metrics={"lines": 1}, basis="2025-01-03T00:00:00+00:00")
+        self.publish("lake/curated/items/all", "items", [{"item_id": "10000"}])
+        bad = [{"file": f"s3a://{self.bucket}/lake/raw/events/arrival=2025-01-02/a.jsonl.gz", "line": 5}]
+        self.publish(f"{TASKS}/ingest_events", "quarantine", bad, "attempt-1/q.parquet", metrics={"unusable": 1})
+        made = [f"{EVENTS}/manifest.json"]
+        for part in (0, 1):
+            folder = f"{TASKS}/predict/map-{part}"
+            self.publish(folder, "predictions", [{"user_id": f"u{part}"}], "attempt-1/p.parquet", made, part)
+        shown = [{"user_id": "u1", "rank": rank, "item_id": str(rank)} for rank in (1, 2)]
+        shown.append({"user_id": None, "rank": 1, "item_id": "1"})
+        parents = [f"{TASKS}/predict/map-{part}/manifest.json" for part in (0, 1)]
+        self.publish(f"{TASKS}/select", "recommendations", shown, "attempt-1/r.parquet", parents)
+        self.publish(f"{TASKS}/publish", "none", None, parents=[f"{TASKS}/select/manifest.json"])
+        self.version("v1", "2025-01-03T00:00:00+00:00")
+        self.switches = [Switch(time.time(), "v1", "2025-01-03T00:00:00+00:00", None)]
+        (self.folder / "log").write_text("nothing")
+
+    def version(self, name, computed):
+        uri = f"s3://{self.bucket}/{TASKS}/select/manifest.json"
+        described = {"version": {"S": name}, "computed": {"S": computed}, "manifest": {"S": uri}}
+        described |= {"items": {"N": "1"}, "buckets": {"N": "2"}}
+        content = {"L": [{"M": {"item_id": {"S": item}}} for item in ("1", "2")]}
+        self.item(f"{name}/{zlib.crc32(b'u1') % 2}", "u1", content=content)
+        self.item("versions", name, **described)
+        self.item("current", "current", **described)
+
+    def item(self, part, key, **attributes):
+        self.dynamodb.put_item(TableName=self.table, Item={"part": {"S": part}, "id": {"S": key}, **attributes})
+
+    def update(self, part, key, name, value):
+        self.dynamodb.update_item(
+            TableName=self.table,
+            Key={"part": {"S": part}, "id": {"S": key}},
+            UpdateExpression="SET #name = :value",
+            ExpressionAttributeNames={"#name": name},
+            ExpressionAttributeValues={":value": value},
+        )
+
+    def broken(self):
+        """The promises that the reader finds broken."""
+        reader, files = self.reader, [*self.ledger.files]
+        listing = reader.listing()
+        found = chaos_check.manifests(reader, listing)
+        chaos_check.check_files(reader, listing, found)
+        chaos_check.check_history(reader, self.history)
+        chaos_check.check_days(reader, found)
+        chaos_check.check_chain(reader, found, RUN, self.history)
+        chaos_check.check_events(reader, listing, found, self.ledger, files, files)
+        ingest = f"{TASKS}/ingest_events/manifest.json"
+        chaos_check.check_quarantine(reader, listing, ingest, found[ingest], self.ledger, files, files)
+        chaos_check.check_replaced(reader, listing, found, self.ledger, "users", self.ledger.users)
+        chaos_check.check_replaced(reader, listing, found, self.ledger, "items", self.ledger.items)
+        chaos_check.check_switches(reader, self.switches)
+        item = chaos_check.pointer(reader)
+        chaos_check.check_version(reader, item)
+        chaos_check.check_listed(reader, item)
+        chaos_check.check_product(reader, listing, found, item)
+        for instance in self.instances:
+            chaos_check.check_instance(reader, found, *instance)
+        held = [key.rpartition("/")[0] for key in found]
+        chaos_check.check_left(reader, listing, self.processes, held)
+        chaos_check.check_secrets(reader, [self.folder], [SECRET])
+        return {violation.promise for violation in reader.violations}
+
+
+@pytest.fixture(scope="module")
+def clients(moto):
+    keys = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests", "region_name": "us-east-1"}
+    return [boto3.Session().client(name, endpoint_url=moto, **keys) for name in ("s3", "dynamodb")]
+
+
+@pytest.fixture
+def whole(clients, tmp_path):
+    return Lake(*clients, tmp_path)
+
+
+def rows_of_events(*numbers, **changed):
+    return [{**event(number, **changed), "time": chaos_check.moment(event(number)["time"])} for number in numbers]
+
+
+def set_entry(name, value):
+    """A change of the one output of a manifest."""
+
+    def change(document):
+        next(iter(document["outputs"].values()))[name] = value
+
+    return change
+
+
+def republish_users(lake, attempt=1, run="r", **given):
+    document = {"task": {"run_id": run, "attempt": attempt}, "outputs": {}, "parents": [], **given}
+    lake.history.append(Published(f"{USERS}/manifest.json", time.time(), json.dumps(document).encode()))
+
+
+def republish_task(lake, attempt):
+    document = {"task": {"run_id": "r", "attempt": attempt}, "outputs": {}, "parents": []}
+    lake.history.append(Published(f"{TASKS}/select/manifest.json", time.time(), json.dumps(document).encode()))
+
+
+def switch(lake, version, computed, rollback_started=None):
+    lake.switches.append(Switch(time.time(), version, computed, rollback_started))
+
+
+def switch_after_rollback(lake, computed):
+    switch(lake, "v2", "2025-01-04T00:00:00+00:00")
+    switch(lake, "v1", "2025-01-03T00:00:00+00:00", chaos_check.seconds("2025-01-05T00:00:00+00:00"))
+    switch(lake, "v3", computed)
+
+
+def upload(lake, key):
+    lake.s3.create_multipart_upload(Bucket=lake.bucket, Key=key)
+
+
+USER_PART = f"v1/{zlib.crc32(b'u1') % 2}"
+NOTHING_ELSE = [{"user_id": "u2"}]
+BREAKS = {
+    "a file is gone": ("files are there", lambda lake: lake.delete(f"{EVENTS}/version=1/part-0.parquet")),
+    "a file was cut": ("files are there", lambda lake: lake.put(f"{TASKS}/select/attempt-1/r.parquet", b"PAR1")),
+    "a file of another folder": (
+        "files are there",
+        lambda lake: lake.change(USERS, set_entry("files", [{"path": "../x", "bytes": 1}])),
+    ),
+    "a file that is no table": ("files can be read", lambda lake: lake.damage(f"{TASKS}/select/attempt-1/r.parquet")),
+    "other rows than claimed": ("rows are as claimed", lambda lake: lake.change(USERS, set_entry("rows", 7))),
+    "a parent was replaced": ("parents agree", lambda lake: lake.change(f"{TASKS}/select", lambda d: d.update(x=1))),
+    "a parent that never was": (
+        "parents agree",
+        lambda lake: lake.publish(f"{TASKS}/publish", "none", None, parents=["lake/curated/events/days.json"]),
+    ),
+    "a shard is missing": ("all shards are there", lambda lake: lake.delete(f"{TASKS}/predict/map-1/manifest.json")),
+    "shards of two models": (
+        "shards are of one making",
+        lambda lake: lake.publish(f"{TASKS}/predict/map-1", "predictions", [{"user_id": "u1"}], part=1),
+    ),
+    "an event is lost": ("no event is lost", lambda lake: lake.publish(EVENTS, "events", rows_of_events(1, 2))),
+    "an event is doubled": (
+        "no event is doubled",
+        lambda lake: lake.publish(EVENTS, "events", rows_of_events(1, 2, 3, 3)),
+    ),
+    "an event was changed": (
+        "events are as delivered",
+        lambda lake: lake.publish(EVENTS, "events", rows_of_events(1, 2, 3, quantity=9)),
+    ),
+    "an event is in another day": (
+        "events are in their day",
+        lambda lake: lake.publish("lake/curated/events/date=2025-01-02", "events", rows_of_events(1)),
+    ),
+    "a day is not noted": (
+        "all days are noted",
+        lambda lake: lake.put("lake/curated/events/days.json", b'{"days":[]}'),
+    ),
+    "an unusable line is not kept": (
+        "quarantine counts right",
+        lambda lake: lake.publish(f"{TASKS}/ingest_events", "quarantine", [], metrics={"unusable": 0}),
+    ),
+    "a wrong count of unusable lines": (
+        "quarantine counts right",
+        lambda lake: lake.change(f"{TASKS}/ingest_events", lambda d: d["metrics"].update(unusable=2)),
+    ),
+    "a user is missing": (
+        "no newer result is overwritten",
+        lambda lake: lake.publish(USERS, "users", NOTHING_ELSE, metrics={"lines": 1}),
+    ),
+    "an item is missing": (
+        "no newer result is overwritten",
+        lambda lake: lake.publish("lake/curated/items/all", "items", [{"item_id": "2"}]),
+    ),
+    "no users were published": ("no newer result is overwritten", lambda lake: lake.delete(f"{USERS}/manifest.json")),
+    "users of fewer deliveries": (
+        "no newer result is overwritten",
+        lambda lake: republish_users(lake, run="s", metrics={"lines": 0}),
+    ),
+    "users of older deliveries": (
+        "no newer result is overwritten",
+        lambda lake: republish_users(lake, run="s", metrics={"lines": 1}, basis="2025-01-02T00:00:00+00:00"),
+    ),
+    "an older attempt of a dataset": (
+        "no newer attempt is overwritten",
+        lambda lake: republish_users(lake, attempt=0, metrics={"lines": 1}),
+    ),
+    "an attempt published twice": ("no newer attempt is overwritten", lambda lake: republish_task(lake, 1)),
+    "a day that shrank": (
+        "days only grow",
+        lambda lake: lake.publish(EVENTS, "events", rows_of_events(1, 2), "version=2/part-0.parquet"),
+    ),
+    "an older version": (
+        "the pointer goes to newer versions",
+        lambda lake: switch(lake, "v0", "2025-01-02T00:00:00+00:00"),
+    ),
+    "a rollback that was undone": (
+        "rollbacks stand",
+        lambda lake: switch_after_rollback(lake, "2025-01-04T12:00:00+00:00"),
+    ),
+    "a rollback to what never was": (
+        "rollbacks go back",
+        lambda lake: switch(lake, "v9", "2025-01-02T00:00:00+00:00", time.time()),
+    ),
+    "an item of a version is gone": (
+        "versions are complete",
+        lambda lake: lake.dynamodb.delete_item(TableName=lake.table, Key={"part": {"S": USER_PART}, "id": {"S": "u1"}}),
+    ),
+    "an item in another bucket": (
+        "versions are complete",
+        lambda lake: lake.item(f"v1/{1 - zlib.crc32(b'u1') % 2}", "u1", content={"L": []}),
+    ),
+    "an item that expires": (
+        "what is shown never expires",
+        lambda lake: lake.update(USER_PART, "u1", "expires", {"N": "1"}),
+    ),
+    "a version that ends": (
+        "what is shown never expires",
+        lambda lake: lake.update("versions", "v1", "kept_until", {"N": "1"}),
+    ),
+    "a version nobody knows": (
+        "versions are listed",
+        lambda lake: lake.dynamodb.delete_item(
+            TableName=lake.table, Key={"part": {"S": "versions"}, "id": {"S": "v1"}}
+        ),
+    ),
+    "other rows than computed": (
+        "versions show their rows",
+        lambda lake: lake.item(USER_PART, "u1", content={"L": [{"M": {"item_id": {"S": "9"}}}]}),
+    ),
+    "success without a manifest": (
+        "success has a manifest",
+        lambda lake: lake.instances.append((f"{TASKS}/train", "success", 1)),
+    ),
+    "success of another attempt": (
+        "success has a manifest",
+        lambda lake: lake.instances.append((f"{TASKS}/select", "success", 2)),
+    ),
+    "a process is left": ("no process is left", lambda lake: lake.processes.append("process 7")),
+    "an upload is left": ("no upload is left", lambda lake: upload(lake, f"{TASKS}/select/attempt-1/x/file")),
+    "a temporary object is left": (
+        "no temporary object is left",
+        lambda lake: lake.put(f"{TASKS}/select/attempt-1/_temporary/0/x", b""),
+    ),
+    "a secret in a log": ("no secret is told", lambda lake: (lake.folder / "log").write_text(f"key {SECRET}")),
+    "a secret in a packed file": (
+        "no secret is told",
+        lambda lake: (lake.folder / "x.gz").write_bytes(gzip.compress(SECRET.encode())),
+    ),
+}
+
+
+def test_whole_lake_has_no_violation(whole):
+    assert whole.broken() == set()
+    assert len(whole.reader.checks) >= 20
+
+
+@pytest.mark.parametrize("case", BREAKS)
+def test_broken_promise_is_found(whole, case):
+    promise, break_it = BREAKS[case]
+    break_it(whole)
+    assert promise in whole.broken()
+
+
+def test_every_promise_has_a_case(whole):
+    whole.broken()
+    switch_after_rollback(whole, "2025-01-06T00:00:00+00:00")
+    republish_users(whole, run="s", metrics={"lines": 1})
+    whole.publish(EVENTS, "events", rows_of_events(1, 2, 3))
+    whole.broken()
+    assert set(whole.reader.checks) == {promise for promise, _ in BREAKS.values()} | {"files stay as they are"}
+
+
+def test_file_that_is_written_over_in_place_is_found(whole):
+    assert whole.broken() == set()
+    whole.damage(f"{USERS}/version=1/part-0.parquet")
+    assert "files stay as they are" in whole.broken()
+
+
+def test_rollback_stands_until_something_newer_is_computed(whole):
+    switch_after_rollback(whole, "2025-01-06T00:00:00+00:00")
+    assert whole.broken() == set()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"event_id": ""},
+        {"item_id": None},
+        {"type": "refund"},
+        {"quantity": 0},
+        {"quantity": 1.5},
+        {"quantity": True},
+        {"unit_price": -1},
+        {"unit_price": "1"},
+        {"time": "yesterday"},
+        {"time": 1735725600000},
+        {"time": "2034-01-01T00:00:00Z"},
+    ],
+)
+def test_unusable_event_is_not_expected(changed):
+    arrival = datetime.date(2025, 1, 2)
+    assert chaos_check.is_usable(event(1), arrival)
+    assert not chaos_check.is_usable(event(1, **changed), arrival)
+
+
+def test_checker_imports_nothing_of_the_product():
+    text = Path(chaos_check.__file__).read_text()
+    code = (
+        "import sys; import benchmarks.chaos_check; print([m for m in sys.modules if m.split('.')[0] in sys.argv[1:]])"
+    )
+    command = [sys.executable, "-c", code, "common", "jobs", "tools", "airflow_dags"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(chaos_check.__file__).parents[1])}
+    assert "common" in text
+    assert subprocess.run(command, capture_output=True, text=True, env=environment).stdout.strip() == "[]"
+
+
+def test_same_seed_gives_the_same_schedule():
+    assert chaos_plan.digest(7, 3, 200) == chaos_plan.digest(7, 3, 200)
+    assert chaos_plan.digest(7, 3, 200) != chaos_plan.digest(8, 3, 200)
+
+
+def test_every_kind_of_fault_is_in_a_schedule():
+    rounds = range(60)
+    strikes = [
+        chaos_plan.strike(1, number, run, task, part, 1)
+        for number in rounds
+        for run, dag in (("events-1", "ingest_events"), ("asset", "daily_recommendations"))
+        for task, part in chaos_plan.TASKS[dag]
+    ]
+    assert {each.kind for each in strikes if each} == set(chaos_plan.STRIKES)
+    assert {each.moment for each in strikes if each} == {*chaos_plan.MOMENTS, *chaos_plan.POINTER_MOMENTS}
+    for server, kinds in (("s3", chaos_plan.REQUEST_FAULTS), ("dynamodb", chaos_plan.DYNAMODB_FAULTS)):
+        assert {chaos_plan.request_fault(1, 0, server, request) for request in range(3_000)} == {None, *kinds}
+    operations = {each.kind for number in rounds for each in chaos_plan.round_of(1, number).operations}
+    assert operations == set(chaos_plan.OPERATIONS)
+
+
+def test_process_of_a_lake_is_found_with_its_task():
+    identity = ["--lake", "s3://x/y", "--dag-id", "d", "--run-id", "r", "--task-id", "t", "--attempt", "2"]
+    command = [sys.executable, "-c", "import time; time.sleep(60)", *identity, "--map-index", "3"]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        (found,) = chaos_processes.running("s3://x/y")
+        assert (found.pid, found.parent) == (process.pid, os.getpid())
+        assert found.identity == ("d", "r", "t", 3, 2)
+    finally:
+        process.kill()
+        process.wait()
