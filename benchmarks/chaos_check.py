@@ -11,7 +11,7 @@ import io
 import json
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ class Switch:
 
 @dataclass
 class Reader:
-    """Where to look, what was looked at before, how many checks were made, and what was found."""
+    """Clients of the lake and the table, what was read before, the number of checks, the violations."""
 
     s3: Any
     bucket: str
@@ -108,6 +108,14 @@ def manifests(reader: Reader, listing: Listing) -> dict[str, bytes]:
 def is_manifest(prefix: str, key: str) -> bool:
     levels = (f"{prefix}/intermediate/", f"{prefix}/curated/")
     return key.startswith(levels) and key.endswith("/manifest.json") and "/attempt-" not in key
+
+
+def files_of(found: Mapping[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """All files that manifests name, each with its folder."""
+    for manifest, content in found.items():
+        for output in json.loads(content)["outputs"].values():
+            for file in output.get("files", []):
+                yield manifest.rpartition("/")[0], file
 
 
 def check_files(reader: Reader, listing: Listing, found: Mapping[str, bytes]) -> None:
@@ -196,7 +204,7 @@ def check_days(reader: Reader, found: Mapping[str, bytes]) -> None:
 
 
 class Ledger:
-    """What was delivered: usable events by date and ID, unusable lines by file and number; each file is read once."""
+    """Record of deliveries: usable events by date and ID, unusable lines by file and number."""
 
     def __init__(self) -> None:
         self.files: dict[str, tuple[dict[Event, list[dict[str, Any]]], set[int]]] = {}
@@ -252,7 +260,7 @@ def moment(text: Any) -> datetime.datetime:
 
 
 def is_usable(event: Mapping[str, Any], arrival: datetime.date) -> bool:
-    """Whether an event can be used, by what ingest_events says of lines that cannot."""
+    """Judge an event by the rules of ingest_events for unusable lines."""
     try:
         day = moment(event["time"]).date()
         quantity, price = event["quantity"], event["unit_price"]

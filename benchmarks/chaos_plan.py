@@ -36,12 +36,15 @@ SHARE_OF_REQUESTS = 0.02
 BURST = 12  # requests that follow one another; a tenth of the faults is such an outage
 DYNAMODB_FAULTS = {"throttled": 6, "partial": 6, "unavailable": 2, "refused": 2, "lost": 3}
 SHARE_OF_DYNAMODB_REQUESTS = 0.08
-OPERATIONS = {"deliver": 0.8, "roll back": 0.7, "deploy": 0.4, "restart scheduler": 0.15}
+OPERATIONS = {"deliver": 0.8, "roll back": 0.7, "clear": 0.6, "deploy": 0.4, "restart scheduler": 0.15}
+
+
+AT_REST = ("all", "ended")  # in place of a run and a task: once all runs of the round have ended
 
 
 @dataclass(frozen=True)
 class Strike:
-    """What happens to one process: the kind, the moment, the seconds that go with either."""
+    """Fault of one process: its kind, its moment, the seconds that go with either."""
 
     kind: str
     moment: str
@@ -59,7 +62,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Operation:
-    """What a person does, when a task of a run starts."""
+    """Intervention of a person, when a task of a run starts."""
 
     kind: str
     run: str
@@ -69,7 +72,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Round:
-    """What happens in one round, but for strikes and requests."""
+    """Plan of one round, except for the faults of processes and requests."""
 
     number: int
     days: int  # of events that arrive before it
@@ -93,8 +96,9 @@ def round_of(seed: int, number: int) -> Round:
     if random.random() < 0.5:
         runs.append(Run("events-2", INGEST_EVENTS, ("events-1", "ingest_events")))
     for name, dag in (("users", INGEST_USERS), ("items", INGEST_ITEMS)):
-        if random.random() < 0.5:
-            runs.append(Run(f"{name}-2", dag, (f"{name}-1", dag)))
+        for other in (2, 3):
+            if random.random() < 0.6:
+                runs.append(Run(f"{name}-{other}", dag, (f"{name}-1", dag)))
     if random.random() < 0.4:  # beside the ingestion, while the run that new events start comes after it
         runs.append(Run("recommend-1", RECOMMEND, ("events-1", "ingest_events")))
     places = [("events-1", "ingest_events"), *[("asset", task) for task, part in TASKS[RECOMMEND] if not part]]
@@ -103,12 +107,14 @@ def round_of(seed: int, number: int) -> Round:
         if random.random() < share:
             last = ("asset", PUBLISH)
             run, task = last if kind == "roll back" and random.random() < 0.6 else random.choice(places)
+            if kind == "clear":
+                run, task = AT_REST
             operations.append(Operation(kind, run, task, random.randrange(1 << 30)))
     return Round(number, random.randint(1, 3), tuple(runs), tuple(operations))
 
 
 def strike(seed: int, number: int, run: str, task: str, part: int | None, attempt: int) -> Strike | None:
-    """What happens to the process of an attempt, if anything does."""
+    """Draw the fault of the process of an attempt, None for most."""
     random = stream(seed, number, run, task, part, attempt)
     if random.random() >= SHARE_STRUCK.get(attempt, 0):
         return None
@@ -126,7 +132,7 @@ def strike(seed: int, number: int, run: str, task: str, part: int | None, attemp
 
 
 def request_fault(seed: int, number: int, server: str, request: int) -> str | None:
-    """What happens to a request of a round, by its number; an outage strikes all that come one after the other."""
+    """Draw the fault of a request of a round, by its number; an outage takes all of the next ones, too."""
     dynamodb = server == "dynamodb"
     share = SHARE_OF_DYNAMODB_REQUESTS if dynamodb else SHARE_OF_REQUESTS
     for before in range(BURST):

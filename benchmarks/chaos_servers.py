@@ -21,7 +21,7 @@ Hook = Callable[[str, str, dict[str, Any]], bool]
 
 @dataclass
 class Notes:
-    """What was published, in the order in which the servers took it, and the hook that is told of it."""
+    """Record of all publications in the order in which the servers accepted them, and the hook that hears of them."""
 
     hook: Hook = lambda what, when, task: False
     manifests: list[Published] = field(default_factory=list)
@@ -80,7 +80,7 @@ class S3Proxy(ChaosProxy):
 
 
 def published(request: Request) -> tuple[str, dict[str, Any]] | None:
-    """What a request publishes, a task's or a partition's manifest, and its content."""
+    """Return the kind and the content of the manifest that a request publishes, None if it publishes none."""
     if request.method != "PUT" or not request.path.endswith("/manifest.json"):
         return None
     return ("partition" if "/curated/" in request.path else "manifest"), json.loads(request.body)

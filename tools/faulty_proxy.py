@@ -41,7 +41,7 @@ class Answer:
 
 @dataclass
 class Fault:
-    """What is to happen to the next requests, as many as `times`, for which `concerns` is true.
+    """Fault of the next requests, as many as `times`, for which `concerns` is true.
 
     unavailable: 503 in place of the server's answer; answered: any other one. refused: the connection is cut before
     the server hears of it. lost: the server does it, and the connection is cut before its answer. cut: half of the
@@ -57,7 +57,7 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """Where the proxy listens, what came through it, and what is to fail."""
+    """Proxy with its URL, the requests that came through it, and the faults still to come."""
 
     url: str
     requests: list[Request] = field(default_factory=list)
