@@ -3,8 +3,11 @@
 import hashlib
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any, cast
+
+ATTEMPTS = 8  # of a request, as in common.s3: a job's success must not be lost by one cut connection
 
 
 def encode(identifier: str) -> str:
@@ -34,13 +37,21 @@ def read_file(uri: str) -> bytes:
 
 def read_s3(uri: str) -> bytes:
     import boto3  # takes a third of a second, which parsing a DAG must not pay
+    from botocore.config import Config
+    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    client = boto3.client("s3")
-    try:
-        return cast(bytes, client.get_object(Bucket=bucket, Key=key)["Body"].read())
-    except client.exceptions.NoSuchKey:
-        raise FileNotFoundError(uri) from None
+    client = boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": ATTEMPTS}))
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return cast(bytes, client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        except client.exceptions.NoSuchKey:
+            raise FileNotFoundError(uri) from None
+        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):  # boto3 does not resend these
+            if attempt == ATTEMPTS:
+                raise
+            time.sleep(0.1 * 2**attempt)
+    raise AssertionError
 
 
 def list_s3(prefix: str) -> list[str]:
