@@ -69,6 +69,16 @@ lint: setup ## format, lint, types, generated files, workflows
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas --check
 	$(or $(ACTIONLINT),echo "actionlint is not here, so workflows were not checked; install it: make actionlint")
 
+docs: .venv-docs/ready .tandem/mermaid/ready ## build the documentation site into dist/site; a broken link fails
+	.venv-docs/bin/python -m tools.site
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo "Read it: python3 -m http.server --bind 127.0.0.1 --directory dist/site"
+
+# The package only carries the program that draws diagrams.
+.tandem/mermaid/ready: requirements/mermaid.txt .venv-docs/ready | $(UV)
+	$(UV) pip install -q --target $(@D) --no-deps --require-hashes --python .venv-docs/bin/python -r requirements/mermaid.txt
+	touch $@
+
 actionlint: $(PARTS)/actionlint ## install what checks the workflows, which make lint runs from then on (needs Go)
 
 $(PARTS)/actionlint:
@@ -184,7 +194,7 @@ requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	    -o requirements/development.txt
 	$(COMPILE) requirements/airflow.in -o requirements/airflow.txt
 	$(COMPILE) -c requirements/airflow.txt requirements/airflow-dataproc.in -o requirements/airflow-dataproc.txt
-	for name in airflow-dataproc-provider movielens; do \
+	for name in airflow-dataproc-provider movielens mermaid; do \
 	    $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt; done
 
 .venv/ready: requirements/development.txt | $(UV)

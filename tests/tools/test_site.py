@@ -1,0 +1,68 @@
+"""The documentation site has every page once, and builds strictly without the network."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tools import site
+
+MKDOCS = site.ROOT / ".venv-docs/bin/mkdocs"
+BUILT = pytest.mark.skipif(not (MKDOCS.exists() and site.MERMAID.exists()), reason="not installed: make docs")
+
+
+def test_every_page_is_in_the_navigation_once():
+    pages = [file.as_posix() for file in site.files(site.ROOT) if file.suffix == ".md"]
+    navigation = (site.ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    assert sorted(re.findall(r": (\S+\.md)$", navigation, re.MULTILINE)) == pages
+    assert "docs/reference.md" in pages
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """What the site is made of, in a folder of its own."""
+    for folder in ("common", "docs", "airflow_dags", "benchmarks", "sample_data"):
+        shutil.copytree(site.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.csv*", "__pycache__"))
+    for file in [site.ROOT / "mkdocs.yml", site.ROOT / "LICENSE", *site.ROOT.glob("*.md")]:
+        shutil.copy(file, tmp_path)
+    return tmp_path
+
+
+def built(checkout: Path, monkeypatch) -> tuple[int, str]:
+    monkeypatch.setattr(site, "ROOT", checkout)
+    monkeypatch.setattr(site, "STAGE", checkout / ".tandem/site")
+    site.main()
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"} | dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
+    )
+    process = subprocess.run(
+        [MKDOCS, "build", "--strict"], cwd=checkout, env=environment, capture_output=True, text=True
+    )
+    return process.returncode, process.stderr
+
+
+@BUILT
+def test_site_shows_pages_reference_and_pictures(checkout, monkeypatch):
+    code, told = built(checkout, monkeypatch)
+    assert code == 0, told
+    place = checkout / "dist/site"
+    reference = (place / "docs/reference.html").read_text()
+    for name in ("common.task.Task", "common.tables.read", "common.spark.append", "common.failures.InputError"):
+        assert f'id="{name}"' in reference, name
+    assert (place / "docs/images/daily_recommendations.png").exists()
+    assert (place / "search/search_index.json").stat().st_size > 10_000
+    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', (place / "index.html").read_text())
+    assert loaded == []  # nothing comes from elsewhere
+
+
+@BUILT
+@pytest.mark.parametrize(("page", "text"), [("docs/emr.md", "[a](aws.md#nowhere)"), ("docs/stray.md", "# Stray")])
+def test_broken_link_and_stray_page_fail_the_build(checkout, monkeypatch, page, text):
+    with (checkout / page).open("a") as file:
+        file.write(f"\n{text}\n")
+    code, told = built(checkout, monkeypatch)
+    assert code != 0
+    assert "WARNING" in told
