@@ -70,7 +70,7 @@ lint: setup ## format, lint, types, generated files, workflows
 	$(or $(ACTIONLINT),echo "actionlint is not here, so workflows were not checked; install it: make actionlint")
 
 docs: .venv-docs/ready .tandem/mermaid/ready ## build the documentation site into dist/site; a broken link fails
-	.venv-docs/bin/python -m tools.site
+	mkdir -p .tandem/site
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 	@echo "Read it: python3 -m http.server --bind 127.0.0.1 --directory dist/site"
 

@@ -1,23 +1,28 @@
-"""Bring the pages of the documentation site together as they lie in the checkout, so that links between them hold."""
+"""Hook of mkdocs: bring the pages together as they lie in the checkout, so that links between them hold."""
 
 import shutil
-import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGE = ROOT / ".tandem/site"
 MERMAID = ROOT / ".tandem/mermaid/sphinx_immaterial/bundles/mermaid/mermaid.min.js"
-PAGES = ("*.md", "docs/*.md", "airflow_dags/**/README.md", "benchmarks/*.md", "sample_data/*/README.md")
+PIPELINES = "airflow_dags/*/README.md"
+PAGES = ("*.md", "docs/*.md", "airflow_dags/README.md", PIPELINES, "benchmarks/*.md", "sample_data/*/README.md")
 OTHERS = ("docs/images/*", "LICENSE")
 
 
-def main() -> None:
-    if not MERMAID.exists():
-        sys.exit(f"{MERMAID.relative_to(ROOT)} is missing, expected what draws the diagrams; run make docs.")
-    shutil.rmtree(STAGE, ignore_errors=True)
+def on_config(config: Any) -> Any:
+    """Fill the folder of pages, and name each pipeline in the navigation: new ones need no entry of their own."""
+    shutil.rmtree(STAGE)
     for file in files(ROOT):
         copy(ROOT / file, STAGE / file)
     copy(MERMAID, STAGE / "javascripts/mermaid.min.js")
+    (section,) = (entry["Pipelines"] for entry in config["nav"] if "Pipelines" in entry)
+    named = {page for entry in section for page in entry.values()}
+    pipelines = [file.relative_to(ROOT).as_posix() for file in sorted(ROOT.glob(PIPELINES))]
+    section += [{page.split("/")[1]: page} for page in pipelines if page not in named]
+    return config
 
 
 def files(root: Path) -> list[Path]:
@@ -29,7 +34,3 @@ def copy(source: Path, target: Path) -> None:
     """Copy a file into a folder that may have to be made."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
-
-
-if __name__ == "__main__":
-    main()
