@@ -4,12 +4,15 @@ import datetime
 import hashlib
 import json
 import math
+import re
 from typing import Any, NamedTuple
 
 from common import storage
-from common.failures import Failure, Fenced
+from common.failures import Failure, Fenced, InputError
 
 FORMAT = 1
+# Stays below its folder for every reader: no scheme, no pattern of Spark's, no step that climbs or is empty.
+SAFE_PATH = re.compile(r"(?!.*(^|/)\.{0,2}(/|$))[^\\:*?\[\]{}\x00-\x1f\x7f]+")
 
 
 class Manifest(NamedTuple):
@@ -22,12 +25,25 @@ class Manifest(NamedTuple):
 
 
 def find(uri: str) -> Manifest | None:
-    """The manifest at a URI, or None if nothing is published there."""
+    """The manifest at a URI, or None if nothing is published there; InputError if it names files of elsewhere."""
     try:
         content, tag = storage.read(uri)
     except FileNotFoundError:
         return None
-    return Manifest(uri, json.loads(content), f"sha256:{hashlib.sha256(content).hexdigest()}", tag)
+    document = json.loads(content)
+    check_paths(uri, document)
+    return Manifest(uri, document, f"sha256:{hashlib.sha256(content).hexdigest()}", tag)
+
+
+def check_paths(uri: str, document: dict[str, Any]) -> None:
+    """Raise InputError if a manifest names a file that does not lie below the manifest's own folder."""
+    for output in document.get("outputs", {}).values():
+        for file in output.get("files", []):
+            if not (isinstance(file["path"], str) and SAFE_PATH.fullmatch(file["path"])):
+                raise InputError(
+                    f"{uri} names the file {file['path']!r}, expected a path below its own folder; run the task that "
+                    "wrote it again."
+                )
 
 
 def content(document: dict[str, Any]) -> bytes:

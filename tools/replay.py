@@ -4,14 +4,18 @@ Exits as the job does. What the task appended to (partitions of a dataset) is no
 """
 
 import argparse
+import ipaddress
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.progress import Progress
@@ -25,7 +29,10 @@ from common.inputs import Input, resolve
 from common.job import Job, load
 from common.storage import File
 from common.task import Task
+from tools.build import named
 from tools.fingerprint import ROOT
+
+NOBODY = "http://127.0.0.1:9"  # the port of the service that discards
 
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
@@ -50,9 +57,10 @@ def replay(asked: argparse.Namespace) -> int:
     """Fetch what the task's newest attempt read, run its job on that, and compare; the job's exit code."""
     document = left_behind(asked)
     console.print(f"attempt {document['task']['attempt']} of {asked.task_id} {how_it_ended(document)}")
-    folder = ROOT / "jobs" / document["job"]
+    (name,) = named([document["job"]])
+    folder = ROOT / "jobs" / name
     job = load(folder)
-    check_harmless(job)
+    environment = harmless(job, os.environ)
     task = Task(job, folder, parse(job, command_line(document, asked.lake)))
     if task.code != document["fingerprint"]:
         console.print(f"it ran code {document['fingerprint']}, this checkout's is {task.code}")
@@ -63,7 +71,7 @@ def replay(asked: argparse.Namespace) -> int:
     note_days(wanted, asked.lake, scratch)
     command = [*program(job), str(folder / "main.py"), *command_line(document, scratch)]
     console.print(f"running {shlex.join(command)}", soft_wrap=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
+    environment |= {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
     code = subprocess.run(command, env=environment).returncode
     if code == 0:
         compare(document, manifest.find(lake.manifest(task.key.replace(asked.lake, scratch, 1))))
@@ -100,14 +108,48 @@ def how_it_ended(document: dict[str, Any]) -> str:
     return f"published its result in {document['seconds']} s"
 
 
-def check_harmless(job: Job) -> None:
-    """Raise ArgumentError for a job that would change what others see: only its lake is a scratch one."""
+def harmless(job: Job, variables: Mapping[str, str]) -> dict[str, str]:
+    """The environment in which a job reaches no service but those on this machine; its lake is a scratch one.
+
+    Clients of S3 and of any service that the job does not name get an address where nobody answers. ArgumentError if
+    the server of a service that it names is not proven to be on this machine.
+    """
+    kept = {name: value for name, value in variables.items() if not name.startswith("AWS_ENDPOINT_URL")}
+    kept |= {
+        "AWS_ENDPOINT_URL": NOBODY,
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
+        "NO_PROXY": "*",
+        "no_proxy": "*",
+    }
     for service in job.services:
-        if f"{service.upper()}_ENDPOINT" not in os.environ:
+        variable = f"{service.upper()}_ENDPOINT"
+        try:
+            address = local_address(variables.get(variable, ""))
+        except ValueError as error:
             raise ArgumentError(
-                f"{job.name} writes to {service}, which others may read; name a server of your own in "
-                f"{service.upper()}_ENDPOINT."
-            )
+                f"{job.name} writes to {service}, which others may read, and {variable} is "
+                f"{variables.get(variable)!r} ({error}); name a server on this machine there, as in "
+                f"{variable}=http://127.0.0.1:8000."
+            ) from None
+        kept |= {variable: address, f"AWS_ENDPOINT_URL_{service.upper()}": address}
+    return kept
+
+
+def local_address(url: str) -> str:
+    """The URL of a server with its host as the loopback address that it resolves to; ValueError if it is none."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected http://HOST:PORT")
+    if not re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", parts.netloc) or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ValueError("expected http://HOST:PORT and nothing else")
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, parts.port or 80)}
+    except OSError as error:
+        raise ValueError(f"{parts.hostname} has no address: {error}") from None
+    if others := sorted(address for address in found if not ipaddress.ip_address(address).is_loopback):
+        raise ValueError(f"{others[0]} is not an address of this machine's loopback")
+    address = min(found)  # 127.… before ::1
+    return f"{parts.scheme}://{f'[{address}]' if ':' in address else address}{f':{parts.port}' if parts.port else ''}"
 
 
 def command_line(document: dict[str, Any], root: str) -> list[str]:

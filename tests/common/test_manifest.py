@@ -10,7 +10,7 @@ import pytest
 
 from common import lake as layout
 from common import manifest, s3, storage
-from common.failures import Failure, Fenced
+from common.failures import Failure, Fenced, InputError
 from common.inputs import check_files
 from common.storage import File
 from common.task import exit_code
@@ -147,3 +147,45 @@ def test_killed_writer_leaves_nothing_half_and_next_publishes(tmp_path, lake):
     arguments = f"--lake {lake} --dag-id dag --run-id run --task-id task --attempt {KILLS + 1}"
     assert exit_code(write_and_publish, folder, arguments.split()) == 0
     assert manifest.find(layout.manifest(key)).document["task"]["attempt"] == KILLS + 1
+
+
+@pytest.mark.parametrize(
+    ("path", "safe"),
+    [
+        ("attempt-1/rows/part-0.parquet", True),
+        ("version=0f-1/date=2011-06-01/part-0.c000.snappy.parquet", True),
+        ("attempt-1/rows/..part", True),
+        ("attempt-1/rows/country=A%3AB/part", True),
+        ("", False),
+        (".", False),
+        ("..", False),
+        ("../other/part", False),
+        ("rows/../../other/part", False),
+        ("rows/..", False),
+        ("./part", False),
+        ("rows/./part", False),
+        ("/etc/passwd", False),
+        ("//host/part", False),
+        ("rows//part", False),
+        ("rows/", False),
+        ("s3://bucket/part", False),
+        ("file:///etc/passwd", False),
+        ("rows\\..\\part", False),
+        ("rows/part\n", False),
+        ("rows/part\0", False),
+        ("rows/*", False),
+        ("rows/part-[0-9]", False),
+        ("{rows,other}/part", False),
+        (7, False),
+        (None, False),
+    ],
+)
+def test_paths_that_leave_the_manifests_folder_are_refused(lake, path, safe):
+    uri = f"{lake}/curated/items/all/manifest.json"
+    outputs = {"items": {"contract": "items@1", "rows": 1, "bytes": 1, "files": [{"path": path, "bytes": 1}]}}
+    storage.write(uri, manifest.content({"outputs": outputs}))
+    if safe:
+        assert manifest.find(uri).document["outputs"] == outputs
+    else:
+        with pytest.raises(InputError, match="expected a path below its own folder"):
+            manifest.find(uri)

@@ -7,10 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import botocore.session
 import pytest
 
-from common import storage
+from common import manifest, storage
+from common.failures import ArgumentError
+from common.job import load
 from common.lake import encode
+from tools import replay
 from tools.fingerprint import ROOT
 
 CSV = b"item_id,description,seen\n22719,LARGE PAPER BAG,2011-01-01T00:00:00Z\n"
@@ -80,6 +84,98 @@ def test_a_job_that_writes_to_what_others_read_is_refused(lake, run):
     told = again(lake, run, "publish_product")
     assert "publish_product writes to dynamodb" in told.stderr
     assert "running" in again(lake, run, "publish_product", DYNAMODB_ENDPOINT="http://127.0.0.1:1").stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://127.8.9.10:8000/", "http://127.8.9.10:8000"),
+        ("https://[::1]:8000", "https://[::1]:8000"),
+        ("http://localhost:8000", "http://127.0.0.1:8000"),
+        ("http://127.1:8000", "http://127.0.0.1:8000"),
+        ("", None),
+        (" ", None),
+        ("127.0.0.1:8000", None),
+        ("http://", None),
+        ("file:///tmp", None),
+        ("https://dynamodb.eu-central-1.amazonaws.com", None),
+        ("http://10.0.0.7:8000", None),
+        ("http://0.0.0.0:8000", None),
+        ("http://169.254.169.254", None),
+        ("http://[::ffff:10.0.0.7]:8000", None),
+        ("http://127.0.0.1:8000@10.0.0.7", None),
+        ("http://10.0.0.7#@127.0.0.1", None),
+        ("http://127.0.0.1\\@10.0.0.7", None),
+        ("http://127.0.0.1:8000?host=10.0.0.7", None),
+        ("http://127.0.0.1/proxy/10.0.0.7", None),
+        ("http://127.0.0.1.nip.invalid:8000", None),
+        ("http://127.0.0.1:port", None),
+    ],
+)
+def test_only_a_loopback_address_passes_for_a_server_of_ones_own(url, address):
+    job = load(ROOT / "jobs" / "publish_product")
+    if address is None:
+        with pytest.raises(ArgumentError, match="name a server on this machine"):
+            replay.harmless(job, {"DYNAMODB_ENDPOINT": url})
+    else:
+        variables = replay.harmless(job, {"DYNAMODB_ENDPOINT": url})
+        assert variables["DYNAMODB_ENDPOINT"] == variables["AWS_ENDPOINT_URL_DYNAMODB"] == address
+
+
+def test_a_name_of_several_addresses_must_be_local_at_all_of_them(monkeypatch):
+    entries = [(None, None, None, "", (address, 80)) for address in ("127.0.0.1", "10.0.0.7")]
+    monkeypatch.setattr(replay.socket, "getaddrinfo", lambda *_: entries)
+    with pytest.raises(ValueError, match=r"10\.0\.0\.7 is not an address"):
+        replay.local_address("http://mixed:8000")
+
+
+def test_services_that_a_job_does_not_name_get_nobodys_address():
+    given = {
+        "AWS_ENDPOINT_URL_S3": "https://s3.example.com",
+        "AWS_ENDPOINT_URL_SQS": "https://sqs.example.com",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+        "HTTP_PROXY": "http://10.0.0.7",
+        "PATH": "/bin",
+    }
+    variables = replay.harmless(load(ROOT / "jobs" / "ingest_items"), given)
+    session = botocore.session.Session()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in given:
+            patch.delenv(name, raising=False)
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        for service in ("s3", "dynamodb", "sqs", "sts"):
+            client = session.create_client(service, region_name="eu-central-1")
+            assert client.meta.endpoint_url == replay.NOBODY
+    assert variables["PATH"] == "/bin"
+
+
+@pytest.mark.parametrize("job", ["../../../tmp/evil", "/tmp/evil", "ingest_items/../ingest_items", ""])
+def test_a_job_outside_of_the_checkout_is_not_run(lake, run, job):
+    storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
+    assert ran(lake, "ingest_items", run) == 0
+    uri = f"{lake}/intermediate/dag/{encode(run)}/ingest_items/manifest.json"
+    document = manifest.find(uri).document
+    storage.write(uri, manifest.content({**document, "job": job}))
+    told = again(lake, run, "ingest_items")
+    assert f"There is no job '{job}'" in told.stderr
+    assert "running" not in told.stdout
+
+
+def test_a_path_that_climbs_out_of_the_lake_is_not_fetched(lake, run, tmp_path):
+    storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
+    assert ran(lake, "ingest_items", run) == 0
+    assert ran(lake, "build_similar_items", run) == 3
+    uri = f"{lake}/curated/items/all/manifest.json"
+    document = manifest.find(uri).document
+    (file,) = document["outputs"]["items"]["files"]
+    (tmp_path / "secret").write_bytes(b"0" * file["bytes"])
+    file["path"] = "../../../../secret"
+    storage.write(uri, manifest.content(document))
+    told = again(lake, run, "build_similar_items")
+    assert "names the file '../../../../secret', expected a path below its own folder" in told.stdout
+    assert not list((ROOT / ".tandem" / "replay").rglob("secret"))
 
 
 def test_what_is_not_there_is_named(lake, run):
