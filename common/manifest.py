@@ -11,6 +11,7 @@ from common import storage
 from common.failures import Failure, Fenced, InputError
 
 FORMAT = 1
+DROPPED_KEPT = datetime.timedelta(days=90)  # for which a manifest tells what its partition named before
 # Stays below its folder for every reader: no scheme, no pattern of Spark's, no step that climbs or is empty.
 SAFE_PATH = re.compile(r"(?!.*(^|/)\.{0,2}(/|$))[^\\:*?\[\]{}\x00-\x1f\x7f]+")
 
@@ -128,6 +129,19 @@ def publish_partition(uri: str, document: dict[str, Any], seen: Manifest | None)
         raise Failure(
             f"The partition {uri} changed while this task worked on it, nothing of it was replaced; run the task again."
         ) from None
+
+
+def dropped(seen: Manifest | None, files: list[dict[str, Any]], now: datetime.datetime) -> dict[str, str]:
+    """The versions that a partition names no longer, and when it last did, so that no reader's files are deleted."""
+    if seen is None:
+        return {}
+    named, former = (
+        {file["path"].partition("/")[0] for file in of}
+        for of in (files, [file for output in seen.document["outputs"].values() for file in output["files"]])
+    )
+    told = seen.document.get("dropped", {}) | dict.fromkeys(former, now.isoformat())
+    since = (now - DROPPED_KEPT).isoformat()
+    return {version: at for version, at in told.items() if version not in named and at > since}
 
 
 def publish_replacement(uri: str, document: dict[str, Any], seen: Manifest | None) -> None:

@@ -187,6 +187,7 @@ class Task:
         size = sum(file.bytes for file in files)
         paths = [{"path": file.uri.removeprefix(f"{folder}/"), "bytes": file.bytes} for file in files]
         document = self.document({role: {"contract": table.contract, "rows": rows, "bytes": size, "files": paths}})
+        document["dropped"] = manifest.dropped(seen, paths, datetime.datetime.now(datetime.UTC))
         with self.effect(f"published {folder.removeprefix(f'{self.lake}/')}"):
             publish(lake.manifest(folder), document, seen)
         output = self.outputs.setdefault(

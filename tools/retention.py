@@ -1,6 +1,7 @@
-"""Runs of the intermediate level that are too old: those in which nothing changed for some days; --apply deletes them.
+"""Show what of a lake nothing needs any more and nothing has changed for some days; --apply deletes it.
 
-Tasks read what was handed over in their own run only, so no run needs another one's. Datasets and products stay.
+Runs of the intermediate level; in runs that stay, what processes left that the manifest does not name; versions of
+partitions that no manifest names. What a published version of a product descends from stays, and so does the raw level.
 """
 
 import argparse
@@ -8,28 +9,24 @@ import datetime
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from common import s3, storage
+from common import storage
 from common.command_line import lake_uri
+from common.delivery import tables
+from common.delivery.versions import VERSIONS
+from common.delivery.writer import items_of
 from common.failures import ArgumentError, Failure
-from tools import environment
+from tools import environment, garbage
 from tools.fingerprint import ROOT
+from tools.garbage import Garbage
+from tools.tables import delivery, products, reach
 
+KINDS = {"run": "runs", "process": "folders of processes that do not count", "version": "versions that nothing names"}
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-
-
-@dataclass
-class Run:
-    """What a run of a pipeline has left: files, bytes, and the last time that any of it changed, in seconds."""
-
-    files: int = 0
-    bytes: int = 0
-    changed: float = 0.0
 
 
 def main() -> None:
@@ -46,57 +43,82 @@ def main() -> None:
         days = said["keep_intermediate_days"] if asked.days is None else asked.days
         if days < 1:
             raise ArgumentError(f"DAYS is {days}, expected one at least: a run of today may still be at work.")
-        tell(root, days, asked.apply)
-    except Failure as error:
+        tell(root, days, asked.apply, live_runs(asked.environment, root, asked.apply))
+    except (Failure, OSError) as error:
         sys.exit(str(error))
 
 
-def tell(root: str, days: int, apply: bool) -> None:
-    """Show the runs that are too old, and delete them if asked to."""
+def tell(root: str, days: int, apply: bool, live: set[str]) -> None:
+    """Show what can go, and delete it if asked to."""
     limit = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
-    with console.status(f"listing {root}/intermediate"):
-        found = runs(f"{root}/intermediate")
-    old = {name: run for name, run in sorted(found.items()) if run.changed < limit.timestamp()}
-    table = Table("pipeline", "run", "files", "MB", "last changed", title=f"Nothing changed for {days} days")
+    with console.status(f"listing {root}"):
+        lake, found = garbage.find(root, limit.timestamp(), live)
+    table = Table("folder", "files", "MB", "last changed", title=f"Nothing changed for {days} days")
     table.title_justify = "left"
-    for name, run in old.items():
-        day = datetime.datetime.fromtimestamp(run.changed, datetime.UTC).date()
-        table.add_row(*name.split("/"), f"{run.files:,}", f"{run.bytes / 1e6:,.1f}", str(day))
+    for each in found:
+        day = datetime.datetime.fromtimestamp(each.changed, datetime.UTC).date()
+        table.add_row(each.name, f"{len(each.entries):,}", f"{each.bytes / 1e6:,.1f}", str(day))
     console.print(table)
-    if apply:
-        for name in track(old, "deleting", console=console):
-            storage.delete(f"{root}/intermediate/{name}")
-    size = sum(run.bytes for run in old.values()) / 1e6
+    if lake.strays:
+        console.print(f"{len(lake.strays)} files of intermediate belong to no run and stay, as {lake.strays[0]} does.")
+    if kept := live & lake.runs.keys():
+        console.print(f"{len(kept)} runs stay because published products come from them.")
+    gone = [each for each in track(found, "deleting", console=console) if delete(root, each)] if apply else found
+    runs = sum(each.kind == "run" for each in gone)
+    size = sum(each.bytes for each in gone) / 1e6
+    rest = "".join(f", {count} {KINDS[kind]}" for kind in ("process", "version") if (count := number(gone, kind)))
     console.print(
-        f"{len(old)} of {len(found)} runs of {root} ({size:,.1f} MB) "
+        f"{runs} of {len(lake.runs)} runs of {root}{rest} ({size:,.1f} MB) "
         + ("are deleted." if apply else "would be deleted by APPLY=1.")
     )
 
 
-def runs(folder: str) -> dict[str, Run]:
-    """What each run has left, by `<pipeline>/<run>`, from one listing of the intermediate level."""
-    found: dict[str, Run] = {}
-    for path, size, changed in entries(folder):
-        run = found.setdefault("/".join(path.split("/")[:2]), Run())
-        run.files += 1
-        run.bytes += size
-        run.changed = max(run.changed, changed)
-    return found
+def number(found: list[Garbage], kind: str) -> int:
+    return sum(each.kind == kind for each in found)
 
 
-def entries(folder: str) -> Iterator[tuple[str, int, float]]:
-    """Path, bytes and time of change of every file below a folder, hidden ones too."""
-    if storage.is_s3(folder):
-        bucket, prefix = s3.bucket_and_key(f"{folder}/")
-        for page in s3.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for each in page.get("Contents", []):
-                yield each["Key"].removeprefix(prefix), each["Size"], each["LastModified"].timestamp()
-        return
-    root = storage.local(folder)
-    for parent, _, names in os.walk(root):
-        for name in names:
-            status = os.stat(f"{parent}/{name}")
-            yield f"{parent}/{name}".removeprefix(f"{root}/"), status.st_size, status.st_mtime
+def delete(root: str, each: Garbage) -> bool:
+    """Delete a folder unless something needs it by now; whether it was deleted."""
+    if not each.unneeded():
+        return False
+    storage.delete(f"{root}/{each.name}")
+    return True
+
+
+def live_runs(name: str, root: str, needed: bool) -> set[str]:
+    """The runs, as <pipeline>/<run>, that the published versions of an environment's products come from.
+
+    Failure if that can't be known though it is needed. A laptop's DynamoDB is gone when its Airflow is.
+    """
+    brought_along = name == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT")
+    try:
+        if brought_along:
+            reach(name)
+        uris = set(published(name))
+    except Failure as error:
+        if needed and not brought_along:
+            raise Failure(
+                f"{error} So it is not known which runs published products come from, and nothing is deleted."
+            ) from None
+        if not brought_along:
+            console.print(f"Runs that published products come from are not known: {error}", soft_wrap=True)
+        return set()
+    above = f"{root}/intermediate/"
+    return {"/".join(uri.removeprefix(above).split("/")[:2]) for uri in uris if uri.startswith(above)}
+
+
+def published(name: str) -> Iterator[str]:
+    """The manifest of each version of each product that does not expire."""
+    section = delivery(name)
+    client = tables.client()
+    with tables.explained():
+        for product in products():
+            table = tables.Table(client, tables.table_name(section["tables"], product), 1)
+            try:
+                for version in items_of(table, VERSIONS):
+                    yield version["manifest"]["S"]
+            except client.exceptions.ResourceNotFoundException:
+                continue  # nothing was ever published
 
 
 if __name__ == "__main__":
