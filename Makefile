@@ -156,8 +156,8 @@ deploy-dags: setup ## switch an environment to the DAGs of this checkout, if the
 create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
 	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
 
-iam-policy: setup ## the least AWS policy that a job needs (JOB=publish_product ENV=dev)
-	@$(JOBS_PYTHON) -m tools.iam_policy --job $(JOB) --environment $(ENV)
+iam-policy: setup ## the least AWS policy of a job, or of a pipeline's nodes (JOB=publish_product PIPELINE=similar_items ENV=dev)
+	@$(JOBS_PYTHON) -m tools.iam_policy $(if $(JOB),--job $(JOB)) $(if $(PIPELINE),--pipeline $(PIPELINE)) --environment $(ENV)
 
 lake-rules: setup ## rules by which the bucket of an environment forgets, for S3 (ENV=dev)
 	@$(JOBS_PYTHON) -m tools.lake_rules --environment $(ENV)

@@ -12,6 +12,7 @@ from common.failures import Failure
 from tools import environment
 
 ABORT_DAYS = 7  # no upload of a task takes so long
+FORMER_DAYS = 7  # of what was deleted or overwritten; a bucket keeps versions for the raw level, which no rule names
 
 
 def main() -> None:
@@ -37,8 +38,18 @@ def rules(lake: str, days: int) -> dict[str, Any]:
         }
         for name in ("intermediate", "logs")
     ]
+    former = [
+        {
+            "ID": f"forget former versions of {name}",
+            "Status": "Enabled",
+            "Filter": {"Prefix": f"{prefix}{name}/"},
+            "NoncurrentVersionExpiration": {"NoncurrentDays": FORMER_DAYS},
+        }
+        for name in ("intermediate", "curated", "logs")
+    ]
     abort = {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABORT_DAYS}}
-    return {"Rules": [*kept, {"ID": "abort uploads", "Status": "Enabled", "Filter": {"Prefix": prefix}, **abort}]}
+    uploads = {"ID": "abort uploads", "Status": "Enabled", "Filter": {"Prefix": prefix}, **abort}
+    return {"Rules": [*kept, *former, uploads]}
 
 
 if __name__ == "__main__":

@@ -13,5 +13,7 @@ def test_s3_takes_the_rules_and_they_reach_what_tasks_hand_over_alone(moto, monk
     made = lake_rules.rules("s3://rules/lake", 30)
     client.put_bucket_lifecycle_configuration(Bucket="rules", LifecycleConfiguration=made)
     taken = client.get_bucket_lifecycle_configuration(Bucket="rules")["Rules"]
-    ends = {rule["Filter"]["Prefix"]: rule.get("Expiration", {}).get("Days") for rule in taken}
-    assert ends == {"lake/intermediate/": 30, "lake/logs/": 30, "lake/": None}
+    ends = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in taken if "Expiration" in rule}
+    assert ends == {"lake/intermediate/": 30, "lake/logs/": 30}
+    former = {rule["Filter"]["Prefix"] for rule in taken if "NoncurrentVersionExpiration" in rule}
+    assert former == {"lake/intermediate/", "lake/curated/", "lake/logs/"}, "raw deliveries can be restored"

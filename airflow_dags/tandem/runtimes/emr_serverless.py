@@ -30,7 +30,7 @@ class EmrServerless(Service):
     waiting: ClassVar[tuple[str, ...]] = ("SUBMITTED", "PENDING", "SCHEDULED", "QUEUED")
     ended: ClassVar[tuple[str, ...]] = ("SUCCESS", "FAILED", "CANCELLED")
     cancelling: ClassVar[tuple[str, ...]] = ("CANCELLING",)
-    execution_role: str  # its ARN
+    execution_role: str  # its ARN; {job} in it is the job's name, for a role per job
     region: str | None = None  # the one that boto3 finds by itself
     application: Mapping[str, Any] = field(default_factory=dict)
     ready_seconds: float = 600  # an application may take to be created, started or stopped
@@ -64,7 +64,7 @@ class EmrServerless(Service):
         return {
             "applicationId": work.cluster,
             "clientToken": hashlib.sha256(f"{work.lake} {name}".encode()).hexdigest(),
-            "executionRoleArn": self.execution_role,
+            "executionRoleArn": self.execution_role.replace("{job}", work.job),
             "name": name,
             "jobDriver": {"sparkSubmit": driver},
             "configurationOverrides": {
