@@ -191,6 +191,8 @@ def spark_submit(job: Job, bundle: str, where: list[str], arguments: list[str]) 
     if job.requirements and where == CLUSTER:  # unpacked in the working folder of each process
         conf |= {f"{process}.PYTHONPATH": "libraries" for process in ("spark.yarn.appMasterEnv", "spark.executorEnv")}
         archives = ["--archives", f"{bundle}/{LIBRARIES}#libraries"]
+    if where == CLUSTER:
+        conf |= {"spark.yarn.maxAppAttempts": "1"}  # YARN would start a driver that failed once more, unasked
     options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
     code = ["--py-files", f"{bundle}/code.zip", f"{bundle}/main.py"]
     return ["spark-submit", *where, "--name", job.name, *options, *archives, *code, *arguments]

@@ -44,6 +44,7 @@ class Environment:
     tables: str  # how the names of the tables begin that products are published to; templates know it as `tables`
     retries: int
     retry_delay: timedelta
+    deadline_seconds: int  # of an attempt, if its job.toml names none
     runs_at_once: int  # of a pipeline
     parts_at_once: int  # of a mapped task in a run
     failure_notice: FailureNotice
@@ -62,6 +63,7 @@ def load(folder: Path) -> Environment:
         tables=said["delivery"]["tables"],
         retries=said["retries"],
         retry_delay=timedelta(seconds=said["retry_delay_seconds"]),
+        deadline_seconds=said["deadline_seconds"],
         runs_at_once=said["runs_at_once"],
         parts_at_once=said["parts_at_once"],
         failure_notice=FailureNotice(said.name, **said["failures"]),

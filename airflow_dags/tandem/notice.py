@@ -1,12 +1,14 @@
 """The notice of a run that failed: once a run, to the address or the web hook that the environment names."""
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowException
 
 log = logging.getLogger(__name__)
 FAILURE = "failure"  # the XCom in which a task leaves why its attempt failed
@@ -41,6 +43,26 @@ class FailureNotice:
             HttpHook("POST", self.webhook).run(json={"text": text, "environment": self.environment, **told})
 
 
+@contextlib.contextmanager
+def noted(instance: Any) -> Iterator[None]:
+    """Leave for the notice why what is done here fails, if it does."""
+    try:
+        yield
+    except Exception as error:
+        note_failure(instance, "\n".join(told(error)))
+        raise
+
+
+def told(error: Any) -> list[str]:
+    """An exception and its causes, without stacks."""
+    lines: list[str] = []
+    while isinstance(error, BaseException):
+        name = "" if isinstance(error, AirflowException) else f"{type(error).__name__}: "
+        lines += f"{'Caused by ' if lines else ''}{name}{error}".splitlines()
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return lines
+
+
 def note_failure(instance: Any, reason: str) -> None:
     """Leave why an attempt of a task failed, for the notice."""
     instance.xcom_push(FAILURE, reason[:LARGEST_REASON])
@@ -57,6 +79,7 @@ def described(context: Mapping[str, Any]) -> dict[str, str]:
         "dag": instance.dag_id,
         "run": instance.run_id,
         "task": f"{instance.task_id}{part}, attempt {instance.try_number}",
-        "reason": instance.xcom_pull(**of_the_task) or "It is no job's, or its worker was killed; see its log.",
+        "reason": instance.xcom_pull(**of_the_task)
+        or "The task does not run a job, or its worker was killed; see its log.",
         "log": instance.log_url,
     }

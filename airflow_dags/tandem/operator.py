@@ -3,7 +3,7 @@
 import contextlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from datetime import UTC
 from signal import Signals
@@ -12,9 +12,13 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context, TaskInstanceState
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
+from tandem.errors import PipelineError
 from tandem.lake import read_document
-from tandem.notice import note_failure
+from tandem.notice import noted, told
+from tandem.parameters import Described, check_configuration, check_parameters, given, is_of_its_task
 from tandem.runtimes import ContainerRuntime, Outcome, Work
+from tandem.runtimes.arguments import check_texts
+from tandem.runtimes.output import LARGEST_RESULT
 
 FINAL = {  # exit codes that another attempt would end with too
     2: "wrong arguments",
@@ -23,15 +27,16 @@ FINAL = {  # exit codes that another attempt would end with too
     5: "fenced, this attempt or a newer one has published",
 }
 FENCED = 5
-LARGEST_RESULT = 48 << 10  # bytes, as in common.task: XComs lie in Airflow's database
+LONGEST_SENTENCE = 2000  # characters of what a job says of its failure
 log = logging.getLogger(__name__)
 
 
 class JobOperator(BaseOperator):
     """Runs a job as one task and returns what it left: {"manifest": URI, "metrics": {…}}.
 
-    A task without the manifest of its own attempt (or of the one that it took over) has failed, whatever its exit code
-    says. Exit codes 2 to 5 fail at once (AirflowFailException); any other failure is worth a retry (AirflowException).
+    A task has succeeded if the manifest of its own attempt (or of the one that it took over) is there, and failed if
+    it is not, whatever its exit code says. Exit codes 2 to 5 fail at once (AirflowFailException); any other failure is
+    worth a retry (AirflowException).
     """
 
     template_fields = ("lake", "parameters", "request", "cluster")
@@ -46,6 +51,9 @@ class JobOperator(BaseOperator):
         parameters: Mapping[str, Any],
         request: Mapping[str, Any],
         cluster: Any,
+        described: Described,
+        at_trigger: Sequence[str] = (),
+        deadline_seconds: float | None = None,
         part: int | None = None,
         **options: Any,
     ) -> None:
@@ -57,32 +65,23 @@ class JobOperator(BaseOperator):
         self.parameters = parameters
         self.request = request
         self.cluster = cluster
+        self.described = described  # the job's parameters
+        self.at_trigger = at_trigger  # the names of those that a run may give
+        self.deadline_seconds = deadline_seconds
         self.part = part
         self.work: Work | None = None
         self.handle: Any = None
 
     def execute(self, context: Context) -> Any:
-        self.work = self.rendered_work(context)
-        self.handle = self.runtime.submit(self.work)
-        outcome = self.runtime.watch(self.handle)
-        done = self.work
-        if outcome.attempt not in (None, done.attempt):  # begun before this try, maybe before the run was cleared
-            done = replace(done, attempt=outcome.attempt, run_started=None)
-        uri = f"{done.key}/manifest.json"
-        manifest = read_document(uri)
-        newest = attempt_of(manifest, done)
-        if outcome.exit_code == 0 and manifest and newest == done.attempt:
-            return result(outcome) or small({"manifest": uri, "metrics": manifest["metrics"]})
-        document = read_document(f"{done.key}/attempt-{done.attempt}/failure.json")
-        if attempt_of(document, done) == 0:
-            document = None
-        code = document["exit_code"] if document else outcome.exit_code
-        if code and document is None and newest > done.attempt:
-            code = FENCED  # which leaves no document; clusters tell nothing but that a job failed
-        failure = AirflowFailException if code in FINAL else AirflowException
-        text = "\n".join([ending(code, done), *reasons(outcome, document)])
-        note_failure(context["ti"], text)
-        raise failure(text)
+        with noted(context["ti"]):
+            self.work = self.rendered_work(context)
+            self.check(self.work)
+            self.handle = self.runtime.submit(self.work)
+            outcome = self.runtime.watch(self.handle)
+            done = self.work
+            if outcome.attempt not in (None, done.attempt):  # begun before this try, maybe before the run was cleared
+                done = replace(done, attempt=outcome.attempt, run_started=None)
+            return concluded(done, outcome)
 
     def rendered_work(self, context: Context) -> Work:
         """This attempt of the task, once its templates are rendered."""
@@ -97,15 +96,58 @@ class JobOperator(BaseOperator):
             attempt=instance.try_number,
             map_index=self.part,
             predecessors=self.predecessors,
-            parameters=self.parameters,
+            parameters=given(self.parameters, check_configuration(context), self.at_trigger),
             request=self.request,
             cluster=self.cluster,
             run_started=started.astimezone(UTC).isoformat(timespec="microseconds") if started else None,
+            deadline_seconds=self.deadline_seconds,
         )
+
+    def check_early(self, context: Context) -> None:
+        """Check what can be known in the first task of a run; AirflowFailException names what is wrong.
+
+        A parameter that is made of what another task returns is checked in its own task.
+        """
+        environment = self.get_template_env(context["dag"])
+        late = {name for name, value in self.parameters.items() if is_of_its_task(value, environment)}
+        known = {name: value for name, value in self.parameters.items() if name not in late}
+        rendered = self.render_template({"lake": self.lake, "parameters": known}, context, environment)
+        values = given(rendered["parameters"], check_configuration(context), self.at_trigger)
+        work = replace(self.rendered_work(context), task_id=self.task_id, lake=rendered["lake"], parameters=values)
+        self.check(work, late - values.keys())
+
+    def check(self, work: Work, late: Set[str] = frozenset()) -> None:
+        """Raise AirflowFailException unless the job takes the parameters, but the late ones, and the runtime all."""
+        described = {name: entry for name, entry in self.described.items() if name not in late}
+        try:
+            check_parameters(described, work.parameters, f"Task '{work.task_id}'")
+        except PipelineError as error:
+            raise AirflowFailException(str(error)) from None
+        check_texts(work.texts, self.runtime.refused)
 
     def on_kill(self) -> None:
         if self.handle is not None:
             self.runtime.cancel(self.handle)
+
+
+def concluded(work: Work, outcome: Outcome) -> Any:
+    """What a work that has ended returns, if it published; AirflowException says why if it did not.
+
+    The manifest is what counts: a job that is ended after it published, by a signal or in its last clean-up, has done
+    all that it was to do.
+    """
+    uri = f"{work.key}/manifest.json"
+    manifest = read_document(uri)
+    newest = attempt_of(manifest, work)
+    if manifest is not None and newest == work.attempt:
+        if outcome.exit_code:
+            log.warning("%s It had published before, so the task is done: %s", ending(outcome, None, work), uri)
+        return result(outcome) or small({"manifest": uri, "metrics": manifest.get("metrics", {})})
+    document = failure_document(f"{work.key}/attempt-{work.attempt}/failure.json", work)
+    if outcome.exit_code and document is None and newest > work.attempt:
+        outcome = outcome._replace(exit_code=FENCED, guessed=False)  # clusters tell nothing but that a job failed
+    failure = AirflowFailException if code_of(outcome, document) in FINAL else AirflowException
+    raise failure("\n".join([ending(outcome, document, work), *reasons(outcome, document)]))
 
 
 def attempt_of(document: Mapping[str, Any] | None, work: Work) -> int:
@@ -113,18 +155,32 @@ def attempt_of(document: Mapping[str, Any] | None, work: Work) -> int:
 
     A run that is deleted and made anew, or cleared, keeps its ID and begins later.
     """
-    if document is None:
+    task = (document or {}).get("task")
+    if not isinstance(task, dict):
         return 0
-    began = document["task"].get("run_started")
-    older = began and work.run_started and began < work.run_started
-    return 0 if older else int(document["task"]["attempt"])
+    began = task.get("run_started")
+    older = began and work.run_started and str(began) < work.run_started
+    return 0 if older else int(task.get("attempt", 0))
+
+
+def failure_document(uri: str, work: Work) -> dict[str, Any] | None:
+    """What this attempt's job wrote of its failure, None if it wrote nothing, or nothing of that form."""
+    document = read_document(uri)
+    if document is None or attempt_of(document, work) == 0:
+        return None
+    causes = document.get("exceptions")
+    types = (type(document.get("exit_code")), type(document.get("sentence")), type(causes))
+    if types != (int, str, list) or not all(isinstance(cause, dict) for cause in causes or []):
+        log.warning("%s is not a failure document, so it is left out of account.", uri)
+        return None
+    return document
 
 
 def result(outcome: Outcome) -> Any:
     """What the job left in its result file, None if it left nothing that can be an XCom; the manifest says it, too."""
     if outcome.result is None:
         return None
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
         if len(outcome.result) <= LARGEST_RESULT:
             return json.loads(outcome.result)
     log.warning("The result file is not JSON, or over %s KiB; its manifest is taken instead.", LARGEST_RESULT >> 10)
@@ -144,10 +200,18 @@ def small(xcom: dict[str, Any]) -> dict[str, Any]:
     return {**xcom, "metrics": {name: xcom["metrics"][name] for name in kept}, "left_out": told}
 
 
-def ending(code: int, work: Work) -> str:
+def code_of(outcome: Outcome, document: Mapping[str, Any] | None) -> int:
+    """The exit code of a work: the one that its job wrote down, because clusters swallow them."""
+    return int(document["exit_code"]) if document else outcome.exit_code
+
+
+def ending(outcome: Outcome, document: Mapping[str, Any] | None, work: Work) -> str:
     """How a work ended, in one line; a shell and spark-submit tell a signal as 128 plus its number."""
+    code = code_of(outcome, document)
     number = -code if code < 0 else code - 128
-    if number in set(Signals):
+    if outcome.guessed and document is None:
+        how = "did not succeed"
+    elif number in set(Signals):
         how = f"was killed by {Signals(number).name}"
     elif code == 0:
         how = f"ended with exit code 0, but without a manifest of this attempt at {work.key}/manifest.json"
@@ -162,8 +226,14 @@ def reasons(outcome: Outcome, document: Mapping[str, Any] | None) -> list[str]:
     if document is None:
         said = [f"It said last: {outcome.last_line}"] if outcome.last_line else []
         return [*explained, *said] or ["It said nothing."]
-    causes = [f"Caused by {cause['type']}: {cause['message']}" for cause in document["exceptions"][1:]]
-    return [document["sentence"], *causes, *explained]
+    causes = [f"Caused by {cause.get('type')}: {cause.get('message')}" for cause in document["exceptions"][1:]]
+    return [*map(one_line, [document["sentence"], *causes]), *explained]
+
+
+def one_line(text: str) -> str:
+    """A text as one line, so that none in it can pass for a line of ours, and not longer than a message may be."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= LONGEST_SENTENCE else f"{line[:LONGEST_SENTENCE]}…"
 
 
 def tell_failure(context: Context) -> None:
@@ -182,13 +252,3 @@ def tell_failure(context: Context) -> None:
     task = instance.task
     if isinstance(task, JobOperator) and task.work:
         log.error("To run it by hand: %s", task.runtime.again(replace(task.work, attempt=task.work.attempt + 1)))
-
-
-def told(error: Any) -> list[str]:
-    """An exception and its causes, without stacks."""
-    lines: list[str] = []
-    while isinstance(error, BaseException):
-        name = "" if isinstance(error, AirflowException) else f"{type(error).__name__}: "
-        lines += f"{'Caused by ' if lines else ''}{name}{error}".splitlines()
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return lines

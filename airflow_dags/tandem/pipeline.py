@@ -1,7 +1,7 @@
 """A pipeline: an Airflow DAG that names jobs and their order; all else comes from the catalogue and the environment."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -14,7 +14,9 @@ from tandem.catalogue import Job
 from tandem.done import Done
 from tandem.errors import PipelineError, check_known
 from tandem.operator import JobOperator, tell_failure
+from tandem.parameters import check_parameters, declaration
 from tandem.release import TASK, TakeRelease
+from tandem.run_check import check_run
 from tandem.runtimes import Cluster, ContainerRuntime
 
 Task = BaseOperator | MappedOperator
@@ -36,7 +38,8 @@ class Pipeline:
     `dag.spark("job", …)` and `dag.container("job", …)` return Airflow operators, which take `>>` with any others. A
     keyword is a role of the job (its value: the task that hands over) or the parameter that its job.toml calls
     mapped_by (its value: into how many tasks it is mapped). Settings come from `<task ID>.json` beside the DAG,
-    {"parameters": {…}}, for Spark jobs the keys of [spark] in job.toml too; strings in it may be templates.
+    {"parameters": {…}}, for Spark jobs the keys of [spark] in job.toml too; strings in it may be templates. Its list
+    "at_trigger" names the parameters that the configuration of a run may give over that: Airflow params of the DAG.
     What a job writes to a dataset of the lake is an Airflow asset of the same name.
 
     README.md of the folder is the DAG's documentation on Airflow's page, its first paragraph the description. Other
@@ -135,9 +138,11 @@ class Pipeline:
         where = f"{self.dag.dag_id}/{task_id}.json"
         settings = self.read(f"{task_id}.json")
         for key in settings:
-            check_known("setting", key, ["parameters", *(SPARK_SETTINGS if job.engine == "spark" else [])], where)
-        for name in settings.get("parameters", {}):
-            check_known("parameter", name, job.parameters, where)
+            check_known(
+                "setting", key, ["parameters", "at_trigger", *(SPARK_SETTINGS if job.engine == "spark" else [])], where
+            )
+        for name in (*settings.get("parameters", {}), *settings.get("at_trigger", [])):
+            check_known("parameter", name, [each for each in job.parameters if each != job.mapped_by], where)
         return settings
 
     def task(
@@ -151,7 +156,7 @@ class Pipeline:
     ) -> Task:
         """The operator of a job, mapped or not, after its predecessors."""
         where = f"Task '{task_id}' of {self.dag.dag_id}"
-        parameters = settings.pop("parameters", {})
+        parameters, at_trigger = settings.pop("parameters", {}), settings.pop("at_trigger", [])
         roles = {name: value for name, value in given.items() if name != job.mapped_by}
         for role, predecessor in roles.items():
             check_known("role", role, [*job.roles, *([job.mapped_by] if job.mapped_by else [])], where)
@@ -168,6 +173,9 @@ class Pipeline:
             "lake": self.environment.lake,
             "predecessors": {role: predecessor.task_id for role, predecessor in roles.items()},
             "parameters": parameters,
+            "described": job.parameters,
+            "at_trigger": at_trigger,
+            "deadline_seconds": job.resources.get("deadline_seconds", self.environment.deadline_seconds),
             "request": request,
             "cluster": cluster.open.output if cluster else None,
             "outlets": [Asset(dataset) for dataset in job.datasets],
@@ -179,15 +187,36 @@ class Pipeline:
                 raise PipelineError(
                     f"{where} is mapped by '{job.mapped_by}'; say into how many: {job.mapped_by}=NUMBER."
                 )
-            options["parameters"] = {**parameters, job.mapped_by: count}
+            options["parameters"] = parameters = {**parameters, job.mapped_by: count}
             at_once = self.environment.parts_at_once
             task = JobOperator.partial(max_active_tis_per_dagrun=at_once, **options).expand(part=list(range(count)))
         else:
             task = JobOperator(**options)
+        self.check_values(where, job, parameters, at_trigger)
+        self.declare(where, job, parameters, at_trigger)
         for predecessor in roles.values():
             predecessor >> task
         self.jobs[task_id] = job
         return task
+
+    def check_values(self, where: str, job: Job, parameters: Mapping[str, Any], at_trigger: Sequence[str]) -> None:
+        """Raise PipelineError for a value that the job would not take; templates are checked once rendered."""
+        values = {name: value for name, value in parameters.items() if not is_template(value)}
+        late = {*at_trigger, *parameters} - values.keys()
+        check_parameters({name: job.parameters[name] for name in job.parameters if name not in late}, values, where)
+
+    def declare(self, where: str, job: Job, parameters: Mapping[str, Any], at_trigger: Sequence[str]) -> None:
+        """Make params of the DAG of what a run may give; PipelineError if two tasks differ in what a name means."""
+        for name in at_trigger:
+            default = parameters.get(name, job.parameters[name].get("default"))
+            wanted = declaration(job.parameters[name], None if is_template(default) else default)
+            there = self.dag.params.get_param(name) if name in self.dag.params else wanted
+            if (there.schema, there.value) != (wanted.schema, wanted.value):
+                raise PipelineError(
+                    f"{where} lets a run give '{name}', of which another task takes other values or another default; "
+                    "give both the same, or let a run give it to one of them only."
+                )
+            self.dag.params[name] = there
 
     def check_contract(self, where: str, job: Job, role: str, predecessor: Any) -> None:
         """Raise PipelineError unless the predecessor writes what the role reads: by its name, else by its contract."""
@@ -211,7 +240,7 @@ class Pipeline:
         """Let a run take its release first, if any of its tasks runs what a release names."""
         if self.released:
             first = [task for task in self.dag.tasks if not task.upstream_task_ids]
-            TakeRelease(task_id=TASK) >> first
+            TakeRelease(task_id=TASK, check=check_run) >> first
 
     def put_clusters_around_spark(self) -> None:
         """Open each once all is done that all its tasks wait for, close it after the last, let no failure be hidden."""
@@ -246,6 +275,10 @@ class Pipeline:
         """The IDs of all tasks that a task waits for."""
         ids: set[str] = task.get_flat_relative_ids(upstream=True)
         return ids
+
+
+def is_template(value: Any) -> bool:
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
 def first_paragraph(document: str) -> str:

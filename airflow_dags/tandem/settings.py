@@ -23,6 +23,7 @@ KNOWN: dict[str, Any] = {
     "promotes": (str, OPTIONAL),
     "retries": int,
     "retry_delay_seconds": (int, float),
+    "deadline_seconds": int,
     "runs_at_once": int,
     "parts_at_once": int,
     "keep_intermediate_days": int,

@@ -166,6 +166,7 @@ def test_a_job_is_the_bundle_with_its_sizes_and_its_libraries_and_gcloud_does_th
         "spark.a": "b,c",
         "spark.yarn.appMasterEnv.PYTHONPATH": "libraries",
         "spark.executorEnv.PYTHONPATH": "libraries",
+        "spark.yarn.maxAppAttempts": "1",
     }
     assert sent["job"]["placement"] == {"cluster_name": "c"}
     again = RUNTIME.again(work(2))

@@ -72,7 +72,7 @@ def test_a_tasks_own_settings_go_over_those_of_the_job():
     assert Emr().request(found, settings)["options"] == [
         *("--master", "yarn", "--deploy-mode", "client", "--name", "build"),
         *("--conf", "spark.executor.memory=9g", "--conf", "spark.executor.cores=3"),
-        *("--conf", "a=1", "--conf", "b={{ ds }}"),
+        *("--conf", "a=1", "--conf", "b={{ ds }}", "--conf", "spark.yarn.maxAppAttempts=1"),
     ]
 
 
@@ -173,7 +173,6 @@ def state(ran):
     return {**ran.states, "run": ran.state}
 
 
-NUMBER = '[parameters.number]\ntype = "integer"\ndefault = 1\nrange = [1, 5]\nhelp = "a number"'
 ENDS = {  # the body of each job, its steps' states by attempt, and what its failed task's log says after its first line
     "code_0": ("task.metrics['rows'] = 7", ["COMPLETED"], []),
     "code_1": (
@@ -181,7 +180,7 @@ ENDS = {  # the body of each job, its steps' states by attempt, and what its fai
         ["FAILED", "FAILED"],
         ["ValueError at main.py", "Caused by KeyError: 'deep'"],
     ),
-    "code_2": ("pass", ["FAILED"], []),
+    "code_2": ("raise failures.ArgumentError('An argument is wrong.')", ["FAILED"], ["An argument is wrong."]),
     "code_3": ("raise failures.InputError('The input is missing.')", ["FAILED"], ["The input is missing."]),
     "code_4": ("raise failures.Refused('The gate refused it.')", ["FAILED"], ["The gate refused it."]),
     "code_5": ("raise failures.Fenced('A newer one has published.')", ["FAILED"], ["A newer one has published."]),
@@ -197,9 +196,9 @@ def ends(aws, make_workshop, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         workshop = make_workshop(tmp_path_factory.mktemp("ends"))
         for name, (body, _, _) in ENDS.items():
-            workshop.job(name, body, more=NUMBER if name == "code_2" else WRITES, engine="spark")
+            workshop.job(name, body, more=WRITES, engine="spark")
         workshop.on_aws("emr", aws, patch)
-        settings = {name: {"parameters": {"number": 6}} if name == "code_2" else {} for name in ENDS}
+        settings = {name: {} for name in ENDS}
         body = "\n".join(f'dag.spark("{name}")' for name in ENDS)
         workshop.pipeline("emr_ends", body, cluster={**CLUSTER, "StepConcurrencyLevel": 5}, **settings)
         ran = workshop.run("emr_ends")
@@ -258,7 +257,7 @@ def test_the_log_of_a_failed_task_ends_with_all_that_is_known_of_it(ends, name):
     assert f"Step {step['Id']} of cluster {cluster['Id']} is FAILED. Reason: Unknown Error. LogFile: {place}" in told
     last = "\n".join(line for line in told if f"{logs}/containers/application_" in line)
     assert f"ended with exit code {name[-1]}" in told[0] or (name == "killed" and "was killed by SIGKILL" in told[0])
-    said = {"code_2": "The parameter 'number' is 6, expected", "killed": "stdout.gz ends with: "}
+    said = {"killed": "stdout.gz ends with: "}
     assert (said.get(name) or ENDS[name][2][0]) in last
 
 

@@ -1,5 +1,6 @@
 """What a runtime is: the verbs around one command line, and what goes in and comes out."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -9,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from tandem.catalogue import Job
 from tandem.lake import task_key
+from tandem.parameters import written
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Work:
     request: Mapping[str, Any]  # what the runtime asked for when the pipeline was parsed, its templates rendered
     cluster: Any  # what opening the cluster returned, None where none was opened
     run_started: str | None = None  # a run that is deleted and made anew under its ID counts attempts from 1 again
+    deadline_seconds: float | None = None  # after which it is cancelled; the pod template's where that is one
 
     @property
     def arguments(self) -> list[str]:
@@ -48,10 +51,13 @@ class Work:
         """URI of the folder that the task's manifest lies in."""
         return task_key(self.lake.rstrip("/"), self.dag_id, self.run_id, self.task_id, self.map_index)
 
-
-def written(value: Any) -> str:
-    """A parameter's value as a job's command line takes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    @property
+    def texts(self) -> dict[str, str]:
+        """All that people and pipelines wrote of the arguments, by what each is."""
+        names = {"The lake": self.lake, "The DAG ID": self.dag_id, "The run ID": self.run_id}
+        tasks = {f"The task ID of '{role}'": task_id for role, task_id in self.predecessors.items()}
+        values = {f"The parameter '{name}'": written(value) for name, value in self.parameters.items()}
+        return {**names, "The task ID": self.task_id, **tasks, **values}
 
 
 class Outcome(NamedTuple):
@@ -61,7 +67,16 @@ class Outcome(NamedTuple):
     result: str | None  # content of the result file, None where the runtime cannot reach it
     last_line: str  # of what the job printed
     explanation: str = ""  # what the runtime knows of the end beside the exit code: that memory ran out, say
+    guessed: bool = False  # the exit code, because nobody knows it, or the work never began
     attempt: int | None = None  # whose work it was, if a dead worker's that this attempt took over
+
+
+def overdue(seconds: float | None) -> str:
+    """The explanation of a work that was cancelled at its deadline."""
+    return (
+        f"It ran into its deadline of {seconds:.0f} s; give it more by deadline_seconds in [resources] of job.toml, or "
+        "less to do."
+    )
 
 
 class Cluster(NamedTuple):
@@ -74,6 +89,8 @@ class Cluster(NamedTuple):
 
 class ContainerRuntime(Protocol):
     """Where Python jobs run. Waiting is part of the work: submit, watch and cancel are one retry unit."""
+
+    refused: ClassVar[re.Pattern[str]]  # what no argument may hold, because it would not reach the job
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What the runtime needs beside the arguments; called while parsing, strings in it may be templates."""

@@ -14,6 +14,7 @@ from tandem.release import fingerprint
 from tandem.runtimes import Cluster, Outcome, Work, bundle
 from tandem.runtimes.requests import merged
 from tandem.runtimes.service import (
+    ONE_ATTEMPT,
     Sent,
     Service,
     deploy_mode,
@@ -71,7 +72,12 @@ class Dataproc(Service):
         libraries = libraries_properties(job, "spark.yarn.appMasterEnv")
         return {
             "fingerprint": fingerprint(job.name),
-            "properties": {"spark.submit.deployMode": mode, **spark_properties(job, settings), **libraries},
+            "properties": {
+                "spark.submit.deployMode": mode,
+                **spark_properties(job, settings),
+                **libraries,
+                ONE_ATTEMPT: "1",
+            },
             "libraries": "libraries.zip" if job.requirements else None,
         }
 
@@ -128,7 +134,7 @@ class Dataproc(Service):
         if said.status.state.name == "DONE":
             return Outcome(0, None, "", shown)
         told = f"Job {sent.id} of cluster {sent.work.cluster} is {said.status.state.name}. {said.status.details}"
-        return Outcome(1, None, "", "\n".join([told.strip(), *([shown] if shown else [])]))
+        return Outcome(1, None, "", "\n".join([told.strip(), *([shown] if shown else [])]), guessed=True)
 
     def again(self, work: Work) -> str:
         sent = self.sent(work)["job"]["pyspark_job"]

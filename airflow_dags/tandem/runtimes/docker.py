@@ -9,25 +9,31 @@ import shlex
 import shutil
 import string
 import tempfile
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import docker
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.types import Mount
+from requests.exceptions import RequestException
 
 from tandem.catalogue import Job
 from tandem.release import fingerprint
-from tandem.runtimes import Outcome, Work, check_built
+from tandem.runtimes import Outcome, Work, check_built, overdue
+from tandem.runtimes.arguments import NOTHING
+from tandem.runtimes.output import lines, read_result
 from tandem.runtimes.process import GRACE_SECONDS, pass_on
 
 RESULT = "/result"  # the folder of the result file, inside
-NAMED_AFTER = ("key", "dag_id", "run_id", "task_id", "map_index", "attempt")  # what labels say of a work
+NAMED_AFTER = ("key", "dag_id", "run_id", "task_id", "map_index", "attempt", "deadline_seconds")  # labels of a work
+MOST_PROCESSES = 1024  # threads count, too
+FAILURES = (DockerException, RequestException, AirflowException)  # of an engine
 log = logging.getLogger(__name__)
 UNITS = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
@@ -40,6 +46,7 @@ class Docker:
     (by network and variables too), a scratch folder, and nothing else of this machine but how OpenBLAS is to compute.
     """
 
+    refused: ClassVar[re.Pattern[str]] = NOTHING
     registry: str = ""
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,7 +63,7 @@ class Docker:
         of_this_task = {"label": f"tandem.key={work.key}"}
         for container in client.containers.list(all=True, ignore_removed=True, filters=of_this_task):
             if int(container.labels["tandem.attempt"]) < work.attempt:  # its worker died and could not do it
-                remove(container)
+                attempt(remove, container)  # one that stays can publish no more
         try:
             container = client.containers.get(name(work))
         except NotFound:
@@ -72,16 +79,24 @@ class Docker:
 
     def watch(self, handle: Any) -> Outcome:
         last_lines = deque([""], maxlen=1)
+        output = handle.logs(stream=True, follow=True)
+        ended = False
         try:
-            pass_on(lines(handle.logs(stream=True, follow=True)), last_lines)
-            exit_code = handle.wait()["StatusCode"]
+            with Deadline(self, handle, output) as deadline:
+                pass_on(lines(output), last_lines)
+                if deadline.failure:  # it still runs, and nobody waits for it any more
+                    why = f"{deadline.explanation} {deadline.failure}"
+                    return Outcome(1, None, last_lines[0], why, guessed=True)
+                exit_code = handle.wait()["StatusCode"]
+            ended = True
             handle.reload()
-            file = result_folder(handle) / "result.json"
-            result = file.read_text() if file.exists() else None
-            return Outcome(exit_code, result, last_lines[0], explanation(handle, exit_code))
-        finally:
-            self.cancel(handle)  # it still runs if a timeout of the task interrupted this
-            remove(handle)
+            result = read_result(result_folder(handle) / "result.json")
+            causes = [deadline.explanation, explanation(handle, exit_code)]
+            return Outcome(exit_code, result, last_lines[0], "\n".join(filter(None, causes)))
+        finally:  # none of it changes how the job ended
+            if not ended:  # a timeout of the task interrupted this
+                attempt(self.cancel, handle)
+            attempt(remove, handle)
 
     def cancel(self, handle: Any) -> None:
         with contextlib.suppress(NotFound):
@@ -100,6 +115,7 @@ class Docker:
             "memory": given["mem_limit"],
             "memory-swap": given["mem_limit"],
             "cpu-quota": given["cpu_quota"],
+            "pids-limit": MOST_PROCESSES,
             "tmpfs": "/tmp",
             "cap-drop": "ALL",
             "security-opt": "no-new-privileges",
@@ -112,6 +128,44 @@ class Docker:
             image(work),
         ]
         return [*command, *work.arguments]
+
+
+class Deadline:
+    """Ends a container, from a thread of its own, when its work has taken too long; closes its output if it can't."""
+
+    def __init__(self, runtime: Docker, container: Any, output: Any) -> None:
+        self.runtime = runtime
+        self.container = container
+        self.output = output
+        self.explanation = ""
+        self.failure = ""
+        label = container.labels.get("tandem.deadline_seconds", "None")
+        self.seconds = float("inf") if label == "None" else float(label)
+        self.timer = threading.Timer(min(self.seconds, threading.TIMEOUT_MAX), self.end)
+        self.timer.daemon = True
+
+    def __enter__(self) -> "Deadline":
+        self.timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.timer.cancel()
+
+    def end(self) -> None:
+        self.explanation = overdue(self.seconds)
+        try:
+            self.runtime.cancel(self.container)
+        except FAILURES as error:
+            self.failure = f"The engine could not end its container: {error}."
+            self.output.close()
+
+
+def attempt(action: Callable[[Any], None], container: Any) -> None:
+    """Have the engine do something with a container; if it can't, the log says so and that is all."""
+    try:
+        action(container)
+    except FAILURES as error:
+        log.warning("The engine could not end or remove %s (%s); remove it yourself.", container.name, error)
 
 
 def engine() -> Any:
@@ -217,6 +271,7 @@ def create(client: Any, work: Work) -> Any:
             name=name(work),
             labels={f"tandem.{label}": str(getattr(work, label)) for label in NAMED_AFTER},
             read_only=True,
+            pids_limit=MOST_PROCESSES,
             tmpfs={"/tmp": ""},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
@@ -252,13 +307,3 @@ def explanation(container: Any, exit_code: int) -> str:
     return (
         f"It ran out of memory at its limit of {limit} MiB; give it more in [resources] of job.toml, or smaller input."
     )
-
-
-def lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Lines of text out of pieces of output that end anywhere."""
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from (line.decode(errors="replace") for line in whole)
-    if rest:
-        yield rest.decode(errors="replace")

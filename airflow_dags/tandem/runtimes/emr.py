@@ -1,9 +1,11 @@
 """Runtime `emr`: a Spark job as a step of an EMR cluster, which is open only as long as Spark jobs need it."""
 
+import contextlib
 import gzip
 import logging
 import re
 import shlex
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -15,9 +17,11 @@ from tandem.errors import PipelineError
 from tandem.lake import list_s3, read_s3
 from tandem.release import fingerprint
 from tandem.runtimes import Cluster, Outcome, Work, bundle
+from tandem.runtimes.output import LONGEST_LAST_LINE
 from tandem.runtimes.process import SPARKS_OWN
 from tandem.runtimes.requests import check_request, client, merged
 from tandem.runtimes.service import (
+    ONE_ATTEMPT,
     Sent,
     Service,
     deploy_mode,
@@ -26,6 +30,7 @@ from tandem.runtimes.service import (
     spark_properties,
 )
 
+LARGEST_LOG = 4 << 20  # bytes of a log that are looked through for its last lines
 ACTIVE = ("PENDING", "RUNNING", "CANCEL_PENDING")
 RAISED = re.compile(
     r"(Caused by: )?([\w$]+\.)*\w+(Error|Exception|Interrupt|Exit)\b"
@@ -68,6 +73,7 @@ class Emr(Service):
         mode = deploy_mode(job, settings, self.deploy_mode)
         conf = spark_properties(job, settings) | libraries_properties(job, "spark.yarn.appMasterEnv")
         where = ["--master", "yarn", "--deploy-mode", mode, "--name", job.name]
+        conf[ONE_ATTEMPT] = "1"
         options = [*where, *(part for name, value in conf.items() for part in ("--conf", f"{name}={value}"))]
         packed = "libraries.zip" if job.requirements else None
         return {"fingerprint": fingerprint(job.name), "deploy_mode": mode, "options": options, "libraries": packed}
@@ -151,7 +157,7 @@ class Emr(Service):
         missing = f"No log of the driver is at {place} yet; EMR brings it within some minutes."
         lines = [told, *([ending] if ending else []), *(ends or [missing]), shown]
         codes = re.findall(r"User application exited with status (\d+)", "".join(log.values()))
-        return Outcome(int(codes[-1]) if codes else 1, None, "", "\n".join(lines))
+        return Outcome(int(codes[-1]) if codes else 1, None, "", "\n".join(lines), guessed=not codes)
 
 
 def driver_log(logs: str, step: Sent) -> dict[str, str]:
@@ -164,8 +170,7 @@ def driver_log(logs: str, step: Sent) -> dict[str, str]:
     application = re.search(r"application_\d+_\d+", "".join(own.values()))
     if application is None or step.work.request["deploy_mode"] == "client":
         return own
-    containers = texts(f"{logs}/containers/{application[0]}/")
-    return {uri: text for uri, text in containers.items() if re.search(r"_0*1/std...\.gz$", uri)}
+    return texts(f"{logs}/containers/{application[0]}/", r"_0*1/std...\.gz$")
 
 
 def step_log(logs: str, step: Sent) -> dict[str, str]:
@@ -173,15 +178,23 @@ def step_log(logs: str, step: Sent) -> dict[str, str]:
     return texts(f"{logs}/steps/{step.id}/")
 
 
-def texts(prefix: str) -> dict[str, str]:
-    """The text of all output that begins so, by URI; of processes that printed nothing there is none."""
-    outputs = [uri for uri in list_s3(prefix) if uri.endswith(("/stdout.gz", "/stderr.gz"))]
-    found = {uri: gzip.decompress(read_s3(uri)).decode(errors="replace") for uri in outputs}
+def texts(prefix: str, ending: str = r"/std(out|err)\.gz$") -> dict[str, str]:
+    """The ends of all outputs that begin and end so, by URI; of processes that printed nothing there is none."""
+    found = {uri: read_s3(uri, end_of).decode(errors="replace") for uri in list_s3(prefix) if re.search(ending, uri)}
     return {uri: text for uri, text in found.items() if text.strip()}
+
+
+def end_of(packed: Any) -> bytes:
+    """The last bytes of what gzip packed; all of it, if it is not larger than that."""
+    kept = b""
+    with contextlib.suppress(EOFError, OSError, zlib.error), gzip.open(packed) as file:  # some logs are cut off
+        while piece := file.read(1 << 20):
+            kept = (kept + piece)[-LARGEST_LOG:]
+    return kept
 
 
 def last_exception(text: str) -> str:
     """The last line that begins as an exception's does, else the last that the job printed, else the last."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     raised = [line for line in lines if RAISED.match(line)]
-    return (raised or [line for line in lines if not SPARKS_OWN.match(line)] or lines)[-1]
+    return (raised or [line for line in lines if not SPARKS_OWN.match(line)] or lines)[-1][:LONGEST_LAST_LINE]

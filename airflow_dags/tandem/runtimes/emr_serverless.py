@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class EmrServerless(Service):
             "configurationOverrides": {
                 "monitoringConfiguration": {"s3MonitoringConfiguration": {"logUri": logs(work)}}
             },
-            "executionTimeoutMinutes": self.run_minutes,
+            "executionTimeoutMinutes": min(self.run_minutes, whole_minutes(work.deadline_seconds)),
         }
 
     def client(self) -> Any:
@@ -106,10 +107,16 @@ class EmrServerless(Service):
         found = self.log_of_driver(sent, place, lambda: texts(place), self.log_seconds)
         ends = [f"{uri} ends with: {last_exception(text)}" for uri, text in found.items()]
         told = f"Job run {sent.id} of application {application} is {said['state']}. {said.get('stateDetails', '')}"
-        return Outcome(1, None, "", "\n".join([told.strip(), *(ends or [f"No log of the driver is at {place} yet."])]))
+        lines = [told.strip(), *(ends or [f"No log of the driver is at {place} yet."])]
+        return Outcome(1, None, "", "\n".join(lines), guessed=True)
 
     def again(self, work: Work) -> str:
         return Emr().again(work)
+
+
+def whole_minutes(seconds: float | None) -> float:
+    """The minutes after which AWS itself ends a job run whose worker is gone: later than a worker does."""
+    return math.inf if seconds is None else math.ceil(seconds / 60) + 1
 
 
 def logs(work: Work) -> str:

@@ -2,17 +2,19 @@
 
 import json
 import logging
+import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow.sdk.exceptions import AirflowException
 
 from tandem.catalogue import Job
 from tandem.runtimes import Outcome, Work, check_built, pod
+from tandem.runtimes.arguments import NOTHING
 from tandem.runtimes.process import GRACE_SECONDS
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class KubernetesPod:
     people to look at and to delete.
     """
 
+    refused: ClassVar[re.Pattern[str]] = NOTHING
     registry: str  # where images are pulled from; empty where they are brought to the nodes
     template: Path  # JSON, a V1Pod; its strings may be templates
     startup_seconds: int  # how long a pod may wait for a node, and then for its image
@@ -114,7 +117,7 @@ class KubernetesPod:
         yield running.wanted
 
     def watch(self, handle: Running) -> Outcome:
-        outcome = Outcome(1, None, "")
+        outcome = Outcome(1, None, "", guessed=True)
         interrupted = True
         try:
             for each in self.pods(handle):
@@ -152,7 +155,7 @@ class KubernetesPod:
                 return
 
     def again(self, work: Work) -> str:
-        return f"echo {shlex.quote(json.dumps(pod.bare(work)))} | kubectl create --filename -"
+        return f"printf %s {shlex.quote(json.dumps(pod.bare(work)))} | kubectl create --filename -"
 
 
 def asked(there: Any) -> tuple[str, list[str]]:

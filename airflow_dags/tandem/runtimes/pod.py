@@ -73,7 +73,8 @@ def bare(work: Work) -> dict[str, Any]:
     pod: dict[str, Any] = json.loads(json.dumps(work.request["pod"]))
     pod |= {"apiVersion": "v1", "kind": "Pod"}
     pod["metadata"] |= {"name": name(work), "labels": {**pod["metadata"].get("labels", {}), **labels(work)}}
-    pod["spec"]["containers"][0]["args"] = work.arguments
+    # Kubernetes puts a variable's value for $(NAME) in arguments, secrets too; $$ it takes for $.
+    pod["spec"]["containers"][0]["args"] = [argument.replace("$", "$$") for argument in work.arguments]
     return pod
 
 

@@ -10,18 +10,22 @@ from typing import Any
 
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import KubernetesApiException
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
-from airflow.providers.cncf.kubernetes.utils.pod_manager import EMPTY_XCOM_RESULT, PodManager, parse_log_line
+from airflow.providers.cncf.kubernetes.utils.pod_manager import PodManager, parse_log_line
+from airflow.providers.cncf.kubernetes.utils.xcom_sidecar import PodDefaults
 from airflow.sdk.exceptions import AirflowException
 from kubernetes.client import ApiException
+from kubernetes.stream import stream as kubernetes_stream
 from urllib3.exceptions import HTTPError
 
-from tandem.runtimes import Outcome
+from tandem.runtimes import Outcome, overdue
+from tandem.runtimes.output import LARGEST_RESULT, LONGEST_LINE, remembered
 from tandem.runtimes.pod import CONTAINER
 
 GONE = 404
 KILLED = 137
 PATIENCE_SECONDS = 30  # how long a pod may be overdue that was told to go; then no node is there that could end it
 MOMENT_SECONDS = 2  # how much later than a container's end the kubelet may tell of it
+RESULT_SECONDS = 60  # for a result file to come over
 PAUSE_SECONDS = 3  # before the API server is asked again
 log = logging.getLogger(__name__)
 
@@ -52,6 +56,30 @@ class Manager(PodManager):
             running = super().container_is_running(pod, container_name)
         return running
 
+    def result_file(self, pod: Any) -> bytes:
+        """The content of the result file, of at most one byte more than a result may have; nothing if there is none.
+
+        Airflow's own reads all of whatever lies there, and waits for ever for a pipe.
+        """
+        file = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
+        script = f"if [ -f {file} ] && [ ! -L {file} ]; then head -c {LARGEST_RESULT + 1} {file}; fi"
+        stream = kubernetes_stream(
+            self._client.connect_get_namespaced_pod_exec,
+            pod.metadata.name,
+            pod.metadata.namespace,
+            container=PodDefaults.SIDECAR_CONTAINER_NAME,
+            command=["/bin/sh", "-c", script],
+            stdin=False,
+            stdout=True,
+            stderr=True,
+            tty=False,
+            binary=True,
+            _preload_content=False,
+        )
+        with contextlib.closing(stream) as answer:
+            answer.run_forever(timeout=RESULT_SECONDS)
+            return bytes(answer.read_stdout())
+
 
 class Follower(KubernetesPodOperator):
     """Airflow's own operator, of which a runtime uses what it does with a pod that is there."""
@@ -68,8 +96,8 @@ class Follower(KubernetesPodOperator):
     def keep(self, container: str, line: str) -> str:
         """The line itself, remembered as the last one if it says something."""
         if line.strip():
-            self.last_lines.append(line.strip().splitlines()[-1])
-        return line.rstrip()
+            self.last_lines.append(remembered(line))
+        return line.rstrip()[:LONGEST_LINE]
 
     def follow(self, pod: Any) -> Outcome:
         """Print the log of a pod as it comes until its job has ended; AirflowException says why it did not start.
@@ -104,7 +132,8 @@ class Follower(KubernetesPodOperator):
         last = seen or self.pod_manager.seen
         code, explanation = end(last, gone=seen is None)
         self.taken_away = seen is None or bool(disruption(last)) or last.status.phase == "Failed"
-        return Outcome(code, result, self.last_lines[0], explanation)
+        unknown = last is None or (terminated(last) is None and last.status.reason != "DeadlineExceeded")
+        return Outcome(code, result, self.last_lines[0], explanation, guessed=unknown)
 
     def print_rest(self, pod: Any) -> None:
         """Print what a job said last, if the connection had just been cut: Airflow does not read the log again then."""
@@ -126,13 +155,13 @@ class Follower(KubernetesPodOperator):
         """The content of the result file, None if it cannot be had."""
         try:
             self.pod_manager.await_xcom_sidecar_container_start(pod)
-            content: str = self.pod_manager.extract_xcom_json(pod)
+            content = self.pod_manager.result_file(pod)
         except (AirflowException, ApiException, HTTPError, ValueError) as error:
             if isinstance(error, ApiException) and error.status == GONE:
                 raise
             log.warning("The result file cannot be had from the pod (%s).", brief(error))
             return None
-        return None if content.rstrip() == EMPTY_XCOM_RESULT else content
+        return content.decode(errors="replace") or None
 
     def leave(self) -> None:
         """Let the pod seen last stay for people to look at, without its sidecar, and not to be taken for a live one."""
@@ -152,10 +181,7 @@ def end(pod: Any, gone: bool) -> tuple[int, str]:
     if ended and ended.exit_code == 0:
         return 0, ""
     if pod.status.reason == "DeadlineExceeded":
-        why = (
-            f"It ran into its deadline of {pod.spec.active_deadline_seconds} s; give it more by deadline_seconds in "
-            "[resources] of job.toml, or less to do."
-        )
+        why = overdue(pod.spec.active_deadline_seconds)
     elif pod.status.reason == "Evicted":
         why = (
             f"Its node evicted it ({pod.status.message.strip()}); ask in [resources] of job.toml for all that it needs "

@@ -1,6 +1,8 @@
 """What runtimes share that send a Spark job to a service and ask until it has ended."""
 
 import logging
+import math
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -10,11 +12,15 @@ from typing import Any, ClassVar, NamedTuple
 from tandem.catalogue import Job
 from tandem.errors import PipelineError, check_known
 from tandem.lake import encode, read_document
-from tandem.runtimes import Outcome, Work
+from tandem.runtimes import Outcome, Work, overdue
+from tandem.runtimes.arguments import ON_YARN
 
 ALIVE_SECONDS = 30  # between lines that say that a job still runs
+UNCANCELLED_SECONDS = 300  # a job may take to end after its deadline; then it is left, and its attempt failed
 GRACE_SECONDS = 3  # to see a job end after its cancelling; Airflow kills a task that does not end within 5
 LONGEST_NAME = 256  # of a step, and of a job run
+# YARN starts a driver that failed once more, unasked, with the same attempt number: that is Airflow's to decide.
+ONE_ATTEMPT = "spark.yarn.maxAppAttempts"
 SIZES = {
     "spark.driver.memory": "driver_memory",
     "spark.executor.memory": "executor_memory",
@@ -38,6 +44,7 @@ class Sent(NamedTuple):
 class Service(ABC):
     """The verbs `watch` and `cancel` over what a service calls its states."""
 
+    refused: ClassVar[re.Pattern[str]] = ON_YARN
     noun: ClassVar[str]  # what the service calls a job
     waiting: ClassVar[tuple[str, ...]]  # states of what has not begun
     ended: ClassVar[tuple[str, ...]]
@@ -62,7 +69,8 @@ class Service(ABC):
     def watch(self, handle: Sent) -> Outcome:
         client, name = self.client(), f"{self.noun} {handle.id}"
         began = time.monotonic()
-        state, told = "", 0.0
+        state, told, late = "", 0.0, ""
+        ends_at = math.inf  # it has its time from when it runs
         while True:
             now_in, said = self.ask(client, handle)
             now = time.monotonic()
@@ -70,10 +78,19 @@ class Service(ABC):
                 state, told = now_in, now
                 log.info("%s on %s is %s after %.0f s.", name, handle.work.cluster, state, now - began)
             if state in self.ended:
-                return self.outcome(client, handle, said)
+                outcome = self.outcome(client, handle, said)
+                return outcome._replace(explanation="\n".join(filter(None, [late, outcome.explanation])))
+            if state not in self.waiting and ends_at == math.inf:
+                ends_at = now + (handle.work.deadline_seconds or math.inf)
+            if now > ends_at and not late:
+                late = overdue(handle.work.deadline_seconds)
+                log.warning("%s is cancelled. %s", name, late)
+                self.cancel(handle)
+            if now > ends_at + UNCANCELLED_SECONDS:
+                return not_ended(f"{late} {name} was cancelled and is still {state}.")
             if state in self.waiting and now - began > self.pending_seconds:
                 self.cancel(handle)
-                return Outcome(1, None, "", f"{name} did not start within {self.pending_seconds:.0f} s.")
+                return not_ended(f"{name} did not start within {self.pending_seconds:.0f} s.")
             time.sleep(self.poll_seconds)
 
     def cancel(self, handle: Sent) -> None:
@@ -94,6 +111,11 @@ class Service(ABC):
             log.info("The driver's log is not at %s yet.", place)
             time.sleep(min(self.poll_seconds, 10))
         return found
+
+
+def not_ended(explanation: str) -> Outcome:
+    """The outcome of a work that did not come to an end of its own."""
+    return Outcome(1, None, "", explanation, guessed=True)
 
 
 def spark_properties(job: Job, settings: Mapping[str, Any]) -> dict[str, str]:

@@ -31,4 +31,5 @@ class SparkSubmit(Process):
         return [str(self.spark_submit), "--master", self.master, *conf, self.main(work), *work.arguments]
 
     def environment(self) -> dict[str, str]:
-        return {"PYSPARK_PYTHON": str(self.python), **super().environment()}
+        # Java takes arguments for text in the encoding of its locale, and loses what that has no letters for.
+        return {"PYSPARK_PYTHON": str(self.python), "LC_ALL": "C.UTF-8", **super().environment()}

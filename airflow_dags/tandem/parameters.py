@@ -1,0 +1,109 @@
+"""Check the parameters of a task as its job would, and declare to Airflow those that a run may give."""
+
+import datetime
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow.sdk import Context, Param
+from airflow.sdk.exceptions import AirflowFailException
+from jinja2 import Environment, meta
+
+from tandem.errors import PipelineError, check_known
+
+Described = Mapping[str, Mapping[str, Any]]  # the parameters of a job, as job_catalogue.json has them
+PARSERS: dict[str, Any] = {  # the same as in common.job, which checks again what arrives
+    "integer": int,
+    "number": float,
+    "string": str,
+    "boolean": lambda text: {"true": True, "false": False}[text.lower()],
+    "date": datetime.date.fromisoformat,
+}
+EXPECTED = {
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "date": "a date such as 2011-06-01",
+}
+JSON_TYPES = {"date": "string"}
+OF_A_TASK = {"ti", "task", "task_instance", "task_instance_key_str"}  # names that templates know only in their own task
+
+
+def written(value: Any) -> str:
+    """A parameter's value as a job's command line takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def check_parameters(described: Described, values: Mapping[str, Any], where: str) -> None:
+    """Raise PipelineError unless a job takes these values: known names, none missing, types, ranges, choices."""
+    for name in values:
+        check_known("parameter", name, described, where)
+    for name, parameter in described.items():
+        value = values.get(name)
+        if value is not None:
+            check_value(name, parameter, written(value), where)
+        elif parameter.get("default") is None:
+            raise PipelineError(f"{where} lacks the parameter '{name}'; give it a value ({parameter['help']}).")
+
+
+def check_value(name: str, parameter: Mapping[str, Any], text: str, where: str) -> None:
+    kind = parameter["type"]
+    if kind == "date" and not text:  # as good as not given
+        return
+    shown = f"{where} gives the parameter '{name}' the value {short(text)}"
+    try:
+        value = PARSERS[kind](text)
+        if kind == "number" and not math.isfinite(value):
+            raise ValueError
+    except (ValueError, KeyError):
+        raise PipelineError(f"{shown}, expected {EXPECTED[kind]}.") from None
+    if "range" in parameter and not parameter["range"][0] <= value <= parameter["range"][1]:
+        least, most = parameter["range"]
+        raise PipelineError(f"{shown}, expected a value from {least} to {most}.")
+    if "choices" in parameter and value not in parameter["choices"]:
+        raise PipelineError(f"{shown}, expected one of {', '.join(parameter['choices'])}.")
+
+
+def short(text: str) -> str:
+    """A text in quotes for a message, of which a very long one shows its beginning only."""
+    return repr(text if len(text) <= 200 else f"{text[:200]}…")
+
+
+def declaration(parameter: Mapping[str, Any], default: Any) -> Param:
+    """A parameter that a run may give, for Airflow: it shows type and help, and refuses at the trigger what misfits.
+
+    null is allowed, and counts as not given.
+    """
+    schema: dict[str, Any] = {"type": [JSON_TYPES.get(parameter["type"], parameter["type"]), "null"]}
+    if parameter["type"] == "date":
+        schema["anyOf"] = [{"format": "date"}, {"maxLength": 0}]
+    if "range" in parameter:
+        schema["minimum"], schema["maximum"] = parameter["range"]
+    if "choices" in parameter:
+        schema["enum"] = [*parameter["choices"], None]
+    return Param(None if default == "" else default, description=parameter["help"], **schema)
+
+
+def check_configuration(context: Context) -> Mapping[str, Any]:
+    """The configuration of a run; AirflowFailException for a key that nothing in its pipeline takes.
+
+    Airflow checks the values of the keys that it knows at the trigger, and takes any other key without a word.
+    """
+    configuration: Mapping[str, Any] = getattr(context["dag_run"], "conf", None) or {}
+    try:
+        for key in configuration:
+            check_known("key", key, context["dag"].params, "The configuration of this run")
+    except PipelineError as error:
+        raise AirflowFailException(str(error)) from None
+    return configuration
+
+
+def given(values: Mapping[str, Any], configuration: Mapping[str, Any], at_trigger: Iterable[str]) -> dict[str, Any]:
+    """The values of a task's parameters, those of its run over its own; null counts as not given."""
+    of_run = {name: configuration[name] for name in at_trigger if configuration.get(name) is not None}
+    return {name: value for name, value in {**values, **of_run}.items() if value is not None}
+
+
+def is_of_its_task(value: Any, environment: Environment) -> bool:
+    """Whether a value is a template that can be rendered in its own task only, because it asks what others returned."""
+    return isinstance(value, str) and not OF_A_TASK.isdisjoint(meta.find_undeclared_variables(environment.parse(value)))

@@ -1,0 +1,31 @@
+"""Refuse texts that would not reach a job as they were given: on no runtime, or not through the shells of YARN."""
+
+import re
+from collections.abc import Mapping
+
+from airflow.sdk.exceptions import AirflowFailException
+
+from tandem.parameters import short
+
+LONGEST = 8000  # characters; EMR takes 10,280 for all arguments of a step together
+NOTHING = re.compile("(?!)")  # for runtimes that start a job without a shell in between
+# Characters that Java, shells and terminals change or lose, and halves of surrogate pairs, which have no encoding.
+ANYWHERE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# A driver in deploy mode `cluster` gets its arguments through a shell command of YARN, and on the way
+# - Spark puts each into single quotes and a backslash before $ and ", but lets ` and \ be (escapeForShell);
+# - YARN turns {{ into $, takes }} away, and puts paths for <LOG_DIR>, <CPS>, <ADD_OPENS> (ContainerLaunch);
+# - all that stands in double quotes of a script, where the shell runs what is between ` and takes \ for its own;
+# - what is not ASCII depends on the locale of each Java process, which is nobody's to promise.
+ON_YARN = re.compile(r"[^\x20-\x7e]|[`\\]|\{\{|\}\}|<(?:LOG_DIR|CPS|ADD_OPENS)>")
+
+
+def check_texts(texts: Mapping[str, str], refused: re.Pattern[str]) -> None:
+    """Raise AirflowFailException for the first of these texts, by what they are, that does not reach a job as it is."""
+    for what, text in texts.items():
+        if len(text) > LONGEST:
+            raise AirflowFailException(f"{what} has {len(text)} characters, expected at most {LONGEST}; give less.")
+        if found := ANYWHERE.search(text) or refused.search(text):
+            raise AirflowFailException(
+                f"{what} is {short(text)}, of which {found[0]!r} does not reach a job on this runtime as it is; give "
+                "a value without it."
+            )
