@@ -45,6 +45,7 @@ HELP = {
     "dataset": "A dataset of the lake, such as curated/events.",
     "raw": "A folder of the raw level, by day of arrival.",
     "dates": "The parameters of the first day and of the day after the last.",
+    "at_trigger": "The parameters that the configuration of a run may give over those of the task.",
     "optional": "Whether the dataset may be missing; it then has no rows.",
     "default": "Without a default the parameter must be given.",
     "range": "Least and greatest value, both inclusive.",
@@ -145,7 +146,13 @@ def contract_schema() -> dict[str, Any]:
 def settings_schema(job: Job) -> dict[str, Any]:
     """The schema of a task's settings, which name parameters of its job; strings may be templates."""
     own = {name: of_parameter(parameter) for name, parameter in job.parameters.items()}
-    given = {"parameters": strict(own), **(SETTINGS_OF_SPARK if job.engine == "spark" else {})}
+    names = [name for name in own if name != job.mapped_by]
+    of_run = {"type": "array", "items": {"enum": names}, "uniqueItems": True, "description": HELP["at_trigger"]}
+    given = {
+        "parameters": strict(own),
+        **({"at_trigger": of_run} if names else {}),
+        **(SETTINGS_OF_SPARK if job.engine == "spark" else {}),
+    }
     return {**strict(given), "title": f"The settings of a task that runs {job.name}"}
 
 

@@ -1,0 +1,258 @@
+"""Hostile texts in parameters and run IDs: each reaches a job as it was given, or is refused before it is sent."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+from tandem.runtimes import Work, pod
+from tandem.runtimes.arguments import check_texts
+from tandem.runtimes.dataproc import Dataproc
+from tandem.runtimes.docker import Docker
+from tandem.runtimes.emr import Emr
+from tandem.runtimes.emr_serverless import EmrServerless
+from tandem.runtimes.kubernetes_job import KubernetesJob
+from tandem.runtimes.kubernetes_pod import KubernetesPod
+from tandem.runtimes.process import Process
+from tandem.runtimes.spark_submit import SparkSubmit
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / ".venv" / "bin"
+PLAIN = {  # no runtime has a reason to refuse these
+    "plain": "2011-06-01",
+    "space": "a  b ",
+    "run ID": "manual__2026-01-01T00:00:00+00:00",
+    "quote": "it's",
+    "double quote": 'say "no"',
+    "both quotes": "\"'\"'",
+    "dollar": "$",
+    "two dollars": "$$",
+    "variable": "$HOME",
+    "braces": "${HOME}",
+    "reference": "$(AWS_SECRET_ACCESS_KEY)",
+    "escaped reference": "$$(AWS_SECRET_ACCESS_KEY)",
+    "nested": "$($(HOME))",
+    "open reference": "$(HOME",
+    "arithmetic": "$((1+1))",
+    "semicolon": "a; id",
+    "pipe": "a | id && id || id &",
+    "redirection": "> /tmp/x < /etc/passwd",
+    "glob": "* ? [a-z] ~",
+    "comment": "# a",
+    "history": "!!",
+    "percent": "%PATH% %s",
+    "dash": "--attempt",
+    "equals": "a=b=c",
+    "json": '{"a": ["b"]}',
+    "brace": "{HOME} }{",
+    "tags": "<b>&lt;</b>",
+}
+REFUSABLE = {  # YARN's shells or Java's encodings change these
+    "backtick": "`id`",
+    "one backtick": "2011`",
+    "backslash": "C:\\temp\\new",
+    "last backslash": "a\\",
+    "escaped quote": '\\"; id; \\"',
+    "escaped dollar": "\\$(id)",
+    "yarn variable": "{{HOME}}",
+    "yarn command": "{{(id)}}",
+    "yarn folder": "<LOG_DIR>/x",
+    "yarn separator": "a<CPS>b",
+    "umlaut": "Müller",
+    "emoji": "😀",
+    "dollar umlaut": "$ä",
+}
+NOWHERE = {  # control characters and what has no encoding
+    "newline": "a\nb",
+    "carriage return": "a\rb",
+    "tab": "a\tb",
+    "nul": "a\0b",
+    "escape": "\x1b[2J",
+    "delete": "a\x7f",
+    "next line": "a\x85b",
+    "line separator": "a\u2028b",
+    "surrogate": "\ud83d",
+    "very long": "x" * 10_000,
+}
+VALUES = {**PLAIN, **REFUSABLE, **NOWHERE}
+RUN_ID = 'manual it\'s  $(AWS_SECRET_ACCESS_KEY) "${HOME}"; id'
+PRINTS = "import json, sys; print(json.dumps(sys.argv[1:]))"
+POD = {"metadata": {"namespace": "n"}, "spec": {"containers": [{"name": "base", "image": "i"}]}}
+SPARK = {"fingerprint": "f0", "conf": {}, "options": [], "properties": {}, "libraries": None}
+
+
+@pytest.fixture(scope="module")
+def runtimes(tmp_path_factory):
+    """All runtimes, and what starts a job of each; the local ones run a job that prints its arguments."""
+    code = tmp_path_factory.mktemp("code")
+    (code / "jobs" / "toy").mkdir(parents=True)
+    (code / "jobs" / "toy" / "main.py").write_text(PRINTS)
+    pods = {"registry": "", "template": Path(), "startup_seconds": 1, "keep_failed": False, "cpu_reserved": 1.0}
+    python = PROGRAMS / "python"
+    return {
+        "process": (Process(code=code, python=python), started),
+        "spark_submit": (
+            SparkSubmit(code=code, python=python, spark_submit=PROGRAMS / "spark-submit", master="local[1]"),
+            started,
+        ),
+        "docker": (Docker(), docker_arguments),
+        "kubernetes_pod": (KubernetesPod(**pods), pod_arguments),
+        "kubernetes_job": (KubernetesJob(**pods, ttl_seconds=1), pod_arguments),
+        "emr": (Emr(), lambda runtime, work: on_yarn(after_main(runtime.sent(work)["HadoopJarStep"]["Args"]))),
+        "emr_serverless": (
+            EmrServerless(execution_role="r"),
+            lambda runtime, work: on_yarn(runtime.sent(work)["jobDriver"]["sparkSubmit"]["entryPointArguments"]),
+        ),
+        "dataproc": (
+            Dataproc(project="p", region="r"),
+            lambda runtime, work: on_yarn(runtime.sent(work)["job"]["pyspark_job"]["args"]),
+        ),
+    }
+
+
+ON_YARN = ("emr", "emr_serverless", "dataproc")
+RUNTIMES = ("process", "spark_submit", "docker", "kubernetes_pod", "kubernetes_job", *ON_YARN)
+
+
+def made(texts, run_id=RUN_ID):
+    """A work with texts as its parameters."""
+    request = {**SPARK, "pod": POD, "memory": "1Gi"}
+    parameters = {f"p{number}": text for number, text in enumerate(texts)}
+    return Work("toy", "s3://b/l", "d", run_id, "t", 1, None, {}, parameters, request, "c")
+
+
+def accepted(runtime, work):
+    try:
+        check_texts(work.texts, runtime.refused)
+    except AirflowFailException:
+        return False
+    return True
+
+
+def after_main(command):
+    return command[[argument.endswith("/main.py") for argument in command].index(True) + 1 :]
+
+
+def started(runtime, work):
+    """The arguments of a real process, where the locale of the machine has ASCII only."""
+    environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", **runtime.environment()}
+    command = runtime.command(work)
+    printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, encoding="utf-8")
+    return json.loads(printed.stdout.splitlines()[-1])
+
+
+def docker_arguments(runtime, work):
+    """A container's arguments go to the engine as they are; the line for a shell makes the same, by a real shell."""
+    words = json.loads(subprocess.check_output(["bash", "-c", f"{sys.executable} -c '{PRINTS}' {runtime.again(work)}"]))
+    arguments = words[words.index("tandem/toy:f0") + 1 :]
+    assert arguments == work.arguments
+    return arguments
+
+
+def pod_arguments(runtime, work):
+    """The arguments that the kubelet gives to the container; the line for a shell makes the same pod."""
+    bare = pod.bare(work)
+    for shell in ("sh", "bash"):
+        line = runtime.again(work).rpartition(" | ")[0]
+        assert json.loads(subprocess.check_output([shell, "-c", line])) == bare
+    (container,) = bare["spec"]["containers"]
+    return [expanded(argument) for argument in container["args"]]
+
+
+def expanded(text):
+    """The rule of k8s.io/kubernetes/third_party/forked/golang/expansion, every name standing for a secret."""
+    found, at = [], 0
+    while at < len(text):
+        after = text[at + 1 : at + 2]
+        if text[at] != "$" or not after:
+            found.append(text[at])
+            at += 1
+        elif after == "(" and ")" in text[at:]:
+            end = text.index(")", at)
+            found.append(f"secret of {text[at + 2 : end]}")
+            at = end + 1
+        else:
+            found.append("$" if after == "$" else f"${after}")
+            at += 2
+    return "".join(found)
+
+
+ESCAPE = """
+import json, sys
+from pyspark.java_gateway import launch_gateway
+gateway = launch_gateway()
+escape = gateway.jvm.org.apache.spark.deploy.yarn.YarnSparkHadoopUtil.escapeForShell
+print(json.dumps([escape(argument) for argument in json.load(sys.stdin)]))
+"""
+
+
+def on_yarn(arguments):
+    """The arguments of a driver in a container of YARN: Spark's own escaping, YARN's expansion, its script by bash."""
+    escape = [PROGRAMS / "python", "-c", ESCAPE]
+    escaped = json.loads(subprocess.check_output(escape, input=json.dumps(arguments).encode()).splitlines()[-1])
+    command = " ".join([sys.executable, "print_arguments.py", *escaped])
+    for expression, value in {"<LOG_DIR>": "/logs", "<CPS>": ":", "<ADD_OPENS>": "", "{{": "$", "}}": ""}.items():
+        command = command.replace(expression, value)
+    script = f'exec /bin/bash -c "{command}"'
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "print_arguments.py").write_text(PRINTS)
+        return json.loads(subprocess.check_output(["bash"], input=script.encode(), cwd=folder))
+
+
+@pytest.fixture(scope="module")
+def received(runtimes):
+    """What the job gets of each value on each runtime, None of a value that is refused; all values in one start."""
+    found = {}
+    for name, (runtime, start) in runtimes.items():
+        sent = {value: text for value, text in VALUES.items() if accepted(runtime, made([text]))}
+        work = made(sent.values())
+        got = start(runtime, work)
+        assert len(got) == len(work.arguments)
+        pairs = [argument for argument in got if argument.startswith("p") and "=" in argument]
+        texts = [pair.partition("=")[2] for pair in pairs]
+        found[name] = {**dict.fromkeys(VALUES), **dict(zip(sent, texts, strict=True))}
+        found[name]["run ID itself"] = got[next(n for n, text in enumerate(work.arguments) if RUN_ID in text)]
+        found[name]["run ID itself"] = found[name]["run ID itself"].removeprefix("--run-id=")
+    return found
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("value", VALUES)
+def test_hostile_value_arrives_unchanged_or_is_refused(received, runtime, value):
+    got = received[runtime][value]
+    assert got in (VALUES[value], None)
+    assert (got is None) <= (value not in PLAIN)
+    assert (got is None) >= (value in NOWHERE)
+    if value in REFUSABLE:
+        assert (got is None) == (runtime in ON_YARN)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_hostile_run_id_arrives_unchanged(received, runtime):
+    assert received[runtime]["run ID itself"] == RUN_ID
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("value", ["backtick", "newline", "escaped dollar"])
+def test_hostile_run_id_is_refused_where_a_value_is(received, runtimes, runtime, value):
+    work = made([], run_id=f"manual {VALUES[value]}")
+    assert accepted(runtimes[runtime][0], work) == (received[runtime][value] is not None)
+
+
+@pytest.mark.parametrize(
+    ("what", "changes"),
+    [
+        ("The parameter 'since'", {"parameters": {"since": "a`b"}}),
+        ("The run ID", {"run_id": "a`b"}),
+        ("The lake", {"lake": "s3://a`b"}),
+        ("The task ID of 'events'", {"predecessors": {"events": "a`b"}}),
+    ],
+)
+def test_refusal_names_what_was_given_and_the_character(what, changes):
+    work = dataclasses.replace(made([]), **changes)
+    with pytest.raises(AirflowFailException, match=rf"^{what} is '.*a`b', of which '`' does not reach a job"):
+        check_texts(work.texts, Emr.refused)
