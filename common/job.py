@@ -120,6 +120,9 @@ def load(folder: Path | zipfile.Path) -> Job:
     if mapped_by and (mapped_by not in parameters or parameters[mapped_by].type != "integer"):
         raise ArgumentError(f"mapped_by of {where} names '{mapped_by}', expected one of its integer parameters.")
     check_keys(document.get("resources", {}), {"cpu", "memory", "deadline_seconds"}, f"[resources] of {where}")
+    deadline = document.get("resources", {}).get("deadline_seconds", 1)
+    if type(deadline) not in (int, float) or not 0 < deadline < math.inf:
+        raise ArgumentError(f"[resources] of {where} has deadline_seconds = {deadline!r}, expected seconds above 0.")
     check_keys(document.get("spark", {}), {"driver_memory", "executor_memory", "executor_cores", "conf"}, where)
     return Job(
         name=name,

@@ -212,11 +212,9 @@ def received(runtimes):
         work = made(sent.values())
         got = start(runtime, work)
         assert len(got) == len(work.arguments)
-        pairs = [argument for argument in got if argument.startswith("p") and "=" in argument]
-        texts = [pair.partition("=")[2] for pair in pairs]
+        texts = [argument.split("=", 2)[2] for argument in got if argument.startswith("--set=")]
         found[name] = {**dict.fromkeys(VALUES), **dict(zip(sent, texts, strict=True))}
-        found[name]["run ID itself"] = got[next(n for n, text in enumerate(work.arguments) if RUN_ID in text)]
-        found[name]["run ID itself"] = found[name]["run ID itself"].removeprefix("--run-id=")
+        (found[name]["run ID itself"],) = [each[9:] for each in got if each.startswith("--run-id=")]
     return found
 
 

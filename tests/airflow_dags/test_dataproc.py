@@ -1,7 +1,9 @@
 """Spark jobs on Dataproc: what is refused while parsing, what is sent, and what comes of the answers of a server."""
 
+import dataclasses
 import json
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -174,6 +176,30 @@ def test_a_job_is_the_bundle_with_its_sizes_and_its_libraries_and_gcloud_does_th
         "gcloud dataproc jobs submit pyspark s3://b/l/code/build/f0/main.py --project=tandem-123456"
     )
     assert "spark.a=b,c;" in again and again.endswith("--from role=u --set flag=true")
+
+
+def test_deadline_counts_from_the_start_and_cancels_a_job_with_a_sentence(server):
+    handle = RUNTIME.submit(dataclasses.replace(work(1), deadline_seconds=0.5))
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(RUNTIME.watch, handle)
+        time.sleep(0.2)
+        assert not server.cancelled
+        server.jobs[handle.id].status = {"state": "RUNNING"}
+        outcome = watched.result(timeout=30)
+    assert server.cancelled == [handle.id]
+    assert outcome.guessed
+    assert outcome.explanation.splitlines()[0].startswith("It ran into its deadline of 0.5 s; give it more by")
+    assert "is CANCELLED. Cancelled by a user." in outcome.explanation
+
+
+def test_job_that_cannot_be_cancelled_is_left_after_its_deadline(server, monkeypatch):
+    monkeypatch.setattr("tandem.runtimes.service.UNCANCELLED_SECONDS", 0.3)
+    monkeypatch.setattr(Dataproc, "cancel", lambda *_: None)
+    handle = RUNTIME.submit(dataclasses.replace(work(1), deadline_seconds=0.1))
+    server.jobs[handle.id].status = {"state": "RUNNING"}
+    outcome = RUNTIME.watch(handle)
+    assert outcome.guessed
+    assert f"Job {handle.id} was cancelled and is still RUNNING." in outcome.explanation
 
 
 def test_an_attempt_has_one_job_and_its_retry_cancels_it_and_dataproc_says_how_it_ended(server):

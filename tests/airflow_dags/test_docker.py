@@ -1,6 +1,7 @@
 """A job as a container: what it may do, how its end is told, and that none is left behind, whoever dies."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -17,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
-from docker.errors import DockerException, NotFound
+from docker.errors import APIError, DockerException, NotFound
 from tandem.runtimes import Work
-from tandem.runtimes.docker import Docker, lines, quantity
+from tandem.runtimes.docker import Docker, lines, quantity, remove
 
 from tools import local_airflow
 
@@ -35,6 +36,7 @@ ENV PYTHONPATH=/app PYTHONUNBUFFERED=1 HOME=/tmp
 USER 10001:10001
 ENTRYPOINT ["python", "/app/jobs/toy/main.py"]
 """
+RUN_ID = "run: 1+0"
 runtime = Docker()
 
 
@@ -64,9 +66,10 @@ def work(image, engine, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "results").mkdir()
 
-    def make(text="", attempt=1, map_index=None, lake=f"file://{tmp_path}/lake", **request):
+    def make(text="", attempt=1, map_index=None, lake=f"file://{tmp_path}/lake", run=RUN_ID, seconds=None, **request):
         request = {"fingerprint": FINGERPRINT, "cpu": "500m", "memory": "64Mi", **request}
-        return Work("toy", lake, "d", "run: 1+0", "t", attempt, map_index, {}, {"text": text}, request, None)
+        made = Work("toy", lake, "d", run, "t", attempt, map_index, {}, {"text": text}, request, None)
+        return dataclasses.replace(made, deadline_seconds=seconds)
 
     yield make
     assert containers(engine, tmp_path) == []
@@ -149,6 +152,79 @@ def test_the_log_is_live_and_its_last_line_is_kept(work, caplog):
     assert outcomes[0].result is None
     assert outcomes[0].last_line == "ValueError at <string>:1: x; the stack is above, a retry may help."
     assert outcomes[0].explanation == ""
+
+
+LEFT = {  # what a container leaves as its result
+    "link": "os.symlink('/etc/passwd', os.environ['TANDEM_RESULT_FILE'])",
+    "pipe": "os.mkfifo(os.environ['TANDEM_RESULT_FILE'])",
+    "folder": "os.mkdir(os.environ['TANDEM_RESULT_FILE'])",
+    "large": "open(os.environ['TANDEM_RESULT_FILE'], 'wb').truncate(300 << 20)",
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_result_that_is_not_a_small_file_is_left(work, name):
+    leave = f"import atexit; atexit.register(lambda: (os.path.exists(FILE) and os.remove(FILE), {LEFT[name]}))"
+    text = f"global FILE; FILE = os.environ['TANDEM_RESULT_FILE']; {leave}"
+    outcome = runtime.watch(runtime.submit(work(text)))
+    assert (outcome.exit_code, outcome.result) == (0, None)
+
+
+def test_container_may_not_start_processes_without_end(work):
+    text = """
+import threading, time
+try:
+    for _ in range(3000): threading.Thread(target=time.sleep, args=[60], daemon=True).start()
+except RuntimeError as error:
+    task.metrics['threads'] = threading.active_count()
+    os._exit(7)
+"""
+    assert runtime.watch(runtime.submit(work(text, memory="512Mi"))).exit_code == 7
+
+
+def test_deadline_ends_a_container_with_a_sentence(work):
+    outcome = runtime.watch(runtime.submit(work(SLEEPS, seconds=2)))
+    assert outcome.exit_code == 143
+    assert outcome.explanation.startswith("It ran into its deadline of 2 s; give it more by deadline_seconds")
+
+
+@pytest.fixture
+def crippled(monkeypatch, request):
+    """An engine that can neither stop nor remove a container, as some kernels' security modules have it."""
+    patch = pytest.MonkeyPatch()
+
+    def refuse(*_, **__):
+        raise APIError("cannot stop container: permission denied")
+
+    patch.setattr("docker.models.containers.Container.stop", refuse)
+    patch.setattr("docker.models.containers.Container.remove", refuse)
+    yield patch
+    patch.undo()
+
+
+def test_engine_that_cannot_stop_a_container_loses_no_success(work, crippled, caplog):
+    running = runtime.submit(work("task.metrics['n'] = 7"))
+    outcome = runtime.watch(running)
+    assert outcome.exit_code == 0
+    assert json.loads(outcome.result)["metrics"] == {"n": 7}
+    assert "remove it yourself" in caplog.text
+    crippled.undo()
+    remove(running)
+
+
+def test_engine_that_cannot_stop_a_container_ends_a_watch_at_its_deadline(work, crippled):
+    running = runtime.submit(work(SLEEPS, seconds=2))
+    outcome = runtime.watch(running)
+    assert (outcome.exit_code, outcome.guessed) == (1, True)
+    assert "The engine could not end its container: cannot stop container" in outcome.explanation
+    crippled.undo()
+    remove(running)
+
+
+def test_hostile_texts_reach_a_container_as_they_are(work):
+    run = 'manual it\'s "$(id)" `id` $HOME \\ {{x}} ä😀'
+    outcome = runtime.watch(runtime.submit(work("task.metrics['run'] = task.run_id  # `id` $(id) \"'", run=run)))
+    assert json.loads(outcome.result)["metrics"] == {"run": run}
 
 
 def test_memory_that_ran_out_is_told_as_such(work):

@@ -1,5 +1,6 @@
 """Spark jobs as job runs of EMR Serverless: moto's interface with a node behind it that runs them, a lake on S3."""
 
+import dataclasses
 import json
 import subprocess
 import time
@@ -62,6 +63,10 @@ def test_a_job_run_is_the_bundle_with_its_sizes_and_its_libraries():
     )
     assert run["name"] == "d/r/t/attempt-2"
     assert run["executionTimeoutMinutes"] == 720
+    for seconds, minutes in ((60, 2), (61, 3), (14400, 241), (10**6, 720)):
+        due = RUNTIME.sent(dataclasses.replace(work, deadline_seconds=seconds))
+        assert due["executionTimeoutMinutes"] == minutes
+        check_request("emr-serverless", "StartJobRun", due, "here")
 
 
 def applications(name):

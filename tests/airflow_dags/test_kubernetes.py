@@ -113,6 +113,7 @@ def attempted(runtime, work):
         parameters=work.parameters,
         request=work.request,
         cluster=None,
+        described={"text": {"type": "string", "default": "", "help": "what it does"}},
         part=work.map_index,
     )
     instance = SimpleNamespace(
@@ -280,6 +281,33 @@ def test_what_a_job_says_is_in_the_log_and_its_result_is_the_xcom(ends):
         assert ended[name].xcom["manifest"].endswith(f"-{name}/t/manifest.json")
         warned = any("result file" in line for line in ended[name].warnings)
         assert warned == (name != "fine")
+
+
+def test_hostile_texts_reach_a_pod_and_no_secret_is_put_in(cluster, work):
+    """Kubernetes itself expands $(NAME) in arguments; the lake's secret is a variable of the pod."""
+    runtime = made(cluster, "kubernetes_pod")
+    run = "manual $(AWS_SECRET_ACCESS_KEY) $$(AWS_SECRET_ACCESS_KEY) $(A '\" `id` \\ $HOME ä $"
+    text = "task.metrics['same'] = [task.run_id, task.parameters['text']]  # $(AWS_SECRET_ACCESS_KEY) $$ $("
+    ended = attempted(runtime, work(runtime, text, run=run))
+    assert ended.state == "success"
+    assert ended.xcom["metrics"] == {"same": [run, text]}
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in json.dumps(ended.xcom)
+
+
+LEFT = {  # what a pod leaves as its result
+    "link": "os.symlink('/etc/passwd', FILE)",
+    "pipe": "os.mkfifo(FILE)",
+    "folder": "os.mkdir(FILE)",
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_result_of_a_pod_that_is_not_a_file_is_left(cluster, work, name):
+    runtime = made(cluster, "kubernetes_pod")
+    leave = f"import atexit; atexit.register(lambda: (os.path.exists(FILE) and os.remove(FILE), {LEFT[name]}))"
+    text = f"global FILE; FILE = os.environ['TANDEM_RESULT_FILE']; task.metrics['n'] = 7; {leave}"
+    ended = attempted(runtime, work(runtime, text))
+    assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 7})
 
 
 def test_two_runs_at_once_do_not_meet(ends):

@@ -62,7 +62,8 @@ def test_the_text_of_a_bundle_is_the_command_with_the_sizes_of_the_job(checkout)
     text = build.bundle_files(product("count", checkout))["submit.txt"].decode()
     assert text == (
         "spark-submit --master yarn --deploy-mode cluster --name count --conf spark.driver.memory=1g "
-        "--conf spark.executor.cores=2 --conf 'spark.a=b c' --py-files ./code.zip ./main.py "
+        "--conf spark.executor.cores=2 --conf 'spark.a=b c' --conf spark.yarn.maxAppAttempts=1 "
+        "--py-files ./code.zip ./main.py "
         "--lake LAKE --dag-id DAG --run-id RUN --task-id TASK --attempt 1\n"
     )
 

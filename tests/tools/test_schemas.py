@@ -72,6 +72,9 @@ JOB_CASES = {
     "parameter without type": (f'{HEAD}[parameters.a]\nhelp = "a"\n', False),
     "parameter of an unknown type": (f'{HEAD}[parameters.a]\ntype = "text"\nhelp = "a"\n', False),
     "unknown key of a parameter": (f'{HEAD}[parameters.a]\ntype = "string"\nhelp = "a"\nleast = 1\n', False),
+    "deadline of text": (f'{HEAD}[resources]\ndeadline_seconds = "60"\n', False),
+    "deadline of none": (f"{HEAD}[resources]\ndeadline_seconds = 0\n", False),
+    "deadline of a flag": (f"{HEAD}[resources]\ndeadline_seconds = true\n", False),
     "unknown resource": (f"{HEAD}[resources]\ngpu = 1\n", False),
     "unknown size of Spark": (f"{HEAD}[spark]\nmemory = '1g'\n", False),
 }

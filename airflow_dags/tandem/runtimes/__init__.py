@@ -74,8 +74,8 @@ class Outcome(NamedTuple):
 def overdue(seconds: float | None) -> str:
     """The explanation of a work that was cancelled at its deadline."""
     return (
-        f"It ran into its deadline of {seconds:.0f} s; give it more by deadline_seconds in [resources] of job.toml, or "
-        "less to do."
+        f"It ran into its deadline of {seconds:.10g} s; give it more by deadline_seconds in [resources] of job.toml, "
+        "or less to do."
     )
 
 
