@@ -177,6 +177,11 @@ retention: setup ## which runs of the intermediate level are too old (ENV=… LA
 	$(JOBS_PYTHON) -m tools.retention $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(if $(DAYS),--days $(DAYS)) $(if $(filter 1,$(APPLY)),--apply)
 
+forget: setup ## erase users from lake and tables, and keep them out (USERS_FILE=…, or -, or USER=…; none: finish; ENV= LAKE= GRACE_MINUTES=)
+	@$(if $(filter command,$(origin USER)),TANDEM_FORGET_USER="$$USER") $(JOBS_PYTHON) -m tools.forget \
+	    $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) $(if $(USERS_FILE),--users $(USERS_FILE)) \
+	    $(if $(GRACE_MINUTES),--grace-minutes $(GRACE_MINUTES))
+
 rollback: setup ## show frontends the version before the one in place again (PRODUCT=recommendations ENV=laptop)
 	$(JOBS_PYTHON) -m tools.rollback --product $(PRODUCT) --environment $(ENV)
 

@@ -183,6 +183,16 @@ def delete(folder: str) -> None:
                 raise OSError(f"{left[0]['Key']} could not be deleted: {left[0]['Code']}")
 
 
+def delete_files(uris: list[str]) -> None:
+    """Delete some objects of one bucket; what can't be deleted raises."""
+    for start in range(0, len(uris), 1000):
+        bucket = bucket_and_key(uris[0])[0]
+        keys = [{"Key": bucket_and_key(uri)[1]} for uri in uris[start : start + 1000]]
+        answer = client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
+        if left := answer.get("Errors"):
+            raise OSError(f"{left[0]['Key']} could not be deleted: {left[0]['Code']}")
+
+
 def abort_uploads(folder: str, own: str, latest: int) -> int:
     """Give up multipart uploads below a folder that never ended, whose parts are stored and hidden; how many.
 

@@ -182,6 +182,15 @@ def delete(folder: str) -> None:
             shutil.rmtree(local(folder))
 
 
+def delete_files(uris: list[str]) -> None:
+    """Delete some files; one that is not there is fine."""
+    if uris and is_s3(uris[0]):
+        s3.delete_files(uris)
+        return
+    for uri in uris:
+        local(uri).unlink(missing_ok=True)
+
+
 def at_once(function: Callable[[Argument], Value], arguments: Iterable[Argument]) -> list[Value]:
     """Call a function that waits for storage for all arguments at once; the results in the order of the arguments."""
     with ThreadPoolExecutor(16) as pool:

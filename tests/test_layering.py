@@ -17,6 +17,7 @@ BARE = {
     "lake",
     "inputs",
     "days",
+    "suppression",
     "s3",
     "contracts",
     "heartbeat",

@@ -27,6 +27,7 @@ KNOWN: dict[str, Any] = {
     "runs_at_once": int,
     "parts_at_once": int,
     "keep_intermediate_days": int,
+    "forget_grace_minutes": int,
     "delivery": {"tables": str, "billing": str, "read_units": (int, OPTIONAL), "write_units": (int, OPTIONAL)},
     "failures": {"email": (str, OPTIONAL), "webhook": (str, OPTIONAL)},
     "container": {"runtime": str, ...: dict},
