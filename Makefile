@@ -191,7 +191,7 @@ audit: .venv/ready .venv-audit/ready ## known vulnerabilities of what requiremen
 
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 requirements: $(UV) ## compile requirements/*.in to hashed files, again
-	for name in uv java learning spark peers graph docs audit; do \
+	for name in uv java build learning spark peers graph docs audit; do \
 	    $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
 	$(COMPILE) -c requirements/learning.txt requirements/tables.in -o requirements/tables.txt
 	$(COMPILE) -c requirements/spark.txt requirements/cluster.in -o requirements/cluster.txt
@@ -202,9 +202,11 @@ requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	for name in airflow-dataproc-provider movielens mermaid; do \
 	    $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt; done
 
-.venv/ready: requirements/development.txt | $(UV)
+# What source distributions are built with is pinned by hash, too.
+SYNC := $(UV) pip sync -q --compile-bytecode --require-hashes --build-constraints requirements/build.txt
+.venv/ready: requirements/development.txt requirements/build.txt | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) .venv
-	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(JOBS_PYTHON) requirements/development.txt
+	$(SYNC) --python $(JOBS_PYTHON) requirements/development.txt
 	echo "$(CURDIR)" >"$$($(JOBS_PYTHON) -c 'import site; print(site.getsitepackages()[0])')/tandem.pth"
 	touch $@
 
@@ -212,19 +214,19 @@ requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	$(JOBS_PYTHON) -m tools.java --uv $(UV)
 	touch $@
 
-.venv/s3-jars: tools/s3_jars.py | .venv/java
+.venv/s3-jars: tools/s3_jars.py requirements/s3-jars.txt | .venv/java
 	$(JOBS_PYTHON) -m tools.s3_jars
 	touch $@
 
 # Production takes airflow.txt alone, unless its Spark jobs run on Dataproc.
 .venv-airflow/ready: $(addprefix requirements/airflow,.txt -dataproc.txt -dataproc-provider.txt) | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) .venv-airflow
-	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(AIRFLOW_PYTHON) $^
+	$(SYNC) --python $(AIRFLOW_PYTHON) $^
 	touch $@
 
 .venv-peers/ready .venv-graph/ready .venv-docs/ready .venv-audit/ready: .venv-%/ready: requirements/%.txt | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) $(@D)
-	$(UV) pip sync -q --compile-bytecode --require-hashes --python $(@D)/bin/python $<
+	$(SYNC) --python $(@D)/bin/python $<
 	touch $@
 
 $(UV): requirements/uv.txt
