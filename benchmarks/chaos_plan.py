@@ -30,13 +30,22 @@ STRIKES = {"kill": 5, "term": 3, "pause": 2, "orphan": 3, "late": 5, "twin": 3}
 # start: some seconds after the start. The others: at the request that publishes, before or after the server has it.
 MOMENTS = {"start": 5, "before manifest": 2, "after manifest": 2, "before partition": 4, "after partition": 3}
 POINTER_MOMENTS = {"before pointer": 4, "after pointer": 3}
-SHARE_STRUCK = {1: 0.45, 2: 0.2}  # of the attempts with this number; later ones are left alone
+SHARE_STRUCK = {1: 0.5, 2: 0.35, 3: 0.2}  # of the attempts with this number
+SHARE_OF_OTHERS = 0.15  # of later attempts
+EVENTS_EVERY = 3  # rounds; the others leave out what takes Spark, so that there are more of them
 REQUEST_FAULTS = {"unavailable": 4, "refused": 3, "lost": 3, "cut": 3, "slow": 2}
 SHARE_OF_REQUESTS = 0.02
 BURST = 12  # requests that follow one another; a tenth of the faults is such an outage
 DYNAMODB_FAULTS = {"throttled": 6, "partial": 6, "unavailable": 2, "refused": 2, "lost": 3}
 SHARE_OF_DYNAMODB_REQUESTS = 0.08
-OPERATIONS = {"deliver": 0.8, "roll back": 0.7, "clear": 0.6, "deploy": 0.4, "restart scheduler": 0.15}
+OPERATIONS = (
+    ("deliver", 0.8),
+    ("roll back", 0.7),
+    ("roll back", 0.5),
+    ("clear", 0.8),
+    ("deploy", 0.4),
+    ("restart scheduler", 0.25),
+)
 
 
 AT_REST = ("all", "ended")  # in place of a run and a task: once all runs of the round have ended
@@ -92,23 +101,28 @@ def draw(random: random.Random, weights: dict[str, int]) -> str:
 def round_of(seed: int, number: int) -> Round:
     """The runs of a round: every pipeline, some twice at once, and what people do meanwhile."""
     random = stream(seed, number, "round")
-    runs = [Run("events-1", INGEST_EVENTS), Run("users-1", INGEST_USERS), Run("items-1", INGEST_ITEMS)]
-    if random.random() < 0.5:
-        runs.append(Run("events-2", INGEST_EVENTS, ("events-1", "ingest_events")))
+    runs = [Run("users-1", INGEST_USERS), Run("items-1", INGEST_ITEMS)]
+    with_events = number % EVENTS_EVERY == 0
+    if with_events:
+        runs.append(Run("events-1", INGEST_EVENTS))
+        if random.random() < 0.5:
+            runs.append(Run("events-2", INGEST_EVENTS, ("events-1", "ingest_events")))
+        if random.random() < 0.4:  # beside the ingestion, while the run that new events start comes after it
+            runs.append(Run("recommend-1", RECOMMEND, ("events-1", "ingest_events")))
     for name, dag in (("users", INGEST_USERS), ("items", INGEST_ITEMS)):
         for other in (2, 3):
             if random.random() < 0.6:
                 runs.append(Run(f"{name}-{other}", dag, (f"{name}-1", dag)))
-    if random.random() < 0.4:  # beside the ingestion, while the run that new events start comes after it
-        runs.append(Run("recommend-1", RECOMMEND, ("events-1", "ingest_events")))
-    places = [("events-1", "ingest_events"), *[("asset", task) for task, part in TASKS[RECOMMEND] if not part]]
+    cleared = ("select_recommendations", PUBLISH)
+    places = [("asset", task) for task, part in TASKS[RECOMMEND] if not part and (with_events or task in cleared)]
+    places.append(("events-1", "ingest_events") if with_events else ("users-1", "ingest_users"))
     operations = []
-    for kind, share in OPERATIONS.items():
-        if random.random() < share:
+    for kind, share in OPERATIONS:
+        if random.random() < share or (kind == "clear" and not with_events):
             last = ("asset", PUBLISH)
             run, task = last if kind == "roll back" and random.random() < 0.6 else random.choice(places)
             if kind == "clear":
-                run, task = AT_REST
+                run, task = AT_REST if with_events else ("users-1", "ingest_users")
             operations.append(Operation(kind, run, task, random.randrange(1 << 30)))
     return Round(number, random.randint(1, 3), tuple(runs), tuple(operations))
 
@@ -116,7 +130,7 @@ def round_of(seed: int, number: int) -> Round:
 def strike(seed: int, number: int, run: str, task: str, part: int | None, attempt: int) -> Strike | None:
     """Draw the fault of the process of an attempt, None for most."""
     random = stream(seed, number, run, task, part, attempt)
-    if random.random() >= SHARE_STRUCK.get(attempt, 0):
+    if random.random() >= SHARE_STRUCK.get(attempt, SHARE_OF_OTHERS):
         return None
     moments = dict(MOMENTS)
     if task not in WRITES_PARTITIONS:
@@ -139,7 +153,7 @@ def request_fault(seed: int, number: int, server: str, request: int) -> str | No
         if request < before:
             break
         random = stream(seed, number, server, request - before)
-        if random.random() < share:
+        if random.random() < share or (kind == "clear" and not with_events):
             outage = random.random() < 0.1 / BURST
             if before == 0 or outage:
                 return "unavailable" if outage else draw(random, DYNAMODB_FAULTS if dynamodb else REQUEST_FAULTS)
@@ -155,7 +169,7 @@ def digest(seed: int, rounds: int, requests: int = 2000) -> str:
         dags = {run.name: run.dag for run in planned.runs} | {"asset": RECOMMEND}
         for name, dag in dags.items():
             for task, part in TASKS[dag]:
-                for attempt in SHARE_STRUCK:
+                for attempt in range(1, 9):
                     found.update(repr(strike(seed, number, name, task, part, attempt)).encode())
         for server in ("s3", "dynamodb"):
             found.update(repr([request_fault(seed, number, server, request) for request in range(requests)]).encode())
