@@ -153,7 +153,7 @@ def request_fault(seed: int, number: int, server: str, request: int) -> str | No
         if request < before:
             break
         random = stream(seed, number, server, request - before)
-        if random.random() < share or (kind == "clear" and not with_events):
+        if random.random() < share:
             outage = random.random() < 0.1 / BURST
             if before == 0 or outage:
                 return "unavailable" if outage else draw(random, DYNAMODB_FAULTS if dynamodb else REQUEST_FAULTS)
