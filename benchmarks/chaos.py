@@ -342,12 +342,13 @@ class Chaos:
     def settle(self) -> dict[tuple[str, str], str]:
         """Wait until no run is under way, and none is about to begin; the states of the round's runs."""
         quiet = 0
+        enough = 16 if any(run.dag == chaos_plan.INGEST_EVENTS for run in self.round.runs) else 6  # assets take time
         for _ in local_airflow.patience(PATIENCE, f"The runs of round {self.round.number} did not end"):
             states = self.states()
             busy = [run for run, state in states.items() if state not in ("success", "failed")]
             busy += [thread for thread in self.threads if thread.is_alive()]  # type: ignore[misc]
             quiet = 0 if busy else quiet + 1
-            if quiet == 6:
+            if quiet == enough:
                 return states
         raise AssertionError
 

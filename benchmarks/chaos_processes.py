@@ -47,18 +47,24 @@ def running(lake: str) -> Iterator[JobProcess]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if lake not in arguments or "--attempt" not in arguments:
+            given = options(arguments)
+            if given.get("--lake") != lake or "--attempt" not in given:
                 continue
             parent, group = map(int, (folder / "stat").read_text().rpartition(")")[2].split()[1:3])
         except (OSError, ValueError):
             continue
         if group == int(folder.name):
-            yield JobProcess(group, parent, **task_of(arguments))
+            yield JobProcess(group, parent, **task_of(given))
 
 
-def task_of(arguments: list[str]) -> dict[str, Any]:
-    """The task that a job's command line names."""
-    given = dict(itertools.pairwise(arguments))
+def options(arguments: list[str]) -> dict[str, str]:
+    """The options of a command line, each with its value: --option=VALUE or --option VALUE."""
+    apart = dict(itertools.pairwise(arguments))
+    return apart | dict(word.split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
+
+
+def task_of(given: dict[str, str]) -> dict[str, Any]:
+    """The task that a job's options name."""
     return {
         "dag": given["--dag-id"],
         "run": given["--run-id"],

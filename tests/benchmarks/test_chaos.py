@@ -455,9 +455,11 @@ def test_every_kind_of_fault_is_in_a_schedule():
     assert operations == {kind for kind, _ in chaos_plan.OPERATIONS}
 
 
-def test_process_of_a_lake_is_found_with_its_task():
-    identity = ["--lake", "s3://x/y", "--dag-id", "d", "--run-id", "r", "--task-id", "t", "--attempt", "2"]
-    command = [sys.executable, "-c", "import time; time.sleep(60)", *identity, "--map-index", "3"]
+@pytest.mark.parametrize("between", [" ", "="])
+def test_process_of_a_lake_is_found_with_its_task(between):
+    given = {"lake": "s3://x/y", "dag-id": "d", "run-id": "r", "task-id": "t", "attempt": "2", "map-index": "3"}
+    identity = " ".join(f"--{name}{between}{value}" for name, value in given.items()).split()
+    command = [sys.executable, "-c", "import time; time.sleep(60)", *identity]
     process = subprocess.Popen(command, start_new_session=True)
     try:
         (found,) = chaos_processes.running("s3://x/y")
