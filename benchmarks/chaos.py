@@ -243,9 +243,19 @@ class Chaos:
         key = (action.__name__, repr(arguments))
         if key not in self.triggered:
             self.triggered.add(key)
-            thread = threading.Thread(target=action, args=arguments, daemon=True)
+            thread = threading.Thread(target=self.told, args=(action, *arguments), daemon=True)
             self.threads.append(thread)
             thread.start()
+
+    def told(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Do something; an exception is a violation, too: it must not end faults or checks in silence."""
+        problem = ""
+        try:
+            action(*arguments)
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        if not self.ended.is_set():
+            self.reader.expect("the chaos run itself works", not problem, f"{action.__name__}{arguments}", problem)
 
     def operate(self, operation: Operation) -> None:
         self.counts[f"operator: {operation.kind}"] += 1
@@ -367,6 +377,7 @@ class Chaos:
             if run.after is None:
                 self.trigger(run.name, run.dag)
         states = self.settle()
+        self.reader.expect("the chaos run itself works", bool(self.seen), "watch", "it found no process of a job")
         for operation in self.round.operations:  # that waited for a task which never started
             self.in_background(self.operate, operation)
         for run in self.round.runs:
@@ -543,7 +554,7 @@ def started(seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Cha
         notes.hook = chaos.on_publication
         stack.callback(end, chaos)
         for target in (chaos.watch, chaos.read_as_frontends_do):
-            threading.Thread(target=target, daemon=True).start()
+            threading.Thread(target=chaos.told, args=(target,), daemon=True).start()
         days = sorted(path.name.removeprefix("arrival=") for path in (shop / "raw" / "events").iterdir())
         chaos.days = days[DAYS_LEFT_OUT:]
         chaos.deliver_days(FIRST_DAYS)
