@@ -504,7 +504,7 @@ def deploy_version(folder: Path, number: int) -> None:
             shutil.rmtree(pipeline.parent)
     windows = dags / chaos_plan.RECOMMEND / "build_interactions.json"
     settings = json.loads(windows.read_text())
-    settings["parameters"] |= {"test_days": 7, "tuning_days": 7}  # of few days
+    settings["parameters"] = {**settings.get("parameters", {}), "test_days": 7, "tuning_days": 7}  # of few days
     windows.write_text(json.dumps(settings))
     laptop = dags / "environments" / "laptop.toml"
     laptop.write_text(laptop.read_text().replace("retries = 1\n", f"retries = {RETRIES}\n"))
