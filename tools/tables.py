@@ -45,8 +45,8 @@ def products() -> list[str]:
     return sorted({file.stem.partition("@")[0] for file in files if contracts.load(file.stem).product})
 
 
-def create(environment: str) -> Iterator[tuple[str, bool]]:
-    """Make the table of each product; its name, and whether it was not there before."""
+def create(environment: str) -> Iterator[tuple[str, list[str]]]:
+    """Make the table of each product, complete; its name, and what of it was missing."""
     section = delivery(environment)
     capacity = None
     if section["billing"] == "provisioned":
@@ -64,8 +64,8 @@ def main() -> None:
     shown = Table("table", "", title=f"Tables of {environment}", title_justify="left")
     try:
         reach(environment)
-        for name, made in create(environment):
-            shown.add_row(name, "[green]made[/]" if made else "was there")
+        for name, missing in create(environment):
+            shown.add_row(name, f"[green]made: {', '.join(missing)}[/]" if missing else "was there")
     except Failure as error:
         sys.exit(str(error))
     Console().print(shown)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,13 @@ from botocore.exceptions import (
     EndpointConnectionError,
     NoCredentialsError,
     NoRegionError,
+    ReadTimeoutError,
 )
 
 from common.failures import ArgumentError, Failure
 
+CREATION_TIME = 300.0  # seconds; Amazon takes ten or so
+EXPIRY = "expires"  # the attribute
 REFUSALS = ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException")
 
 
@@ -47,13 +51,17 @@ def table_name(prefix: str, contract: str) -> str:
     return prefix + contract.partition("@")[0]
 
 
-def create(client: Any, table: str, capacity: dict[str, int] | None) -> bool:
-    """Create a product's table, on demand or with ReadCapacityUnits and WriteCapacityUnits; False if there is one."""
+def create(client: Any, table: str, capacity: dict[str, int] | None) -> list[str]:
+    """Create a product's table, on demand or with ReadCapacityUnits and WriteCapacityUnits, and let its items expire.
+
+    Returns what was missing and is there now: "table", "expiry", both or nothing. A call that was killed, or another
+    that is under way, is resumed.
+    """
     billing: Any = {"BillingMode": "PAY_PER_REQUEST"}
     if capacity:
         billing = {"BillingMode": "PROVISIONED", "ProvisionedThroughput": capacity}
-    names = {"part": "HASH", "id": "RANGE"}
-    with explained():
+    names, done = {"part": "HASH", "id": "RANGE"}, []
+    with explained(table):
         try:
             client.create_table(
                 TableName=table,
@@ -61,11 +69,54 @@ def create(client: Any, table: str, capacity: dict[str, int] | None) -> bool:
                 KeySchema=[{"AttributeName": name, "KeyType": kind} for name, kind in names.items()],
                 **billing,
             )
-        except client.exceptions.ResourceInUseException:
-            return False
-        client.get_waiter("table_exists").wait(TableName=table, WaiterConfig={"Delay": 1})
-        expiry = {"Enabled": True, "AttributeName": "expires"}
-        client.update_time_to_live(TableName=table, TimeToLiveSpecification=expiry)
+            done.append("table")
+        except client.exceptions.ResourceInUseException:  # it is there, is being made or is being deleted
+            pass
+        wait_until_active(client, table)
+        if let_expire(client, table):
+            done.append("expiry")
+    return done
+
+
+def wait_until_active(client: Any, table: str) -> None:
+    """Wait for a table that is being made; Failure after CREATION_TIME."""
+    deadline = time.monotonic() + CREATION_TIME
+    while True:
+        try:
+            status = client.describe_table(TableName=table)["Table"]["TableStatus"]
+        except client.exceptions.ResourceNotFoundException:  # so soon after its creation, or it was being deleted
+            status = "missing"
+        if status == "ACTIVE":
+            return
+        if time.monotonic() > deadline:
+            raise Failure(
+                f"Table {table} is {status}, expected ACTIVE within {CREATION_TIME:.0f} s; run make create-tables "
+                "again, it resumes."
+            )
+        time.sleep(1)
+
+
+def let_expire(client: Any, table: str) -> bool:
+    """Have DynamoDB delete items of a table at the time in `expires`; False if it does so already."""
+    described = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
+    status, attribute = described["TimeToLiveStatus"], described.get("AttributeName", EXPIRY)
+    if status in ("ENABLED", "ENABLING") and attribute == EXPIRY:
+        return False
+    if status != "DISABLED":
+        raise Failure(
+            f"The expiry of {table} is {status} by '{attribute}', expected ENABLED by '{EXPIRY}'; disable it if it is "
+            "enabled, and run make create-tables again in an hour."
+        )
+    try:
+        client.update_time_to_live(TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": EXPIRY})
+    except ClientError:
+        described = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
+        if (described["TimeToLiveStatus"], described.get("AttributeName")) not in (
+            ("ENABLED", EXPIRY),
+            ("ENABLING", EXPIRY),
+        ):
+            raise
+        return False  # another call was quicker
     return True
 
 
@@ -79,7 +130,7 @@ def explained(table: str = "") -> Iterator[None]:
         raise ArgumentError(
             f"{str(error).rstrip('.')}, expected AWS credentials and AWS_DEFAULT_REGION for {where}; set them."
         ) from None
-    except (ConnectionClosedError, ConnectTimeoutError, EndpointConnectionError):
+    except (ConnectionClosedError, ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError):
         raise Failure(f"{where} can't be reached; check DYNAMODB_ENDPOINT and the network, then try again.") from None
     except ClientError as error:
         code = error.response["Error"]["Code"]
