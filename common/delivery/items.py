@@ -1,4 +1,4 @@
-"""The rows of a product as the items of its table, one a key, in DynamoDB's own types."""
+"""The rows of a product as the items of its table, one for each key that DynamoDB can hold, in its own types."""
 
 import itertools
 from dataclasses import dataclass
@@ -14,7 +14,16 @@ from common.failures import InputError, Refused
 
 LARGEST_ITEM = 400 * 1024  # bytes, names and values together
 LONGEST_KEY = 1024  # bytes, of a sort key
+ITEM_BYTES = 100  # of an item: names of the attributes, the partition's name, the time of expiry
+POINTER_BYTES = 4096  # of the pointer, beside the rows that are shown to whoever is not listed
 LEAST_NUMBER, GREATEST_NUMBER = 1e-130, 9.9e125  # in absolute value
+EXPLAINED = {  # why a key cannot be published
+    "empty_key": "it is empty",
+    "long_key": f"it has more than {LONGEST_KEY:,} bytes",
+    "number_out_of_range": f"a number is not below {GREATEST_NUMBER}",
+    "same_place_twice": "two rows are in the same place",
+    "large_item": f"its rows have more than {LARGEST_ITEM:,} bytes",
+}
 TAGS = {"string": "S", "date": "S", "timestamp": "S", "boolean": "BOOL"}  # all others are numbers
 
 
@@ -33,6 +42,7 @@ class Items:
     columns: dict[str, tuple[str, pa.Array]]
     default: Any  # content, None if there is none
     rows: int
+    unpublishable: dict[str, list[str]]  # keys that DynamoDB cannot hold, which are left out, by reason
 
     def contents(self, first: int, after: int) -> list[Any]:
         """What is shown for each of the items from `first` up to `after`, as attribute values."""
@@ -50,100 +60,113 @@ def bucket_count(keys: int) -> int:
 
 
 def make_items(table: pa.Table, contract: Contract) -> Items:
-    """The items of a product's rows.
+    """The items of a product's rows, without the keys that DynamoDB cannot hold.
 
-    Raises InputError for a key that is empty, too long or given twice and for a number that DynamoDB cannot hold, and
-    Refused for an item that is too large.
+    Raises Refused if it cannot hold the rows without a key, which are shown to whoever is not listed.
     """
     product = contract.product
     if product is None:
         raise InputError(f"{contract.name} has no [product], expected the contract of a product; give it one.")
     table = table.combine_chunks()
     encoded = table[product.key].combine_chunks().dictionary_encode()
-    names = encoded.dictionary.cast(pa.string()).to_pylist()
-    check_keys(names, product, contract)
-    count = bucket_count(len(names))
-    buckets = np.array([bucket_of(name, count) for name in names], dtype=np.int64)
-    # A key's rank by bucket, then by its bytes; -1 is for the rows without one, which come first.
-    order = sorted(range(len(names)), key=lambda position: (buckets[position], names[position].encode()))
-    ranks = np.empty(len(names), dtype=np.int64)
-    ranks[order] = np.arange(len(names))
-    codes = encoded.indices.fill_null(-1).to_numpy()
-    rank = np.where(codes >= 0, ranks[codes], -1) if len(names) else np.full(len(codes), -1)
-    within = table[product.order].to_numpy() if product.order else np.zeros(len(rank), dtype=np.int64)
-    sorting = np.lexsort((within, rank))
-    check_single(rank[sorting], within[sorting], [names[position] for position in order], product, contract)
-    shown = [name for name in contract.columns if name not in (product.key, product.order)]
-    columns = {name: converted(table[name].take(pa.array(sorting)), name, contract) for name in shown}
-    starts = np.searchsorted(rank[sorting], np.arange(len(names) + 1))
+    keys = encoded.dictionary.cast(pa.string())
+    codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)  # -1: rows without a key
+    within = table[product.order].to_numpy() if product.order else np.zeros(len(codes), dtype=np.int64)
+    shown = {name: table[name] for name in contract.columns if name not in (product.key, product.order)}
+    columns = {name: converted(column, contract.columns[name].type) for name, column in shown.items()}
+    sizes = np.bincount(codes + 1, row_sizes(columns, len(codes)), len(keys) + 1)
+    lengths = pc.binary_length(keys).to_numpy()
+    faults = {  # by code + 1
+        "empty_key": np.concatenate([[False], lengths == 0]),
+        "long_key": np.concatenate([[False], lengths > LONGEST_KEY]),
+        "number_out_of_range": holding(codes, out_of_range(shown, contract), len(keys)),
+        "same_place_twice": holding(codes, repeated(codes, within), len(keys)),
+        "large_item": sizes + np.concatenate([[POINTER_BYTES], lengths + ITEM_BYTES]) > LARGEST_ITEM,
+    }
+    check_default(faults, contract)
+    names = keys.to_pylist()
+    unpublishable, left_out = {}, np.zeros(len(names), dtype=bool)
+    for reason, found in faults.items():
+        if (new := found[1:] & ~left_out).any():
+            unpublishable[reason] = [names[code] for code in np.flatnonzero(new)]
+            left_out |= new
+    kept = np.flatnonzero(~left_out).tolist()
+    count = bucket_count(len(kept))
+    buckets = {code: bucket_of(names[code], count) for code in kept}
+    # A key's rank by bucket, then by its bytes. Rows that are left out come first, then those without a key.
+    order = sorted(kept, key=lambda code: (buckets[code], names[code].encode()))
+    ranks = np.full(len(names) + 1, -2)
+    ranks[[*order, -1]] = [*range(len(order)), -1]
+    rank = ranks[codes]
+    sorting = np.lexsort((within, rank))[np.count_nonzero(rank == -2) :]
+    columns = {name: (tag, values.take(pa.array(sorting))) for name, (tag, values) in columns.items()}
+    starts = np.searchsorted(rank[sorting], np.arange(len(order) + 1))
     everyone = int(starts[0])
     default = content_rows(columns, 0, everyone)
-    items = Items(
+    return Items(
         product,
-        [names[position] for position in order],
+        [names[code] for code in order],
         starts,
-        np.searchsorted(buckets[order], np.arange(count + 1)),
+        np.searchsorted([buckets[code] for code in order], np.arange(count + 1)),
         columns,
         (({"L": default} if product.order else default[0]) if everyone else None),
         table.num_rows,
+        unpublishable,
     )
-    check_sizes(items, contract)
-    return items
 
 
-def check_keys(keys: list[str], product: Product, contract: Contract) -> None:
-    for key in keys:
-        if not 0 < len(key.encode()) <= LONGEST_KEY:
-            raise InputError(
-                f"A {product.key} of {contract.name} has {len(key.encode()):,} bytes ('{key[:40]}'), "
-                f"DynamoDB allows 1 to {LONGEST_KEY:,}; correct the task that wrote it."
+def holding(codes: np.ndarray, rows: np.ndarray, keys: int) -> np.ndarray:
+    """The keys, by code + 1, that have one of the rows."""
+    found = np.zeros(keys + 1, dtype=bool)
+    found[codes[rows] + 1] = True
+    return found
+
+
+def repeated(codes: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """The rows that have the same key and the same place in its order as another row."""
+    order = np.lexsort((within, codes))
+    same = (np.diff(codes[order]) == 0) & (np.diff(within[order]) == 0)
+    rows = np.zeros(len(codes), dtype=bool)
+    rows[order[1:][same]] = True
+    return rows
+
+
+def out_of_range(columns: dict[str, pa.ChunkedArray], contract: Contract) -> np.ndarray:
+    """The rows with a number that DynamoDB does not have: too large, infinite or NaN."""
+    rows = np.zeros(len(next(iter(columns.values()))), dtype=bool)
+    for name, column in columns.items():
+        if contract.columns[name].type in ("number", "small_number"):
+            rows |= ~pc.fill_null(pc.less(pc.abs(column), GREATEST_NUMBER), True).to_numpy()
+    return rows
+
+
+def check_default(faults: dict[str, np.ndarray], contract: Contract) -> None:
+    """Refused if DynamoDB cannot hold the rows without a key: there is nothing to show in their place."""
+    for reason, found in faults.items():
+        if found[0]:
+            raise Refused(
+                f"The rows of {contract.name} without a key, which are shown to whoever is not listed, cannot be "
+                f"stored ({EXPLAINED[reason]}); nothing was written: correct the task that wrote them."
             )
 
 
-def check_single(rank: np.ndarray, within: np.ndarray, keys: list[str], product: Product, contract: Contract) -> None:
-    twice = np.flatnonzero((np.diff(rank) == 0) & (np.diff(within) == 0))
-    if len(twice):
-        place = rank[twice[0]]
-        what = f"{product.order} {within[twice[0]]}" if product.order else "row"
-        raise InputError(
-            f"{contract.name} has {len(twice):,} rows too many: {product.key} '{keys[place] if place >= 0 else None}' "
-            f"has the same {what} twice, expected one each; correct the task that wrote them."
-        )
-
-
-def converted(column: pa.ChunkedArray, name: str, contract: Contract) -> tuple[str, pa.Array]:
+def converted(column: pa.ChunkedArray, kind: str) -> tuple[str, pa.Array]:
     """A column as text, or as booleans, with DynamoDB's letter for its type."""
-    kind = contract.columns[name].type
     values = column.combine_chunks()
     if kind == "timestamp":
         values = pc.strftime(values, "%Y-%m-%dT%H:%M:%SZ")
     elif kind in ("number", "small_number"):
-        size = pc.abs(values)
-        if bad := pc.sum(pc.greater_equal(size, GREATEST_NUMBER)).as_py():
-            raise InputError(
-                f"{bad:,} values in '{name}' of {contract.name} are beyond {GREATEST_NUMBER}, expected numbers that "
-                "DynamoDB holds; correct the task that wrote them."
-            )
-        values = pc.if_else(pc.less(size, LEAST_NUMBER), pa.scalar(0, values.type), values)
+        values = pc.if_else(pc.less(pc.abs(values), LEAST_NUMBER), pa.scalar(0, values.type), values)
     return TAGS.get(kind, "N"), values if kind == "boolean" else values.cast(pa.string())
 
 
-def check_sizes(items: Items, contract: Contract) -> None:
-    """Refused if an item is larger than DynamoDB allows, counted as it counts or a few bytes higher."""
-    rows = np.full(len(next(iter(items.columns.values()))[1]), 4, dtype=np.int64)  # a map in a list
-    for name, (tag, values) in items.columns.items():
+def row_sizes(columns: dict[str, tuple[str, pa.Array]], count: int) -> np.ndarray:
+    """Bytes of each row, counted as DynamoDB counts or a few bytes higher."""
+    rows = np.full(count, 4, dtype=np.int64)  # a map in a list
+    for name, (tag, values) in columns.items():
         length = pc.fill_null(pc.binary_length(values), 1).to_numpy() if tag != "BOOL" else 1
         rows += len(name) + 1 + ((length + 1) // 2 + 1 if tag == "N" else length)
-    totals = np.concatenate([[0], np.cumsum(rows)])
-    sizes = totals[items.starts[1:]] - totals[items.starts[:-1]]
-    keys = np.array([len(key.encode()) for key in items.keys], dtype=np.int64)
-    sizes += keys + 100  # names of the attributes, the partition's name, the time of expiry
-    for key, size in [*zip(items.keys, sizes.tolist()), (None, int(totals[items.starts[0]]) + 1000)]:
-        if size > LARGEST_ITEM:
-            raise Refused(
-                f"The item of {items.product.key} '{key}' in {contract.name} has {size:,} bytes, DynamoDB allows "
-                f"{LARGEST_ITEM:,}; nothing was written: shorten its rows or show fewer."
-            )
+    return rows
 
 
 def content_rows(columns: dict[str, tuple[str, pa.Array]], start: int, end: int) -> list[Item]:

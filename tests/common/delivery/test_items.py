@@ -93,6 +93,47 @@ def test_items_are_by_bucket_and_key_and_hold_their_rows_in_order(rows: list[tup
         assert own == sorted(own, key=str.encode)
 
 
+UNPUBLISHABLE = {
+    "empty_key": [{"key": "", "place": 1, "value": "a"}],
+    "long_key": [{"key": "ü" * 513, "place": 1, "value": "a"}],
+    "same_place_twice": [{"key": "twice", "place": place, "value": "a"} for place in (1, 2, 2, 3)],
+    "large_item": [{"key": "large", "place": place, "value": "v" * 103_000} for place in range(4)],
+}
+
+
+@pytest.mark.parametrize("reason", UNPUBLISHABLE)
+def test_keys_that_dynamodb_cannot_hold_are_left_out(reason: str) -> None:
+    rows = UNPUBLISHABLE[reason]
+    fine = [{"key": key, "place": place, "value": key} for place in (2, 1) for key in ("a", "\x00", "ü" * 512)]
+    items = items_of(LISTS, [*rows, *fine, {"key": None, "place": 1, "value": "all"}, *UNPUBLISHABLE["empty_key"]])
+    # An empty key that is there twice counts once.
+    assert items.unpublishable == {"empty_key": [""], reason: [rows[0]["key"]]}
+    contents = TypeDeserializer().deserialize({"L": items.contents(0, len(items.keys))})
+    assert dict(zip(items.keys, contents)) == {key: [{"value": key}] * 2 for key in ("a", "\x00", "ü" * 512)}
+    assert items.default == {"L": [{"M": {"value": {"S": "all"}}}]}
+
+
+@pytest.mark.parametrize("number", [9.9e125, -1e300, float("inf"), float("nan")])
+@pytest.mark.parametrize("dynamodb", ["dynamodb_local"], indirect=True)
+def test_number_that_dynamodb_does_not_have_is_left_out(number: float, product_table: Table) -> None:
+    fine = [{"key": str(value), "number": value, "small": 3e38} for value in (9.8e125, -1e-129, 1e-131, 5e-324, None)]
+    items = items_of(ONE_ROW, [*fine, {"key": "bad", "number": number}])
+    assert items.unpublishable == {"number_out_of_range": ["bad"]}
+    for key, content in zip(items.keys, items.contents(0, 5)):
+        item = {**place_of("2011-06-01T12:00:00.000Z-12345678", 16, key), "content": content}
+        product_table.client.put_item(TableName=product_table.name, Item=item)
+
+
+@pytest.mark.parametrize("reason", UNPUBLISHABLE)
+def test_default_rows_that_dynamodb_cannot_hold_are_refused(reason: str) -> None:
+    rows = [{**row, "key": None} for row in UNPUBLISHABLE[reason]]
+    if len(rows) == 1:  # what is wrong is the key alone
+        assert items_of(LISTS, rows).default
+    else:
+        with pytest.raises(Refused, match="without a key, which are shown to whoever is not listed, cannot be stored"):
+            items_of(LISTS, rows)
+
+
 def test_buckets_grow_with_the_product_and_are_even() -> None:
     table = pa.table(
         {"key": [f"user-{number}" for number in range(40_000)], "place": [1] * 40_000, "value": ["x"] * 40_000}
@@ -120,10 +161,7 @@ def test_an_item_that_fits_by_our_count_is_taken_and_one_a_tenth_larger_is_not(k
         return make_items(pa.table(table, arrow_schema(contract, list(contract.columns))), contract)
 
     def fits(rows: int) -> bool:
-        try:
-            return bool(made(rows).keys)
-        except Refused:
-            return False
+        return bool(made(rows).keys)
 
     rows = bisect.bisect_left(range(60_000), True, key=lambda count: not fits(count)) - 1
     client, name = product_table.client, product_table.name
