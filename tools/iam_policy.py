@@ -27,7 +27,19 @@ WRITE = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
 DELETE = ["s3:DeleteObject"]  # what Spark's committer moves
 LOG = ["s3:PutObject"]
 ENCRYPT = ["kms:Decrypt", "kms:GenerateDataKey"]
-TABLE = [f"dynamodb:{name}" for name in ("BatchGetItem", "BatchWriteItem", "GetItem", "PutItem", "Query")]
+TABLE = [
+    f"dynamodb:{name}"
+    for name in (
+        "BatchGetItem",
+        "BatchWriteItem",
+        "ConditionCheckItem",  # this, PutItem and UpdateItem are what a transaction needs
+        "GetItem",
+        "PartiQLUpdate",
+        "PutItem",
+        "Query",
+        "UpdateItem",
+    )
+]
 
 
 def main() -> None:

@@ -1,6 +1,8 @@
 """Show frontends the version of a product again that they saw before the one in place."""
 
 import argparse
+import getpass
+import os
 import sys
 
 from common.contracts import nearest
@@ -8,6 +10,14 @@ from common.delivery.tables import Table, client, explained, table_name
 from common.delivery.versions import roll_back
 from common.failures import ArgumentError, Failure
 from tools.tables import delivery, products, reach
+
+
+def operator() -> str:
+    """The user of this process, by name if it has one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"
 
 
 def main() -> None:
@@ -21,11 +31,12 @@ def main() -> None:
         name = table_name(delivery(arguments.environment)["tables"], arguments.product)
         reach(arguments.environment)
         with explained(name):
-            left, shown = roll_back(Table(client(), name, 1))
+            left, shown = roll_back(Table(client(), name, 1), operator())
     except Failure as error:
         sys.exit(str(error))
     print(f"{name} shows version {shown['version']['S']} again, {shown['items']['N']} items; it showed")
-    print(f"{left['version']['S']}, {left['items']['N']} items. The pipeline's next run publishes a new version.")
+    print(f"{left['version']['S']}, {left['items']['N']} items. No retry brings that back; run the pipeline again for")
+    print("a new version.")
 
 
 if __name__ == "__main__":

@@ -3,24 +3,20 @@
 import itertools
 import random
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
-from botocore.exceptions import ClientError
 
 from common.delivery.items import Items
 from common.delivery.reader import Item, place_of
 from common.delivery.tables import Table
+from common.delivery.throttling import THROTTLED, UNAVAILABLE, request, send_all
 from common.failures import Failure
 
-BATCH = 25  # items; DynamoDB takes no more in one BatchWriteItem
+BATCH = 25  # items; DynamoDB takes no more in one BatchWriteItem or BatchExecuteStatement
 GET_BATCH = 100  # items of one BatchGetItem
-LONGEST_WAIT = 20.0  # seconds between two tries of a batch
-PATIENCE = 600.0  # seconds in which a batch may get nothing written before the task gives up
-THROTTLED = ("ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded")
 
 
 def write(table: Table, items: Items, version: str, progress: Callable[[int], None]) -> dict[str, int]:
@@ -66,38 +62,46 @@ def expire(table: Table, version: str, buckets: int, expires: int, told: Callabl
     """
 
     def expire_bucket(bucket: int) -> int:
-        items, count = items_of(table, f"{version}/{bucket}"), 0
-        while batch := list(itertools.islice(items, BATCH)):
-            put_batch(table, [{"PutRequest": {"Item": {**item, "expires": {"N": str(expires)}}}} for item in batch])
+        part, count = f"{version}/{bucket}", 0
+        keys = (item["id"]["S"] for item in items_of(table, part, ProjectionExpression="id"))
+        while batch := list(itertools.islice(keys, BATCH)):
+            expire_batch(table, part, batch, expires)
             count += len(batch)
         return count
 
     at_once(table, expire_bucket, range(buckets), told)
 
 
+def expire_batch(table: Table, part: str, keys: list[str], expires: int) -> None:
+    """Set when at most 25 items expire; those that are gone by now stay gone, which a put would bring back."""
+
+    def send(waiting: list[str]) -> list[str]:
+        statement = f'UPDATE "{table.name}" SET expires = ? WHERE part = ? AND id = ?'
+        statements = [
+            {"Statement": statement, "Parameters": [{"N": str(expires)}, {"S": part}, {"S": key}]} for key in waiting
+        ]
+        responses = table.client.batch_execute_statement(Statements=statements)["Responses"]
+        errors = {key: response["Error"] for key, response in zip(waiting, responses) if "Error" in response}
+        for error in errors.values():
+            if error["Code"] not in {"ConditionalCheckFailed", *THROTTLED, *UNAVAILABLE}:
+                raise Failure(
+                    f"{table.name} does not let items expire ({error['Code']}: {error.get('Message')}), expected "
+                    "UPDATE to be allowed; see the policy of the job."
+                )
+        return [key for key, error in errors.items() if error["Code"] != "ConditionalCheckFailed"]
+
+    send_all(table, keys, send)
+
+
 def put_batch(table: Table, requests: list[Any]) -> int:
     """Write at most 25 items, however often the table is throttled; how many had to be sent again."""
-    sent_again, tries, deadline = 0, 0, time.monotonic() + PATIENCE
-    while True:
-        try:
-            answer = table.client.batch_write_item(RequestItems={table.name: requests})
-            left = answer["UnprocessedItems"].get(table.name, [])
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in THROTTLED:
-                raise
-            left = requests
-        if not left:
-            return sent_again
-        if len(left) < len(requests):
-            tries, deadline = 0, time.monotonic() + PATIENCE
-        elif time.monotonic() > deadline:
-            raise Failure(
-                f"{table.name} took nothing for {PATIENCE:.0f} s, because it is throttled; raise its capacity and run "
-                "the task again, it goes on where it stopped."
-            )
-        requests, tries, sent_again = left, tries + 1, sent_again + len(left)
-        # Full jitter: threads that were refused together do not come back together.
-        time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.05 * 2**tries)))
+
+    def send(waiting: list[Any]) -> list[Any]:
+        response = table.client.batch_write_item(RequestItems={table.name: waiting})
+        left: list[Any] = response["UnprocessedItems"].get(table.name, [])
+        return left
+
+    return send_all(table, requests, send)
 
 
 def check(table: Table, items: Items, version: str, sample: int, progress: Callable[[int], None]) -> None:
@@ -136,33 +140,36 @@ def keys_of(table: Table, part: str) -> set[str]:
     return {item["id"]["S"] for item in items_of(table, part, ProjectionExpression="id")}
 
 
-def items_of(table: Table, part: str, **wanted: str) -> Iterator[Item]:
+def items_of(table: Table, part: str, **wanted: Any) -> Iterator[Item]:
     """All items that lie in a partition and do not expire, sorted by their keys."""
-    pages = table.client.get_paginator("query").paginate(
-        TableName=table.name,
-        KeyConditionExpression="part = :part",
-        FilterExpression="attribute_not_exists(expires)",
-        ExpressionAttributeValues={":part": {"S": part}},
-        ConsistentRead=True,
+    query = {
+        "TableName": table.name,
+        "KeyConditionExpression": "part = :part",
+        "FilterExpression": "attribute_not_exists(expires)",
+        "ExpressionAttributeValues": {":part": {"S": part}},
+        "ConsistentRead": True,
         **wanted,
-    )
-    return (item for page in pages for item in page["Items"])
+    }
+    while True:
+        page = request(table, "query", **query)
+        yield from page["Items"]
+        if "LastEvaluatedKey" not in page:
+            return
+        query["ExclusiveStartKey"] = page["LastEvaluatedKey"]
 
 
 def contents_of(table: Table, version: str, buckets: int, keys: list[str]) -> dict[str, Any]:
     """What a version shows for each of the keys that it lists."""
     found: dict[str, Any] = {}
+
+    def send(waiting: list[Any]) -> list[Any]:
+        response = table.client.batch_get_item(RequestItems={table.name: {"Keys": waiting, "ConsistentRead": True}})
+        found.update({item["id"]["S"]: item["content"] for item in response["Responses"].get(table.name, [])})
+        left: list[Any] = response["UnprocessedKeys"].get(table.name, {}).get("Keys", [])
+        return left
+
     for start in range(0, len(keys), GET_BATCH):
-        waiting: Any = [place_of(version, buckets, key) for key in keys[start : start + GET_BATCH]]
-        tries = 0
-        while waiting:
-            asked = {table.name: {"Keys": waiting, "ConsistentRead": True}}
-            answer = table.client.batch_get_item(RequestItems=asked)
-            found |= {item["id"]["S"]: item["content"] for item in answer["Responses"].get(table.name, [])}
-            waiting = answer["UnprocessedKeys"].get(table.name, {}).get("Keys", [])
-            if waiting:
-                tries += 1
-                time.sleep(random.uniform(0, min(LONGEST_WAIT, 0.05 * 2**tries)))
+        send_all(table, [place_of(version, buckets, key) for key in keys[start : start + GET_BATCH]], send)
     return found
 
 

@@ -1,6 +1,7 @@
 """A product to where frontends read it: guarded, written beside the version in place, checked, switched to.
 
-What the guard refuses is refused before anything is written. Versions that were replaced long ago are left to expire.
+What the guard refuses is refused before anything is written. Versions that were replaced long ago are left to expire;
+a failure of that is reported, because the product is published by then.
 """
 
 import datetime
@@ -9,16 +10,19 @@ import random
 from typing import Any
 
 from common import tables
-from common.delivery.items import Items, make_items
+from common.delivery.items import EXPLAINED, Items, make_items
 from common.delivery.reader import Item
 from common.delivery.tables import Table, client, explained, table_name
-from common.delivery.versions import announce, pointer, refuse_older, retire, switch
+from common.delivery.versions import abandon, announce, dated, observe, refuse_older, retire, switch, written
 from common.delivery.writer import check, contents_of, write
 from common.failures import Refused
+from common.manifest import basis
 from common.task import Task, run
 
 SAMPLE = 1000  # keys that are compared with the version in place
 READ_BACK = 200  # items that are read back after writing
+MAX_UNPUBLISHABLE = 10  # keys from which max_unpublishable_share holds, so that one does not stop a small product
+EXAMPLES = 3  # keys of each reason
 
 
 def main(task: Task) -> None:
@@ -30,20 +34,51 @@ def main(task: Task) -> None:
         task.parameters["parallel"],
     )
     items = make_items(tables.read(task, "product"), source.contract)
+    check_unpublishable(task, items, source.contract.name)
     with explained(table.name):
-        seen = pointer(table)
-        version = description(task, items)
-        refuse_older(table, version, seen)
+        seen, now = observe(table)
+        version = dated(table, description(task, items), now)
+        refuse_older(table, version, seen, now)
         guard(task, items, table, seen)
         publish(task, items, table, version, seen)
+    expire_replaced(task, table)
     task.log("published", **task.metrics)
+
+
+def check_unpublishable(task: Task, items: Items, contract: str) -> None:
+    """Report the keys that DynamoDB cannot hold; Refused if they are too many."""
+    if not items.unpublishable:
+        return
+    task.metrics["unpublishable_keys"] = {
+        reason: {"keys": len(keys), "examples": [shortened(key) for key in keys[:EXAMPLES]]}
+        for reason, keys in items.unpublishable.items()
+    }
+    left_out = sum(map(len, items.unpublishable.values()))
+    total, limit = len(items.keys) + left_out, task.parameters["max_unpublishable_share"]
+    if left_out > limit * total and (left_out >= MAX_UNPUBLISHABLE or 2 * left_out > total):
+        reasons = "; ".join(
+            f"{EXPLAINED[reason]}: {len(keys):,}, such as {shortened(keys[0])}"
+            for reason, keys in items.unpublishable.items()
+        )
+        raise Refused(
+            f"{left_out:,} of {total:,} keys of {contract} cannot be stored ({reasons}), "
+            f"where max_unpublishable_share allows {limit:.0%}, so nothing is published; correct the task that wrote "
+            "them, or raise max_unpublishable_share."
+        )
+    task.log("left out", keys=left_out, reasons=task.metrics["unpublishable_keys"])
+
+
+def shortened(key: str) -> str:
+    """The beginning of a key on one line, whatever it holds."""
+    return repr(key[:40]) + ("…" if len(key) > 40 else "")
 
 
 def description(task: Task, items: Items) -> Item:
     """The version that this task publishes, as attributes of the pointer.
 
     It is named after the moment at which the product was computed, and after what it was computed by and of: a retry
-    goes on with the version of the attempt before it, and a run that was overtaken cannot take the pointer.
+    goes on with the version of the attempt before it, and a run that was overtaken, or that took its input before the
+    live one did, cannot take the pointer.
     """
     manifests = task.input("product").manifests
     computed = max(parent.document["ended"] for parent in manifests)
@@ -51,6 +86,7 @@ def description(task: Task, items: Items) -> Item:
     text = {
         "version": f"{computed.removesuffix('+00:00')}Z-{made_of.hexdigest()[:8]}",
         "computed": computed,
+        "basis": written(min(basis(parent.document) for parent in manifests)),
         "manifest": manifests[0].uri,
     }
     numbers = {"items": len(items.keys), "buckets": len(items.buckets) - 1}
@@ -139,18 +175,34 @@ def compared(content: Any, name: str) -> list[Any]:
 
 
 def publish(task: Task, items: Items, table: Table, version: Item, seen: Item | None) -> None:
-    """Write, check, switch, let expire what nobody goes back to any more."""
+    """Write, check, switch."""
     name, total = version["version"]["S"], len(items.keys)
-    keep = datetime.timedelta(days=task.parameters["keep_days"])
     announce(table, version)
-    written = write(table, items, name, lambda done: task.progress("items written", done, total))
-    task.log("written", **written)
-    check(table, items, name, READ_BACK, lambda done: task.progress("items counted", done, total))
-    switch(table, version, seen)
-    expired = retire(
-        table, keep, lambda done, total: task.progress("items of old versions left to expire", done, total)
-    )
-    task.metrics |= {"table": table.name, "version": name, **written, "expired": expired}
+    try:
+        counts = write(table, items, name, lambda done: task.progress("items written", done, total))
+        task.log("written", **counts)
+        check(table, items, name, READ_BACK, lambda done: task.progress("items counted", done, total))
+        with task.effect(f"published version {name} of {table.name}"):
+            switch(table, version, seen)
+    except Exception:
+        abandon(table, version)
+        raise
+    task.metrics |= {"table": table.name, "version": name, **counts}
+
+
+def expire_replaced(task: Task, table: Table) -> None:
+    """Let expire what nobody rolls back to any more; what fails is reported, and the next publication resumes it."""
+    keep = datetime.timedelta(days=task.parameters["keep_days"])
+
+    def told(done: int, total: int) -> None:
+        task.progress("items of old versions left to expire", done, total)
+
+    try:
+        with explained(table.name):
+            task.metrics["expired"] = retire(table, keep, told)
+    except Exception as error:
+        task.metrics["expiry_error"] = f"{type(error).__name__}: {error}"[:300]
+        task.log("expiry failed", error=repr(task.metrics["expiry_error"]))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import pytest
 from botocore.exceptions import ClientError
 from recommending_lake import JOBS, Lake, table
 
-from common.delivery import reader, tables, versions, writer
+from common.delivery import reader, tables, throttling, versions, writer
 from common.delivery.tables import Table
 from jobs.publish_product import main as job
 from tools import iam_policy
@@ -209,6 +209,31 @@ def test_a_killed_task_goes_on_where_it_stopped(shop: Shop, dynamodb: str) -> No
     assert shop.shown("user-1199") == list("abcde")
 
 
+SLOW_EXPIRY = """
+import time
+from jobs.publish_product import main as job
+
+job.retire = lambda *arguments: (print("retiring", flush=True), time.sleep(60))
+job.run(job.main)
+"""
+
+
+@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
+def test_sigterm_after_the_switch_tells_what_was_published(shop: Shop) -> None:
+    lake = shop.lake(users(3))
+    command = [sys.executable, "-c", SLOW_EXPIRY, *lake.identity("publish_product"), *shop.given()]
+    environment = {**os.environ, "PYTHONPATH": str(JOBS.parent)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert any(line == "retiring\n" for line in process.stdout)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate()[1].splitlines()[-1]
+    assert process.returncode == 128 + signal.SIGTERM
+    live = versions.pointer(shop.store) or {}
+    assert f"published version {live['version']['S']} of {shop.store.name}" in told
+    assert shop.run(lake) == 0
+
+
 def test_readers_see_one_version_or_the_other_in_whole_and_never_go_back(shop: Shop) -> None:
     old = {None: ["old"], **{f"user-{number}": ["old", "both"] for number in range(20)}, "gone": ["old", "both"]}
     new = {None: ["new"], **{f"user-{number}": ["new", "both"] for number in range(20)}, "come": ["new", "both"]}
@@ -269,7 +294,7 @@ def test_what_a_throttled_table_leaves_is_sent_again_until_it_is_there(
     metrics = lake.manifest("publish_product")["metrics"]
     assert metrics["written"] == 300
     assert metrics["sent_again"] > 15
-    monkeypatch.setattr(writer, "PATIENCE", 0.0)
+    monkeypatch.setattr(throttling, "PATIENCE", 0.0)
     monkeypatch.setattr(client, "batch_write_item", throttled(client, ["nothing"] * 1000))
     assert shop.publish(users(301)) == 1
     assert "because it is throttled; raise its capacity" in last_line(capsys)
@@ -316,6 +341,8 @@ def test_nothing_that_is_shown_expires_and_what_was_replaced_does_when_its_days_
     client.meta.events.register("before-call.dynamodb", lambda model, **_: called.add(f"dynamodb:{model.name}"))
     monkeypatch.setattr(job, "client", lambda connections: client)
     assert shop.run(lake := shop.lake(users(28))) == 0
+    called -= {"dynamodb:TransactWriteItems", "dynamodb:BatchExecuteStatement"}  # which need the rights of their parts
+    called |= {"dynamodb:ConditionCheckItem", "dynamodb:PartiQLUpdate"}
     assert called == set(iam_policy.TABLE), "what the job may do is what it does"
     assert lake.manifest("publish_product")["metrics"]["expired"] == 30
     oldest = replaced["version"]["S"]
@@ -337,15 +364,54 @@ def test_a_product_that_was_computed_long_ago_is_published_as_any(shop: Shop) ->
     assert all("expires" not in item for item in shop.items())
 
 
-def test_an_item_of_more_than_400_kb_is_refused_before_anything_is_written(shop: Shop, capsys) -> None:
-    lists: Lists = {"big": [f"item-{number:05}" for number in range(400)], "small": ["a"]}
-    fitting, too_long = "n" * 960, "n" * 1000  # DynamoDB takes up to 409,600 bytes
-    assert shop.publish(lists, item_name=too_long) == 4
-    assert "The item of user_id 'big'" in (line := last_line(capsys))
-    assert "DynamoDB allows 409,600; nothing was written" in line
-    assert shop.items() == []
-    assert shop.publish(lists, item_name=fitting) == 0
+def test_key_that_cannot_be_stored_is_left_out_counted_and_reported(shop: Shop) -> None:
+    lists: Lists = {"big": [f"item-{number:05}" for number in range(400)], "small": ["a"], "": ["b"]}
+    lists |= {"u" * 1025: ["c"], "\x00\x1b[31m\u2028": ["d"], "ü" * 512: ["e"], "v\n" * 600: ["f"], **users(5)}
+    lake = shop.lake(lists, item_name="n" * 1000)  # DynamoDB takes up to 409,600 bytes
+    assert shop.run(lake) == 0
+    assert lake.manifest("publish_product")["metrics"]["unpublishable_keys"] == {
+        "empty_key": {"keys": 1, "examples": ["''"]},
+        "long_key": {"keys": 2, "examples": [repr("u" * 40) + "…", repr("v\n" * 20) + "…"]},
+        "large_item": {"keys": 1, "examples": ["'big'"]},
+    }
+    assert [shop.shown(key) for key in ("big", "u" * 1025, "nobody")] == [["default"]] * 3
+    assert [shop.shown(key) for key in ("small", "\x00\x1b[31m\u2028", "ü" * 512)] == [["a"], ["d"], ["e"]]
+    assert shop.publish(lists, item_name="n" * 960) == 0
     assert len(shop.shown("big") or []) == 400
+
+
+@pytest.mark.parametrize(
+    ("long", "fine", "arguments", "exit_code"),
+    [
+        (1, 1, (), 0),
+        (9, 9, (), 0),
+        (10, 1000, (), 0),
+        (10, 989, (), 4),
+        (10, 989, ("--set", "max_unpublishable_share=0.02"), 0),
+        (2, 1, (), 4),
+        (1, 0, (), 4),
+        (20, 10, ("--set", "max_unpublishable_share=1"), 0),
+    ],
+)
+@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
+def test_share_of_keys_that_cannot_be_stored_is_limited(
+    shop: Shop, capsys, long: int, fine: int, arguments: tuple[str, ...], exit_code: int
+) -> None:
+    lists = {None: ["default"], **{f"{number}" * 1025: ["cup"] for number in range(long)}}
+    assert shop.publish({**lists, **{f"user-{number}": ["cup"] for number in range(fine)}}, *arguments) == exit_code
+    if exit_code:
+        line = last_line(capsys)
+        assert f"{long} of {long + fine} keys of {CONTRACT} cannot be stored (it has more than 1,024 bytes" in line
+        assert "max_unpublishable_share allows 1%, so nothing is published" in line
+        assert shop.items() == []
+
+
+@pytest.mark.parametrize("changes", [{"score": 1e126}, {"rank": 1}, {"item_name": "n" * 205_000}])
+def test_default_rows_that_cannot_be_stored_are_refused(shop: Shop, capsys, changes: dict[str, Any]) -> None:
+    assert shop.publish({None: ["a", "b"], **{f"user-{n}": [] for n in range(9)}}, **changes) == 4
+    line = last_line(capsys)
+    assert line.startswith(f"The rows of {CONTRACT} without a key, which are shown to whoever is not listed")
+    assert shop.items() == []
 
 
 @pytest.mark.parametrize(
@@ -356,12 +422,12 @@ def test_an_item_of_more_than_400_kb_is_refused_before_anything_is_written(shop:
         (
             {"a": ["cup"]},
             {"score": 1e126},
-            3,
-            "1 values in 'score' of recommendations@1 are beyond 9.9e+125, expected numbers",
+            4,
+            "1 of 1 keys of recommendations@1 cannot be stored (a number is not below",
         ),
-        ({"a": ["cup", "pot"]}, {"rank": 1}, 3, "user_id 'a' has the same rank 1 twice"),
-        ({"": ["cup"]}, {}, 3, "A user_id of recommendations@1 has 0 bytes"),
-        ({"u" * 1025: ["cup"]}, {}, 3, "A user_id of recommendations@1 has 1,025 bytes"),
+        ({"a": ["cup", "pot"]}, {"rank": 1}, 4, "(two rows are in the same place: 1, such as 'a')"),
+        ({"": ["cup"]}, {}, 4, "(it is empty: 1, such as '')"),
+        ({"u" * 1025: ["cup"]}, {}, 4, "(it has more than 1,024 bytes: 1, such as 'uuu"),
         ({}, {}, 4, "has no rows"),
         ({"a": ["cup"]}, {}, 0, ""),
         ({None: ["cup"]}, {}, 0, ""),

@@ -1,7 +1,9 @@
 """Going back to versions that frontends saw before, and the tables they lie in."""
 
+import dataclasses
 import datetime
 import itertools
+import math
 import uuid
 from collections import Counter
 
@@ -10,11 +12,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from common import contracts
-from common.delivery import reader, tables, versions, writer
+from common.delivery import reader, tables, throttling, versions, writer
 from common.delivery.items import Items, make_items
 from common.delivery.reader import Item
 from common.delivery.tables import Table
-from common.failures import ArgumentError, Failure
+from common.failures import ArgumentError, Failure, Fenced
 from common.tables import arrow_schema
 
 CONTRACT = contracts.load("recommendations@1")
@@ -105,22 +107,22 @@ def test_only_what_was_replaced_and_is_kept_no_longer_expires(product_table: Tab
 
 def test_expiry_that_was_stopped_is_gone_on_with(product_table: Table, monkeypatch) -> None:
     for name in ("a", "b"):
-        publish(product_table, name, users=200)
+        publish(product_table, name, users=60)
     retire(product_table, AT_ONCE)
-    put_batch, calls = writer.put_batch, itertools.count()
+    expire_batch, calls = writer.expire_batch, itertools.count()
 
-    def stopping(table: Table, requests: list) -> int:
+    def stopping(*arguments) -> None:
         if next(calls) == 5:
             raise KeyboardInterrupt
-        return put_batch(table, requests)
+        expire_batch(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writer, "put_batch", stopping)
+        patch.setattr(writer, "expire_batch", stopping)
         retire(product_table, AT_ONCE)
     left = lasting(product_table)
-    assert 0 < left["a"] < 200
+    assert 0 < left["a"] < 60
     assert retire(product_table, AT_ONCE) == left["a"]
-    assert lasting(product_table) == {"b": 200}
+    assert lasting(product_table) == {"b": 60}
 
 
 def test_what_expires_counts_as_not_there_for_whoever_writes_it_again(product_table: Table) -> None:
@@ -134,41 +136,188 @@ def test_what_expires_counts_as_not_there_for_whoever_writes_it_again(product_ta
     assert lasting(product_table) == {"a": 1, "b": 1}
 
 
-def test_going_back_while_another_publishes_changes_nothing(product_table: Table, monkeypatch) -> None:
+def test_switch_to_a_version_that_is_left_to_expire_is_fenced(product_table: Table) -> None:
     publish(product_table, "a")
-    publish(product_table, "b")
+    version = begin(product_table, "b")
+    versions.abandon(product_table, version)  # changes nothing: it is listed
     seen = versions.pointer(product_table)
+    assert seen
+    assert versions.mark(product_table, seen, version, "kept_until", datetime.datetime.now(datetime.UTC))
+    entry = versions.listed(product_table, "b")
+    assert entry
+    assert versions.mark(product_table, seen, entry, "retired", datetime.datetime.now(datetime.UTC))
+    with pytest.raises(Fenced, match="was left to expire before it was complete"):
+        versions.switch(product_table, version, seen)
+    assert shown(product_table) == "a"
+
+
+def test_mark_is_refused_once_the_pointer_or_the_version_changed(product_table: Table) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    for name in ("a", "b"):
+        publish(product_table, name)
+    seen, entry = versions.pointer(product_table), versions.listed(product_table, "a")
+    assert seen
+    assert entry
+    assert versions.mark(product_table, seen, entry, "kept_until", now)
+    assert not versions.mark(product_table, seen, entry, "kept_until", now)
     publish(product_table, "c")
-    monkeypatch.setattr(versions, "pointer", lambda table: seen)
-    with pytest.raises(Failure, match="moved meanwhile"):
-        versions.roll_back(product_table)
-    assert shown(product_table) == "c"
+    entry = versions.listed(product_table, "a")
+    assert entry
+    assert not versions.mark(product_table, seen, entry, "retired", now)
 
 
-def test_a_switch_whose_answer_was_lost_counts(product_table: Table, monkeypatch) -> None:
+@pytest.mark.parametrize("write", ["switch", "roll back"])
+def test_write_whose_response_was_lost_counts(product_table: Table, monkeypatch, write: str) -> None:
     """The client sends it again, and the second finds what the first has done."""
     publish(product_table, "a")
-    move = versions.move_pointer
-
-    def twice(*arguments) -> None:
-        move(*arguments)
-        move(*arguments)
-
-    monkeypatch.setattr(versions, "move_pointer", twice)
     publish(product_table, "b")
-    assert shown(product_table) == "b"
+    version = begin(product_table, "c")
+    transact = versions.transact
+
+    def twice(*arguments) -> bool:
+        transact(*arguments)
+        return transact(*arguments)
+
+    monkeypatch.setattr(versions, "transact", twice)
+    if write == "switch":
+        versions.switch(product_table, version, versions.pointer(product_table))
+    else:
+        versions.roll_back(product_table)
+    assert shown(product_table) == ("c" if write == "switch" else "a")
+
+
+BUSY = [
+    ClientError({"Error": {"Code": "ThrottlingException"}}, "any"),
+    ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "any"),
+    ClientError({"Error": {"Code": "InternalServerError"}}, "any"),
+    ClientError(
+        {
+            "Error": {"Code": "TransactionCanceledException"},
+            "CancellationReasons": [{"Code": "None"}, {"Code": "TransactionConflict"}],
+        },
+        "any",
+    ),
+]
+WAITS = {
+    "pointer": lambda table: versions.pointer(table),
+    "contents": lambda table: writer.contents_of(table, "a", 16, ["user"]),
+    "keys": lambda table: writer.keys_of(table, "a/0"),
+    "write": lambda table: writer.put_batch(table, [{"PutRequest": {"Item": {**reader.POINTER}}}]),
+    "expiry": lambda table: writer.expire_batch(table, "a/0", ["user"], 5),
+    "announcement": lambda table: versions.announce(table, {"version": {"S": "a"}}),
+    "transaction": lambda table: versions.transact(table, ("Put", {"Item": {**reader.POINTER}})),
+}
+
+
+class Busy:
+    """A client of which each call is refused so many times, or answered with nothing done."""
+
+    def __init__(self, client, error: ClientError | None, times: float) -> None:
+        self.client, self.error, self.left = client, error, times
+
+    def __getattr__(self, name: str):
+        def call(**arguments):
+            if self.left <= 0:
+                return getattr(self.client, name)(**arguments)
+            self.left -= 1
+            if self.error:
+                raise self.error
+            left = arguments.get("RequestItems")
+            failed = [{"Error": {"Code": "ThrottlingError"}} for _ in arguments.get("Statements", [])]
+            return {"UnprocessedItems": left, "UnprocessedKeys": left, "Responses": failed or {}}
+
+        return self.client.exceptions if name == "exceptions" else call
+
+
+@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
+@pytest.mark.parametrize("error", [*BUSY, None], ids=["throttled", "exceeded", "5xx", "conflict", "nothing done"])
+@pytest.mark.parametrize("wait", WAITS)
+def test_every_wait_on_dynamodb_is_resumed_and_has_an_end(
+    product_table: Table, monkeypatch, wait: str, error: ClientError | None
+) -> None:
+    if error is None and wait not in ("contents", "write", "expiry"):
+        pytest.skip("such a request is done or refused")
+    monkeypatch.setattr(throttling.time, "sleep", lambda seconds: None)
+    WAITS[wait](dataclasses.replace(product_table, client=Busy(product_table.client, error, 12)))
+    monkeypatch.setattr(throttling, "PATIENCE", 0.01)
+    with pytest.raises(Failure, match=r"took nothing for 0 s, because it (is throttled|answers)"):
+        WAITS[wait](dataclasses.replace(product_table, client=Busy(product_table.client, error, math.inf)))
+
+
+def test_expiry_brings_nothing_back_that_was_deleted(product_table: Table) -> None:
+    publish(product_table, "a")
+    (part,) = {reader.place_of("a", 16, "user")["part"]["S"]}
+    product_table.client.delete_item(TableName=product_table.name, Key=reader.place_of("a", 16, "user"))
+    writer.expire_batch(product_table, part, ["user"], 5)
+    assert list(writer.items_of(product_table, part)) == []
+    assert reader.read(product_table.client, product_table.name, "user")[0]["item_id"] == "A"
 
 
 @pytest.mark.parametrize("capacity", [None, {"ReadCapacityUnits": 7, "WriteCapacityUnits": 3}])
 def test_a_table_is_made_once_as_its_environment_pays_for_it(dynamodb: str, capacity: dict | None) -> None:
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
-    assert tables.create(client, name, capacity)
-    assert not tables.create(client, name, capacity)
+    assert tables.create(client, name, capacity) == ["table", "expiry"]
+    assert tables.create(client, name, capacity) == []
     found = client.describe_table(TableName=name)["Table"]
     if capacity:
         assert {key: found["ProvisionedThroughput"][key] for key in capacity} == capacity
     else:
         assert found["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+
+
+def test_creation_that_was_killed_is_completed(dynamodb: str, monkeypatch) -> None:
+    client, name = tables.client(), f"made-{uuid.uuid4().hex}"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tables, "let_expire", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        tables.create(client, name, None)
+    assert tables.create(client, name, None) == ["expiry"]
+    assert tables.create(client, name, None) == []
+    assert client.describe_time_to_live(TableName=name)["TimeToLiveDescription"]["AttributeName"] == "expires"
+
+
+@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
+def test_table_that_another_call_is_making_is_waited_for(dynamodb: str, monkeypatch) -> None:
+    """The other call makes the table active after a while, and is quicker to let its items expire."""
+    client, name = tables.client(), f"made-{uuid.uuid4().hex}"
+    tables.create(client, name, None)
+    states, described = ["CREATING", "CREATING"], [{"TimeToLiveStatus": "DISABLED"}]
+    monkeypatch.setattr(tables.time, "sleep", lambda seconds: None)
+    table, expiry = client.describe_table, client.describe_time_to_live
+
+    def describe_table(**asked):
+        return {"Table": {"TableStatus": states.pop()}} if states else table(**asked)
+
+    def describe_time_to_live(**asked):
+        return {"TimeToLiveDescription": described.pop()} if described else expiry(**asked)
+
+    def enabled_already(**_):
+        raise ClientError({"Error": {"Code": "ValidationException", "Message": "already enabled"}}, "UpdateTimeToLive")
+
+    monkeypatch.setattr(client, "describe_table", describe_table)
+    monkeypatch.setattr(client, "describe_time_to_live", describe_time_to_live)
+    monkeypatch.setattr(client, "update_time_to_live", enabled_already)
+    assert tables.create(client, name, None) == []
+    assert (states, described) == ([], [])
+
+
+@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
+def test_wait_for_a_table_has_an_end(dynamodb: str, monkeypatch) -> None:
+    client, name = tables.client(), f"made-{uuid.uuid4().hex}"
+    monkeypatch.setattr(client, "describe_table", lambda **_: {"Table": {"TableStatus": "CREATING"}})
+    monkeypatch.setattr(tables, "CREATION_TIME", 0.0)
+    with pytest.raises(Failure, match=f"Table {name} is CREATING, expected ACTIVE within 0 s; run make create-tables"):
+        tables.create(client, name, None)
+
+
+@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
+def test_table_that_expires_by_another_attribute_is_told(dynamodb: str) -> None:
+    client, name = tables.client(), f"made-{uuid.uuid4().hex}"
+    tables.create(client, name, None)
+    for enabled, attribute in ((False, "expires"), (True, "ttl")):
+        specification = {"Enabled": enabled, "AttributeName": attribute}
+        client.update_time_to_live(TableName=name, TimeToLiveSpecification=specification)
+    with pytest.raises(Failure, match="is ENABLED by 'ttl', expected ENABLED by 'expires'"):
+        tables.create(client, name, None)
 
 
 def test_credentials_that_are_refused_are_told_as_such(monkeypatch) -> None:

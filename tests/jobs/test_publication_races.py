@@ -1,0 +1,393 @@
+"""Publications during which something else happens, before each of their requests, and clocks that disagree."""
+
+import datetime
+import email.utils
+import itertools
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recommending_lake import Lake, table
+
+from common.delivery import reader, tables, versions, writer
+from common.delivery.tables import Table
+from common.failures import Fenced
+from jobs.publish_product import main as job
+
+CONTRACT = "recommendations@1"
+AT_ONCE = datetime.timedelta(0)
+HOUR = datetime.timedelta(hours=1)
+USERS = ("user-1", "user-2")
+OPERATIONS = {
+    "batch_execute_statement",
+    "batch_get_item",
+    "batch_write_item",
+    "get_item",
+    "put_item",
+    "query",
+    "transact_write_items",
+    "update_item",
+}
+
+
+class Killed(BaseException):
+    """The end of a process that catches nothing."""
+
+
+class Interrupted:
+    """A client of DynamoDB that calls `action` once, before its request of a number, or after it."""
+
+    def __init__(self, client: Any, number: int, action: Callable[[], None], after: bool = False) -> None:
+        self.client, self.number, self.action, self.after = client, number, action, after
+        self.called: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self.client, name)
+        if name not in OPERATIONS:
+            return real
+
+        def call(**arguments: Any) -> Any:
+            self.called.append(name)
+            now = len(self.called) - 1 == self.number
+            if now and not self.after:
+                self.action()
+            response = real(**arguments)
+            if now and self.after:
+                self.action()
+            return response
+
+        return call
+
+
+class Store:
+    """A table in which a, b and c were published, and the runs that may publish into it."""
+
+    def __init__(self, folder: Path, store: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.table, self.monkeypatch = store, monkeypatch
+        self.lakes = {}
+        for name in ("a", "b", "c", "older", "d", "newer", "last"):
+            self.lakes[name] = lake_of(folder / name, name)
+        date(self.lakes["last"], datetime.datetime.now(datetime.UTC) + HOUR)  # is taken for the time of publication
+        for name in "abc":
+            assert self.run(name) == 0
+        self.expire_kept("a")
+        self.items = scan(self.table)
+
+    def another(self) -> None:
+        """Go on with a table of another name, as this one was in the beginning."""
+        name = tables.table_name(f"t{uuid.uuid4().hex}-", CONTRACT)
+        tables.create(self.table.client, name, None)
+        self.table = replace(self.table, name=name)
+        writer.put_batch(self.table, [{"PutRequest": {"Item": item}} for item in self.items])
+
+    def run(self, name: str, client: Any = None) -> int:
+        """The exit code of a publication."""
+        lake = self.lakes[name]
+        (lake.folder / "lake/intermediate/dag/run/publish_product/manifest.json").unlink(missing_ok=True)
+        prefix = self.table.name.removesuffix("recommendations")
+        with self.monkeypatch.context() as patch:
+            patch.setattr(job, "client", lambda connections: client or self.table.client)
+            given = ("--from", "product=select", "--set", f"tables={prefix}", "--set", "parallel=1")
+            return lake.run("publish_product", *given)
+
+    def roll_back(self) -> None:
+        versions.roll_back(self.table, "Ada")
+
+    def shown(self) -> str:
+        """The version that frontends read, after a look whether it is complete and lasts."""
+        live = versions.pointer(self.table)
+        assert live is not None
+        (entry,) = (item for item in scan(self.table) if item["id"] == live["version"])
+        assert not {"kept_until", "retired", "expires"} & {*entry, *live}
+        name = live["version"]["S"]
+        parts = [item for item in scan(self.table) if item["part"]["S"].startswith(f"{name}/")]
+        assert len(parts) == len(USERS)
+        assert not any("expires" in item for item in parts)
+        (shown,) = {reader.read(self.table.client, self.table.name, user)[1]["item_id"] for user in USERS}
+        return str(shown)
+
+    def expire_kept(self, *names: str) -> None:
+        """Let the time be over for which the named versions, or all, are kept."""
+        over = {"N": str(int(time.time()) - 1)}
+        for entry in scan(self.table):
+            if "kept_until" in entry and (not names or entry["content"]["L"][0]["M"]["item_id"]["S"] in names):
+                writer.put_batch(self.table, [{"PutRequest": {"Item": {**entry, "kept_until": over}}}])
+
+    def unlisted(self) -> set[str]:
+        """The versions with items that last and no entry by which a later publication lets them expire."""
+        items = [item for item in scan(self.table) if "expires" not in item]
+        listed = {item["id"]["S"] for item in items if item["part"]["S"] == versions.VERSIONS}
+        return {version for item in items for version, slash, _ in [item["part"]["S"].partition("/")] if slash} - listed
+
+    def lasting(self) -> set[str]:
+        """The versions of which there are items that do not expire."""
+        items = [item for item in scan(self.table) if "expires" not in item]
+        return {item["content"]["L"][-1]["M"]["item_id"]["S"] for item in items if item["part"]["S"] != "current"}
+
+
+def lake_of(folder: Path, name: str) -> Lake:
+    """A lake in which a task has just written recommendations that show a name."""
+    lake = Lake(folder)
+    rows = [
+        {"user_id": user, "rank": rank, "item_id": item, "item_name": item, "score": 0.1}
+        for user in (*USERS, None)
+        for rank, item in enumerate(["both", name] if user else [name], 1)
+    ]
+    lake.put("select", CONTRACT, table(CONTRACT, rows))
+    date(lake, datetime.datetime.now(datetime.UTC) - HOUR / 2)
+    return lake
+
+
+NUMBERS = itertools.count()
+
+
+def date(lake: Lake, ended: datetime.datetime) -> None:
+    """Let the product be computed at a time, and later ones of the same time a little later."""
+    manifest = lake.folder / "lake/intermediate/dag/run/select/manifest.json"
+    document = json.loads(manifest.read_text())
+    ended += datetime.timedelta(milliseconds=next(NUMBERS))
+    manifest.write_text(json.dumps({**document, "ended": ended.isoformat(timespec="milliseconds")}))
+
+
+def scan(store: Table) -> list[dict[str, Any]]:
+    pages = store.client.get_paginator("scan").paginate(TableName=store.name, ConsistentRead=True)
+    return [item for page in pages for item in page["Items"]]
+
+
+@pytest.fixture
+def store(tmp_path: Path, product_table: Table, monkeypatch: pytest.MonkeyPatch) -> Store:
+    return Store(tmp_path, product_table, monkeypatch)
+
+
+def steps(store: Store) -> list[int]:
+    """The numbers of the requests of a publication, the first one of each kind in a row."""
+    store.another()
+    client = Interrupted(store.table.client, -1, lambda: None)
+    assert store.run("d", client) == 0
+    assert client.called.count("transact_write_items") == 3, "the switch, c is kept for some days, a is no more"
+    assert "a" not in store.lasting()
+    called = [f"{name} after the switch" if number > client.called.index("transact_write_items") else name
+              for number, name in enumerate(client.called)]  # fmt: skip
+    return [number for number, name in enumerate(called) if number == 0 or name != called[number - 1]]
+
+
+@pytest.mark.parametrize("action", ["rollback", "newer", "older", "killed before", "killed after"])
+def test_publication_interrupted_at_each_request_ends_right(store: Store, action: str) -> None:
+    killed = action.startswith("killed")
+
+    def kill() -> None:
+        raise Killed
+
+    def interrupt() -> None:
+        before.append(store.shown())
+        if action == "rollback":
+            store.roll_back()
+        else:
+            codes.append(store.run(action))
+
+    for number in steps(store):
+        store.another()
+        before: list[str] = []
+        codes: list[int] = []
+        client = Interrupted(store.table.client, number, kill if killed else interrupt, action == "killed after")
+        code = store.run("d", client)
+        where = f"{action} at request {number}, {client.called[number]}"
+        switched = before == ["d"]
+        shown = store.shown()
+        if action == "rollback":
+            assert (code, shown) == ((0, "c") if switched else (5, "b")), where
+        elif action == "newer":
+            assert (code, shown) == (0 if switched else 5, "newer"), where
+        elif action == "older":
+            assert codes == [5 if switched else 0], where
+            assert (code, shown) in ([(0, "d")] if switched or number == 0 else [(1, "older"), (0, "d")]), where
+        assert (code == 0) <= (shown == "d" or switched or action == "newer"), where
+        retried = store.run("d")  # as Airflow does
+        expected = {"rollback": (5, shown), "newer": (5, "newer")}.get(action, (0, "d"))
+        assert (retried, store.shown()) == expected, where
+        assert not store.unlisted(), where
+
+
+def leave_nothing(store: Store, where: str) -> None:
+    """Publish once more and let the time of all others be over: all their items expire."""
+    assert store.run("last") == 0, where
+    for _ in range(2):
+        store.expire_kept()
+        versions.retire(store.table, AT_ONCE, lambda done, total: None)
+    assert store.lasting() == {"last"}, where
+    assert store.shown() == "last", where
+
+
+def test_retry_after_a_rollback_is_fenced_and_the_next_run_publishes(store: Store, capsys) -> None:
+    assert store.run("d") == 0
+    store.roll_back()
+    for name in ("d", "newer"):  # newer was computed before the rollback, too
+        assert store.run(name) == 5
+        sentence = capsys.readouterr().err.splitlines()[-1]
+        assert "because Ada rolled" in sentence
+        assert sentence.endswith("run the pipeline again, which computes a new one.")
+    assert store.shown() == "c"
+    assert store.run("last") == 0
+    assert store.run("d") == 5
+    store.roll_back()
+    assert (store.shown(), store.run("last")) == ("c", 5)
+
+
+def test_slower_run_of_older_input_is_fenced(store: Store, capsys) -> None:
+    date(store.lakes["older"], datetime.datetime.now(datetime.UTC) - HOUR / 4)  # after d, but begun before it
+    assert (store.run("d"), store.run("older")) == (0, 5)
+    assert "because its oldest input was taken at" in capsys.readouterr().err.splitlines()[-1]
+    assert store.shown() == "d"
+
+
+def test_rolling_back_twice_leads_one_version_further(store: Store) -> None:
+    for shown in ("b", "a"):
+        if shown == "a":
+            store.monkeypatch.setattr(versions, "GRACE", -HOUR)
+        store.roll_back()
+        assert store.shown() == shown
+    assert [store.run(name) for name in ("b", "c", "d")] == [5, 5, 5]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_rollback_interrupted_by_a_publication_changes_nothing(store: Store, number: int) -> None:
+    client = Interrupted(store.table.client, number, lambda: codes.append(store.run("d")))
+    codes: list[int] = []
+    try:
+        versions.roll_back(replace(store.table, client=client), "Ada")
+        done = True
+    except versions.Failure as error:
+        assert "moved meanwhile" in str(error)
+        done = False
+    if number < 3:  # it saw c, or d, in place
+        assert codes == [0]
+        assert (done, store.shown()) == ((True, "c") if number == 0 else (False, "d"))
+    else:
+        assert (done, codes, store.shown()) == (True, [], "b")
+
+
+def test_rollback_during_expiry_saves_the_version_or_is_refused(store: Store) -> None:
+    store.monkeypatch.setattr(versions, "GRACE", -HOUR)
+    store.expire_kept()
+    rolled: list[bool] = []
+
+    def go_back() -> None:
+        try:
+            store.roll_back()
+            rolled.append(True)
+        except versions.Failure as error:
+            assert "is kept no longer" in str(error)
+            rolled.append(False)
+
+    for number in range(40):
+        store.another()
+        store.expire_kept("b")
+        rolled.clear()
+        client = Interrupted(store.table.client, number, go_back)
+        versions.retire(replace(store.table, client=client), AT_ONCE, lambda done, total: None)
+        if not rolled:
+            break
+        assert store.shown() == ("b" if rolled[0] else "c")
+        if number < 2:
+            assert rolled == [True]
+    assert number > 10
+
+
+def test_failure_after_the_switch_is_reported_and_resumed(store: Store) -> None:
+    def refuse() -> None:
+        raise RuntimeError("no more")
+
+    for number in [number for number in steps(store) if number > 12]:
+        store.another()
+        client = Interrupted(store.table.client, number, refuse)
+        assert store.run("d", client) == 0, client.called[-1]
+        metrics = store.lakes["d"].manifest("publish_product")["metrics"]
+        assert metrics["expiry_error"] == "RuntimeError: no more"
+        assert store.shown() == "d"
+        leave_nothing(store, client.called[-1])
+
+
+def test_version_left_to_expire_while_it_was_written_leaks_nothing(store: Store) -> None:
+    def let_expire() -> None:
+        assert store.run("newer") == 0
+        for _ in range(2):
+            store.expire_kept()
+            versions.retire(store.table, AT_ONCE, lambda done, total: None)
+
+    for number in [number for number in steps(store) if 3 < number < 13]:
+        store.another()
+        client = Interrupted(store.table.client, number, let_expire)
+        assert store.run("d", client) in (1, 5)
+        assert store.run("d") == 5
+        assert store.shown() == "newer"
+        leave_nothing(store, client.called[number])
+
+
+class Clock:
+    """Lets a table's server tell another time than this machine has."""
+
+    def __init__(self, store: Store, ahead: datetime.timedelta) -> None:
+        self.ahead = ahead
+        store.table.client.meta.events.register("after-call.dynamodb", self.change)
+
+    def now(self) -> datetime.datetime:
+        return datetime.datetime.now(datetime.UTC) + self.ahead
+
+    def change(self, parsed: dict[str, Any], **_: Any) -> None:
+        parsed["ResponseMetadata"]["HTTPHeaders"]["date"] = email.utils.format_datetime(self.now())
+
+
+@pytest.mark.parametrize("ahead", [-2 * HOUR, AT_ONCE, 2 * HOUR], ids=["behind", "right", "ahead"])
+@pytest.mark.parametrize("producer", [-5 * HOUR, AT_ONCE, 5 * HOUR], ids=["behind", "right", "ahead"])
+def test_no_clock_blocks_a_product_or_revives_what_was_left(
+    tmp_path: Path, store: Store, ahead: datetime.timedelta, producer: datetime.timedelta
+) -> None:
+    """The first product is dated by a producer's clock, all others by the store's; publishers have this machine's."""
+    clock = Clock(store, ahead)
+    store.items = []
+    store.another()
+    date(store.lakes["a"], clock.now() - HOUR + producer)
+    date(store.lakes["b"], clock.now() - HOUR / 60)
+    assert store.run("a") == 0
+    assert store.run("b") == (0 if producer <= AT_ONCE else 5)
+    date(store.lakes["c"], clock.now() + HOUR)  # which is taken for the time of publication
+    assert store.run("c") == 0
+    store.roll_back()
+    assert [store.run(name) for name in ("b", "c")] == [0 if producer <= AT_ONCE else 5, 5]  # b may be live
+    date(store.lakes["d"], clock.now() + datetime.timedelta(seconds=2))
+    assert store.run("d") == 0
+    store.roll_back()
+    assert store.run("d") == 5
+
+
+@pytest.mark.parametrize("ahead", [HOUR, 1000 * HOUR])
+def test_live_version_dated_in_the_future_does_not_block(store: Store, ahead: datetime.timedelta) -> None:
+    """As a release left it that did not look at the store's clock."""
+    live = versions.pointer(store.table) or {}
+    future = {"S": versions.written(datetime.datetime.now(datetime.UTC) + ahead)}
+    for place in (reader.POINTER, versions.version_place(live["version"]["S"])):
+        store.table.client.put_item(TableName=store.table.name, Item={**live, **place, "computed": future})
+    assert store.run("d") == 0
+    store.roll_back()
+    assert (store.run("d"), store.shown()) == (5, "c")
+    assert store.run("last") == 0
+
+
+def test_store_time_is_of_its_second_whatever_this_clock_says(product_table: Table) -> None:
+    for ahead in (-HOUR, datetime.timedelta(seconds=-1), AT_ONCE, datetime.timedelta(seconds=1), HOUR):
+        told = (datetime.datetime.now(datetime.UTC) + ahead).replace(microsecond=0)
+        header = {"ResponseMetadata": {"HTTPHeaders": {"date": email.utils.format_datetime(told)}}}
+        assert told <= versions.store_time(header) < told + versions.SECOND
+
+
+def test_decision_is_told_with_who_and_when() -> None:
+    version = {"version": {"S": "v"}, "computed": {"S": "2026-01-01T00:00:00.000+00:00"}}
+    there = {**version, "version": {"S": "u"}, "rolled_back": {"S": "2026-01-01T00:00:00.000+00:00"}}
+    there["rolled_back_by"] = {"S": "Ada"}
+    with pytest.raises(Fenced, match=r"because Ada rolled t back at 2026-01-01T00:00:00.000\+00:00"):
+        versions.refuse_older(Table(None, "t", 1), version, there, datetime.datetime.now(datetime.UTC))
