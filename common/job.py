@@ -6,9 +6,9 @@ import tomllib
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from common.contracts import check_keys, nearest
+from common.contracts import check_keys, check_types, nearest, tables_by_name
 from common.failures import ArgumentError
 
 PARSERS: dict[str, Any] = {
@@ -26,8 +26,8 @@ class Parameter:
 
     type: str
     help: str
-    default: Any = None
-    range: tuple[Any, Any] | None = None
+    default: str | float | bool | None = None
+    range: tuple[float, float] | None = None
     choices: tuple[str, ...] | None = None
 
 
@@ -74,6 +74,23 @@ class Job:
     spark: dict[str, Any] = field(default_factory=dict)
 
 
+class Resources(TypedDict, total=False):
+    """What a Python job may use."""
+
+    cpu: str
+    memory: str
+    deadline_seconds: float
+
+
+class SparkSizes(TypedDict, total=False):
+    """What a Spark job asks its cluster for."""
+
+    driver_memory: str
+    executor_memory: str
+    executor_cores: int
+    conf: dict[str, Any]
+
+
 def code_folder(main: Path) -> Path | zipfile.Path:
     """Where `job.toml` lies: beside `main.py`, else at the top of the zip that `common` comes from.
 
@@ -103,27 +120,33 @@ def load(folder: Path | zipfile.Path) -> Job:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ArgumentError(f"{where} cannot be read ({error}); expected a description of the job.") from None
     check_keys(document, {"job", "inputs", "outputs", "parameters", "resources", "spark"}, where)
+    tables_by_name(document, where)
     job = document.get("job", {})
     check_keys(job, {"description", "engine", "requirements", "mapped_by", "services"}, f"[job] of {where}")
     if job.get("engine") not in ("python", "spark") or "description" not in job:
         raise ArgumentError(f"[job] of {where} needs a description and an engine, 'python' or 'spark'.")
+    check_types(job, Job, f"[job] of {where}")
     tables: dict[str, Any] = {
-        kind: {role: read_table(settings, f"[{kind}.{role}] of {where}") for role, settings in document[kind].items()}
+        kind: {
+            role: read_table(settings, f"[{kind}.{role}] of {where}")
+            for role, settings in tables_by_name(document[kind], f"[{kind}] of {where}").items()
+        }
         for kind in ("inputs", "outputs")
         if kind in document
     }
     parameters = {
         name: read_parameter(settings, f"[parameters.{name}] of {where}")
-        for name, settings in document.get("parameters", {}).items()
+        for name, settings in tables_by_name(document.get("parameters", {}), f"[parameters] of {where}").items()
     }
     mapped_by = job.get("mapped_by")
     if mapped_by and (mapped_by not in parameters or parameters[mapped_by].type != "integer"):
         raise ArgumentError(f"mapped_by of {where} names '{mapped_by}', expected one of its integer parameters.")
-    check_keys(document.get("resources", {}), {"cpu", "memory", "deadline_seconds"}, f"[resources] of {where}")
+    for key, kind in (("resources", Resources), ("spark", SparkSizes)):
+        check_keys(document.get(key, {}), set(kind.__annotations__), f"[{key}] of {where}")
+        check_types(document.get(key, {}), kind, f"[{key}] of {where}")
     deadline = document.get("resources", {}).get("deadline_seconds", 1)
-    if type(deadline) not in (int, float) or not 0 < deadline < math.inf:
+    if not 0 < deadline < math.inf:
         raise ArgumentError(f"[resources] of {where} has deadline_seconds = {deadline!r}, expected seconds above 0.")
-    check_keys(document.get("spark", {}), {"driver_memory", "executor_memory", "executor_cores", "conf"}, where)
     return Job(
         name=name,
         **{**job, "services": tuple(job.get("services", []))},
@@ -140,6 +163,7 @@ def read_table(settings: dict[str, Any], where: str) -> Table:
         raise ArgumentError(
             f'{where} names no contract, expected contract = "name@version", or contracts = […] of which any one fits.'
         )
+    check_types(settings, Table, where)
     several: dict[str, Any] = {name: tuple(settings[name]) for name in ("contracts", "dates") if name in settings}
     return Table(**{**settings, **several})
 
@@ -148,6 +172,7 @@ def read_parameter(settings: dict[str, Any], where: str) -> Parameter:
     check_keys(settings, {"type", "default", "range", "choices", "help"}, where)
     if settings.get("type") not in PARSERS or "help" not in settings:
         raise ArgumentError(f"{where} needs a help text and a type, one of {', '.join(PARSERS)}.")
+    check_types(settings, Parameter, where)
     typed: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
     }

@@ -14,28 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from common import contracts
-from common.job import PARSERS, Job, Parameter, Table, load
+from common.job import PARSERS, Job, Parameter, Resources, SparkSizes, Table, load
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-PRIMITIVES = {str: "string", int: "integer", float: "number", bool: "boolean"}
+PRIMITIVES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}  # rendered by Airflow when the task runs
-SIZE = {"type": "string", "description": "As Java has it, such as 1g."}
-MEMORY = {"driver_memory": SIZE, "executor_memory": SIZE}
-SPARK = {**MEMORY, "executor_cores": {"type": "integer", "minimum": 1}, "conf": {"type": "object"}}
-SETTINGS_OF_SPARK = {**SPARK, "deploy_mode": {"enum": ["client", "cluster"]}}
+DEPLOY_MODE = {"enum": ["client", "cluster"]}
 CLUSTERS = {
     "cluster.json": "emr_cluster",
     "cluster.emr_serverless.json": "emr_serverless_application",
     "cluster.dataproc.json": "dataproc_cluster",
 }
-# Keys of tables that are no class of their own.
-RESOURCES = {
-    "cpu": {"type": "string", "description": 'Processors, such as "2" or "500m".'},
-    "memory": {"type": "string", "description": 'Such as "4Gi".'},
-    "deadline_seconds": {"type": "number", "exclusiveMinimum": 0},
-}
 HELP = {
+    "cpu": 'Processors, such as "2" or "500m".',
+    "memory": 'Such as "4Gi".',
+    "driver_memory": "As Java has it, such as 1g.",
+    "executor_memory": "As Java has it, such as 1g.",
     "engine": "The kind of the job: a Python container or a Spark application.",
     "requirements": "The hashed requirements file that the job runs on.",
     "mapped_by": "The integer parameter that holds the number of instances of a mapped job.",
@@ -115,16 +110,16 @@ def job_schema() -> dict[str, Any]:
     table["anyOf"] = [{"required": ["raw"]}, {"oneOf": [{"required": ["contract"]}, {"required": ["contracts"]}]}]
     parameter = of_class(Parameter)
     parameter["properties"]["type"] = {"enum": list(PARSERS)}
-    parameter["properties"]["default"] = {"type": ["string", "number", "boolean"], "description": HELP["default"]}
-    parameter["properties"]["range"]["items"] = {"type": "number"}
     job = of_class(Job, without={"name", *tables})
     job["properties"]["engine"] |= {"enum": ["python", "spark"]}
+    resources = of_class(Resources)
+    resources["properties"]["deadline_seconds"]["exclusiveMinimum"] = 0
     properties: dict[str, Any] = {
         "inputs": by_name({"$ref": "#/$defs/table"}),
         "outputs": by_name({"$ref": "#/$defs/table"}),
         "parameters": by_name(parameter),
-        "resources": strict(RESOURCES),
-        "spark": strict(SPARK),
+        "resources": resources,
+        "spark": of_class(SparkSizes),
     }
     assert properties.keys() == tables, "a table of job.toml has no schema"
     return {
@@ -151,9 +146,14 @@ def settings_schema(job: Job) -> dict[str, Any]:
     given = {
         "parameters": strict(own),
         **({"at_trigger": of_run} if names else {}),
-        **(SETTINGS_OF_SPARK if job.engine == "spark" else {}),
+        **(settings_of_spark() if job.engine == "spark" else {}),
     }
     return {**strict(given), "title": f"The settings of a task that runs {job.name}"}
+
+
+def settings_of_spark() -> dict[str, Any]:
+    """The schemas of settings that Spark jobs have beside their parameters."""
+    return {**of_class(SparkSizes)["properties"], "deploy_mode": DEPLOY_MODE}
 
 
 def of_parameter(parameter: Parameter) -> dict[str, Any]:
@@ -167,23 +167,22 @@ def of_parameter(parameter: Parameter) -> dict[str, Any]:
         schema |= dict(zip(("minimum", "maximum"), parameter.range))
     if parameter.choices:
         schema |= {"enum": list(parameter.choices)}
-    described = {"description": parameter.help}
+    described: dict[str, Any] = {"description": parameter.help}
     described |= {} if parameter.default is None else {"default": parameter.default}
     return {"anyOf": [schema, TEMPLATE], **described}
 
 
 def of_class(kind: type, without: typing.Collection[str] = ()) -> dict[str, Any]:
-    """The schema of a table that becomes a dataclass: its fields, required if they have no default."""
-    hints = typing.get_type_hints(kind)
-    fields = [field for field in dataclasses.fields(kind) if field.name not in without]
+    """The schema of a table that becomes a dataclass or a typed dictionary; fields without default are required."""
+    hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name not in without}
     properties = {
-        field.name: of_hint(hints[field.name]) | ({"description": HELP[field.name]} if field.name in HELP else {})
-        for field in fields
+        name: of_hint(hint) | ({"description": HELP[name]} if name in HELP else {}) for name, hint in hints.items()
     }
+    fields = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
     required = [
         field.name
         for field in fields
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if field.name in hints and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     return strict(properties, required)
 
@@ -191,12 +190,13 @@ def of_class(kind: type, without: typing.Collection[str] = ()) -> dict[str, Any]
 def of_hint(hint: Any) -> dict[str, Any]:
     """The schema of a value of a type."""
     if isinstance(hint, types.UnionType):
-        (hint,) = (each for each in typing.get_args(hint) if each is not types.NoneType)
+        each = [of_hint(kind) for kind in typing.get_args(hint) if kind is not types.NoneType]
+        return each[0] if len(each) == 1 else {"type": [schema["type"] for schema in each]}
     if typing.get_origin(hint) is tuple:
         first, last = typing.get_args(hint)
         length = {} if last is ... else {"minItems": 2, "maxItems": 2}
         return {"type": "array", "items": of_hint(first), **length}
-    return {} if hint is Any else {"type": PRIMITIVES[hint]}
+    return {"type": PRIMITIVES[typing.get_origin(hint) or hint]}
 
 
 def strict(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:

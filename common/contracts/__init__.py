@@ -4,6 +4,8 @@ import difflib
 import functools
 import importlib.resources
 import tomllib
+import types
+import typing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,19 +63,24 @@ def load(name: str) -> Contract:
         raise ArgumentError(f"There is no contract '{name}'{nearest(name, known)}.")
     document = tomllib.loads(file.read_text(encoding="utf-8"))
     check_keys(document, {"description", "columns", "arrays", "product"}, f"contract {name}")
-    columns = {column: read_column(name, column, settings) for column, settings in document.get("columns", {}).items()}
+    own = {key: value for key, value in document.items() if key not in ("columns", "product")}
+    if "description" not in own:
+        raise ArgumentError(f'contract {name} has no description, expected one sentence: description = "…".')
+    check_types(own, Contract, f"contract {name}")
+    tables = tables_by_name(document.get("columns", {}), f"[columns] of contract {name}")
+    columns = {column: read_column(name, column, settings) for column, settings in tables.items()}
     product = read_product(name, document["product"], columns) if "product" in document else None
     return Contract(name, document["description"], columns, document.get("arrays", False), product)
 
 
 def read_column(contract: str, column: str, settings: dict[str, Any]) -> Column:
-    check_keys(
-        settings, {"type", "nullable", "minimum", "maximum", "max_bytes"}, f"column '{column}' of contract {contract}"
-    )
-    if settings["type"] not in TYPES:
+    where = f"column '{column}' of contract {contract}"
+    check_keys(settings, {"type", "nullable", "minimum", "maximum", "max_bytes"}, where)
+    check_types(settings, Column, where)
+    if settings.get("type") not in TYPES:
         raise ArgumentError(
-            f"Column '{column}' of contract {contract} has the type '{settings['type']}'"
-            f"{nearest(settings['type'], sorted(TYPES))}."
+            f"Column '{column}' of contract {contract} has the type '{settings.get('type')}'"
+            f"{nearest(str(settings.get('type')), sorted(TYPES))}."
         )
     if "max_bytes" in settings and settings["type"] != "string":
         raise ArgumentError(
@@ -84,6 +91,7 @@ def read_column(contract: str, column: str, settings: dict[str, Any]) -> Column:
 
 def read_product(contract: str, settings: dict[str, Any], columns: dict[str, Column]) -> Product:
     where = f"[product] of contract {contract}"
+    check_types(settings, Product, where)
     check_keys(settings, {"key", "order", "compared"}, where)
     for name in ("key", *settings):
         if settings.get(name) not in columns:
@@ -98,6 +106,52 @@ def check_keys(settings: dict[str, Any], known: set[str], where: str) -> None:
     for key in settings:
         if key not in known:
             raise ArgumentError(f"The key '{key}' in {where} is unknown{nearest(key, sorted(known))}.")
+
+
+def tables_by_name(settings: Any, where: str) -> dict[str, dict[str, Any]]:
+    """A table whose values are tables; ArgumentError names the one that is not."""
+    if not isinstance(settings, dict):
+        raise ArgumentError(f"{where} is {settings!r}, expected a table.")
+    for key, value in settings.items():
+        if not isinstance(value, dict):
+            raise ArgumentError(f"{key} of {where} is {value!r}, expected a table.")
+    return settings
+
+
+def check_types(settings: Any, kind: type, where: str) -> None:
+    """ArgumentError if a table, or a value in it, has another type than the dataclass that it becomes, or its field."""
+    if not isinstance(settings, dict):
+        raise ArgumentError(f"{where} is {settings!r}, expected a table.")
+    hints = typing.get_type_hints(kind)
+    for key, value in settings.items():
+        if key in hints and not fits(value, hints[key]):
+            raise ArgumentError(f"{key} of {where} is {value!r}, expected {wanted(hints[key])}.")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a TOML file has a type; true is no number, and a whole number is one with a fraction, too."""
+    if hint is Any:
+        return True
+    if isinstance(hint, types.UnionType):
+        return any(fits(value, each) for each in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        several = isinstance(value, list) and all(fits(entry, kinds[0]) for entry in value)
+        return several and (kinds[-1] is ... or len(value) == len(kinds))
+    kind = typing.get_origin(hint) or hint
+    return type(value) is kind or (kind is float and type(value) is int)
+
+
+def wanted(hint: Any) -> str:
+    """How a message calls the values of a type."""
+    if isinstance(hint, types.UnionType):
+        return " or ".join(wanted(each) for each in typing.get_args(hint) if each is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        kinds = typing.get_args(hint)
+        number = "" if kinds[-1] is ... else f"{len(kinds)} "
+        return f"a list of {number}{'texts' if kinds[0] is str else 'numbers'}"
+    names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
+    return names[typing.get_origin(hint) or hint]
 
 
 def nearest(word: str, known: list[str]) -> str:

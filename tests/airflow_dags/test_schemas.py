@@ -139,7 +139,7 @@ def test_every_cluster_of_a_pipeline_fits_its_schema(name):
 
 
 def test_settings_of_spark_jobs_have_the_keys_of_the_check():
-    assert set(schemas_of_jobs.SETTINGS_OF_SPARK) == set(pipeline.SPARK_SETTINGS)
+    assert set(schemas_of_jobs.settings_of_spark()) == set(pipeline.SPARK_SETTINGS)
 
 
 def test_settings_of_every_task_fit_the_schema_of_their_job():

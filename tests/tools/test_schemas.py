@@ -77,6 +77,30 @@ JOB_CASES = {
     "deadline of a flag": (f"{HEAD}[resources]\ndeadline_seconds = true\n", False),
     "unknown resource": (f"{HEAD}[resources]\ngpu = 1\n", False),
     "unknown size of Spark": (f"{HEAD}[spark]\nmemory = '1g'\n", False),
+    "number for a description": ('[job]\ndescription = 1\nengine = "spark"\n', False),
+    "text for a list of services": (f'{HEAD}services = "dynamodb"\n', False),
+    "list of numbers for services": (f"{HEAD}services = [1]\n", False),
+    "value for the job": ("job = 1\n", False),
+    "value for inputs": (f"inputs = 1\n{HEAD}", False),
+    "value for an input": (f'{HEAD}[inputs]\nrows = "a@1"\n', False),
+    "value for parameters": (f"parameters = true\n{HEAD}", False),
+    "value for a parameter": (f"{HEAD}[parameters]\na = 1\n", False),
+    "value for resources": (f"resources = 1\n{HEAD}", False),
+    "value for Spark": (f"spark = []\n{HEAD}", False),
+    "text for contracts": (f'{HEAD}[inputs.rows]\ncontracts = "a@1"\n', False),
+    "list for a contract": (f'{HEAD}[inputs.rows]\ncontract = ["a@1"]\n', False),
+    "one name of a date": (f'{HEAD}[inputs.rows]\ncontract = "a@1"\ndates = ["since"]\n', False),
+    "text for true": (f'{HEAD}[inputs.rows]\ncontract = "a@1"\noptional = "yes"\n', False),
+    "number for help": (f'{HEAD}[parameters.a]\ntype = "string"\nhelp = 1\n', False),
+    "list as default": (f'{HEAD}[parameters.a]\ntype = "string"\nhelp = "a"\ndefault = []\n', False),
+    "false as default": (f'{HEAD}[parameters.a]\ntype = "boolean"\nhelp = "a"\ndefault = false\n', True),
+    "range of one end": (f'{HEAD}[parameters.a]\ntype = "integer"\nhelp = "a"\nrange = [1]\n', False),
+    "range of texts": (f'{HEAD}[parameters.a]\ntype = "integer"\nhelp = "a"\nrange = ["1", "2"]\n', False),
+    "range with fractions": (f'{HEAD}[parameters.a]\ntype = "number"\nhelp = "a"\nrange = [0, 0.5]\n', True),
+    "choices that are numbers": (f'{HEAD}[parameters.a]\ntype = "integer"\nhelp = "a"\nchoices = [1, 2]\n', False),
+    "number for cpu": (f"{HEAD}[resources]\ncpu = 2\n", False),
+    "true for cores": (f"{HEAD}[spark]\nexecutor_cores = true\n", False),
+    "text for conf": (f'{HEAD}[spark]\nconf = "a=b"\n', False),
 }
 CONTRACT_CASES = {
     "columns": ('description = "Rows."\n[columns]\na = { type = "string", nullable = true }\n', True),
@@ -88,6 +112,17 @@ CONTRACT_CASES = {
         True,
     ),
     "no description": ("arrays = true\n", False),
+    "number for a description": ("description = 1\n", False),
+    "text for arrays": ('description = "Rows."\narrays = "yes"\n', False),
+    "value for columns": ('description = "Rows."\ncolumns = 1\n', False),
+    "value for a column": ('description = "Rows."\n[columns]\na = "string"\n', False),
+    "text for nullable": ('description = "Rows."\n[columns]\na = { type = "string", nullable = "no" }\n', False),
+    "text for a limit": ('description = "Rows."\n[columns]\na = { type = "number", minimum = "0" }\n', False),
+    "true for a limit": ('description = "Rows."\n[columns]\na = { type = "number", minimum = true }\n', False),
+    "number for a type": ('description = "Rows."\n[columns]\na = { type = 1 }\n', False),
+    "value for a product": ('description = "Rows."\nproduct = 1\n', False),
+    "bytes of a string": ('description = "Rows."\n[columns]\na = { type = "string", max_bytes = 8 }\n', True),
+    "fraction of a byte": ('description = "Rows."\n[columns]\na = { type = "string", max_bytes = 8.5 }\n', False),
     "unknown key": ('description = "Rows."\nversion = 2\n', False),
     "unknown type": ('description = "Rows."\n[columns]\na = { type = "text" }\n', False),
     "column without type": ('description = "Rows."\n[columns]\na = { nullable = true }\n', False),
@@ -108,7 +143,7 @@ def fits(schema, document) -> bool:
 def accepted(load, *arguments) -> bool:
     try:
         load(*arguments)
-    except (Failure, KeyError):
+    except Failure:
         return False
     return True
 
@@ -119,6 +154,22 @@ def test_schema_and_check_agree_on_a_job(tmp_path, case):
     (tmp_path / "job.toml").write_text(text)
     assert accepted(job.load, tmp_path) is good
     assert fits(schemas.job_schema(), tomllib.loads(text)) is good
+
+
+SENTENCES = {
+    "text for a list of services": r"services of \[job\] of \S+ is 'dynamodb', expected a list of texts",
+    "one name of a date": r"dates of \[inputs\.rows\] of \S+ is \['since'\], expected a list of 2 texts",
+    "list as default": r"default of \[parameters\.a\] of \S+ is \[\], expected a text or a number or true or false",
+    "number for cpu": r"cpu of \[resources\] of \S+ is 2, expected a text",
+    "value for an input": r"rows of \[inputs\] of \S+ is 'a@1', expected a table",
+}
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_wrong_type_is_told_with_key_value_and_expectation(tmp_path, case):
+    (tmp_path / "job.toml").write_text(JOB_CASES[case][0])
+    with pytest.raises(Failure, match=SENTENCES[case]):
+        job.load(tmp_path)
 
 
 @pytest.fixture
