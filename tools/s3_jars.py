@@ -1,6 +1,6 @@
 """Bring the libraries by which Spark reads and writes S3 into this environment's Spark (10 MB).
 
-requirements/s3-jars.txt pins each by its SHA-256; `python -m tools.s3_jars --pin` writes it after a change of PACKAGES.
+requirements/s3-jars.sha256 pins each; `python -m tools.s3_jars --pin` writes it after a change of PACKAGES.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import pyspark
 
 from common.failures import Failure
 
-PINNED = Path(__file__).parents[1] / "requirements" / "s3-jars.txt"
+PINNED = Path(__file__).parents[1] / "requirements" / "s3-jars.sha256"
 HADOOP = "3.4.1"  # the version that pyspark bundles
 AWS = "2.25.53"  # older ones lack the transfer manager; the bundle that hadoop-aws asks for is 558 MB
 PACKAGES = [

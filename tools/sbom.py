@@ -71,6 +71,7 @@ def libraries(wanted: Product, kind: str) -> Iterator[Component]:
     """The libraries that the requirements of an image name and that are installed where it runs."""
     files = ["requirements.txt"] if kind == "emr-image" else sorted(wanted.parts)
     names = [name for name in files if re.fullmatch(r"requirements(/[\w-]+)?\.txt", name) and name in wanted.parts]
+    names = [name for name in names if name != "requirements/build.txt"]  # what libraries are built with stays outside
     found = {}
     for name in names:
         for line in wanted.parts[name].content.decode().replace("\\\n", " ").splitlines():

@@ -16,7 +16,7 @@ def jars(tmp_path, monkeypatch):
     for name in ("one.jar", "two.jar"):
         (tmp_path / "jars" / name).write_text(name)
     monkeypatch.setattr(s3_jars.pyspark, "__file__", str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(s3_jars, "PINNED", tmp_path / "s3-jars.txt")
+    monkeypatch.setattr(s3_jars, "PINNED", tmp_path / "s3-jars.sha256")
     fetched = {file.name: file for file in (tmp_path / "jars").iterdir()}
     s3_jars.PINNED.write_text("".join(f"{s3_jars.digest(jar)}  {name}\n" for name, jar in sorted(fetched.items())))
     return fetched
@@ -41,7 +41,7 @@ def test_a_library_that_is_not_pinned_so_is_refused(jars, tmp_path, changed):
             s3_jars.added_jars()
 
 
-@pytest.mark.parametrize("name", ["requirements/s3-jars.txt", "requirements/build.txt"])
+@pytest.mark.parametrize("name", ["requirements/s3-jars.sha256", "requirements/build.txt"])
 def test_fingerprints_of_spark_jobs_change_with_pins(name):
     found = product("ingest_events")
     assert found.parts[name].content == (ROOT / name).read_bytes()
@@ -50,7 +50,6 @@ def test_fingerprints_of_spark_jobs_change_with_pins(name):
 
 def test_every_requirement_of_products_is_pinned_by_hash():
     for file in (ROOT / "requirements").glob("*.txt"):
-        if file.name != "s3-jars.txt":
-            entries = file.read_text().replace("\\\n", "").splitlines()
-            unpinned = [line for line in entries if line and not line.startswith("#") and "--hash=sha256:" not in line]
-            assert unpinned == [], file.name
+        entries = file.read_text().replace("\\\n", "").splitlines()
+        unpinned = [line for line in entries if line and not line.startswith("#") and "--hash=sha256:" not in line]
+        assert unpinned == [], file.name
