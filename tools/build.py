@@ -114,9 +114,9 @@ def build_bundle(wanted: Product) -> tuple[bool, int]:
 
 
 def bundle_files(wanted: Product) -> dict[str, bytes]:
-    """The files of a Spark bundle: its code, the libraries of its own if it has any, the text of its spark-submit."""
+    """The files of a Spark bundle: its code, what its fingerprint is the hash of, its libraries, its spark-submit."""
     command = shlex.join(spark_submit(wanted.job, ".", CLUSTER, ARGUMENTS))
-    files = {**code_files(wanted), "submit.txt": command.encode() + b"\n"}
+    files = {**code_files(wanted), "contents": wanted.contents, "submit.txt": command.encode() + b"\n"}
     return files | {LIBRARIES: packed(libraries(wanted))} if wanted.job.requirements else files
 
 

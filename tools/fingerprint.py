@@ -14,7 +14,7 @@ from tools.base_image import BASE_IMAGE
 ROOT = Path(__file__).resolve().parents[1]
 # What libraries of Spark jobs are packed for: Graviton, as cluster.json asks for.
 NODES = ("--python-version", "3.11", "--python-platform", "aarch64-manylinux_2_28")
-LAYOUT = "2"  # of products; to be raised when tools/build.py makes other products of the same files
+LAYOUT = {"python": "2", "spark": "3"}  # of products; to be raised when tools/build.py makes others of the same files
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,16 @@ class Product:
     base: str = BASE_IMAGE  # with the digest of its content, where that is known
 
     @property
+    def contents(self) -> bytes:
+        """The sorted paths with the hashes of their bytes, and the settings: all that the product is."""
+        files = (f"{path}\0{hashlib.sha256(part.content).hexdigest()}\n" for path, part in sorted(self.parts.items()))
+        settings = (f"{name}={value}\n" for name, value in sorted(self.settings.items()))
+        return "".join([*files, *settings]).encode()
+
+    @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits: SHA-256 over the sorted paths with the hashes of their bytes, and the settings."""
-        digest = hashlib.sha256()
-        for path, part in sorted(self.parts.items()):
-            digest.update(f"{path}\0{hashlib.sha256(part.content).hexdigest()}\n".encode())
-        for name, value in sorted(self.settings.items()):
-            digest.update(f"{name}={value}\n".encode())
-        return digest.hexdigest()[:16]
+        """16 hexadecimal digits: the SHA-256 of the contents."""
+        return hashlib.sha256(self.contents).hexdigest()[:16]
 
     @property
     def contracts(self) -> list[str]:
@@ -71,7 +73,7 @@ def product(name: str, root: Path = ROOT, base_image: str | None = None, base: s
     base_image = base_image or bases.default(root) or BASE_IMAGE
     folder = root / "jobs" / name
     job = load(folder)
-    found = Product(job, {}, {"layout": LAYOUT}, base_image, base or bases.identified(base_image))
+    found = Product(job, {}, {"layout": LAYOUT[job.engine]}, base_image, base or bases.identified(base_image))
 
     def add(path: str, file: Path, why: str) -> None:
         if not file.is_file():

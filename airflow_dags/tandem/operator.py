@@ -19,6 +19,8 @@ from tandem.parameters import Described, check_configuration, check_parameters, 
 from tandem.runtimes import ContainerRuntime, Outcome, Work
 from tandem.runtimes.arguments import check_texts
 from tandem.runtimes.output import LARGEST_RESULT
+from tandem.runtimes.released import check_bundle
+from tandem.runtimes.service import Service
 
 FINAL = {  # exit codes that another attempt would end with too
     2: "wrong arguments",
@@ -76,6 +78,8 @@ class JobOperator(BaseOperator):
         with noted(context["ti"]):
             self.work = self.rendered_work(context)
             self.check(self.work)
+            if isinstance(self.runtime, Service):
+                check_bundle(self.work)
             self.handle = self.runtime.submit(self.work)
             outcome = self.runtime.watch(self.handle)
             done = self.work

@@ -46,7 +46,7 @@ def test_the_zip_of_a_bundle_has_fixed_times_rights_and_order(checkout, tmp_path
     build.build_bundle(wanted)
     place = tmp_path / "dist" / "count" / wanted.fingerprint
     assert sorted(file.name for file in place.iterdir()) == [
-        *("code.zip", "fingerprint", "job.toml", "main.py", "submit.txt")
+        *("code.zip", "contents", "fingerprint", "job.toml", "main.py", "submit.txt")
     ]
     entries = zipfile.ZipFile(place / "code.zip").infolist()
     assert [entry.filename for entry in entries] == [
