@@ -158,9 +158,20 @@ class Task:
         return f"{self.versions}-{self.attempt}-{self.process}"
 
     def partition(self, role: str, name: str) -> tuple[str, Manifest | None]:
-        """URI of a partition of an output dataset, and the manifest that names what counts there now."""
-        folder = f"{self.lake}/{self.job.outputs[role].dataset}/{name}"
-        return folder, manifest.find(lake.manifest(folder))
+        """URI of a partition of an output dataset, and the manifest that names what counts there now.
+
+        InputError if that is of another contract: a manifest has one for all its files.
+        """
+        table = self.job.outputs[role]
+        folder = f"{self.lake}/{table.dataset}/{name}"
+        there = manifest.find(lake.manifest(folder))
+        for output in there.document["outputs"].values() if there else ():
+            if output["contract"] != table.contract:
+                raise InputError(
+                    f"{folder} is of contract {output['contract']}, but {self.job.name} adds rows of {table.contract}; "
+                    "fill another dataset with the new version, as docs/change_a_contract.md says."
+                )
+        return folder, there
 
     def replace_dataset(self, role: str, rows: int, files: list[File]) -> None:
         """Publish what a dataset holds from now on, in its one partition `all`, in place of what was seen there first.

@@ -153,3 +153,12 @@ def test_appending_keeps_former_files_and_gives_way_to_another_writer(session: S
     with pytest.raises(Failure, match="changed while this task worked on it"):
         spark.append(toy, "events", rows(4), {"2011-01-05": seen})
     assert published()["outputs"]["events"] == output
+
+
+def test_rows_of_another_contract_do_not_join_a_partition(session: SparkSession, toy: task.Task) -> None:
+    frame = session.createDataFrame([event(1)], EVENTS).selectExpr("*", "cast('2011-01-05' AS DATE) AS date")
+    spark.append(toy, "events", frame, {"2011-01-05": None})
+    toy.job.outputs["events"] = job.Table(contract="items@1", dataset="curated/events")
+    with pytest.raises(InputError, match="date=2011-01-05 is of contract events@1, but toy adds rows of items@1"):
+        toy.partition("events", "date=2011-01-05")
+    assert toy.partition("events", "date=2011-01-06")[1] is None
