@@ -319,10 +319,14 @@ def test_version_left_to_expire_while_it_was_written_leaks_nothing(store: Store)
             store.expire_kept()
             versions.retire(store.table, AT_ONCE, lambda done, total: None)
 
-    for number in [number for number in steps(store) if 3 < number < 13]:
+    for number in [number for number in steps(store) if number > 3]:
         store.another()
         client = Interrupted(store.table.client, number, let_expire)
-        assert store.run("d", client) in (1, 5)
+        code = store.run("d", client)
+        if "transact_write_items" in client.called[:number]:  # it was switched to
+            assert code == 0
+            break
+        assert code in (1, 5)
         assert store.run("d") == 5
         assert store.shown() == "newer"
         leave_nothing(store, client.called[number])
@@ -358,6 +362,7 @@ def test_no_clock_blocks_a_product_or_revives_what_was_left(
     date(store.lakes["c"], clock.now() + HOUR)  # which is taken for the time of publication
     assert store.run("c") == 0
     store.roll_back()
+    time.sleep(1)  # the store's clock has whole seconds, and this machine's does not tell the fraction if it is wrong
     assert [store.run(name) for name in ("b", "c")] == [0 if producer <= AT_ONCE else 5, 5]  # b may be live
     date(store.lakes["d"], clock.now() + datetime.timedelta(seconds=2))
     assert store.run("d") == 0
