@@ -381,7 +381,8 @@ class Chaos:
         for operation in self.round.operations:  # that waited for a task which never started
             self.in_background(self.operate, operation)
         for run in self.round.runs:
-            self.in_background(self.trigger, run.name, run.dag)
+            if run.after:
+                self.in_background(self.trigger, run.name, run.dag)
         states = self.settle()
         self.calm = True
         for identity in list(self.stopped):
