@@ -147,10 +147,13 @@ def operation(request: Request) -> str:
 
 def switched(request: Request) -> dict[str, Any] | None:
     """The pointer that a request writes."""
-    if operation(request) != "PutItem":
+    kind = operation(request)
+    if kind not in ("PutItem", "TransactWriteItems"):
         return None
-    item: dict[str, Any] = json.loads(request.body)["Item"]
-    return item if item["part"] == {"S": "current"} else None
+    body = json.loads(request.body)
+    puts = [body] if kind == "PutItem" else [each["Put"] for each in body["TransactItems"] if "Put" in each]
+    pointers: list[dict[str, Any]] = [put["Item"] for put in puts if put["Item"]["part"] == {"S": "current"}]
+    return pointers[0] if pointers else None
 
 
 def publisher(item: dict[str, Any]) -> dict[str, Any]:
