@@ -282,7 +282,7 @@ def test_a_watch_that_a_timeout_interrupts_ends_the_job_gently_and_leaves_no_con
     finally:
         signal.signal(signal.SIGALRM, former)
     (failure,) = (tmp_path / "lake").rglob("failure.json")
-    assert "told to end" in json.loads(failure.read_text())["sentence"]
+    assert "Terminated by SIGTERM" in json.loads(failure.read_text())["sentence"]
 
 
 def test_a_superseded_worker_that_still_watches_ends_with_its_container(work):

@@ -378,7 +378,7 @@ def test_cancel_ends_a_job_within_airflows_patience_and_it_may_say_so(runtime, c
     wait_for(lambda: not cluster.pods(running.labels))
     thread.join()
     assert outcomes[0].exit_code != 0
-    assert outcomes[0].last_line.startswith("The task was told to end (SIGTERM)")
+    assert outcomes[0].last_line.startswith("Terminated by SIGTERM before publishing")
 
 
 def test_a_watch_that_a_timeout_interrupts_leaves_nothing(runtime, cluster, work):
