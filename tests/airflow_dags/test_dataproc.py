@@ -175,7 +175,7 @@ def test_a_job_is_the_bundle_with_its_sizes_and_its_libraries_and_gcloud_does_th
     assert again.startswith(
         "gcloud dataproc jobs submit pyspark s3://b/l/code/build/f0/main.py --project=tandem-123456"
     )
-    assert "spark.a=b,c;" in again and again.endswith("--from role=u --set flag=true")
+    assert "spark.a=b,c;" in again and again.endswith("--from=role=u --set=flag=true")
 
 
 def test_deadline_counts_from_the_start_and_cancels_a_job_with_a_sentence(server):
