@@ -15,8 +15,10 @@ ENVIRONMENTS = ROOT / "airflow_dags" / "environments"
 sys.path.append(str(ROOT / "airflow_dags"))  # the part of it that needs no Airflow
 
 from tandem import settings  # noqa: E402
-from tandem.errors import PipelineError  # noqa: E402
+from tandem.errors import PipelineError as PipelineError  # noqa: E402
 from tandem.settings import Settings as Settings  # noqa: E402
+from tandem.texts import ON_YARN as ON_YARN  # noqa: E402
+from tandem.texts import check_texts as check_texts  # noqa: E402
 
 
 def load(name: str) -> Settings:

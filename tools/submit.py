@@ -19,6 +19,7 @@ from common import lake, manifest, storage
 from common.failures import Failure, Fenced
 from tools.build import CLUSTER, build_bundle, folder, install_libraries, named, spark_submit
 from tools.by_hand import add_task, identity
+from tools.environment import ON_YARN, PipelineError, check_texts
 from tools.fingerprint import Product, product
 from tools.releases import product_folder, store
 
@@ -49,6 +50,8 @@ def submit(wanted: Product, arguments: argparse.Namespace, rest: list[str]) -> i
     """Bring the bundle to where it runs, run it and wait; the job's exit code."""
     arguments.task_id = arguments.task_id or wanted.job.name
     command_line = [*identity(arguments), *rest]
+    if arguments.cluster:
+        check_for_yarn(command_line)
     made, _ = build_bundle(wanted)
     say(f"{wanted.job.name} {wanted.fingerprint} {'was built' if made else 'is there already'}: {folder(wanted)}")
     remote = upload(wanted, arguments.lake) if storage.is_s3(arguments.lake) else None
@@ -58,6 +61,15 @@ def submit(wanted: Product, arguments: argparse.Namespace, rest: list[str]) -> i
         raise Failure(f"The lake {arguments.lake} can't be reached from a cluster; name one on S3 with --lake s3://….")
     command = spark_submit(wanted.job, remote, CLUSTER, command_line)
     return run_step(arguments, command)
+
+
+def check_for_yarn(command_line: list[str]) -> None:
+    """Failure for an argument that the shells between a step and its driver would change, or run."""
+    try:
+        for argument in command_line:
+            check_texts({"An argument": argument}, ON_YARN)
+    except PipelineError as error:
+        raise Failure(str(error)) from None
 
 
 def upload(wanted: Product, root: str) -> str:

@@ -17,10 +17,10 @@ from tandem.lake import read_document
 from tandem.notice import noted, told
 from tandem.parameters import Described, check_configuration, check_parameters, given, is_of_its_task
 from tandem.runtimes import ContainerRuntime, Outcome, Work
-from tandem.runtimes.arguments import check_texts
 from tandem.runtimes.output import LARGEST_RESULT
 from tandem.runtimes.released import check_bundle
 from tandem.runtimes.service import Service
+from tandem.texts import check_texts
 
 FINAL = {  # exit codes that another attempt would end with too
     2: "wrong arguments",
@@ -125,9 +125,9 @@ class JobOperator(BaseOperator):
         described = {name: entry for name, entry in self.described.items() if name not in late}
         try:
             check_parameters(described, work.parameters, f"Task '{work.task_id}'")
+            check_texts(work.texts, self.runtime.refused)
         except PipelineError as error:
             raise AirflowFailException(str(error)) from None
-        check_texts(work.texts, self.runtime.refused)
 
     def on_kill(self) -> None:
         if self.handle is not None:

@@ -10,6 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from jinja2 import Environment, meta
 
 from tandem.errors import PipelineError, check_known
+from tandem.texts import short
 
 Described = Mapping[str, Mapping[str, Any]]  # the parameters of a job, as job_catalogue.json has them
 PARSERS: dict[str, Any] = {  # the same as in common.job, which checks again what arrives
@@ -62,11 +63,6 @@ def check_value(name: str, parameter: Mapping[str, Any], text: str, where: str) 
         raise PipelineError(f"{shown}, expected a value from {least} to {most}.")
     if "choices" in parameter and value not in parameter["choices"]:
         raise PipelineError(f"{shown}, expected one of {', '.join(parameter['choices'])}.")
-
-
-def short(text: str) -> str:
-    """A text in quotes for a message, of which a very long one shows its beginning only."""
-    return repr(text if len(text) <= 200 else f"{text[:200]}…")
 
 
 def declaration(parameter: Mapping[str, Any], default: Any) -> Param:

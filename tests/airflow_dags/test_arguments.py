@@ -8,9 +8,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
+from tandem.errors import PipelineError
 from tandem.runtimes import Work, pod
-from tandem.runtimes.arguments import check_texts
 from tandem.runtimes.dataproc import Dataproc
 from tandem.runtimes.docker import Docker
 from tandem.runtimes.emr import Emr
@@ -19,6 +18,7 @@ from tandem.runtimes.kubernetes_job import KubernetesJob
 from tandem.runtimes.kubernetes_pod import KubernetesPod
 from tandem.runtimes.process import Process
 from tandem.runtimes.spark_submit import SparkSubmit
+from tandem.texts import check_texts
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".venv" / "bin"
@@ -128,7 +128,7 @@ def made(texts, run_id=RUN_ID):
 def accepted(runtime, work):
     try:
         check_texts(work.texts, runtime.refused)
-    except AirflowFailException:
+    except PipelineError:
         return False
     return True
 
@@ -252,5 +252,5 @@ def test_hostile_run_id_is_refused_where_a_value_is(received, runtimes, runtime,
 )
 def test_refusal_names_what_was_given_and_the_character(what, changes):
     work = dataclasses.replace(made([]), **changes)
-    with pytest.raises(AirflowFailException, match=rf"^{what} is '.*a`b', of which '`' does not reach a job"):
+    with pytest.raises(PipelineError, match=rf"^{what} is '.*a`b', of which '`' does not reach a job"):
         check_texts(work.texts, Emr.refused)

@@ -16,6 +16,7 @@ from moto.emr import models
 
 from common import lake as places
 from common import storage
+from common.failures import Failure
 from tests.system import emr_node
 from tools import build, submit
 from tools.fingerprint import product
@@ -112,7 +113,7 @@ def test_the_step_is_the_uploaded_bundle_with_the_tasks_arguments(s3_lake, clust
     on_step(act)
     assert count(s3_lake, cluster, "--set", "a=b c") == 0
     (step,) = steps(cluster)
-    (place,) = (build.DIST / "count").iterdir()
+    (place,) = (each for each in (build.DIST / "count").iterdir() if each.is_dir())
     remote = f"{s3_lake}/code/count/{place.name}"
     for file in place.iterdir():
         assert storage.read(f"{remote}/{file.name}")[0] == file.read_bytes()
@@ -121,7 +122,7 @@ def test_the_step_is_the_uploaded_bundle_with_the_tasks_arguments(s3_lake, clust
     assert step.args == [
         *("spark-submit", "--master", "yarn", "--deploy-mode", "cluster", "--name", "count"),
         *("--conf", "spark.driver.memory=1g", "--conf", "spark.executor.cores=2", "--conf", "spark.a=b c"),
-        *("--py-files", f"{remote}/code.zip", f"{remote}/main.py"),
+        *("--conf", "spark.yarn.maxAppAttempts=1", "--py-files", f"{remote}/code.zip", f"{remote}/main.py"),
         *(f"--lake={s3_lake}", "--dag-id=d", "--run-id=r:1", "--task-id=count", "--attempt=1"),
         *("--set", "a=b c"),
     ]
@@ -129,6 +130,13 @@ def test_the_step_is_the_uploaded_bundle_with_the_tasks_arguments(s3_lake, clust
     assert "RUNNING after" in told
     assert "COMPLETED after" in told
     assert f"{s3_lake}/intermediate/d/r~3a1/count/manifest.json" in told
+
+
+@pytest.mark.parametrize("value", ["`id`", "a\\", "{{(id)}}", "ä", "a\nb"])
+def test_argument_that_the_cluster_would_change_is_not_submitted(s3_lake, cluster, count, value):
+    with pytest.raises(Failure, match="does not reach a job on this runtime as it is"):
+        count(s3_lake, cluster, "--set", f"a={value}")
+    assert steps(cluster) == []
 
 
 def test_a_bundle_that_lies_in_the_lake_is_not_uploaded_again(s3_lake, count, checkout, monkeypatch):

@@ -26,9 +26,9 @@ from requests.exceptions import RequestException
 from tandem.catalogue import Job
 from tandem.release import fingerprint
 from tandem.runtimes import Outcome, Work, check_built, overdue
-from tandem.runtimes.arguments import NOTHING
 from tandem.runtimes.output import lines, read_result
 from tandem.runtimes.process import GRACE_SECONDS, pass_on
+from tandem.texts import NOTHING
 
 RESULT = "/result"  # the folder of the result file, inside
 NAMED_AFTER = ("key", "dag_id", "run_id", "task_id", "map_index", "attempt", "deadline_seconds")  # labels of a work

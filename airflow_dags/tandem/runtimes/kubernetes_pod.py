@@ -14,8 +14,8 @@ from airflow.sdk.exceptions import AirflowException
 
 from tandem.catalogue import Job
 from tandem.runtimes import Outcome, Work, check_built, pod
-from tandem.runtimes.arguments import NOTHING
 from tandem.runtimes.process import GRACE_SECONDS
+from tandem.texts import NOTHING
 
 if TYPE_CHECKING:
     from tandem.runtimes.pod_follower import Follower

@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 
 from tandem.catalogue import Job
 from tandem.runtimes import Outcome, Work, overdue
-from tandem.runtimes.arguments import NOTHING
 from tandem.runtimes.output import lines, read_result, remembered
+from tandem.texts import NOTHING
 
 GRACE_SECONDS = 3  # between TERM and KILL; Airflow kills a task that does not end within 5
 PIECE = 1 << 16  # bytes of output that are read at once, at most

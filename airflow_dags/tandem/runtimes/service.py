@@ -13,7 +13,7 @@ from tandem.catalogue import Job
 from tandem.errors import PipelineError, check_known
 from tandem.lake import encode, read_document
 from tandem.runtimes import Outcome, Work, overdue
-from tandem.runtimes.arguments import ON_YARN
+from tandem.texts import ON_YARN
 
 ALIVE_SECONDS = 30  # between lines that say that a job still runs
 UNCANCELLED_SECONDS = 300  # a job may take to end after its deadline; then it is left, and its attempt failed

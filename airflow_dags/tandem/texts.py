@@ -1,11 +1,12 @@
-"""Refuse texts that would not reach a job as they were given: on no runtime, or not through the shells of YARN."""
+"""Refuse texts that would not reach a job as they were given: on no runtime, or not through the shells of YARN.
+
+Standard library only, because the tools that submit jobs check their texts too, where there is no Airflow.
+"""
 
 import re
 from collections.abc import Mapping
 
-from airflow.sdk.exceptions import AirflowFailException
-
-from tandem.parameters import short
+from tandem.errors import PipelineError
 
 LONGEST = 8000  # characters; EMR takes 10,280 for all arguments of a step together
 NOTHING = re.compile("(?!)")  # for runtimes that start a job without a shell in between
@@ -20,12 +21,17 @@ ON_YARN = re.compile(r"[^\x20-\x7e]|[`\\]|\{\{|\}\}|<(?:LOG_DIR|CPS|ADD_OPENS)>"
 
 
 def check_texts(texts: Mapping[str, str], refused: re.Pattern[str]) -> None:
-    """Raise AirflowFailException for the first of these texts, by what they are, that does not reach a job as it is."""
+    """Raise PipelineError for the first of these texts, by what they are, that does not reach a job as it is."""
     for what, text in texts.items():
         if len(text) > LONGEST:
-            raise AirflowFailException(f"{what} has {len(text)} characters, expected at most {LONGEST}; give less.")
+            raise PipelineError(f"{what} has {len(text)} characters, expected at most {LONGEST}; give less.")
         if found := ANYWHERE.search(text) or refused.search(text):
-            raise AirflowFailException(
+            raise PipelineError(
                 f"{what} is {short(text)}, of which {found[0]!r} does not reach a job on this runtime as it is; give "
                 "a value without it."
             )
+
+
+def short(text: str) -> str:
+    """A text in quotes for a message, of which a very long one shows its beginning only."""
+    return repr(text if len(text) <= 200 else f"{text[:200]}…")
