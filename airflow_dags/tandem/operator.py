@@ -20,7 +20,7 @@ from tandem.runtimes import ContainerRuntime, Outcome, Work
 from tandem.runtimes.output import LARGEST_RESULT
 from tandem.runtimes.released import check_bundle
 from tandem.runtimes.service import Service
-from tandem.texts import check_texts
+from tandem.texts import IN_NAMES, check_texts
 
 FINAL = {  # exit codes that another attempt would end with too
     2: "wrong arguments",
@@ -125,7 +125,8 @@ class JobOperator(BaseOperator):
         described = {name: entry for name, entry in self.described.items() if name not in late}
         try:
             check_parameters(described, work.parameters, f"Task '{work.task_id}'")
-            check_texts(work.texts, self.runtime.refused)
+            check_texts(work.names, IN_NAMES)
+            check_texts({**work.names, **work.values}, self.runtime.refused)
         except PipelineError as error:
             raise AirflowFailException(str(error)) from None
 

@@ -18,7 +18,7 @@ from tandem.runtimes.kubernetes_job import KubernetesJob
 from tandem.runtimes.kubernetes_pod import KubernetesPod
 from tandem.runtimes.process import Process
 from tandem.runtimes.spark_submit import SparkSubmit
-from tandem.texts import check_texts
+from tandem.texts import IN_NAMES, check_texts
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".venv" / "bin"
@@ -65,11 +65,11 @@ REFUSABLE = {  # YARN's shells or Java's encodings change these
     "umlaut": "Müller",
     "emoji": "😀",
     "dollar umlaut": "$ä",
+    "newline": "a\nb\n",
+    "tab": "\ta\tb",
 }
 NOWHERE = {  # control characters and what has no encoding
-    "newline": "a\nb",
     "carriage return": "a\rb",
-    "tab": "a\tb",
     "nul": "a\0b",
     "escape": "\x1b[2J",
     "delete": "a\x7f",
@@ -127,7 +127,8 @@ def made(texts, run_id=RUN_ID):
 
 def accepted(runtime, work):
     try:
-        check_texts(work.texts, runtime.refused)
+        check_texts(work.names, IN_NAMES)
+        check_texts({**work.names, **work.values}, runtime.refused)
     except PipelineError:
         return False
     return True
@@ -235,10 +236,16 @@ def test_hostile_run_id_arrives_unchanged(received, runtime):
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("value", ["backtick", "newline", "escaped dollar"])
+@pytest.mark.parametrize("value", ["backtick", "surrogate", "escaped dollar"])
 def test_hostile_run_id_is_refused_where_a_value_is(received, runtimes, runtime, value):
     work = made([], run_id=f"manual {VALUES[value]}")
     assert accepted(runtimes[runtime][0], work) == (received[runtime][value] is not None)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("value", ["newline", "tab", "carriage return"])
+def test_run_id_that_makes_lines_is_refused(runtimes, runtime, value):
+    assert not accepted(runtimes[runtime][0], made([], run_id=VALUES[value]))
 
 
 @pytest.mark.parametrize(
@@ -253,4 +260,4 @@ def test_hostile_run_id_is_refused_where_a_value_is(received, runtimes, runtime,
 def test_refusal_names_what_was_given_and_the_character(what, changes):
     work = dataclasses.replace(made([]), **changes)
     with pytest.raises(PipelineError, match=rf"^{what} is '.*a`b', of which '`' does not reach a job"):
-        check_texts(work.texts, Emr.refused)
+        check_texts({**work.names, **work.values}, Emr.refused)

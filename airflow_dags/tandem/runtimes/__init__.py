@@ -52,12 +52,16 @@ class Work:
         return task_key(self.lake.rstrip("/"), self.dag_id, self.run_id, self.task_id, self.map_index)
 
     @property
-    def texts(self) -> dict[str, str]:
-        """All that people and pipelines wrote of the arguments, by what each is."""
+    def names(self) -> dict[str, str]:
+        """The names among the arguments, by what each is."""
         names = {"The lake": self.lake, "The DAG ID": self.dag_id, "The run ID": self.run_id}
         tasks = {f"The task ID of '{role}'": task_id for role, task_id in self.predecessors.items()}
-        values = {f"The parameter '{name}'": written(value) for name, value in self.parameters.items()}
-        return {**names, "The task ID": self.task_id, **tasks, **values}
+        return {**names, "The task ID": self.task_id, **tasks}
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The values of parameters among the arguments, by what each is."""
+        return {f"The parameter '{name}'": written(value) for name, value in self.parameters.items()}
 
 
 class Outcome(NamedTuple):

@@ -28,7 +28,7 @@ from tandem.release import fingerprint
 from tandem.runtimes import Outcome, Work, check_built, overdue
 from tandem.runtimes.output import lines, read_result
 from tandem.runtimes.process import GRACE_SECONDS, pass_on
-from tandem.texts import NOTHING
+from tandem.texts import ANYWHERE
 
 RESULT = "/result"  # the folder of the result file, inside
 NAMED_AFTER = ("key", "dag_id", "run_id", "task_id", "map_index", "attempt", "deadline_seconds")  # labels of a work
@@ -46,7 +46,7 @@ class Docker:
     (by network and variables too), a scratch folder, and nothing else of this machine but how OpenBLAS is to compute.
     """
 
-    refused: ClassVar[re.Pattern[str]] = NOTHING
+    refused: ClassVar[re.Pattern[str]] = ANYWHERE
     registry: str = ""
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:

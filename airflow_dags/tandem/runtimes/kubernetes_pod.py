@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowException
 from tandem.catalogue import Job
 from tandem.runtimes import Outcome, Work, check_built, pod
 from tandem.runtimes.process import GRACE_SECONDS
-from tandem.texts import NOTHING
+from tandem.texts import ANYWHERE
 
 if TYPE_CHECKING:
     from tandem.runtimes.pod_follower import Follower
@@ -57,7 +57,7 @@ class KubernetesPod:
     people to look at and to delete.
     """
 
-    refused: ClassVar[re.Pattern[str]] = NOTHING
+    refused: ClassVar[re.Pattern[str]] = ANYWHERE
     registry: str  # where images are pulled from; empty where they are brought to the nodes
     template: Path  # JSON, a V1Pod; its strings may be templates
     startup_seconds: int  # how long a pod may wait for a node, and then for its image

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from tandem.catalogue import Job
 from tandem.runtimes import Outcome, Work, overdue
 from tandem.runtimes.output import lines, read_result, remembered
-from tandem.texts import NOTHING
+from tandem.texts import ANYWHERE
 
 GRACE_SECONDS = 3  # between TERM and KILL; Airflow kills a task that does not end within 5
 PIECE = 1 << 16  # bytes of output that are read at once, at most
@@ -45,7 +45,7 @@ class Running:
 class Process:
     """Runs `python jobs/<job>/main.py`."""
 
-    refused: ClassVar[re.Pattern[str]] = NOTHING
+    refused: ClassVar[re.Pattern[str]] = ANYWHERE
     code: Path
     python: Path
     variables: Mapping[str, str] = field(default_factory=dict)
