@@ -28,9 +28,9 @@ def parse(job: Job, arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--lake", required=True, metavar="URI", type=lake_uri, help="root of the lake, file:///… or s3://…")
-    add("--dag-id", required=True, metavar="ID", help="the pipeline")
-    add("--run-id", required=True, metavar="ID", help="the run of the pipeline")
-    add("--task-id", required=True, metavar="ID", help="the task's own ID, under which it hands over")
+    add("--dag-id", required=True, metavar="ID", type=identifier, help="the pipeline")
+    add("--run-id", required=True, metavar="ID", type=identifier, help="the run of the pipeline")
+    add("--task-id", required=True, metavar="ID", type=identifier, help="the task's own ID, under which it hands over")
     add("--attempt", required=True, metavar="NUMBER", type=int, help="1 at first, one more for each retry")
     add("--run-started", metavar="TIME", type=moment, help="when the run began: of two runs of one ID the newer counts")
     add("--map-index", metavar="NUMBER", type=int, help="which instance this is, if the task is mapped")
@@ -62,6 +62,12 @@ def lake_uri(text: str) -> str:
         storage.is_s3(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+    return text
+
+
+def identifier(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("an ID is empty, expected at least one character")
     return text
 
 

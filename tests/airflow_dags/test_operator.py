@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tandem.operator import attempt_of, small
 from tandem.runtimes import Work
 from tandem.runtimes.process import Process
 
@@ -187,6 +188,34 @@ def test_the_lake_on_s3_is_an_airflow_variable_away(workshop, s3_server, monkeyp
     assert ran.xcoms["write"]["metrics"] == {"rows": 7}
     assert ran.xcoms["write"]["manifest"].startswith("s3://tandem-lake/pipelines/intermediate/remote/")
     assert "The gate refused it." in ran.log
+
+
+def test_xcom_keeps_the_metrics_that_fit_and_says_what_it_left_out():
+    metrics = {"rows": 7, "reasons": {str(number): number for number in range(100_000)}}
+    kept = small({"manifest": "uri", "metrics": metrics})
+    assert kept == {
+        "manifest": "uri",
+        "metrics": {"rows": 7},
+        "left_out": "1 metrics, 'reasons' first; the manifest has them.",
+    }
+    assert small({"manifest": "uri", "metrics": {"rows": 7}}) == {"manifest": "uri", "metrics": {"rows": 7}}
+
+
+@pytest.mark.parametrize(
+    ("task", "attempt"),
+    [
+        (None, 0),
+        ({"attempt": 2}, 2),
+        ({"attempt": 2, "run_started": None}, 2),
+        ({"attempt": 2, "run_started": "2011-01-02T00:00:00.000000+00:00"}, 2),
+        ({"attempt": 2, "run_started": "2011-01-01T00:00:00.000000+00:00"}, 0),
+        ({"attempt": 3, "run_started": "2011-01-03T00:00:00.000000+00:00"}, 3),
+    ],
+)
+def test_documents_of_a_deleted_run_of_this_id_do_not_count(task, attempt):
+    started = "2011-01-02T00:00:00.000000+00:00"
+    work = Work("job", "file:///l", "d", "r", "t", 2, None, {}, {}, {}, None, started)
+    assert attempt_of({"task": task} if task else None, work) == attempt
 
 
 def test_cancel_ends_a_job_that_does_not_want_to_and_all_that_it_started(tmp_path):

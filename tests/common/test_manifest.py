@@ -1,11 +1,15 @@
 """Publishing: one of two racing wins, an attempt that wakes up late is fenced, a killed writer leaves nothing half."""
 
+import datetime
+import json
+import math
 import multiprocessing
 import os
 import random
 import signal
 import sys
 
+import numpy as np
 import pytest
 
 from common import lake as layout
@@ -84,6 +88,49 @@ def test_a_partition_that_changed_meanwhile_is_not_replaced(any_lake):
     assert failure.value.exit_code == 1
     with pytest.raises(Fenced):
         manifest.publish_partition(uri, document(1, "other", writer=2), seen)
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (math.nan, None),
+        ([1.5, -math.inf], [1.5, None]),
+        ({"a": {"b": np.float32("nan")}}, {"a": {"b": None}}),
+        (np.float64("inf"), None),
+        (np.int64(7), 7),
+        (np.float32(0.5), 0.5),
+        (np.bool_(True), True),
+        ({1: "one", "2": "two", None: "none"}, {"1": "one", "2": "two", "None": "none"}),
+        ({datetime.date(2011, 1, 1): 1}, {"2011-01-01": 1}),
+        (datetime.date(2011, 1, 1), "2011-01-01"),
+        (("a", 1), ["a", 1]),
+        ("half \ud83d of a pair", "half \ud83d of a pair"),
+        ({"\ud83d": 1}, {"\ud83d": 1}),
+        (2**70, 2**70),
+    ],
+)
+def test_documents_are_json_whatever_values_they_get(value, read):
+    def forbid(constant):
+        raise ValueError(constant)
+
+    assert json.loads(manifest.content({"value": value}).decode(), parse_constant=forbid) == {"value": read}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ((None, 1), (None, 2), -1),
+        ((None, 2), (None, 2), 0),
+        (("2011-01-02", 1), ("2011-01-01", 3), 1),
+        (("2011-01-01", 3), ("2011-01-02", 1), -1),
+        (("2011-01-01", 2), ("2011-01-01", 2), 0),
+        (("2011-01-01", 2), (None, 1), 1),
+        ((None, 1), ("2011-01-01", 2), -1),
+    ],
+)
+def test_attempts_compare_by_start_of_run_then_number(one, other, expected):
+    first, second = ({"run_started": began, "attempt": attempt} for began, attempt in (one, other))
+    assert manifest.compared(first, second) == expected
 
 
 def write_and_publish(task):

@@ -1,12 +1,10 @@
 """Attempts, twins and runs that overlap at every storage operation, and processes that are killed at each of them."""
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -73,16 +71,23 @@ class Job:
     folder: Path
     main: Callable[[Task], None]
 
-    def start(self, hook: Callable[[str], None] = lambda lake: None, run: str = "run", attempt: int = 1) -> int:
+    def start(
+        self,
+        hook: Callable[[str], None] = lambda lake: None,
+        run: str = "run",
+        attempt: int = 1,
+        task: str = "task",
+        more: tuple[str, ...] = (),
+    ) -> int:
         child = os.fork()
         if child:
             return child
         s3.client.cache_clear()  # a client does not survive a fork
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(os.open(self.folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        names = f"--lake={self.lake} --dag-id=dag --run-id={run} --task-id=task --attempt={attempt}"
+        sys.stderr = (self.folder / "stderr").open("w")
+        names = f"--lake={self.lake} --dag-id=dag --run-id={run} --task-id={task} --attempt={attempt}"
         hook(self.lake)
-        os._exit(exit_code(self.main, self.folder, names.split()))
+        os._exit(exit_code(self.main, self.folder, [*names.split(), *more]))
 
     def run(self, **names) -> int:
         return ended(self.start(**names))
@@ -276,7 +281,8 @@ def test_readers_of_a_replaced_dataset_see_before_or_after_a_kill(replacing):
     assert replacing.run() == 0
     before = ["first"]
     for number in killed_everywhere(replacing):
-        assert replacing.names() in (before, seen := names_of(replacing))
+        seen = names_of(replacing)
+        assert replacing.names() in (before, seen)
         published = replacing.published(f"run-{number}")
         assert published is None or names_in(published) == seen
         assert replacing.run(run=f"run-{number}", attempt=2) == 0
@@ -306,3 +312,58 @@ def published_days(job: Job, dataset: str) -> set[str]:
     found = {day: job.checked(f"{dataset}/date={day}", "dataset") for day in DAYS}
     assert all(names_in(each) == [day] for day, each in found.items() if each)
     return {day for day, each in found.items() if each}
+
+
+TRAINS = """
+[job]
+description = "Replaces a dataset by what was handed over."
+engine = "python"
+[inputs.copy]
+contract = "quarantine@1"
+[outputs.dataset]
+contract = "quarantine@1"
+dataset = "curated/model"
+"""
+
+
+def train(task: Task) -> None:
+    folder, publish = tables.destination(task, "dataset")
+    storage.write(f"{folder}/names", storage.read(task.input("copy").files[0].uri)[0])
+    publish(1)
+
+
+def test_retry_on_older_handover_does_not_replace_newer_model(replacing, tmp_path):
+    """Features of Monday and of Tuesday; Monday's training is tried again on Wednesday, after Tuesday's."""
+    trains = Job(replacing.lake, described(tmp_path / "trains", TRAINS), train)
+    trained = {"task": "train", "more": ("--from=copy=task",)}
+    assert replacing.run(run="monday") == 0
+    replacing.deliver("tuesday")
+    assert replacing.run(run="tuesday") == 0
+    assert trains.run(run="tuesday", **trained) == 0
+    assert trains.run(run="monday", attempt=2, **trained) == 5
+    assert "was published by run 'tuesday' from input of" in (trains.folder / "stderr").read_text()
+    model = trains.checked(f"{trains.lake}/curated/model/all", "dataset")
+    assert names_in(model) == ["first", "tuesday"]
+    assert replacing.run(run="wednesday") == 0
+    assert trains.run(run="wednesday", **trained) == 0
+
+
+def test_run_made_anew_replaces_and_fences_the_deleted_one(replacing):
+    deleted, anew = ("--run-started=2011-01-01T00:00:00Z",), ("--run-started=2011-01-02T02:00:00+02:00",)
+    assert replacing.run(attempt=3, more=deleted) == 0
+    replacing.deliver("later")
+    assert replacing.run(attempt=1, more=anew) == 0
+    assert replacing.run(attempt=4, more=deleted) == 5
+    found = replacing.published()
+    assert (found.document["task"]["attempt"], names_in(found)) == (1, ["first", "later"])
+    assert replacing.run(attempt=2, more=("--run-started=2011-01-05T00:00:00Z",)) == 0, "the run was cleared"
+
+
+def test_clock_that_was_ahead_does_not_block_a_dataset(replacing):
+    assert replacing.run(run="ahead") == 0
+    uri = layout.manifest(f"{replacing.lake}/curated/names/all")
+    found = manifest.find(uri)
+    storage.replace(uri, manifest.content({**found.document, "basis": "2999-01-01T00:00:00+00:00"}), found.tag)
+    replacing.deliver("later")
+    assert replacing.run(run="next") == 0
+    assert replacing.names() == ["first", "later"]

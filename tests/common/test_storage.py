@@ -1,6 +1,7 @@
 """Bytes at a URI: in whole or not at all; folders without what Hadoop hides."""
 
 import multiprocessing
+import os
 
 import pytest
 
@@ -71,3 +72,46 @@ def test_deleting_a_folder_leaves_its_neighbour_whose_name_begins_the_same(any_l
 def test_what_is_no_place_is_refused():
     with pytest.raises(ValueError, match="'/lake' is no place that Tandem knows, expected s3://"):
         storage.is_s3("/lake")
+
+
+def refuse(monkeypatch, module, name, path):
+    """A system call that is not permitted on one path; tests may run as root, whom no mode of a file stops."""
+    call = getattr(module, name)
+
+    def refusing(where, *arguments, **options):
+        if str(where).endswith(path):
+            raise PermissionError(13, "Permission denied", str(where))
+        return call(where, *arguments, **options)
+
+    monkeypatch.setattr(module, name, refusing)
+
+
+@pytest.mark.parametrize("listing", [storage.files, storage.folders, lambda folder: storage.files_of([folder])])
+@pytest.mark.parametrize("closed", ["data", "data/a"])
+def test_folder_that_may_not_be_listed_is_an_error(lake, monkeypatch, listing, closed):
+    storage.write(f"{lake}/data/a/file", b"x")
+    storage.write(f"{lake}/data/b/file", b"x")
+    refuse(monkeypatch, os, "scandir", closed)
+    if listing is storage.folders and closed == "data/a":
+        assert listing(f"{lake}/data") == ["a", "b"]
+        return
+    with pytest.raises(PermissionError):
+        listing(f"{lake}/data")
+
+
+def test_what_cannot_be_deleted_is_an_error(lake, monkeypatch):
+    storage.write(f"{lake}/data/a/file", b"x")
+    refuse(monkeypatch, os, "rmdir", "a")
+    with pytest.raises(PermissionError):
+        storage.delete(f"{lake}/data")
+
+
+def test_links_are_followed_and_those_to_nowhere_are_errors(lake):
+    storage.write(f"{lake}/elsewhere/file", b"x")
+    storage.write(f"{lake}/data/own", b"x")
+    folder = storage.local(f"{lake}/data")
+    (folder / "linked").symlink_to(storage.local(f"{lake}/elsewhere"))
+    assert [file.uri for file in storage.files(f"{lake}/data")] == [f"{lake}/data/linked/file", f"{lake}/data/own"]
+    (folder / "broken").symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        storage.files(f"{lake}/data")

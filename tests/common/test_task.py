@@ -1,6 +1,8 @@
 """The command line of every job, its exit codes, its inputs and outputs, its failure document, its result."""
 
+import fcntl
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 
 from common import storage
 
+ROOT = Path(__file__).parents[2]
 HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
 OUTPUT = '[outputs.table]\ncontract = "interactions@1"\n'
 INPUT = '[inputs.table]\ncontract = "interactions@1"\n'
@@ -125,6 +128,7 @@ def test_what_another_process_of_the_attempt_left_is_not_published(make_job):
         (["--set", "factors"], "'factors' is no pair, expected NAME=VALUE"),
         (["--from", "events=one"], "writer has no input 'events' that a task hands over; expected none."),
         (["--map-index", "0"], "writer is not mapped, expected no --map-index."),
+        (["--run-id="], "argument --run-id: an ID is empty, expected at least one character"),
         (["--lake", "hdfs://x"], "'hdfs://x' is no place that Tandem knows"),
         (["--colour"], "unrecognized arguments: --colour"),
     ],
@@ -266,6 +270,62 @@ def test_a_reader_of_a_mapped_task_gets_all_parts_or_stops(make_job, reader):
     assert len(reader.document("manifest.json", "two")["parents"]) == 3
 
 
+SEED = '[parameters.seed]\ntype = "integer"\ndefault = 1\nhelp = "A number."\n'
+
+
+@pytest.mark.parametrize(
+    ("again", "settings", "stale"),
+    [
+        ([], [], None),
+        (["model"], [], "0, 2"),  # the model was trained again, then shard 1 made again
+        ([], ["--set", "seed=2"], "0, 2"),
+    ],
+)
+def test_shards_not_made_from_the_same_stop_the_reader(make_job, reader, writer, again, settings, stale):
+    shards = make_job(MAPPED + INPUT + SEED, WRITE, "mapped")
+
+    def make(index, *more):
+        process = shards.run("--map-index", str(index), "--from", "table=model", *more, task="one", attempt=attempt)
+        assert process.returncode == 0, process.stderr
+
+    attempt = 1
+    assert writer.run(task="model").returncode == 0
+    for index in range(3):
+        make(index)
+    attempt = 2
+    for task in again:
+        assert writer.run(task=task, attempt=2).returncode == 0
+    make(1, *settings)
+    process = reader.run("--from", "table=one", task="two")
+    if stale is None:
+        assert process.returncode == 0
+        return
+    assert process.returncode == 3
+    assert last_line(process).endswith(f"run task 'one' again with map index {stale}.")
+
+
+def test_of_a_mapped_and_an_unmapped_try_the_newer_is_read(make_job, writer, reader):
+    mapped = make_job(MAPPED, WRITE, "mapped")
+
+    def map_it(attempt):
+        for index in (0, 1):
+            number = ["--map-index", str(index), "--set", "shards=2"]
+            assert mapped.run(*number, task="one", attempt=attempt).returncode == 0
+
+    def read(attempt):
+        assert reader.run("--from", "table=one", task="two", attempt=attempt).returncode == 0
+        return reader.document("manifest.json", "two")["metrics"]["rows"]
+
+    assert writer.run(task="one").returncode == 0
+    assert read(1) == 1
+    map_it(1)
+    assert read(2) == 2
+    assert writer.run(task="one", attempt=2).returncode == 0
+    assert read(3) == 1
+    map_it(2)
+    assert read(4) == 2
+
+
 def test_parts_of_different_counts_stop_the_reader(make_job, reader):
     mapped = make_job(MAPPED, WRITE, "mapped")
     for index, count in ((0, 2), (1, 3)):
@@ -290,6 +350,134 @@ def test_the_result_file_holds_manifest_and_metrics_and_stays_small(make_job, wr
     left_out = "1 metrics, 'long' first; the manifest has them."
     told = {"manifest": f"{job.key('long')}/manifest.json", "metrics": {"short": 1}, "left_out": left_out}
     assert json.loads(result.read_text()) == told
+
+
+def test_small_metrics_stay_beside_many_and_large_ones(make_job, tmp_path):
+    result = tmp_path / "return.json"
+    many = "task.metrics |= {f'm{n}': n for n in range(100_000)} | {'reasons': {str(n): n for n in range(100_000)}}"
+    assert make_job(HEADER, failing(many)).run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
+    told = json.loads(result.read_text())
+    assert result.stat().st_size <= 48 * 1024
+    assert told["metrics"]["m7"] == 7
+    assert len(told["metrics"]) > 1000
+    assert told["left_out"].startswith(f"{100_001 - len(told['metrics'])} metrics")
+
+
+def test_result_that_cannot_be_told_still_counts(writer, tmp_path):
+    process = writer.run(environment={"TANDEM_RESULT_FILE": str(tmp_path / "no" / "folder")})
+    assert (process.returncode, process.stderr) == (0, "")
+    assert writer.document("manifest.json")["metrics"] == {"size": 5}
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nAll is well.", "a\r\nAll is well.", "a\u2028All is well.", "a\x85All is well.", "a\x1b[2KAll is well."]
+)
+def test_last_line_is_one_line_whatever_names_hold(make_job, name):
+    process = make_job(HEADER, failing("raise InputError(f'{task.run_id} is missing.')")).run(run=name)
+    assert process.returncode == 3
+    assert process.stderr.count("\n") == 1
+    assert process.stderr.splitlines() == [process.stderr.rstrip("\n")]
+    assert "\x1b" not in process.stderr
+    assert all(re.match(r"\d{4}-", line) for line in process.stdout.splitlines())
+
+
+def test_sentence_of_any_length_is_bounded(make_job):
+    process = make_job(HEADER, failing("raise InputError('x' * 1_000_000)")).run()
+    assert 1000 < len(process.stderr) < 5000
+
+
+@pytest.mark.parametrize("identity", ["-x", "--attempt", "-", "-1", "--x=y"])
+def test_id_that_begins_with_a_dash_is_an_id(writer, identity):
+    names = [f"--lake={writer.lake}", f"--dag-id={identity}", f"--run-id={identity}", f"--task-id={identity}"]
+    command = [*writer.command()[:2], *names, "--attempt=1"]
+    process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.returncode == 0, process.stderr
+    (found,) = storage.local(f"{writer.lake}/intermediate").rglob("manifest.json")
+    assert json.loads(found.read_text())["task"]["run_id"] == identity
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2011-01-01", "2011-01-01T00:00:00", ""])
+def test_start_of_a_run_without_its_offset_is_refused(writer, time):
+    process = writer.run(f"--run-started={time}")
+    assert process.returncode == 2
+    assert "is not a time" in last_line(process)
+
+
+REPLACES = f'{HEADER}{OUTPUT}[outputs.set]\ncontract = "interactions@1"\ndataset = "curated/set"\n'
+EFFECT = (
+    START
+    + """
+from common import tables
+def main(task):
+    if "before" in task.run_id:
+        print("here", flush=True); time.sleep(60)
+    folder, publish = tables.destination(task, "set")
+    storage.write(f"{folder}/part-0", b"1")
+    publish(1)
+    if "after" in task.run_id:
+        print("here", flush=True); time.sleep(60)
+    task.written("table", 0)
+"""
+    + END
+)
+
+
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        ("before", "Terminated by SIGTERM before publishing; rerun the task."),
+        (
+            "after",
+            "Terminated by SIGTERM after it published curated/set/all, without a manifest of its own; rerun the task.",
+        ),
+    ],
+)
+def test_sigterm_tells_what_was_published(make_job, run, sentence):
+    job = make_job(REPLACES, EFFECT)
+    process = started(job.command(run=run))
+    while "here" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error.strip()) == (143, sentence)
+    assert job.document("attempt-1/failure.json", run=run)["sentence"] == sentence
+
+
+def test_sigterm_while_publishing_claims_nothing(make_job):
+    """Another process holds the lock of the manifest, so that the write is under way for as long."""
+    job = make_job(REPLACES, EFFECT)
+    key = storage.local(job.key())
+    key.mkdir(parents=True)
+    with (key / ".manifest.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = started(job.command())
+        while not storage.local(f"{job.lake}/curated/set/all/manifest.json").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert error.startswith("Terminated by SIGTERM ")
+    assert "before publishing" not in error
+
+
+def test_sigterm_after_the_manifest_lets_the_task_end_well(writer, tmp_path):
+    """What reads the result comes late: the process waits for it when the signal arrives."""
+    fifo = tmp_path / "result"
+    os.mkfifo(fifo)
+    process = started(writer.command(), TANDEM_RESULT_FILE=str(fifo))
+    while not storage.local(f"{writer.key()}/manifest.json").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert json.loads(fifo.read_text())["metrics"] == {"size": 5}
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error) == (0, "")
+    assert not storage.local(f"{writer.key()}/attempt-1/failure.json").exists()
+
+
+def started(command, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def test_help_explains_the_job(writer):
