@@ -5,6 +5,7 @@ computes it with two calls of sha2, and the outer call is there so that nobody c
 is a random object of the lake, no ID can be tried out against a hash.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -19,6 +20,7 @@ from common.failures import InputError
 FOLDER = "suppression"
 NAMED = r'"user_id"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|(-?[0-9][0-9.eE+-]*))'  # a user ID in what may be no whole JSON
 QUOTED = r'"((?:[^"\\]|\\.)*)"'
+SIMPLE = re.compile(rb'"user_id"\s*:\s*(?:"([^"\\]+)"|(-?[0-9]+)\s*[,}])')
 BETWEEN_WORDS = r"""[\s"',;:{}()<>|=&?/\[\]\\]+"""
 
 
@@ -40,6 +42,23 @@ class People:
     def named_in(self, text: str) -> set[str]:
         """The hashes of those whom a line names, whether it is JSON or not."""
         return {digest for user_id in user_ids(text) if (digest := self.find(user_id))}
+
+    def named_in_quarantine(self, text: str) -> set[str]:
+        """The hashes of those whom a line names of which quarantine shows some bytes as \\xNN."""
+        windows = re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: as_windows(bytes.fromhex(byte[1])), text)
+        return self.named_in(text) | (self.named_in(windows) if windows != text else set())
+
+    def named_in_line(self, line: bytes) -> set[str]:
+        """The hashes of those whom a delivered line names; one with a simple user ID of another is not parsed."""
+        simple = SIMPLE.findall(line)
+        if len(simple) == 1 and b"\\" not in line and line.count(b"user_id") == 1:
+            with contextlib.suppress(UnicodeDecodeError):
+                if self.find((simple[0][0] or simple[0][1]).decode()) is None:
+                    return set()
+        try:
+            return self.named_in(line.decode())
+        except UnicodeDecodeError:
+            return self.named_in(line.decode("utf-8", "replace")) | self.named_in(as_windows(line))
 
 
 @functools.lru_cache(1 << 18)
@@ -76,6 +95,11 @@ def unescaped(quoted: str) -> str:
         return str(json.loads(f'"{quoted}"', strict=False))
     except ValueError:
         return quoted
+
+
+def as_windows(content: bytes) -> str:
+    """Bytes that are not UTF-8 as text: most of them were written on Windows."""
+    return content.decode("cp1252", "replace")
 
 
 def load(lake: str) -> People | None:

@@ -82,6 +82,8 @@ def main() -> None:
     except Exception as error:
         if failure := s3.explained(error, root):
             sys.exit(str(failure))
+        if isinstance(error, OSError):
+            sys.exit(f"{error}; let this tool read and write all of the lake and call it again, it goes on from here.")
         raise
 
 

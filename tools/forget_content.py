@@ -24,7 +24,6 @@ OVERLAP = 4096  # bytes, longer than any ID and the name of its field
 FORGOTTEN = "[forgotten]"
 QUOTED = r"'[^']+'|\"[^\"]+\""
 WORD = r"[^\s\"',;:{}()<>|=&?/\[\]\\]+"
-SIMPLE = re.compile(rb'"user_id"\s*:\s*(?:"([^"\\]+)"|(-?[0-9]+)\s*[,}])')
 
 
 class Unreadable(Exception):
@@ -78,7 +77,7 @@ def find_lines(file: io.BufferedReader, people: People) -> tuple[Named, set[int]
     last, end = -1, b""
     with unpacked(file) as content:
         for number, piece in records(content):
-            if found := named_in_line(end + piece if number == last else piece, people):
+            if found := people.named_in_line(end + piece if number == last else piece):
                 named.setdefault(number, set()).update(found)
             last, end = number, piece[-OVERLAP:]
     return Counter(digest for found in named.values() for digest in found), set(named)
@@ -88,30 +87,12 @@ def copy_lines(file: io.BufferedReader, target: IO[bytes], dropped: set[int]) ->
     """Copy a file without the lines of some numbers, all others byte for byte, packed as it was."""
     with unpacked(file) as content:
         packed = content is not file
-        sink: Any = gzip.GzipFile(filename="", fileobj=target, mode="wb", mtime=0) if packed else target
+        sink: Any = gzip.GzipFile("", "wb", 6, target, mtime=0) if packed else target
         for number, piece in records(content):
             if number not in dropped:
                 sink.write(piece)
         if packed:
             sink.close()
-
-
-def named_in_line(line: bytes, people: People) -> set[str]:
-    """The hashes of those whom a line names; a line of one simple user ID is not parsed if that is another's."""
-    simple = SIMPLE.findall(line)
-    if len(simple) == 1 and b"\\" not in line and line.count(b"user_id") == 1:
-        with contextlib.suppress(UnicodeDecodeError):
-            if people.find((simple[0][0] or simple[0][1]).decode()) is None:
-                return set()
-    return named_in_bytes(line, people)
-
-
-def named_in_bytes(line: bytes, people: People) -> set[str]:
-    try:
-        return people.named_in(line.decode())
-    except UnicodeDecodeError:  # such lines are quarantined; most of them were written on Windows
-        texts = (line.decode("utf-8", "replace"), line.decode("cp1252", "replace"))
-        return {digest for text in texts for digest in people.named_in(text)}
 
 
 # Parquet
@@ -205,7 +186,7 @@ def named_in_value(value: str | None, is_line: bool, people: People) -> set[str]
     if value is None:
         return set()
     if is_line:
-        return people.named_in(value)
+        return people.named_in_quarantine(value)
     digest = people.find(value)
     return {digest} if digest else set()
 

@@ -6,6 +6,7 @@ Of a bucket with versions, the former ones that name people are deleted too.
 """
 
 import contextlib
+import copy
 import datetime
 import io
 import os
@@ -18,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
 from rich.console import Console
@@ -25,11 +27,11 @@ from rich.progress import track
 
 from common import contracts, lake, manifest, s3, storage
 from common.failures import Failure
-from common.job import load
+from common.job import Job, load
 from common.manifest import Manifest
 from common.suppression import People
 from common.tables import filesystem, path
-from tools import forget_content
+from tools import forget_content, garbage
 from tools.fingerprint import ROOT
 from tools.forget_content import Named, Unreadable
 from tools.forget_requests import Requests
@@ -42,6 +44,7 @@ OTHER = (".svg", ".lock", ".crc")  # drawings show sums, the others nothing
 FRESH = 2.0  # seconds in which a file may change without another time of its change
 
 Found = dict["Entry", "Named | Unreadable"]
+Place = tuple[dict[str, Any], dict[str, Any]]  # an output of a manifest, and one of its files
 Thing = TypeVar("Thing")
 
 
@@ -133,6 +136,8 @@ class Lake:
             return Unreadable("its writer was killed")
         if entry.name.endswith(OTHER) and not entry.is_delivery:
             return Counter()
+        if not storage.is_s3(self.root) and is_special(storage.local(self.uri(entry))):
+            return Unreadable("not a regular file")
         try:
             with self.opened(entry) as file:
                 if entry.is_delivery:
@@ -186,32 +191,48 @@ class Lake:
         raise Failure(f"{self.root}/{unit} was published {TRIES} times meanwhile; forget the user again later.")
 
     def publish_once(self, current: Manifest | None, unit: str, found: Found) -> None:
-        outputs = current.document["outputs"].values() if current else ()
-        listed = {f"{unit}/{file['path']}": (output, file) for output in outputs for file in output.get("files", ())}
-        copies = []
-        for entry, named in found.items():
-            if entry.path not in listed and not entry.is_document:
-                self.remove(entry, published(current))
-            elif isinstance(named, Unreadable):
-                self.leave(entry, named)
-            elif entry.name == "failure.json":
-                self.requests.note(entry.path, named)
-                self.requests.save()
-                self.rewrite_document(entry)
-            elif entry.name.endswith((".json", ".npy")) and not entry.is_document:
-                self.result.models.append(entry.path)
-            else:
-                self.requests.note(entry.path, named)
-                copies.append(entry)
-        if not copies or not current:
-            return
-        for entry in copies:
-            if entry.path in listed:
-                self.copy(unit, entry, *listed[entry.path])
-                self.requests.replace(entry.path)
-        self.requests.save()  # when they were replaced is known before they are
-        document = forget_content.without(current.document, self.people)[0]
-        document["people_forgotten"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        document = copy.deepcopy(current.document) if current else {"outputs": {}}
+        listed = {
+            f"{unit}/{file['path']}": (output, file)
+            for output in document["outputs"].values()
+            for file in output.get("files", ())
+        }
+        named_now = {entry: named for entry, named in found.items() if entry.path in listed or entry.is_document}
+        for entry in found.keys() - named_now.keys():
+            self.remove(entry, published(current))
+        changed = [
+            entry for entry, named in named_now.items() if self.change(entry, named, listed.get(entry.path), unit)
+        ]
+        if changed and current:
+            self.requests.save()  # when files were replaced is known before they are
+            self.republish(current, document)
+
+    def change(self, entry: Entry, named: Named | Unreadable, place: Place | None, unit: str) -> bool:
+        """Write again what names people, if this can; whether the manifest changes by it."""
+        if isinstance(named, Unreadable):
+            self.leave(entry, named)
+            return False
+        if place and entry.name.endswith((".json", ".npy")):
+            self.result.models.append(entry.path)
+            return False
+        self.requests.note(entry.path, named)
+        if place:
+            self.copy(unit, entry, *place)
+            self.requests.replace(entry.path)
+        elif entry.name == "failure.json":
+            self.requests.save()
+            self.rewrite_document(entry)
+            return False
+        return True
+
+    def republish(self, current: Manifest, changed: dict[str, Any]) -> None:
+        """Publish a manifest in place of the one that was read: its outputs were changed, the rest names nobody."""
+        document = forget_content.without(changed, self.people)[0]
+        now = datetime.datetime.now(datetime.UTC)
+        document["people_forgotten"] = now.isoformat(timespec="seconds")
+        if "dropped" in document:
+            files = [file for output in document["outputs"].values() for file in output["files"]]
+            document["dropped"] = manifest.dropped(current, files, now)
         storage.replace(current.uri, manifest.content(document), current.tag)
         self.result.changed += 1
 
@@ -311,46 +332,28 @@ class Lake:
 
     def entries(self, folder: str) -> list[Entry]:
         """All files below a folder, hidden ones too."""
-        if storage.is_s3(self.root):
-            bucket, prefix = s3.bucket_and_key(f"{self.root}/")
-            pages = s3.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{prefix}{folder}/")
-            return [
-                Entry(each["Key"].removeprefix(prefix), each["Size"], each["LastModified"].timestamp())
-                for page in pages
-                for each in page.get("Contents", ())
-                if not each["Key"].endswith("/")
-            ]
-        root = storage.local(self.root)
-        if not (root / folder).is_dir():
-            return []
-        found = []
-        for parent, _, names in os.walk(root / folder, onerror=refuse):
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
-                    status = os.stat(f"{parent}/{name}")
-                    found.append(Entry(f"{parent}/{name}".removeprefix(f"{root}/"), status.st_size, status.st_mtime))
-        return found
+        found = garbage.entries(f"{self.root}/{folder}")
+        named = [Entry(f"{folder}/{each.path}", each.bytes, each.changed) for each in found]
+        return [entry for entry in named if entry.name]  # on S3 a name may end in /, as some tools mark folders
 
 
-def refuse(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise Failure(f"{error.filename} cannot be listed ({error.strerror}); let the tool read it.") from None
+def is_special(place: Path) -> bool:
+    """Whether a file is a link, whose target may lie anywhere, or a pipe, which has no end."""
+    return place.is_symlink() or (place.exists() and not place.is_file())
 
 
 def personal_folders() -> list[str]:
     """The folders of the lake that may name people: the raw ones by what jobs make of them."""
     jobs = [load(file.parent) for file in sorted((ROOT / "jobs").glob("*/job.toml"))]
-    raw = {
-        table.raw
-        for job in jobs
-        for table in job.inputs.values()
-        if table.raw and any("user_id" in columns(output.contract) for output in job.outputs.values())
-    }
+    raw = {table.raw for job in jobs if ingests_users(job) for table in job.inputs.values() if table.raw}
     return [*sorted(raw), "curated", "intermediate"]
 
 
-def columns(contract: str | None) -> tuple[str, ...]:
-    return tuple(contracts.load(contract).columns) if contract else ()
+def ingests_users(job: Job) -> bool:
+    """Whether a job makes something about users of deliveries."""
+    contract_names = [output.contract for output in job.outputs.values() if output.contract]
+    about_users = any("user_id" in contracts.load(name).columns for name in contract_names)
+    return about_users and any(table.raw for table in job.inputs.values())
 
 
 def unit_of(name: str, units: set[str]) -> str:
@@ -365,8 +368,8 @@ def unit_of(name: str, units: set[str]) -> str:
 
 def published(current: Manifest | None) -> float:
     """When a manifest was published, in seconds since 1970; 0 if there is none."""
-    moments = [current.document["ended"], current.document.get("people_forgotten", "")] if current else []
-    return max((datetime.datetime.fromisoformat(each).timestamp() for each in moments if each), default=0)
+    said = [current.document.get(name) for name in ("ended", "people_forgotten")] if current else []
+    return max((datetime.datetime.fromisoformat(moment).timestamp() for moment in said if moment), default=0)
 
 
 def tag_of(uri: str) -> Any:

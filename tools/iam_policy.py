@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from common import contracts, s3
+from common import contracts, s3, suppression
 from common.delivery.tables import table_name
 from common.failures import ArgumentError, Failure
 from common.job import Job, load
@@ -20,6 +20,7 @@ from common.lake import encode
 from tools import environment, pipelines
 from tools.build import named
 from tools.fingerprint import ROOT
+from tools.forget_lake import ingests_users
 from tools.pipelines import TaskOfPipeline
 
 READ = ["s3:GetObject"]
@@ -123,6 +124,8 @@ def folders(tasks: list[TaskOfPipeline]) -> tuple[set[str], set[str], set[str]]:
         deleted |= {own, *(f"{dataset}/{of}" for dataset in datasets for of in ("_*", "*/version=*"))}
         if job.engine == "spark":
             read.add(f"code/{job.name}")  # its bundle
+        if ingests_users(job):
+            read.add(suppression.FOLDER)  # whom to leave out
     return read - written, written, deleted
 
 
