@@ -184,12 +184,13 @@ def test_a_retry_after_a_death_between_writing_and_publishing_repeats_nothing(
     }
 
 
-def test_days_that_a_lost_document_named_are_noted_when_they_come_again(shop: Shop) -> None:
+def test_days_of_a_lost_index_stay_when_a_new_day_comes(shop: Shop) -> None:
     shop.deliver("2011-01-05", [event(1), event(2, "2011-01-04")])
     assert shop.ingest("one") == 0
     (shop.root / "curated" / "events" / "days.json").unlink()
-    assert shop.ingest("two") == 0
-    assert days.noted(f"file://{shop.root}/curated/events") == ["2011-01-04", "2011-01-05"]
+    shop.deliver("2011-01-06", [event(3, "2011-01-06")])
+    assert shop.ingest("two", "--set", "since=2011-01-06") == 0
+    assert days.noted(f"file://{shop.root}/curated/events") == ["2011-01-04", "2011-01-05", "2011-01-06"]
 
 
 def test_what_other_writers_of_the_dataset_are_writing_stays(shop: Shop) -> None:
