@@ -86,12 +86,13 @@ def libraries(wanted: Product, kind: str) -> Iterator[Component]:
 def library(requirement: Requirement, hashes: list[str]) -> Component:
     """A pinned requirement, with the hashes of all files of which one is installed."""
     name, version = requirement.name, str(requirement.specifier).removeprefix("==")
+    package = PackageURL("pypi", None, name.lower(), version)
     distribution = ExternalReference(
         type=ExternalReferenceType.DISTRIBUTION,
-        url=XsUri(f"https://pypi.org/project/{name}/{version}/"),
+        url=XsUri(str(package)),
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=content) for content in hashes],
     )
-    return purl(PackageURL("pypi", None, name.lower(), version), external_references=[distribution])
+    return purl(package, external_references=[distribution])
 
 
 def jar(file: Path) -> Component:
