@@ -28,6 +28,7 @@ from common import contracts, lake, manifest, s3, storage, suppression, tables
 from common.delivery import reader, versions
 from common.delivery import tables as delivery_tables
 from common.failures import Failure
+from common.job import load
 from tools import environment, forget, forget_content, forget_lake, local_s3
 from tools.fingerprint import ROOT
 from tools.local_airflow import free_port
@@ -328,7 +329,10 @@ def test_user_who_is_nowhere_gets_a_receipt_that_says_so(shop_of_files: Shop) ->
 def test_replaced_files_stay_for_readers_until_the_grace_is_over(shop_of_files: Shop, capsys) -> None:
     shop = shop_of_files
     shop.fill(["ann", "bob"])
-    before = {path for path in shop.everything() if path.endswith(".parquet")}
+    before = {path for path in shop.everything() if path.endswith(".parquet") and "/version=c-1/" in path}
+    assert len(before) == 1
+    for path in before:
+        os.utime(storage.local(f"{shop.root}/{path}"), (0, 0))  # how old it is does not count, but when it was replaced
     assert shop.forget("ann", grace=3600) == 1
     assert "finish with make forget" in capsys.readouterr().out
     assert before <= set(shop.everything())
@@ -746,3 +750,11 @@ def test_uploads_that_nobody_ends_are_given_up_after_the_grace(shop: Shop) -> No
     assert len(uploads()) == 1
     assert shop.forget("ann") == 0
     assert uploads() == []
+
+
+@pytest.mark.parametrize("name", ["dev", "staging", "preprod", "prod"])
+def test_no_task_may_take_longer_than_the_grace(name: str) -> None:
+    said = environment.load(name)
+    jobs = [load(file.parent) for file in (ROOT / "jobs").glob("*/job.toml")]
+    deadlines = [job.resources.get("deadline_seconds", said["deadline_seconds"]) for job in jobs]
+    assert said["forget_grace_minutes"] * 60 >= max(deadlines)
