@@ -1,5 +1,6 @@
 """Content that names people, counted and copied without them: lines of JSON, Parquet files, JSON documents."""
 
+import ast
 import contextlib
 import gzip
 import io
@@ -22,6 +23,7 @@ BATCH = 64 * 1024  # rows
 PIECE = 16 << 20  # bytes of a line that are looked at together
 OVERLAP = 4096  # bytes, longer than any ID and the name of its field
 FORGOTTEN = "[forgotten]"
+SHOWN = 40  # letters of a key that reports show
 QUOTED = r"'[^']+'|\"[^\"]+\""
 WORD = r"[^\s\"',;:{}()<>|=&?/\[\]\\]+"
 
@@ -199,12 +201,12 @@ def without(document: Any, people: People) -> tuple[Any, Named]:
     found: Named = Counter()
 
     def exact(text: str) -> str:
-        digest = people.find(text)
+        digest = find_shown(text, people)
         found.update([digest] if digest else [])
         return FORGOTTEN if digest else text
 
     def word(match: re.Match[str]) -> str:
-        bare = match[0].strip("'\"").rstrip(".!?")
+        bare = match[0].rstrip(".!?")
         return match[0] if exact(bare) is bare else match[0].replace(bare, FORGOTTEN)
 
     def prose(text: str) -> str:
@@ -223,6 +225,16 @@ def without(document: Any, people: People) -> tuple[Any, Named]:
         return node
 
     return walk(document, "", False), +found
+
+
+def find_shown(text: str, people: People) -> str | None:
+    """The hash of the person whom a text of a report means: an ID, quoted or not, or its first letters and …"""
+    bare = text.removesuffix("…")
+    if bare[:1] in ("'", '"'):
+        with contextlib.suppress(ValueError, SyntaxError):
+            bare = str(ast.literal_eval(bare))
+    begun = [user_id for user_id in people.known or () if user_id[:SHOWN] == bare] if len(bare) == SHOWN else []
+    return people.find(bare) or (people.find(begun[0]) if begun else None)
 
 
 def parsed(content: bytes) -> Any:

@@ -29,6 +29,7 @@ from common.delivery import reader, versions
 from common.delivery import tables as delivery_tables
 from common.failures import Failure
 from common.job import load
+from jobs.publish_product.main import shortened
 from tools import environment, forget, forget_content, forget_lake, local_s3
 from tools.fingerprint import ROOT
 from tools.local_airflow import free_port
@@ -513,6 +514,25 @@ def test_login_name_in_the_variable_user_forgets_nobody(shop_of_files: Shop) -> 
     ]
     assert ["TANDEM_FORGET_USER" in text for text in told] == [False, True]
     assert "ann" not in told[1]
+
+
+# Documents
+
+
+@pytest.mark.parametrize("user", ["ann", "17", "o'neil", "x" * 2000, "Zoë 王", "tab\tbed"])
+def test_examples_of_keys_in_metrics_and_sentences_are_forgotten(shop_of_files: Shop, user: str) -> None:
+    shop = shop_of_files
+    shown = {"long_key": {"keys": 2, "examples": [shortened(user), shortened(f"y{user}")]}, "model": "als", "users": 17}
+    shop.publish("intermediate/dag/r/publish", {}, metrics={"unpublishable_keys": shown})
+    sentence = f"2 keys can't be stored: it is empty: 1, such as {shortened(user)}, y{user[:10]} is fine."
+    storage.write(f"{shop.root}/intermediate/dag/r/x/attempt-1/failure.json", manifest.content({"sentence": sentence}))
+    assert shop.forget(user) == 0
+    document = json.loads(storage.read(f"{shop.root}/intermediate/dag/r/publish/manifest.json")[0])
+    examples = ["[forgotten]", shortened(f"y{user}")]
+    assert document["metrics"]["unpublishable_keys"] == shown | {"long_key": {"keys": 2, "examples": examples}}
+    failure = json.loads(storage.read(f"{shop.root}/intermediate/dag/r/x/attempt-1/failure.json")[0])
+    assert shortened(user) not in failure["sentence"]
+    assert f"y{user[:10]} is fine" in failure["sentence"]
 
 
 # Tables
