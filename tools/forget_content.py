@@ -24,7 +24,7 @@ PIECE = 16 << 20  # bytes of a line that are looked at together
 OVERLAP = 4096  # bytes, longer than any ID and the name of its field
 FORGOTTEN = "[forgotten]"
 SHOWN = 40  # letters of a key that reports show
-QUOTED = r"'[^']+'|\"[^\"]+\""
+QUOTED = r"(?<!\w)(?:'[^']+'|\"[^\"]+\")(?!\w)"
 WORD = r"[^\s\"',;:{}()<>|=&?/\[\]\\]+"
 
 
