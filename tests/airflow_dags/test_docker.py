@@ -463,7 +463,7 @@ def test_a_pipeline_runs_containers_and_tells_how_they_ended(workshop, image, en
     assert "Airflow tries it again." in ran.log[begin + 2 : begin + 5]
     assert any(line.startswith("The Airflow variable 'release' names no fingerprint of unbuilt;") for line in ran.log)
     assert containers(engine, workshop.lake.parent) == []
-    (again,) = [line for line in ran.log if "To run it by hand: docker run" in line and "--task-id refused" in line]
+    (again,) = [line for line in ran.log if "To run it by hand: docker run" in line and "--task-id=refused" in line]
     command = again.removeprefix("To run it by hand: ").replace("docker", docker_program(), 1)
     by_hand = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert by_hand.returncode == 4

@@ -248,7 +248,7 @@ def test_the_log_of_a_failed_task_ends_with_all_that_is_known_of_it(ends, name):
     assert told[-3].endswith(cluster["Id"])
     assert told[-2] == "It is not tried again."
     assert f"-m tools.submit --job {name} --lake s3://" in told[-1]
-    assert f"--task-id {name} --attempt {attempt + 1}" in told[-1]
+    assert f"--task-id={name} --attempt={attempt + 1}" in told[-1]
     if name == "silent":
         assert "without a manifest of this attempt" in told[0]
         return
