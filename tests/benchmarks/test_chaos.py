@@ -1,5 +1,6 @@
 """The independent reader of the chaos run finds each promise broken by hand, and nothing in what is whole."""
 
+import contextlib
 import datetime
 import gzip
 import io
@@ -16,9 +17,12 @@ import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from botocore.config import Config
 
 from benchmarks import chaos_check, chaos_plan, chaos_processes
 from benchmarks.chaos_check import Ledger, Published, Reader, Switch
+from benchmarks.chaos_servers import DynamoDBProxy, Notes, S3Proxy
+from tools.faulty_proxy import proxy
 
 SECRET = "a-secret-of-this-run"
 DAY = "2025-01-01"
@@ -468,3 +472,63 @@ def test_process_of_a_lake_is_found_with_its_task(between):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def behind_proxy(whole, moto):
+    """A client of DynamoDB behind a proxy that fails by a schedule, and what the proxy noted."""
+
+    def make(fault):
+        notes = Notes()
+        between = stack.enter_context(
+            proxy(moto, lambda url: DynamoDBProxy(url, fault=fault, notes=notes, reader=whole.reader))
+        )
+        keys = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests", "region_name": "us-east-1"}
+        once = Config(retries={"max_attempts": 1, "mode": "standard"})
+        return boto3.Session().client("dynamodb", endpoint_url=between.url, config=once, **keys), notes
+
+    with contextlib.ExitStack() as stack:
+        yield make
+
+
+def test_partial_batch_writes_half_and_returns_the_rest(whole, behind_proxy):
+    client, _ = behind_proxy(lambda number: "partial")
+    items = [{"part": {"S": "p"}, "id": {"S": str(number)}} for number in range(4)]
+    response = client.batch_write_item(RequestItems={whole.table: [{"PutRequest": {"Item": item}} for item in items]})
+    left = [each["PutRequest"]["Item"] for each in response["UnprocessedItems"][whole.table]]
+    assert chaos_check.items_of(whole.reader, "p") == items[:2]
+    assert left == items[2:]
+
+
+@pytest.mark.parametrize("kind", ["throttled", "partial"])
+def test_throttled_request_is_refused_as_dynamodb_does(whole, behind_proxy, kind):
+    client, _ = behind_proxy(lambda number: kind)
+    with pytest.raises(client.exceptions.ProvisionedThroughputExceededException):
+        client.get_item(TableName=whole.table, Key={"part": {"S": "current"}, "id": {"S": "current"}})
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_switch_is_noted_and_its_version_checked(whole, behind_proxy, in_transaction):
+    client, notes = behind_proxy(lambda number: None)
+    item = {**chaos_check.pointer(whole.reader), "version": {"S": "v7"}}
+    put = {"TableName": whole.table, "Item": item}
+    if in_transaction:
+        client.transact_write_items(TransactItems=[{"Put": put}])
+    else:
+        client.put_item(**put)
+    assert [switch.version for switch in notes.switches] == ["v7"]
+    assert {violation.promise for violation in whole.reader.violations} == {"versions are complete"}
+
+
+def test_manifest_is_noted_though_its_response_is_lost(whole, moto):
+    kinds = iter(["lost", "cut"])
+    notes = Notes()
+    key = f"{TASKS}/noted/manifest.json"
+    content = json.dumps({"task": {"attempt": 1}}).encode()
+    with proxy(moto, lambda url: S3Proxy(url, fault=lambda number: next(kinds, None), notes=notes)) as between:
+        keys = {"aws_access_key_id": "tests", "aws_secret_access_key": "tests", "region_name": "us-east-1"}
+        style = Config(s3={"addressing_style": "path"}, retries={"max_attempts": 3, "mode": "standard"})
+        client = boto3.Session().client("s3", endpoint_url=between.url, config=style, **keys)
+        client.put_object(Bucket=whole.bucket, Key=key, Body=content)
+    assert {(each.key, each.content) for each in notes.manifests} == {(key, content)}
+    assert between.counts["lost"] == 1
