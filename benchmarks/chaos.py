@@ -86,6 +86,7 @@ class Chaos:
     reader: Reader
     notes: Notes
     proxies: dict[str, Any]
+    parts: dict[str, tuple[list[str], dict[str, str]]]  # command and environment of Airflow's parts
     ledger: Ledger = field(default_factory=Ledger)
     counts: Counter[str] = field(default_factory=Counter)
     round: Round = field(default_factory=lambda: Round(-1, 0, (), ()))
@@ -148,7 +149,11 @@ class Chaos:
 
     def watch(self) -> None:
         """Find processes of jobs as they start, until the end."""
+        looked = time.monotonic()
         while not self.ended.wait(0.1):
+            if time.monotonic() > looked + 3:
+                self.revive()
+                looked = time.monotonic()
             for process in chaos_processes.running(self.root):
                 if process.pid not in self.seen:
                     self.seen.add(process.pid)
@@ -303,22 +308,35 @@ class Chaos:
 
     def restart_scheduler(self, jobs_too: bool) -> None:
         """Kill the scheduler with its workers, as when its node goes away, and start another; jobs may survive."""
-        schedulers = [child for child in psutil.Process().children() if "scheduler" in " ".join(child.cmdline()[:3])]
-        for scheduler in schedulers:
-            environment, command = scheduler.environ(), scheduler.cmdline()
+        with self.lock:
+            scheduler = running_part("scheduler")
+            if scheduler is None:
+                return
             jobs = {process.pid for process in chaos_processes.running(self.root)}
             for job in jobs:
                 chaos_processes.keep_reading(job)
-            family = [scheduler, *scheduler.children(recursive=True)]
-            groups = {member.pid: os.getpgid(member.pid) for member in family if psutil.pid_exists(member.pid)}
-            for member in family:
-                if jobs_too or groups.get(member.pid) not in jobs:
-                    with contextlib.suppress(psutil.NoSuchProcess):
+            for member in [scheduler, *scheduler.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    if jobs_too or os.getpgid(member.pid) not in jobs:
                         member.kill()
-            with (self.folder / "scheduler.log").open("ab") as output:
-                self.restarted["scheduler"] = subprocess.Popen(
-                    command, env=environment, stdout=output, stderr=output, start_new_session=True
-                )
+            self.start_part("scheduler")
+
+    def start_part(self, name: str) -> None:
+        """Start a part of Airflow in place of the one that ended."""
+        command, environment = self.parts[name]
+        with (self.folder / f"{name}.log").open("ab") as output:
+            self.restarted[name] = subprocess.Popen(
+                command, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def revive(self) -> None:
+        """Start what ended by itself of Airflow, as a service manager does: SQLite may be locked for too long."""
+        with self.lock:
+            for name in self.parts:
+                if running_part(name) is None and not self.ended.is_set():
+                    self.counts[f"Airflow's {name} ended by itself"] += 1
+                    self.note(f"Airflow's {name} ended by itself")
+                    self.start_part(name)
 
     # Rounds
 
@@ -489,6 +507,15 @@ class Chaos:
             reader.expect("frontends read whole versions", len(items) == size, part, text)
 
 
+def running_part(name: str) -> psutil.Process | None:
+    """The process of a part of Airflow, None if it has ended."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if child.cmdline()[-1:] == [name] and child.status() != psutil.STATUS_ZOMBIE:
+                return child
+    return None
+
+
 def only(delivered: Any, level: str) -> list[str]:
     return [key for key in delivered if f"/raw/{level}/" in key]
 
@@ -550,8 +577,13 @@ def started(seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Cha
         os.environ["DYNAMODB_ENDPOINT"] = proxies["jobs"].url
         os.environ["TMPDIR"] = str(folder / "tmp")
         dags = folder / "current" / "airflow_dags"
-        airflow = stack.enter_context(local_airflow.start(root, folder / "airflow", dags, say=say, options=AIRFLOW))
-        chaos = Chaos(seed, folder, root, shop, s3, airflow, reader, notes, proxies)
+        database = {"DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{folder}/airflow/airflow.db?timeout=120"}
+        airflow = stack.enter_context(
+            local_airflow.start(root, folder / "airflow", dags, say=say, options=AIRFLOW | database)
+        )
+        found = {name: running_part(name) for name in ("scheduler", "dag-processor")}
+        parts = {name: (part.cmdline(), part.environ()) for name, part in found.items() if part}
+        chaos = Chaos(seed, folder, root, shop, s3, airflow, reader, notes, proxies, parts)
         notes.hook = chaos.on_publication
         stack.callback(end, chaos)
         for target in (chaos.watch, chaos.read_as_frontends_do):
