@@ -25,6 +25,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / ".venv-airflow" / "bin"
 GRACE_SECONDS = 3  # between TERM and KILL: the scheduler does not always end by itself
+LOCK_SECONDS = 120  # for which a part waits until another one has written to the database
 PARTS = ("api-server", "scheduler", "dag-processor")  # no triggerer: no pipeline defers
 
 # Short intervals, because this is one person's machine; the rest is what a local Airflow has to be told.
@@ -205,6 +206,8 @@ def settings(home: Path, dags: Path, port: int) -> dict[str, str]:
     own = {
         **SETTINGS,
         "CORE__DAGS_FOLDER": str(dags),
+        # The default of 5 s ends scheduler and DAG processor on a busy machine: "database is locked".
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.absolute()}/airflow.db?timeout={LOCK_SECONDS}",
         "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "API__BASE_URL": url,
         "API__PORT": str(port),
