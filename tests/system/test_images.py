@@ -389,9 +389,7 @@ def test_sigterm_ends_a_container_within_5_seconds_with_nothing_published(
     assert time.monotonic() - before < 5
     assert published(folder) == []
     assert json.loads(next(folder.rglob("failure.json")).read_text())["exit_code"] == 143
-    assert last_line(docker("logs", container)) == (
-        "The task was told to end (SIGTERM) and published nothing; run it again."
-    )
+    assert last_line(docker("logs", container)) == "Terminated by SIGTERM before publishing; rerun the task."
 
 
 def test_sigterm_ends_a_container_that_is_still_importing(toy: str, folder: Path, start: Callable) -> None:
