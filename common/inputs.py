@@ -1,6 +1,8 @@
 """What a task reads: the files that manifests name, all there with their sizes, and the deliveries of the raw level."""
 
 import datetime
+import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,9 @@ class Input:
     rows: int = 0
     manifests: list[Manifest] = field(default_factory=list)
     taken: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+    folder: str = ""  # of raw deliveries, with the day of arrival of each file
+    arrivals: dict[str, datetime.date] = field(default_factory=dict)
+    left_out: list[tuple[File, str]] = field(default_factory=list)  # deliveries that are none, and why
 
     @property
     def day_after_newest(self) -> datetime.date:
@@ -41,11 +46,7 @@ def resolve(task: "Task", role: str, table: Table) -> Input:
     contract = contracts.load(table.contract) if table.contract else None
     taken = task.now()
     if table.raw:
-        folder = f"{task.lake}/{table.raw}"
-        named = [name.removeprefix("arrival=") for name in storage.folders(folder) if name.startswith("arrival=")]
-        arrivals = [f"{folder}/arrival={day}" for day in in_window(task, named, table)]
-        files = [file for files in storage.files_of(arrivals).values() for file in files]
-        return Input(role, contract, files, taken=taken)
+        return deliveries(task, role, table, taken)
     if table.dataset:
         folder = f"{task.lake}/{table.dataset}"
         names = [f"date={day}" for day in in_window(task, days.noted(folder), table)] if table.dates else ["all"]
@@ -76,6 +77,55 @@ def resolve(task: "Task", role: str, table: Table) -> Input:
         result.rows += entry["rows"]
     check_files(result.files)
     return result
+
+
+def deliveries(task: "Task", role: str, table: Table, taken: datetime.datetime) -> Input:
+    """The files of the raw level by day of arrival; those in folders that are not such a day are left out.
+
+    A folder of a later day than tomorrow is left out too: it would move the end of every window that is open.
+    """
+    result = Input(role, None, [], taken=taken, folder=f"{task.lake}/{table.raw}")
+    tomorrow = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1)
+    days_of: dict[str, str] = {}
+    reasons: dict[str, str] = {}
+    for name in storage.folders(result.folder):
+        day = real_day(name.removeprefix("arrival=")) if name.startswith("arrival=") else None
+        if day is None:
+            reasons[name] = "its folder is not a day of arrival, arrival=YYYY-MM-DD"
+        elif day > tomorrow:
+            reasons[name] = "the day of its folder has not come yet"
+        else:
+            days_of[str(day)] = name
+    names = [*(days_of[day] for day in in_window(task, list(days_of), table)), *reasons]
+    for folder, files in storage.files_of([f"{result.folder}/{name}" for name in names]).items():
+        name = folder.rpartition("/")[2]
+        for file in files:
+            reason = reasons.get(name) or unusable_name(file)
+            if reason:
+                result.left_out.append((file, reason))
+            else:
+                result.files.append(file)
+                result.arrivals[file.uri] = datetime.date.fromisoformat(name.removeprefix("arrival="))
+    if result.left_out or reasons:
+        task.log("left_out", role=role, files=len(result.left_out), folders=ascii(list(reasons)[:5]))
+    return result
+
+
+def real_day(text: str) -> datetime.date | None:
+    """The day that a text names as YYYY-MM-DD, None if it names none."""
+    try:
+        return datetime.date.fromisoformat(text) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else None
+    except ValueError:
+        return None
+
+
+def unusable_name(file: File) -> str | None:
+    """Why a file can't be told by its name, or is none; None if it can be read."""
+    if not file.uri.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in file.uri):
+        return "its name has control characters or is not UTF-8"
+    if not storage.is_s3(file.uri) and not storage.local(file.uri).is_file():
+        return "not a regular file"
+    return None
 
 
 def in_window(task: "Task", named: list[str], table: Table) -> list[str]:

@@ -42,15 +42,15 @@ TROUBLES = {
 }
 
 
-def read(uri: str) -> tuple[bytes, str]:
-    """The bytes at a URI and their tag; FileNotFoundError if there are none."""
+def read(uri: str, **part: str) -> tuple[bytes, str]:
+    """The bytes at a URI, or the part that `Range` names, and their tag; FileNotFoundError if there are none."""
     from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
     bucket, key = bucket_and_key(uri)
     attempt = 1
     while True:
         try:
-            answer = client().get_object(Bucket=bucket, Key=key)
+            answer = client().get_object(Bucket=bucket, Key=key, **part)
             return answer["Body"].read(), answer["ETag"]
         except client().exceptions.NoSuchKey:
             raise FileNotFoundError(uri) from None
@@ -59,6 +59,17 @@ def read(uri: str) -> tuple[bytes, str]:
                 raise
             time.sleep(0.1 * 2**attempt)
             attempt += 1
+
+
+def blocks(uri: str, size: int) -> Iterator[bytes]:
+    """The bytes of an object of this size, a few MiB at once; Failure if it is replaced meanwhile."""
+    seen = None
+    for start in range(0, size, PART):
+        block, tag = read(uri, Range=f"bytes={start}-{min(start + PART, size) - 1}")
+        if seen not in (None, tag):
+            raise Failure(f"{uri} was replaced while it was read; run the task again.")
+        seen = tag
+        yield block
 
 
 def replace(uri: str, content: bytes, seen: str | None) -> bool:

@@ -207,6 +207,8 @@ def input_errors() -> Iterator[None]:
         if found := re.search(rf"{BROKEN}(.*?again\.)", text, re.DOTALL):
             raise InputError(found[1]) from None
         if found := re.search(r"\[FAILED_READ_FILE\S*\] Encountered error while reading file (\S+)\.\s+(.*)", text):
+            if found[1].endswith(".gz"):
+                raise InputError(f"{found[1]} is cut off or not gzip; deliver it again.") from None
             raise InputError(
                 f"{found[1]} can't be read by its contract ({found[2].split(' SQLSTATE')[0].rstrip('.')}); "
                 "run the two jobs at versions that agree."

@@ -39,6 +39,16 @@ def read(uri: str) -> tuple[bytes, str]:
     return content, hashlib.sha256(content).hexdigest()
 
 
+def blocks(file: File) -> Iterator[bytes]:
+    """The bytes of a file, a few MiB at once."""
+    if is_s3(file.uri):
+        yield from s3.blocks(file.uri, file.bytes)
+        return
+    with local(file.uri).open("rb") as stream:
+        while block := stream.read(s3.PART):
+            yield block
+
+
 def replace(uri: str, content: bytes, seen: str | None) -> None:
     """Write bytes that are there in whole or not at all, if what lies there is still what was seen (None: nothing).
 
@@ -119,8 +129,8 @@ def files_below(folder: str) -> Iterator[File]:
         try:
             yield File(f"file://{entry.path}", entry.stat().st_size)
         except FileNotFoundError:
-            if entry.is_symlink():  # to nowhere
-                raise
+            if entry.is_symlink():  # to nowhere: whoever reads it is told
+                yield File(f"file://{entry.path}", entry.stat(follow_symlinks=False).st_size)
 
 
 def entries(folder: str | Path) -> list["os.DirEntry[str]"]:

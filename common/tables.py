@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import json
 import os
 import zlib
@@ -140,6 +141,39 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
             rows += piece.num_rows
             task.progress(f"writing {role}, rows", rows, rows)
     publish(rows)
+
+
+def batched(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> Iterator[pa.Table]:
+    """Rows with the values of a schema's columns, as tables of at most BATCH rows."""
+    rows = iter(rows)
+    while batch := list(itertools.islice(rows, BATCH)):
+        columns = [pa.array(values, kind) for values, kind in zip(zip(*batch, strict=True), schema.types, strict=True)]
+        yield pa.Table.from_arrays(columns, schema=schema)
+
+
+def refuse_lost_keys(task: Task, role: str, name: str, keys: pa.ChunkedArray, max_drop: float) -> None:
+    """Refused if a dataset would get no keys, or lose more than this share of those that are published.
+
+    `keys` are the values of its column `name`, each as often as it comes.
+    """
+    now = pc.unique(keys)
+    partition, seen = task.partition(role, "all")
+    if not len(now):
+        raise Refused(f"The deliveries leave no row for {partition}, so nothing is published; look at their reasons.")
+    if seen is None:
+        return
+    files = [f"{partition}/{file['path']}" for file in seen.document["outputs"][role]["files"]]
+    chunks = []
+    for uri in files:
+        with pq.ParquetFile(filesystem(uri).open_input_file(path(uri))) as parquet:
+            chunks += parquet.read([name])[name].cast(pa.string()).chunks
+    before = pc.unique(pa.chunked_array(chunks, pa.string()))
+    lost = len(before) - pc.sum(pc.is_in(before, value_set=now)).as_py() if len(before) else 0
+    if lost > max_drop * len(before):
+        raise Refused(
+            f"{lost:,} of the {len(before):,} values of {name} in {partition} are missing from the deliveries, which "
+            f"have {len(now):,}; max_key_drop allows {max_drop:.0%}: deliver what is missing, or raise max_key_drop."
+        )
 
 
 def destination(task: Task, role: str) -> tuple[str, Callable[[int], None]]:

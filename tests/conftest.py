@@ -86,7 +86,7 @@ def session() -> "SparkSession":
 
     from common import spark  # here, so that tests without Spark do not load it
 
-    local = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, "spark.master": "local[2]"}
+    local = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, **spark.WITHOUT_CHECKSUMS, "spark.master": "local[2]"}
     return SparkSession.builder.config(map=local).getOrCreate()
 
 

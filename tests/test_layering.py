@@ -22,6 +22,9 @@ BARE = {
     "contracts",
     "heartbeat",
     "failures",
+    "records",
+    "deliveries",
+    "csv_rows",
 }  # must start on a bare node
 ALLOWED = {
     **{f"common.{name}": {"boto3", "botocore"} for name in BARE},

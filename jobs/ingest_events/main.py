@@ -3,147 +3,263 @@
 An event is known by its date of occurrence (UTC) and its ID: that is the key of the deduplication, within a delivery
 and against what earlier ones brought. So only the partitions of the dates that a delivery touches are looked at, and an
 ID that comes again with a time on another day is another event. The first arrival wins.
+
+Each file is read to its end first, by Python on the workers, as a stream: that finds what is corrupt, and lines that
+are too long, of which Spark's reader says nothing. Then Spark reads the files that are whole. A line that breaks a rule
+of common/records.py goes to quarantine, a file with too many of them is left out whole, and the rest is used.
 """
 
 import datetime
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from common import contracts, spark
-from common.failures import InputError, Refused
+from common import contracts, deliveries, records, spark
+from common.contracts import MAX_BYTES
+from common.deliveries import Quarantined, Survey
+from common.failures import Failure
 from common.manifest import Manifest
 from common.spark import ROWS_PER_PARTITION
-from common.storage import at_once
+from common.storage import File, at_once
 from common.task import Task, run
 
 EVENT = (
     "event_id STRING, user_id STRING, item_id STRING, type STRING, quantity BIGINT, unit_price DOUBLE, "
-    "time TIMESTAMP, country STRING"
+    "time STRING, country STRING"
 )
 TYPES = ("purchase", "cancellation")
 EVENNESS = 8  # buckets of a large date for each of its partitions, so that their hashes spread evenly
+READER = {
+    "lineSep": "\n",
+    "mapreduce.input.linerecordreader.line.maxlength": str(records.MAX_RECORD + 2),  # longer lines are dropped
+    "recursiveFileLookup": "true",  # no column is made of what folders are called
+    "__globPaths__": "false",  # a name is a name, whatever brackets it has
+}
+JSON = {"allowNonNumericNumbers": "false", "allowSingleQuotes": "false"}
+END = "end of line e1f7c2d0"  # the ID of an object that is put behind each line's, and found there if nothing else was
+# What Spark makes text of that was not: control characters aside, it may be text as well.
+SUSPICIOUS = rf"{records.CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|-?Infinity$)"
 
 
 @dataclass
 class Summary:
-    """What the lines of all files amount to: how many, why some are unusable, events by date, first lines of files."""
+    """What the lines of a file amount to: how many, why some are unusable, events by date, where the first one is."""
 
     lines: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
     events: Counter[datetime.date] = field(default_factory=Counter)
-    first_positions: dict[int, int] = field(default_factory=dict)
+    first: int = 0
 
 
-def read_lines(session: SparkSession, task: Task) -> DataFrame:
-    """Each line with its file, its arrival day (from the folder's name) and its position.
+def readable(session: SparkSession, task: Task) -> tuple[dict[int, File], dict[int, Survey], list[Quarantined]]:
+    """The files that can be read to their end and what that found, by number; and the files that are left out.
+
+    Raises InputError if no file can be read.
+    """
+    source = task.input("deliveries")
+    files, left_out = deliveries.accepted(source, ".gz")
+    slices = min(len(files), 8 * session.sparkContext.defaultParallelism)
+    found = session.sparkContext.parallelize(files, slices).map(deliveries.survey_or_reason).collect()
+    surveys = {number: survey for number, survey in enumerate(found) if isinstance(survey, Survey)}
+    left_out += [
+        Quarantined(file, reason) for file, reason in zip(files, found, strict=True) if isinstance(reason, str)
+    ]
+    if not surveys:
+        raise deliveries.nothing_readable(source, left_out)
+    return {number: files[number] for number in surveys}, surveys, left_out
+
+
+def read_lines(session: SparkSession, task: Task, files: dict[int, File]) -> DataFrame:
+    """Each line with the number of its file, its arrival day and its position.
 
     A gzipped file can't be split, so its lines have consecutive positions, and a line's number is its position less
     that of the file's first line: line numbers without counting.
     """
-    files = [file.uri for file in task.input("deliveries").files]
-    if not files:
-        raise InputError("No delivery lies in raw/events for these arrival days; load one, or name other days.")
-    for file in files:
-        if not file.endswith(".gz"):
-            raise InputError(f"{file} is not gzipped, expected *.jsonl.gz; pack it, or move it out of the delivery.")
-    base = f"{task.lake}/{task.job.inputs['deliveries'].raw}"
-    return (
-        session.read.option("basePath", base)
-        .text(files)
-        .select(
-            "value",
-            F.col("_metadata.file_path").alias("path"),
-            F.col("arrival").cast("date"),
-            F.monotonically_increasing_id().alias("position"),
-        )
+    lines = session.read.options(**READER).text([file.uri for file in files.values()])
+    numbers = {file.uri: number for number, file in files.items()}
+    arrivals = task.input("deliveries").arrivals
+    rows = []
+    for path in lines.inputFiles():  # percent-encoded
+        uri = unquote(path)
+        spellings = {path, path.replace("file:///", "file:/", 1)}  # Hadoop's file systems begin either way
+        rows += [(spelling, numbers[uri], arrivals[uri]) for spelling in spellings]
+    known = spark.small_table(session, {"path": "STRING", "file": "BIGINT", "arrival": "DATE"}, rows)
+    placed = lines.select(
+        "value", F.col("_metadata.file_path").alias("path"), F.monotonically_increasing_id().alias("position")
     )
+    return placed.join(F.broadcast(known), "path").drop("path")
 
 
-def parse(lines: DataFrame) -> DataFrame:
+def parse(lines: DataFrame, reason_of_usable: str | None = None) -> DataFrame:
     """The fields of each line, `date`, and `reason`: why it can't be used, null if it can.
 
-    `content` and `path` are kept of unusable lines only; `file` stands for the path in all.
+    Of a line that is not used there are no fields, but `bytes` and `content`, how long it is and how it begins. With
+    `reason_of_usable` no line is used.
     """
-    parsed = lines.withColumn("event", F.from_json("value", EVENT))
-    names = list(contracts.load("events@1").columns)
-    fields = {name: F.col(f"event.{name}") for name in names}
-    fields["user_id"] = F.when(fields["user_id"] != "", fields["user_id"])  # an empty ID is none
-    typed = parsed.select(
+    behind = F.concat(F.lit("["), "value", F.lit(f',{{"event_id":"{END}"}}]'))
+    found = lines.withColumn("objects", F.from_json(behind, f"ARRAY<STRUCT<{EVENT}>>", JSON))
+    event = F.get("objects", F.lit(0))
+    fields = {name: event[name] for name in contracts.load("events@1").columns}
+    for name in ("event_id", "user_id", "item_id", "country"):
+        fields[name] = F.nullif(fields[name], F.lit(""))  # empty text is none
+    time = fields["time"]
+    with_seconds = F.regexp_replace(time, "^(.{10}[T ].{5})", "$1:00")  # Spark knows no zone behind minutes
+    whole = F.when(F.substring(time, 17, 1) == ":", time).otherwise(with_seconds)
+    fields["time"] = F.when(time.rlike(rf"^{records.TIME}\z"), F.try_to_timestamp(whole))
+    typed = found.select(
+        "arrival", "position", "file", "value", "objects", *[field.alias(name) for name, field in fields.items()]
+    )
+    reason = F.coalesce(unusable(), F.lit(reason_of_usable))
+    known = typed.withColumn("reason", reason)
+    bad = F.col("reason").isNotNull()
+    return known.select(
         "arrival",
         "position",
-        F.xxhash64("path").alias("file"),
-        unusable().alias("reason"),
-        *[fields[name].alias(name) for name in names],
-        F.to_date("event.time").alias("date"),
-        "path",
-        "value",
-    )
-    bad = F.col("reason").isNotNull()
-    return (
-        typed.withColumn("path", F.when(bad, F.col("path")))
-        .withColumnRenamed("value", "content")
-        .withColumn("content", F.when(bad, F.col("content")))
+        "file",
+        "reason",
+        *[F.when(~bad, F.col(name)).alias(name) for name in fields],
+        F.when(~bad, F.to_date("time")).alias("date"),
+        F.when(bad, F.octet_length("value")).cast("bigint").alias("bytes"),
+        F.when(bad, F.substring(F.col("value").cast("binary"), 1, records.MAX_KEPT)).alias("content"),
     )
 
 
 def unusable() -> Column:
-    """Why a line can't be used, null if it can: the first reason of these."""
-    event = {name: F.col(f"event.{name}") for name in ("event_id", "item_id", "type", "time", "quantity", "unit_price")}
+    """Why a line can't be used, null if it can: the first reason of these, as common/records.py has them."""
+    escapes = F.replace("value", F.lit("\\\\"), F.lit(""))
+    end = F.get("objects", F.lit(1))["event_id"]
+    one = (F.size("objects") == 2) & (end == END) & F.get("objects", F.lit(0)).isNotNull()
+    latest = F.timestamp_add("DAY", F.lit(1 + records.CLOCKS_AHEAD.days), F.col("arrival").cast("timestamp"))
     reasons = {
-        "no event in JSON": F.coalesce(*[column.cast("string") for column in event.values()]).isNull(),
-        "no event ID": F.coalesce(event["event_id"], F.lit("")) == "",
-        "no item ID": F.coalesce(event["item_id"], F.lit("")) == "",
-        "unknown type": ~F.coalesce(event["type"].isin(*TYPES), F.lit(False)),
-        "bad time": event["time"].isNull(),
+        records.NOT_UTF8: ~F.is_valid_utf8("value"),
+        records.HALF_A_PAIR: F.when(F.contains("value", F.lit("\\u")), escapes.rlike(records.HALF)),
+        records.NOT_JSON: ~F.coalesce(one, F.lit(False)),
+        records.missing("event ID"): F.col("event_id").isNull(),
+        records.bad("event ID"): bad_text("event_id"),
+        records.missing("item ID"): F.col("item_id").isNull(),
+        records.bad("item ID"): bad_text("item_id"),
+        records.bad("user ID"): bad_text("user_id"),
+        "unknown type": ~F.coalesce(F.col("type").isin(*TYPES), F.lit(False)),
+        records.BAD_TIME: ~F.coalesce(F.col("time") >= F.lit(records.FIRST_TIME), F.lit(False)),
         # One clock that is years ahead would move the end of every window that is open at its end.
-        "time after the arrival": F.to_date(event["time"]) > F.date_add("arrival", 1),
-        "quantity not a positive whole number": ~F.coalesce(event["quantity"] > 0, F.lit(False)),
-        "unit price not a number from 0": ~F.coalesce(event["unit_price"].between(0, 1e300), F.lit(False)),
+        records.AFTER_ARRIVAL: F.col("time") >= latest,
+        "quantity not a positive whole number": ~F.coalesce(F.col("quantity") > 0, F.lit(False)),
+        "unit price not a number from 0": ~F.coalesce(F.col("unit_price").between(0, 1e300), F.lit(False)),
+        records.bad("country"): bad_text("country"),
     }
     return F.coalesce(*[F.when(condition, F.lit(reason)) for reason, condition in reasons.items()])
 
 
-def summarise(parsed: DataFrame) -> Summary:
-    """Count lines by reason and events by date, and find where each file begins, in one pass."""
-    summary = Summary()
+def bad_text(name: str) -> Column:
+    """A condition for values that are too long, have control characters, or were neither text nor an integer in JSON.
+
+    Spark makes text of whatever is there, so what may have been a number, a boolean, an object or an array is looked
+    up once more, of the few values that read like one.
+    """
+    value = F.col(name)
+    kinds = ("DOUBLE", "BOOLEAN", "MAP<STRING, STRING>", "ARRAY<STRING>")
+    other = [F.from_json("value", f"{name} {kind}", JSON)[name].isNotNull() for kind in kinds]
+    lookup = value.rlike(records.CONTROL) | other[0] | other[1] | other[2] | other[3]
+    return (F.octet_length(value) > MAX_BYTES) | F.when(value.rlike(SUSPICIOUS), lookup).otherwise(False)
+
+
+def summarise(parsed: DataFrame, files: dict[int, File], surveys: dict[int, Survey]) -> dict[int, Summary]:
+    """For each file count lines by reason and events by date, and find where it begins, in one pass.
+
+    Raises Failure if Spark found other lines than the survey.
+    """
+    found: defaultdict[int, Summary] = defaultdict(Summary)
     groups = parsed.groupBy("file", "date", "reason").agg(F.count("*").alias("lines"), F.min("position").alias("first"))
     for group in groups.collect():
+        summary = found[group.file]
+        summary.first = min(group.first, summary.first) if summary.lines else group.first
         summary.lines += group.lines
         if group.reason:
             summary.unusable[group.reason] += group.lines
         else:
             summary.events[group.date] += group.lines
-        summary.first_positions[group.file] = min(group.first, summary.first_positions.get(group.file, group.first))
-    return summary
+    for number, survey in surveys.items():
+        summary = found[number]
+        if summary.lines + len(survey.too_long) != survey.lines:
+            raise Failure(
+                f"{files[number].uri} has {summary.lines} lines of up to 1 MiB, where it had "
+                f"{survey.lines - len(survey.too_long)} before; run the task again when the delivery is complete."
+            )
+        summary.lines = survey.lines
+        if survey.too_long:
+            summary.unusable[records.TOO_LONG] += len(survey.too_long)
+    return dict(found)
 
 
-def refuse_if_too_bad(summary: Summary, most_unusable: float) -> None:
-    """Refused if more than this share of the lines is unusable, with the three most frequent reasons."""
-    unusable = summary.unusable.total()
-    if unusable > most_unusable * summary.lines:
-        reasons = ", ".join(f"{reason} ({lines})" for reason, lines in summary.unusable.most_common(3))
-        raise Refused(
-            f"{unusable} of {summary.lines} lines are unusable, at most {most_unusable:.1%} may be: {reasons}; nothing "
-            "was published: have the deliveries mended, or raise most_unusable."
-        )
+def quarantined(lines: DataFrame, places: DataFrame) -> DataFrame:
+    """Rows of quarantine@2 for unusable lines; `places` has a row for each file.
 
-
-def quarantined(parsed: DataFrame, first_positions: DataFrame) -> DataFrame:
-    """File, line number, reason and content of each unusable line; `first_positions` has one row a file."""
+    Its `skipped` are the numbers of lines that Spark's reader dropped, ascending: each moves those behind it by one.
+    """
+    number = F.aggregate("skipped", F.col("position") - F.col("first") + 1, lambda line, skipped: F.when(
+        skipped <= line, line + 1).otherwise(line))  # fmt: skip
+    readable_text = F.udf(records.escaped, "STRING")
     return (
-        parsed.where("reason IS NOT NULL")
-        .join(F.broadcast(first_positions), "file")
+        lines.where("reason IS NOT NULL")
+        .join(F.broadcast(places), "file")
         .select(
-            F.col("path").alias("file"),
-            (F.col("position") - F.col("first") + 1).alias("line"),
+            F.col("name").alias("file"),
+            number.alias("line"),
             "reason",
-            "content",
+            "bytes",
+            readable_text("content").alias("content"),
         )
     )
+
+
+def quarantine(
+    session: SparkSession,
+    task: Task,
+    parsed: DataFrame,
+    files: dict[int, File],
+    surveys: dict[int, Survey],
+    summaries: dict[int, Summary],
+    bad_files: set[int],
+    left_out: list[Quarantined],
+) -> DataFrame:
+    """Rows of quarantine@2: files that are left out, lines that are unusable, and all lines of bad files."""
+    columns = {"file": "STRING", "line": "BIGINT", "reason": "STRING", "bytes": "BIGINT", "content": "STRING"}
+    rows = deliveries.quarantine_of_files(left_out)
+    for number, survey in surveys.items():
+        rows += [deliveries.quarantine_of_line(files[number], line, records.TOO_LONG) for line in survey.too_long]
+    found = spark.small_table(session, columns, rows)
+
+    def places(firsts: dict[int, int]) -> DataFrame:
+        kinds = {"file": "BIGINT", "name": "STRING", "first": "BIGINT", "skipped": "ARRAY<BIGINT>"}
+        return spark.small_table(
+            session,
+            kinds,
+            [
+                (number, deliveries.name_of(files[number]), first, [line.number for line in surveys[number].too_long])
+                for number, first in firsts.items()
+            ],
+        )
+
+    firsts = {number: summary.first for number, summary in summaries.items() if summary.unusable}
+    if kept := {number: first for number, first in firsts.items() if number not in bad_files}:
+        found = found.unionByName(quarantined(used(parsed, bad_files), places(kept)))
+    if bad_files:
+        again = parse(read_lines(session, task, {number: files[number] for number in bad_files}), records.IN_BAD_FILE)
+        again = again.persist(StorageLevel.DISK_ONLY)
+        begins = again.groupBy("file").agg(F.min("position").alias("first")).collect()
+        found = found.unionByName(quarantined(again, places({row.file: row.first for row in begins})))
+    return found
+
+
+def used(parsed: DataFrame, bad_files: Iterable[int]) -> DataFrame:
+    """The lines of files that are not left out."""
+    numbers = list(bad_files)
+    return parsed.where(~F.col("file").isin(numbers)) if numbers else parsed
 
 
 def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitions: int) -> DataFrame:
@@ -152,7 +268,7 @@ def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitio
     `known` has `date` and `event_id` of what is published for the dates of the delivery. `buckets` has for each date
     in how many parts it is split.
     """
-    arrived = parsed.where("reason IS NULL").drop("reason", "path", "content")
+    arrived = parsed.where("reason IS NULL").drop("reason", "bytes", "content")
     both = arrived.unionByName(known, allowMissingColumns=True)
     spread = both.join(F.broadcast(buckets), "date").withColumn(
         "bucket", F.pmod(F.xxhash64("event_id"), F.col("buckets"))
@@ -175,32 +291,48 @@ def known_events(session: SparkSession, published: list[Manifest | None]) -> Dat
 
 
 def main(task: Task) -> None:
+    most = task.parameters["most_unusable"]
     with spark.session(task) as session:
-        parsed = parse(read_lines(session, task)).persist(StorageLevel.DISK_ONLY)
-        summary = summarise(parsed)
-        unusable = summary.unusable.total()
-        task.metrics |= {"lines": summary.lines, "unusable": unusable, "reasons": dict(summary.unusable.most_common())}
+        files, surveys, left_out = readable(session, task)
+        parsed = parse(read_lines(session, task, files)).persist(StorageLevel.DISK_ONLY)
+        summaries = summarise(parsed, files, surveys)
+        bad_files = {
+            number
+            for number, summary in summaries.items()
+            if records.too_many(summary.unusable.total(), summary.lines, most)
+        }
+        reasons = sum((summary.unusable for summary in summaries.values()), Counter())
+        in_bad_files = sum(summaries[number].events.total() for number in bad_files)
+        if in_bad_files:
+            reasons[records.IN_BAD_FILE] = in_bad_files
+        events = sum((summary.events for number, summary in summaries.items() if number not in bad_files), Counter())
+        unusable = reasons.total()
+        task.metrics |= {
+            "lines": sum(summary.lines for summary in summaries.values()),
+            "unusable": unusable,
+            "reasons": dict(reasons.most_common()),
+            "files_quarantined": len(left_out),
+            "files_left_out": len(bad_files),
+        }
         task.log("parsed", **task.metrics)
-        refuse_if_too_bad(summary, task.parameters["most_unusable"])
+        deliveries.refuse_unusable(events.total(), task.metrics["lines"], reasons, most)
 
-        first_positions = spark.small_table(
-            session, {"file": "BIGINT", "first": "BIGINT"}, summary.first_positions.items()
-        )
-        quarantine = quarantined(parsed, first_positions).repartition(1 + unusable // ROWS_PER_PARTITION)
-        spark.write(task, "quarantine", quarantine.sortWithinPartitions("file", "line"))
+        rows_aside = quarantine(session, task, parsed, files, surveys, summaries, bad_files, left_out)
+        rows_aside = rows_aside.repartition(1 + unusable // ROWS_PER_PARTITION)
+        spark.write(task, "quarantine", rows_aside.sortWithinPartitions("file", "line"))
 
-        dates = sorted(summary.events)
+        dates = sorted(events)
         found = at_once(lambda date: task.partition("events", f"date={date}")[1], dates)
         seen = dict(zip(dates, found, strict=True))
-        rows = {date: summary.events[date] + spark.rows(seen[date]) for date in dates}
+        rows = {date: events[date] + spark.rows(seen[date]) for date in dates}
         parts = [
             1 if number <= ROWS_PER_PARTITION else EVENNESS * number // ROWS_PER_PARTITION for number in rows.values()
         ]
         buckets = spark.small_table(session, {"date": "DATE", "buckets": "BIGINT"}, zip(rows, parts, strict=True))
         partitions = max(session.sparkContext.defaultParallelism, -(-sum(rows.values()) // ROWS_PER_PARTITION))
-        events = new_events(parsed, known_events(session, list(seen.values())), buckets, partitions)
-        added = spark.append(task, "events", events, {str(date): manifest for date, manifest in seen.items()})
-        task.metrics |= {"events": added, "duplicates": summary.events.total() - added}
+        fresh = new_events(used(parsed, bad_files), known_events(session, list(seen.values())), buckets, partitions)
+        added = spark.append(task, "events", fresh, {str(date): manifest for date, manifest in seen.items()})
+        task.metrics |= {"events": added, "duplicates": events.total() - added}
 
 
 if __name__ == "__main__":

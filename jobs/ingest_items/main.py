@@ -7,34 +7,76 @@ behind them are colours and sizes.
 Stock keepers write notes where the name should be ("damages", "found", "?"). Of an item's descriptions the best kind
 wins: several words in capitals; one word in capitals; several words that each begin with a capital. Within a kind the
 last one seen, then the alphabet. A good that has only notes, or nothing, has never been named: quarantine.
+
+Files are read as a stream. A row that breaks a rule of common/records.py goes to quarantine, a file that is corrupt or
+has too many of them is left out whole, and the rest is used.
 """
 
-import io
+import datetime
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 
-from common import storage, tables
-from common.failures import InputError
+from common import contracts, deliveries, records, tables
+from common.csv_rows import rows
+from common.deliveries import Line
+from common.failures import Refused
+from common.records import Unusable
+from common.storage import File
 from common.task import Task, run
 
-COLUMNS = {"item_id": pa.string(), "description": pa.string(), "seen": pa.timestamp("s", tz="UTC")}
+COLUMNS = ["item_id", "description", "seen"]
 GOOD = r"^[0-9]{5}"
 SEVERAL_CAPITALISED_WORDS = r"^[^a-z\s]\S*(?: [^a-z\s]\S*)+$"
 
 
-def read_delivery(uri: str) -> pd.DataFrame:
-    """The rows of a delivery with the number of their line; InputError if it is no such CSV."""
-    options = pyarrow.csv.ConvertOptions(column_types=COLUMNS, include_columns=list(COLUMNS), strings_can_be_null=False)
-    try:
-        table = pyarrow.csv.read_csv(io.BytesIO(storage.read(uri)[0]), convert_options=options)
-    except (pa.ArrowInvalid, KeyError) as error:
-        raise InputError(
-            f"{uri} is no list of items ({str(error).splitlines()[0]}); expected a CSV with item_id, description, seen."
-        ) from None
-    rows: pd.DataFrame = table.to_pandas()
-    return rows.assign(file=uri, line=range(2, table.num_rows + 2))
+@dataclass
+class Delivery:
+    """A file: its usable rows with their lines, and how many rows are not, by reason."""
+
+    file: File
+    arrival: datetime.date
+    rows: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    usable: list[tuple[object, ...]] = field(default_factory=list)
+    left_out: bool = False
+
+
+def item_of(found: list[str] | str, arrival: datetime.date) -> tuple[str, str, datetime.datetime]:
+    """The values of COLUMNS, white space in a description as single spaces; Unusable says why there are none."""
+    if isinstance(found, str):
+        raise Unusable(found)
+    item_id, description, seen = found
+    item = records.required_text(item_id, "item ID")
+    return item, records.text(" ".join(description.split()), "description") or "", records.moment(seen, arrival)
+
+
+def items_of(delivery: Delivery) -> Iterator[tuple[Line, tuple[str, str, datetime.datetime] | str]]:
+    """Each row with its values, or with the reason why it can't be used."""
+    for line, found in rows(deliveries.lines(delivery.file), COLUMNS):
+        try:
+            yield line, item_of(found, delivery.arrival)
+        except Unusable as error:
+            yield line, str(error)
+
+
+def read_delivery(file: File, arrival: datetime.date, max_share: float) -> Delivery:
+    """A file, left out if too many of its rows are unusable; Unreadable if it is no such CSV."""
+    delivery = Delivery(file, arrival)
+    for line, item in items_of(delivery):
+        delivery.rows += 1
+        if isinstance(item, str):
+            delivery.reasons[item] += 1
+        else:
+            delivery.usable.append((*item, file.uri, line.number))
+    if records.too_many(delivery.reasons.total(), delivery.rows, max_share):
+        delivery.left_out = True
+        delivery.reasons[records.IN_BAD_FILE] = len(delivery.usable)
+        delivery.usable.clear()
+    return delivery
 
 
 def kind_of(descriptions: pd.Series) -> pd.Series:
@@ -60,23 +102,62 @@ def catalogue(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     return items, reason
 
 
+def quarantined(delivery: Delivery, dropped: dict[int, str]) -> Iterator[tuple[object, ...]]:
+    """Rows of quarantine@2 for the rows of a file that are not used; `dropped` has those of no good, by line."""
+    if not (delivery.reasons or dropped):
+        return
+    for line, item in items_of(delivery):
+        reason = item if isinstance(item, str) else dropped.get(line.number)
+        if reason is None and delivery.left_out:
+            reason = records.IN_BAD_FILE
+        if reason:
+            yield deliveries.quarantine_of_line(delivery.file, line, reason)
+
+
+def refuse_if_too_few_are_goods(reason: pd.Series, max_share: float) -> None:
+    """Refused if the shop's rules drop more than this share of the rows: then it is another shop's catalogue."""
+    dropped = int(reason.notna().sum())
+    if dropped > max_share * len(reason):
+        told = ", ".join(f"{why} ({number})" for why, number in reason.value_counts().items())
+        raise Refused(
+            f"{dropped} of {len(reason)} usable rows are of no good, at most {max_share:.1%} may be: {told}; nothing "
+            "was published: have the deliveries mended, adapt the rules of ingest_items to the shop, or raise "
+            "max_dropped_share."
+        )
+
+
 def main(task: Task) -> None:
-    files = task.input("deliveries").files
-    if not files:
-        raise InputError(f"There is no delivery below {task.lake}/raw/items; load one first.")
-    rows = pd.concat([read_delivery(file.uri) for file in files], ignore_index=True)
-    items, reason = catalogue(rows)
-    quarantined = rows.assign(reason=reason)[reason.notna()]
-    content = quarantined["item_id"] + "," + quarantined["description"]
-    tables.write(
-        task,
-        "quarantine",
-        pa.Table.from_pandas(quarantined[["file", "line", "reason"]].assign(content=content), preserve_index=False),
-    )
-    tables.write(task, "items", pa.Table.from_pandas(items, preserve_index=False))
-    descriptions = rows[reason.isna()].groupby("item_id")["description"].nunique()
+    most = task.parameters["most_unusable"]
+    found, corrupt = deliveries.read_all(task, ".csv", lambda file, arrival: read_delivery(file, arrival, most))
+    reasons = sum((delivery.reasons for delivery in found), Counter())
     task.metrics |= {
-        "rows": len(rows),
+        "rows": sum(delivery.rows for delivery in found),
+        "unusable": reasons.total(),
+        "reasons": dict(reasons.most_common()),
+        "files_quarantined": len(corrupt),
+        "files_left_out": sum(delivery.left_out for delivery in found),
+    }
+    task.log("parsed", **task.metrics)
+    deliveries.refuse_unusable(sum(len(delivery.usable) for delivery in found), task.metrics["rows"], reasons, most)
+    usable = pd.DataFrame([row for delivery in found for row in delivery.usable], columns=[*COLUMNS, "file", "line"])
+    items, reason = catalogue(usable.astype({"item_id": object, "description": object}))
+    refuse_if_too_few_are_goods(reason, task.parameters["max_dropped_share"])
+    result = pa.Table.from_pandas(items, preserve_index=False)
+    tables.refuse_lost_keys(task, "items", "item_id", result["item_id"], task.parameters["max_key_drop"])
+    no_goods = usable.assign(reason=reason)[reason.notna()]
+    dropped = {str(uri): dict(zip(part["line"], part["reason"], strict=True)) for uri, part in no_goods.groupby("file")}
+
+    def rows_of_quarantine() -> Iterator[tuple[object, ...]]:
+        yield from deliveries.quarantine_of_files(corrupt)
+        for delivery in found:
+            yield from quarantined(delivery, dropped.get(delivery.file.uri, {}))
+
+    quarantine = contracts.load("quarantine@2")
+    schema = tables.arrow_schema(quarantine, list(quarantine.columns))
+    tables.write(task, "quarantine", tables.batched(rows_of_quarantine(), schema))
+    tables.write(task, "items", result)
+    descriptions = usable[reason.isna()].groupby("item_id")["description"].nunique()
+    task.metrics |= {
         "goods": len(items),
         "goods_with_contradictory_descriptions": int((descriptions > 1).sum()),
         "quarantined": {why: int(number) for why, number in reason.value_counts().items()},

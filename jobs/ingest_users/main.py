@@ -6,75 +6,105 @@ All deliveries are read together, so the result does not depend on the order in 
 - `cancel` begins a period without a plan. Where there is no plan to end, it goes to quarantine.
 - A change that names no country or platform leaves them as they were.
 - A period that says the same as the one before it is a part of that one.
+
+Files are read as a stream. A line that breaks a rule of common/records.py goes to quarantine, a file that is corrupt or
+has too many of them is left out whole, and the rest is used.
 """
 
-import gzip
-import json
+import datetime
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import pandas as pd
 import pyarrow as pa
 
-from common import storage, tables
-from common.failures import InputError, Refused
+from common import contracts, deliveries, records, tables
+from common.deliveries import Line
+from common.records import Unusable
+from common.storage import File
 from common.task import Task, run
 
 FIELDS = ["user_id", "time", "plan", "change", "country", "platform"]
 PLANS = ["free", "basic", "premium"]
+CHANGES = ["subscribe", "change", "cancel"]
 LINES = pa.schema(
     {name: pa.string() for name in FIELDS}
-    | {"time": pa.timestamp("us", "UTC"), "arrival": pa.timestamp("us", "UTC"), "file": pa.string()}
-    | {"line": pa.int64(), "content": pa.string(), "reason": pa.string()}
+    | {"time": pa.timestamp("us", "UTC"), "arrival": pa.timestamp("us", "UTC"), "file": pa.string(), "line": pa.int64()}
 )
-CHANGES = ["subscribe", "change", "cancel"]
+CANCELS_NOTHING = "cancels a plan that the user does not have"
 
 
-def read_delivery(uri: str) -> pa.Table:
-    """The fields of each line with file, arrival day, number of the line; of what may go to quarantine, the line."""
-    try:
-        lines = gzip.decompress(storage.read(uri)[0]).decode("utf-8", "replace").splitlines()
-    except (OSError, EOFError) as error:
-        raise InputError(f"{uri} is not gzipped ({error}), expected *.jsonl.gz; pack it, or move it away.") from None
-    rows = pd.DataFrame([fields(line) for line in lines], columns=FIELDS, dtype="object")
-    arrival = next(part for part in uri.split("/") if part.startswith("arrival="))
-    rows["arrival"] = pd.Timestamp(arrival.removeprefix("arrival="), tz="UTC")
-    times = pd.to_datetime(rows["time"], utc=True, format="ISO8601", errors="coerce")
-    reason = unusable(rows, times)
-    kept = reason.notna() | (rows["change"] == "cancel")
-    rows = rows.assign(
-        time=times.astype("datetime64[us, UTC]"),
-        file=uri,
-        line=range(1, len(rows) + 1),
-        content=pd.Series(lines, dtype="object").where(kept, None),
-        reason=reason,
-    )
-    return pa.Table.from_pandas(rows, LINES, preserve_index=False)
+@dataclass
+class Delivery:
+    """A file: its usable changes, and the numbers of its lines that are not, by reason and each."""
+
+    file: File
+    arrival: datetime.date
+    lines: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    unusable: "array[int]" = field(default_factory=lambda: array("q"))
+    changes: pa.Table = field(default_factory=LINES.empty_table)
+    left_out: bool = False
 
 
-def fields(line: str) -> list[str | None]:
-    """The fields of a line in JSON; None for what is missing or no text, and for all if it is no object."""
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        return [None] * len(FIELDS)
-    return [value if isinstance(value := row.get(name), str) and value else None for name in FIELDS]
+def change_of(line: Line, arrival: datetime.date) -> tuple[object, ...]:
+    """The values of FIELDS; Unusable says why there are none."""
+    if line.too_long:
+        raise Unusable(records.TOO_LONG)
+    row = records.json_object(line.content)
+    user, change, plan = records.required_text(row.get("user_id"), "user ID"), row.get("change"), row.get("plan")
+    if change not in CHANGES:
+        raise Unusable("unknown change")
+    if change == "cancel":
+        plan = None
+    elif plan not in PLANS:
+        raise Unusable("unknown plan")
+    time = records.moment(row.get("time"), arrival)
+    return user, time, plan, change, *(records.text(row.get(name), name) for name in ("country", "platform"))
 
 
-def unusable(rows: pd.DataFrame, times: pd.Series) -> pd.Series:
-    """Why a line can't be used, null if it can: the first reason of these."""
-    reasons = {
-        "no change of a user in JSON": rows[FIELDS].isna().all(axis=1),
-        "no user ID": rows["user_id"].isna(),
-        "unknown change": ~rows["change"].isin(CHANGES),
-        "unknown plan": ~rows["plan"].isin(PLANS) & (rows["change"] != "cancel"),
-        "bad time": times.isna(),
-        "time after the arrival": times >= rows["arrival"] + pd.Timedelta(days=2),  # clocks may be a day ahead
-    }
-    reason = pd.Series(None, index=rows.index, dtype="object")
-    for name, found in reversed(reasons.items()):
-        reason[found] = name
-    return reason
+def read_delivery(file: File, arrival: datetime.date, max_share: float) -> Delivery:
+    """A file, left out if too many of its lines are unusable; Unreadable if it is corrupt."""
+    found = Delivery(file, arrival)
+    parts = list(tables.batched(changes(found), LINES))
+    found.left_out = records.too_many(found.reasons.total(), found.lines, max_share)
+    if found.left_out:
+        found.reasons[records.IN_BAD_FILE] = found.lines - found.reasons.total()
+    else:
+        found.changes = pa.concat_tables([found.changes, *parts])
+    return found
+
+
+def changes(delivery: Delivery) -> Iterator[tuple[object, ...]]:
+    """The values of LINES of each usable line; the others are noted in the delivery."""
+    day = datetime.datetime.combine(delivery.arrival, datetime.time(), datetime.UTC)
+    for line in deliveries.lines(delivery.file):
+        delivery.lines += 1
+        try:
+            yield *change_of(line, delivery.arrival), day, delivery.file.uri, line.number
+        except Unusable as error:
+            delivery.reasons[str(error)] += 1
+            delivery.unusable.append(line.number)
+
+
+def quarantined(delivery: Delivery, idle: list[int]) -> Iterator[tuple[object, ...]]:
+    """Rows of quarantine@2 for the lines of a file that are not used; `idle` are those that cancel nothing."""
+    if not (delivery.left_out or delivery.unusable or idle):
+        return
+    wanted = iter(sorted([*delivery.unusable, *idle]))
+    reason_of_others = records.IN_BAD_FILE if delivery.left_out else CANCELS_NOTHING
+    number = next(wanted, None)
+    for line in deliveries.lines(delivery.file):
+        if not delivery.left_out and line.number != number:
+            continue
+        try:
+            change_of(line, delivery.arrival)
+            yield deliveries.quarantine_of_line(delivery.file, line, reason_of_others)
+        except Unusable as error:
+            yield deliveries.quarantine_of_line(delivery.file, line, str(error))
+        number = next(wanted, None)
 
 
 def as_categories(lines: pa.Table) -> pd.DataFrame:
@@ -101,34 +131,38 @@ def periods(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def main(task: Task) -> None:
-    files = task.input("deliveries").files
-    if not files:
-        raise InputError(f"There is no delivery below {task.lake}/raw/users; load one first.")
-    deliveries = []
-    for number, file in enumerate(files):
-        task.progress("deliveries read", number, len(files))
-        deliveries.append(read_delivery(file.uri))
-    lines = as_categories(pa.concat_tables(deliveries))
-    bad = lines[lines["reason"].notna()]
-    most = task.parameters["most_unusable"]
-    reasons = {str(reason): int(count) for reason, count in bad["reason"].value_counts().items()}
-    task.metrics |= {"lines": len(lines), "unusable": len(bad), "reasons": reasons}
-    if len(bad) > most * len(lines):
-        told = ", ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:3])
-        raise Refused(
-            f"{len(bad)} of {len(lines)} lines are unusable, at most {most:.1%} may be: {told}; nothing was published: "
-            "have the deliveries mended, or raise most_unusable."
-        )
-    found, cancels_nothing = periods(lines[lines["reason"].isna()])
-    cancels_nothing = cancels_nothing.assign(reason="cancels a plan that the user does not have")
-    quarantine = pd.concat([bad, cancels_nothing]).sort_values(["file", "line"])
-    tables.write(task, "quarantine", pa.Table.from_pandas(quarantine.drop(columns=FIELDS), preserve_index=False))
-    tables.write(task, "users", pa.Table.from_pandas(found, preserve_index=False))
-    now = found[found["until"].isna()]
+    most, max_key_drop = task.parameters["most_unusable"], task.parameters["max_key_drop"]
+    found, corrupt = deliveries.read_all(task, ".gz", lambda file, arrival: read_delivery(file, arrival, most))
+    reasons = sum((delivery.reasons for delivery in found), Counter())
+    left_out = [delivery for delivery in found if delivery.left_out]
+    task.metrics |= {
+        "lines": sum(delivery.lines for delivery in found),
+        "unusable": reasons.total(),
+        "reasons": dict(reasons.most_common()),
+        "files_quarantined": len(corrupt),
+        "files_left_out": len(left_out),
+    }
+    task.log("parsed", **task.metrics)
+    usable = pa.concat_tables([delivery.changes for delivery in found])
+    deliveries.refuse_unusable(usable.num_rows, task.metrics["lines"], reasons, most)
+    users, cancels_nothing = periods(as_categories(usable))
+    idle = {str(uri): lines.tolist() for uri, lines in cancels_nothing.groupby("file", observed=True)["line"]}
+    result = pa.Table.from_pandas(users, preserve_index=False)
+    tables.refuse_lost_keys(task, "users", "user_id", result["user_id"].cast(pa.string()), max_key_drop)
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        yield from deliveries.quarantine_of_files(corrupt)
+        for delivery in found:
+            yield from quarantined(delivery, idle.get(delivery.file.uri, []))
+
+    quarantine = contracts.load("quarantine@2")
+    tables.write(task, "quarantine", tables.batched(rows(), tables.arrow_schema(quarantine, list(quarantine.columns))))
+    tables.write(task, "users", result)
+    now = users[users["until"].isna()]
     task.metrics |= {
         "users": len(now),
         "users_without_plan": int(now["plan"].isna().sum()),
-        "periods": len(found),
+        "periods": len(users),
         "cancellations_of_nothing": len(cancels_nothing),
         "users_by_plan": {str(plan): int(count) for plan, count in now["plan"].value_counts().items()},
     }

@@ -12,6 +12,7 @@ from common import days, spark, task
 from jobs.ingest_events import main as job
 
 FOLDER = Path(job.__file__).parent
+NOTHING_LEFT_OUT = {"files_quarantined": 0, "files_left_out": 0}
 
 
 def event(number: int, day: str = "2011-01-05", **changes: object) -> dict:
@@ -95,7 +96,7 @@ def test_events_are_typed_deduplicated_and_laid_by_their_day(shop: Shop) -> None
     assert row.type == "cancellation"
     assert row.time.astimezone(datetime.UTC) == datetime.datetime(2011, 1, 6, 10, tzinfo=datetime.UTC)
     metrics = shop.task_manifest("one")["metrics"]
-    assert metrics == {"lines": 7, "unusable": 0, "reasons": {}, "events": 5, "duplicates": 2}
+    assert metrics == {"lines": 7, "unusable": 0, "reasons": {}, **NOTHING_LEFT_OUT, "events": 5, "duplicates": 2}
 
 
 def test_the_same_delivery_twice_changes_nothing_and_a_later_one_only_its_days(shop: Shop) -> None:
@@ -118,8 +119,8 @@ def test_the_same_delivery_twice_changes_nothing_and_a_later_one_only_its_days(s
 def test_unusable_lines_are_put_aside_with_file_line_and_reason(shop: Shop) -> None:
     good = [event(number) for number in range(300)]
     bad = {
-        3: ('{"event_id": "e1", "user_id": "an', "no event in JSON"),
-        5: ("", "no event in JSON"),
+        3: ('{"event_id": "e1", "user_id": "an', "not a JSON object"),
+        5: ("", "not a JSON object"),
         17: (event(900, event_id=None), "no event ID"),
         40: (event(901, item_id=""), "no item ID"),
         41: (event(902, type="refund"), "unknown type"),
@@ -138,7 +139,7 @@ def test_unusable_lines_are_put_aside_with_file_line_and_reason(shop: Shop) -> N
     rows = shop.quarantine("one")
     found = {(row.file.rpartition("/")[2], row.line): row.reason for row in rows}
     assert found == {("second.jsonl.gz", number): reason for number, (_, reason) in bad.items()} | {
-        ("first.jsonl.gz", 2): "no event in JSON"
+        ("first.jsonl.gz", 2): "not a JSON object"
     }
     contents = {row.line: row.content for row in rows if row.file.endswith("second.jsonl.gz")}
     assert contents[3] == '{"event_id": "e1", "user_id": "an'
@@ -154,8 +155,8 @@ def test_too_many_unusable_lines_refuse_the_delivery(shop: Shop, capsys: pytest.
     shop.deliver("2011-01-05", good + bad)
     assert shop.ingest("one") == 4
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "10 of 100 lines" in last
-    assert "no event in JSON (4), unknown type (3), bad time (2)" in last
+    assert "10 of 100 records" in last
+    assert "not a JSON object (4), unknown type (3), bad time (2)" in last
     assert "quantity" not in last
     assert shop.manifests() == {}
     assert shop.ingest("two", "--set", "most_unusable=0.1") == 0  # exactly the share that is allowed
@@ -208,8 +209,10 @@ def test_no_delivery_and_a_plain_file_are_input_errors(shop: Shop, capsys: pytes
     assert shop.ingest("one", "--set", "since=2011-01-06") == 3
     assert "No delivery" in capsys.readouterr().err.splitlines()[-1]
     (shop.root / "raw" / "events" / "arrival=2011-01-05" / "plain.jsonl").write_text("{}\n")
+    (shop.root / "raw" / "events" / "arrival=2011-01-05" / "events.jsonl.gz").write_text("{}\n")
     assert shop.ingest("two") == 3
-    assert "plain.jsonl is not gzipped" in capsys.readouterr().err.splitlines()[-1]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "plain.jsonl: not a file *.gz" in last and "events.jsonl.gz: not gzip" in last
 
 
 def test_large_dates_are_split_without_losing_the_key(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,7 @@ def test_what_says_the_same_again_begins_no_period(lake: Lake) -> None:
 
 def test_what_is_unusable_goes_to_quarantine_with_its_line_and_reason(lake: Lake) -> None:
     bad = {
-        "no change of a user in JSON": "{",
+        "not a JSON object": "{",
         "no user ID": row(1, "subscribe", user=""),
         "unknown change": row(1, "renew"),
         "unknown plan": row(1, "change", "gold"),
@@ -90,16 +90,18 @@ def test_what_is_unusable_goes_to_quarantine_with_its_line_and_reason(lake: Lake
     assert (metrics["lines"], metrics["unusable"], metrics["cancellations_of_nothing"]) == (8, 6, 1)
 
 
-def test_numbers_where_text_belongs_and_lines_that_are_no_objects_are_unusable(lake: Lake) -> None:
+def test_integer_ids_are_text_and_other_json_is_unusable(lake: Lake) -> None:
     deliver(lake, row(1, "subscribe"), {**row(2, "change", "free"), "user_id": 7}, "[1]", "3", '"text"', "null")
     assert lake.run("ingest_users", "--set", "most_unusable=1") == 0
-    assert lake.manifest("ingest_users")["metrics"]["unusable"] == 5
+    assert lake.manifest("ingest_users")["metrics"]["reasons"] == {"not a JSON object": 4}
+    assert history(lake, "7") == [(2, None, "free", None, None)]
 
 
 def test_deliveries_that_are_mostly_unusable_are_refused_and_publish_nothing(lake: Lake, capsys) -> None:
-    deliver(lake, row(1, "subscribe"), row(1, "renew"))
+    deliver(lake, row(1, "subscribe"), *[row(1, "renew")] * 10)
     assert lake.run("ingest_users") == 4
-    assert "1 of 2 lines are unusable, at most 5.0% may be: unknown change (1)" in capsys.readouterr().err
+    told = "10 of 11 records are unusable, at most 5.0% of a file may be: unknown change (10)"
+    assert told in capsys.readouterr().err
     assert not (lake.folder / "lake" / "curated" / "users" / "all" / "manifest.json").exists()
 
 
@@ -110,4 +112,4 @@ def test_no_delivery_and_one_that_is_not_gzipped_are_told(lake: Lake, capsys) ->
     folder.mkdir(parents=True)
     (folder / "users.jsonl.gz").write_text("{}")
     assert lake.run("ingest_users") == 3
-    assert "users.jsonl.gz is not gzipped" in capsys.readouterr().err.splitlines()[-1]
+    assert "users.jsonl.gz: not gzip" in capsys.readouterr().err.splitlines()[-1]

@@ -14,14 +14,15 @@ KEY_OF_ENCRYPTION = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
 BIG = np.random.default_rng(7).bytes(20 << 20)
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
-INPUT = '[inputs.table]\ncontract = "quarantine@1"\n'
-OUTPUT = '[outputs.table]\ncontract = "quarantine@1"\n'
+INPUT = '[inputs.table]\ncontract = "quarantine@2"\n'
+OUTPUT = '[outputs.table]\ncontract = "quarantine@2"\n'
 START = "import pyarrow as pa\nfrom common import tables\nfrom common.task import run\n"
 END = "\nif __name__ == '__main__':\n    run(main)\n"
 WRITE = f"""{START}
 def main(task):
     column = pa.array(["x"])
-    rows = pa.table({{"file": column, "line": pa.array([1]), "reason": column, "content": column}})
+    one = pa.array([1])
+    rows = pa.table({{"file": column, "line": one, "reason": column, "bytes": one, "content": column}})
     tables.write(task, "table", rows)
 {END}"""
 READ = f"""{START}

@@ -12,7 +12,8 @@ from common.task import run
 
 def main(task):
     column = pa.array(["x"])
-    rows = pa.table({"file": column, "line": pa.array([1]), "reason": column, "content": column})
+    one = pa.array([1])
+    rows = pa.table({"file": column, "line": one, "reason": column, "bytes": one, "content": column})
     tables.write(task, "table", rows)
 
 
@@ -27,7 +28,7 @@ from common.task import run
 
 
 def main(task):
-    contract = load("quarantine@1")
+    contract = load("quarantine@2")
     rows = pa.table([["x"], [1], ["x"], ["x"]], tables.arrow_schema(contract, list(contract.columns)))
     for number in range(1, 6):
         folder, seen = task.partition("table", f"date=2011-01-0{number}")
@@ -53,9 +54,9 @@ def told(request):
 
 
 def test_a_task_makes_seven_requests_beside_its_data(s3_server, make_job):
-    writer = make_job(f'{HEADER}[outputs.table]\ncontract = "quarantine@1"\n', WRITE, "writer")
+    writer = make_job(f'{HEADER}[outputs.table]\ncontract = "quarantine@2"\n', WRITE, "writer")
     reader = make_job(
-        f'{HEADER}[inputs.old]\ncontract = "quarantine@1"\n[outputs.table]\ncontract = "quarantine@1"\n', READ, "reader"
+        f'{HEADER}[inputs.old]\ncontract = "quarantine@2"\n[outputs.table]\ncontract = "quarantine@2"\n', READ, "reader"
     )
     with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
         environment = {**s3_server, "AWS_ENDPOINT_URL": here.url}
@@ -75,12 +76,12 @@ def test_a_task_makes_seven_requests_beside_its_data(s3_server, make_job):
 
 def test_days_of_a_dataset_are_found_without_listing(s3_server, make_job):
     """What a day holds is asked of its manifest; the one listing checks that all files are there."""
-    dataset = 'contract = "quarantine@1"\ndataset = "curated/rows"\n'
+    dataset = 'contract = "quarantine@2"\ndataset = "curated/rows"\n'
     window = "".join(
         f'[parameters.{name}]\ntype = "date"\ndefault = ""\nhelp = "when"\n' for name in ("since", "until")
     )
     writer = make_job(f"{HEADER}[outputs.table]\n{dataset}", WRITE_DAYS, "writer")
-    read = f'[inputs.old]\n{dataset}dates = ["since", "until"]\n{window}[outputs.table]\ncontract = "quarantine@1"\n'
+    read = f'[inputs.old]\n{dataset}dates = ["since", "until"]\n{window}[outputs.table]\ncontract = "quarantine@2"\n'
     reader = make_job(f"{HEADER}{read}", READ, "reader")
     with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
         environment = {**s3_server, "AWS_ENDPOINT_URL": here.url}

@@ -16,7 +16,7 @@ import argparse, json, pathlib, sys
 from common import inputs, job, s3, spark, storage, task
 from common.contracts import load
 
-toy = job.Job("toy", "A toy.", "spark", outputs={"quarantine": job.Table("quarantine@1")})
+toy = job.Job("toy", "A toy.", "spark", outputs={"quarantine": job.Table("quarantine@2")})
 names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None, "run_started": None}
 arguments = argparse.Namespace(lake="s3://tandem-lake/committer", predecessors=[], settings=[], **names)
 work = task.Task(toy, pathlib.Path(sys.argv[1]), arguments)
@@ -25,7 +25,7 @@ with spark.session(work) as session:
     spark.write(work, "quarantine", rows)
     files = storage.files(work.folder("quarantine"))
     spark.parquet_writer(rows).save("s3://tandem-lake/committer/faulty")
-    work.inputs["faulty"] = inputs.Input("faulty", load("quarantine@1"), storage.files("s3://tandem-lake/committer/faulty"))
+    work.inputs["faulty"] = inputs.Input("faulty", load("quarantine@2"), storage.files("s3://tandem-lake/committer/faulty"))
     read = sorted(row.line for row in spark.read(work, "faulty").collect())
     marked = {"mapreduce.fileoutputcommitter.marksuccessfuljobs": "true"}
     spark.parquet_writer(rows).options(**marked).save("s3://tandem-lake/committer/marked")
