@@ -43,7 +43,7 @@ READER = {
 JSON = {"allowNonNumericNumbers": "false", "allowSingleQuotes": "false"}
 END = "end of line e1f7c2d0"  # the ID of an object that is put behind each line's, and found there if nothing else was
 # What Spark makes text of that was not: control characters aside, it may be text as well.
-SUSPICIOUS = rf"{records.CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|-?Infinity$)"
+SUSPICIOUS = rf"{records.CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|\x22-?Infinity\x22$)"
 
 
 @dataclass
