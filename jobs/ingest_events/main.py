@@ -19,13 +19,14 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from common import contracts, deliveries, records, spark
+from common import contracts, deliveries, records, spark, suppression
 from common.contracts import MAX_BYTES
 from common.deliveries import Quarantined, Survey
 from common.failures import Failure
 from common.manifest import Manifest
 from common.spark import ROWS_PER_PARTITION
 from common.storage import File, at_once
+from common.suppression import People
 from common.task import Task, run
 
 EVENT = (
@@ -41,6 +42,7 @@ READER = {
     "__globPaths__": "false",  # a name is a name, whatever brackets it has
 }
 JSON = {"allowNonNumericNumbers": "false", "allowSingleQuotes": "false"}
+SUPPRESSED = "of a person who was forgotten"  # a reason that does not lead to quarantine
 END = "end of line e1f7c2d0"  # the ID of an object that is put behind each line's, and found there if nothing else was
 # What Spark makes text of that was not: control characters aside, it may be text as well.
 SUSPICIOUS = rf"{records.CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|\x22-?Infinity\x22$)"
@@ -54,6 +56,7 @@ class Summary:
     unusable: Counter[str] = field(default_factory=Counter)
     events: Counter[datetime.date] = field(default_factory=Counter)
     first: int = 0
+    suppressed: int = 0
 
 
 def readable(session: SparkSession, task: Task) -> tuple[dict[int, File], dict[int, Survey], list[Quarantined]]:
@@ -129,6 +132,29 @@ def parse(lines: DataFrame, reason_of_usable: str | None = None) -> DataFrame:
     )
 
 
+def suppress(session: SparkSession, task: Task, forgotten: People | None, parsed: DataFrame) -> DataFrame:
+    """Give the lines of people who were forgotten a reason by which they are dropped; there is no work if nobody was.
+
+    A user ID is looked up by its keyed hash, key and list being read as rows: what stands in a query gets into Spark's
+    log of events. Lines that are not used have no user ID, so Python looks for one in what is kept of them.
+    """
+    if forgotten is None:
+        return parsed
+    key = session.read.text(suppression.key_uri(task.lake)).select(F.col("value").alias("key"))
+    listed = session.read.text(suppression.users_uri(task.lake)).select(F.col("value").alias("hash"))
+    named = F.udf(lambda content: bool(content and forgotten.named_in_line(bytes(content))), "BOOLEAN")
+    inner = F.sha2(F.concat("key", "user_id"), 256)
+    hashed = parsed.crossJoin(F.broadcast(key)).withColumn("hash", F.sha2(F.concat("key", inner), 256))
+    found = hashed.join(F.broadcast(listed.withColumn("listed", F.lit(True))), "hash", "left")
+    dropped = F.coalesce("listed", F.lit(False)) | named("content")
+    return found.withColumn("reason", F.when(dropped, F.lit(SUPPRESSED)).otherwise(F.col("reason"))).select(
+        *[
+            F.when(F.col("reason") != SUPPRESSED, F.col(name)).alias(name) if name == "content" else name
+            for name in parsed.columns
+        ]
+    )
+
+
 def unusable() -> Column:
     """Why a line can't be used, null if it can: the first reason of these, as common/records.py has them."""
     escapes = F.replace("value", F.lit("\\\\"), F.lit(""))
@@ -179,7 +205,9 @@ def summarise(parsed: DataFrame, files: dict[int, File], surveys: dict[int, Surv
         summary = found[group.file]
         summary.first = min(group.first, summary.first) if summary.lines else group.first
         summary.lines += group.lines
-        if group.reason:
+        if group.reason == SUPPRESSED:
+            summary.suppressed += group.lines
+        elif group.reason:
             summary.unusable[group.reason] += group.lines
         else:
             summary.events[group.date] += group.lines
@@ -205,7 +233,7 @@ def quarantined(lines: DataFrame, places: DataFrame) -> DataFrame:
         skipped <= line, line + 1).otherwise(line))  # fmt: skip
     readable_text = F.udf(records.escaped, "STRING")
     return (
-        lines.where("reason IS NOT NULL")
+        lines.where(F.col("reason") != SUPPRESSED)
         .join(F.broadcast(places), "file")
         .select(
             F.col("name").alias("file"),
@@ -226,12 +254,17 @@ def quarantine(
     summaries: dict[int, Summary],
     bad_files: set[int],
     left_out: list[Quarantined],
+    forgotten: People | None,
 ) -> DataFrame:
     """Rows of quarantine@2: files that are left out, lines that are unusable, and all lines of bad files."""
     columns = {"file": "STRING", "line": "BIGINT", "reason": "STRING", "bytes": "BIGINT", "content": "STRING"}
     rows = deliveries.quarantine_of_files(left_out)
     for number, survey in surveys.items():
-        rows += [deliveries.quarantine_of_line(files[number], line, records.TOO_LONG) for line in survey.too_long]
+        rows += [
+            deliveries.quarantine_of_line(files[number], line, records.TOO_LONG)
+            for line in survey.too_long
+            if not (forgotten and forgotten.named_in_line(line.content))
+        ]
     found = spark.small_table(session, columns, rows)
 
     def places(firsts: dict[int, int]) -> DataFrame:
@@ -250,7 +283,7 @@ def quarantine(
         found = found.unionByName(quarantined(used(parsed, bad_files), places(kept)))
     if bad_files:
         again = parse(read_lines(session, task, {number: files[number] for number in bad_files}), records.IN_BAD_FILE)
-        again = again.persist(StorageLevel.DISK_ONLY)
+        again = suppress(session, task, forgotten, again).persist(StorageLevel.DISK_ONLY)
         begins = again.groupBy("file").agg(F.min("position").alias("first")).collect()
         found = found.unionByName(quarantined(again, places({row.file: row.first for row in begins})))
     return found
@@ -293,8 +326,10 @@ def known_events(session: SparkSession, published: list[Manifest | None]) -> Dat
 def main(task: Task) -> None:
     most = task.parameters["most_unusable"]
     with spark.session(task) as session:
+        forgotten = suppression.load(task.lake)
         files, surveys, left_out = readable(session, task)
-        parsed = parse(read_lines(session, task, files)).persist(StorageLevel.DISK_ONLY)
+        parsed = suppress(session, task, forgotten, parse(read_lines(session, task, files)))
+        parsed = parsed.persist(StorageLevel.DISK_ONLY)
         summaries = summarise(parsed, files, surveys)
         bad_files = {
             number
@@ -306,18 +341,19 @@ def main(task: Task) -> None:
         if in_bad_files:
             reasons[records.IN_BAD_FILE] = in_bad_files
         events = sum((summary.events for number, summary in summaries.items() if number not in bad_files), Counter())
-        unusable = reasons.total()
+        unusable, suppressed = reasons.total(), sum(summary.suppressed for summary in summaries.values())
         task.metrics |= {
             "lines": sum(summary.lines for summary in summaries.values()),
             "unusable": unusable,
             "reasons": dict(reasons.most_common()),
             "files_quarantined": len(left_out),
             "files_left_out": len(bad_files),
+            "suppressed": suppressed,
         }
         task.log("parsed", **task.metrics)
-        deliveries.refuse_unusable(events.total(), task.metrics["lines"], reasons, most)
+        deliveries.refuse_unusable(events.total() + suppressed, task.metrics["lines"], reasons, most)
 
-        rows_aside = quarantine(session, task, parsed, files, surveys, summaries, bad_files, left_out)
+        rows_aside = quarantine(session, task, parsed, files, surveys, summaries, bad_files, left_out, forgotten)
         rows_aside = rows_aside.repartition(1 + unusable // ROWS_PER_PARTITION)
         spark.write(task, "quarantine", rows_aside.sortWithinPartitions("file", "line"))
 

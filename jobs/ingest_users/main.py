@@ -20,10 +20,11 @@ from dataclasses import dataclass, field
 import pandas as pd
 import pyarrow as pa
 
-from common import contracts, deliveries, records, tables
+from common import contracts, deliveries, records, suppression, tables
 from common.deliveries import Line
 from common.records import Unusable
 from common.storage import File
+from common.suppression import People
 from common.task import Task, run
 
 FIELDS = ["user_id", "time", "plan", "change", "country", "platform"]
@@ -45,6 +46,7 @@ class Delivery:
     lines: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     unusable: "array[int]" = field(default_factory=lambda: array("q"))
+    suppressed: int = 0  # lines of people who were forgotten
     changes: pa.Table = field(default_factory=LINES.empty_table)
     left_out: bool = False
 
@@ -65,23 +67,26 @@ def change_of(line: Line, arrival: datetime.date) -> tuple[object, ...]:
     return user, time, plan, change, *(records.text(row.get(name), name) for name in ("country", "platform"))
 
 
-def read_delivery(file: File, arrival: datetime.date, max_share: float) -> Delivery:
+def read_delivery(file: File, arrival: datetime.date, max_share: float, forgotten: People | None) -> Delivery:
     """A file, left out if too many of its lines are unusable; Unreadable if it is corrupt."""
     found = Delivery(file, arrival)
-    parts = list(tables.batched(changes(found), LINES))
+    parts = list(tables.batched(changes(found, forgotten), LINES))
     found.left_out = records.too_many(found.reasons.total(), found.lines, max_share)
     if found.left_out:
-        found.reasons[records.IN_BAD_FILE] = found.lines - found.reasons.total()
+        found.reasons[records.IN_BAD_FILE] = found.lines - found.suppressed - found.reasons.total()
     else:
         found.changes = pa.concat_tables([found.changes, *parts])
     return found
 
 
-def changes(delivery: Delivery) -> Iterator[tuple[object, ...]]:
+def changes(delivery: Delivery, forgotten: People | None) -> Iterator[tuple[object, ...]]:
     """The values of LINES of each usable line; the others are noted in the delivery."""
     day = datetime.datetime.combine(delivery.arrival, datetime.time(), datetime.UTC)
     for line in deliveries.lines(delivery.file):
         delivery.lines += 1
+        if forgotten and forgotten.named_in_line(line.content):
+            delivery.suppressed += 1
+            continue
         try:
             yield *change_of(line, delivery.arrival), day, delivery.file.uri, line.number
         except Unusable as error:
@@ -89,7 +94,7 @@ def changes(delivery: Delivery) -> Iterator[tuple[object, ...]]:
             delivery.unusable.append(line.number)
 
 
-def quarantined(delivery: Delivery, idle: list[int]) -> Iterator[tuple[object, ...]]:
+def quarantined(delivery: Delivery, idle: list[int], forgotten: People | None) -> Iterator[tuple[object, ...]]:
     """Rows of quarantine@2 for the lines of a file that are not used; `idle` are those that cancel nothing."""
     if not (delivery.left_out or delivery.unusable or idle):
         return
@@ -98,6 +103,8 @@ def quarantined(delivery: Delivery, idle: list[int]) -> Iterator[tuple[object, .
     number = next(wanted, None)
     for line in deliveries.lines(delivery.file):
         if not delivery.left_out and line.number != number:
+            continue
+        if forgotten and forgotten.named_in_line(line.content):
             continue
         try:
             change_of(line, delivery.arrival)
@@ -132,7 +139,10 @@ def periods(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def main(task: Task) -> None:
     most, max_key_drop = task.parameters["most_unusable"], task.parameters["max_key_drop"]
-    found, corrupt = deliveries.read_all(task, ".gz", lambda file, arrival: read_delivery(file, arrival, most))
+    forgotten = suppression.load(task.lake)
+    found, corrupt = deliveries.read_all(
+        task, ".gz", lambda file, arrival: read_delivery(file, arrival, most, forgotten)
+    )
     reasons = sum((delivery.reasons for delivery in found), Counter())
     left_out = [delivery for delivery in found if delivery.left_out]
     task.metrics |= {
@@ -141,10 +151,11 @@ def main(task: Task) -> None:
         "reasons": dict(reasons.most_common()),
         "files_quarantined": len(corrupt),
         "files_left_out": len(left_out),
+        "suppressed": sum(delivery.suppressed for delivery in found),
     }
     task.log("parsed", **task.metrics)
     usable = pa.concat_tables([delivery.changes for delivery in found])
-    deliveries.refuse_unusable(usable.num_rows, task.metrics["lines"], reasons, most)
+    deliveries.refuse_unusable(usable.num_rows + task.metrics["suppressed"], task.metrics["lines"], reasons, most)
     users, cancels_nothing = periods(as_categories(usable))
     idle = {str(uri): lines.tolist() for uri, lines in cancels_nothing.groupby("file", observed=True)["line"]}
     result = pa.Table.from_pandas(users, preserve_index=False)
@@ -153,7 +164,7 @@ def main(task: Task) -> None:
     def rows() -> Iterator[tuple[object, ...]]:
         yield from deliveries.quarantine_of_files(corrupt)
         for delivery in found:
-            yield from quarantined(delivery, idle.get(delivery.file.uri, []))
+            yield from quarantined(delivery, idle.get(delivery.file.uri, []), forgotten)
 
     quarantine = contracts.load("quarantine@2")
     tables.write(task, "quarantine", tables.batched(rows(), tables.arrow_schema(quarantine, list(quarantine.columns))))
