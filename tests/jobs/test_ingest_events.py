@@ -12,7 +12,7 @@ from common import days, spark, task
 from jobs.ingest_events import main as job
 
 FOLDER = Path(job.__file__).parent
-NOTHING_LEFT_OUT = {"files_quarantined": 0, "files_left_out": 0}
+NOTHING_LEFT_OUT = {"files_quarantined": 0, "files_left_out": 0, "suppressed": 0}
 
 
 def event(number: int, day: str = "2011-01-05", **changes: object) -> dict:
