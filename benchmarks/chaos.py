@@ -103,6 +103,7 @@ class Chaos:
     threads: list[threading.Thread] = field(default_factory=list)
     restarted: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    asking: threading.Lock = field(default_factory=threading.Lock)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def note(self, text: str) -> None:
@@ -301,10 +302,8 @@ class Chaos:
         self.versions += 1
         deploy_version(self.folder, self.versions)
         release = {"key": "release", "value": json.dumps({"deployed": self.versions})}
-        with contextlib.suppress(urllib.error.HTTPError):
-            self.airflow.ask("/api/v2/variables", release)
-            return
-        self.airflow.ask("/api/v2/variables/release", release, "PATCH")
+        self.patiently("/api/v2/variables", release)
+        self.patiently("/api/v2/variables/release", release, "PATCH")
 
     def restart_scheduler(self, jobs_too: bool) -> None:
         """Kill the scheduler with its workers, as when its node goes away, and start another; jobs may survive."""
@@ -345,12 +344,13 @@ class Chaos:
         self.runs[run] = dag, list(self.delivered)
         self.patiently(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "dag_run_id": run})
 
-    def patiently(self, path: str, body: Any = None) -> Any:
-        """Ask Airflow until it responds, for a minute at most: the machine is busy."""
-        for _ in local_airflow.patience(60, f"Airflow does not answer {path}"):
+    def patiently(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        """Ask Airflow until it responds, for three minutes at most: the machine is busy."""
+        for _ in local_airflow.patience(180, f"Airflow does not answer {path}"):
             with contextlib.suppress(TimeoutError, ConnectionError, urllib.error.URLError):
                 try:
-                    return self.airflow.ask(path, body)
+                    with self.asking:  # two writes at once make Airflow's server wait for itself on SQLite
+                        return self.airflow.ask(path, body, method)
                 except urllib.error.HTTPError as error:
                     if error.code == 409:  # the answer to the first try was lost
                         return None

@@ -25,7 +25,7 @@ import psutil
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / ".venv-airflow" / "bin"
 GRACE_SECONDS = 3  # between TERM and KILL: the scheduler does not always end by itself
-LOCK_SECONDS = 120  # for which a part waits until another one has written to the database
+LOCK_SECONDS = 30  # for which a part waits until another one has written to the database
 PARTS = ("api-server", "scheduler", "dag-processor")  # no triggerer: no pipeline defers
 
 # Short intervals, because this is one person's machine; the rest is what a local Airflow has to be told.
