@@ -589,7 +589,7 @@ def started(seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Cha
         chaos.days = days[DAYS_LEFT_OUT:]
         chaos.deliver_days(FIRST_DAYS)
         catalogue = next((shop / "raw" / "items").glob("*/*.csv"))
-        chaos.deliver(f"items/arrival={days[DAYS_LEFT_OUT]}/{catalogue.name}", catalogue.read_bytes())
+        chaos.deliver(f"items/{catalogue.parent.name}/{catalogue.name}", catalogue.read_bytes())
         yield chaos
 
 
