@@ -47,7 +47,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "chaos"
 DAYS_LEFT_OUT = 60  # of the shop: until then it has few users
 FIRST_DAYS = 40  # of events that lie there before the first round
-SHOP = {"users": 300, "items": 120, "events": 30_000, "days": 200, "start": datetime.date(2025, 1, 1)}
+SHOP = {"users": 300, "items": 120, "events": 60_000, "days": 200, "start": datetime.date(2025, 1, 1)}
 PIPELINES = (*chaos_plan.TASKS,)
 RETRIES = 4
 PATIENCE = 1800  # seconds in which the runs of a round end
@@ -287,11 +287,10 @@ class Chaos:
         self.note(f"rollback ended in {ran.returncode}: {ran.stdout}{ran.stderr}".rstrip())
 
     def clear_selection(self) -> None:
-        """Let the newest two runs that have succeeded select and publish again, side by side."""
-        found = self.patiently(
-            f"/api/v2/dags/{chaos_plan.RECOMMEND}/dagRuns?order_by=-run_after&limit=30&state=success"
-        )
-        for run in [each["dag_run_id"] for each in found["dag_runs"]][:2]:
+        """Let the newest two runs that have ended select and publish again, side by side."""
+        found = self.patiently(f"/api/v2/dags/{chaos_plan.RECOMMEND}/dagRuns?order_by=-run_after&limit=30")
+        ended = [each["dag_run_id"] for each in found["dag_runs"] if each["state"] in ("success", "failed")]
+        for run in ended[:2]:
             self.former.discard((chaos_plan.RECOMMEND, run))
             body = {"dry_run": False, "dag_run_id": run, "only_failed": False, "reset_dag_runs": True}
             body |= {"task_ids": ["select_recommendations"], "include_downstream": True}
