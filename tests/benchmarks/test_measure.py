@@ -37,7 +37,8 @@ def test_a_peak_between_two_looks_counts() -> None:
 
 
 def test_time_of_a_child_that_nobody_waits_for_counts() -> None:
-    leave = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {BUSY!r}]); time.sleep(1.5)"
+    ended = "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT); time.sleep(1)"  # takes no note of its end
+    leave = f"import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', {BUSY!r}]); {ended}"
     assert measure.run(python(leave)).cpu > 0.55
 
 
