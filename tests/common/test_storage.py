@@ -106,12 +106,13 @@ def test_what_cannot_be_deleted_is_an_error(lake, monkeypatch):
         storage.delete(f"{lake}/data")
 
 
-def test_links_are_followed_and_those_to_nowhere_are_errors(lake):
+def test_links_are_followed_and_reading_one_to_nowhere_is_error(lake):
     storage.write(f"{lake}/elsewhere/file", b"x")
     storage.write(f"{lake}/data/own", b"x")
     folder = storage.local(f"{lake}/data")
     (folder / "linked").symlink_to(storage.local(f"{lake}/elsewhere"))
     assert [file.uri for file in storage.files(f"{lake}/data")] == [f"{lake}/data/linked/file", f"{lake}/data/own"]
     (folder / "broken").symlink_to("nowhere")
+    assert storage.files(f"{lake}/data")[0].uri == f"{lake}/data/broken"  # listed, so that whoever reads it is told
     with pytest.raises(FileNotFoundError):
-        storage.files(f"{lake}/data")
+        storage.read(f"{lake}/data/broken")
