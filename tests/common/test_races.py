@@ -26,17 +26,17 @@ engine = "python"
 [inputs.deliveries]
 raw = "raw/names"
 [outputs.dataset]
-contract = "quarantine@1"
+contract = "quarantine@2"
 dataset = "curated/names"
 [outputs.copy]
-contract = "quarantine@1"
+contract = "quarantine@2"
 """
 APPENDS = """
 [job]
 description = "Adds a row to each of two days that lacks it."
 engine = "python"
 [outputs.dataset]
-contract = "quarantine@1"
+contract = "quarantine@2"
 dataset = "curated/rows"
 """
 OPERATIONS = ("read", "replace", "write", "stream", "files", "files_of", "sizes", "folders")
@@ -319,9 +319,9 @@ TRAINS = """
 description = "Replaces a dataset by what was handed over."
 engine = "python"
 [inputs.copy]
-contract = "quarantine@1"
+contract = "quarantine@2"
 [outputs.dataset]
-contract = "quarantine@1"
+contract = "quarantine@2"
 dataset = "curated/model"
 """
 
