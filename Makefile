@@ -55,9 +55,15 @@ new-pipeline: setup ## an app folder with its test, from the template (NAME=… 
 	$(JOBS_PYTHON) -m tools.new pipeline --name "$(NAME)" --template "$(PATTERN)"
 
 test: setup ## install, then run all tests that this machine can run (TESTS=tests/common for some)
-	$(if $(filter tests/airflow_dags%,$(TESTS)),$(AIRFLOW_PYTHON),$(JOBS_PYTHON)) -m pytest \
-	    $(or $(TESTS),tests --ignore=tests/airflow_dags)
-	$(if $(TESTS),,$(AIRFLOW_PYTHON) -m pytest tests/airflow_dags)
+	$(if $(TESTS),$(if $(filter tests/airflow_dags%,$(TESTS)),$(AIRFLOW_PYTHON),$(JOBS_PYTHON)) -m pytest $(TESTS),\
+	    $(MAKE) --no-print-directory --jobs=2 --output-sync=target test-jobs test-airflow)
+
+# Side by side: either half waits for servers, processes and pods most of its time.
+test-jobs: setup
+	$(JOBS_PYTHON) -m pytest tests --ignore=tests/airflow_dags
+
+test-airflow: setup
+	$(AIRFLOW_PYTHON) -m pytest tests/airflow_dags
 
 lint: setup ## format, lint, types, generated files, workflows
 	.venv/bin/ruff format --check .
@@ -234,4 +240,4 @@ $(UV): requirements/uv.txt
 	$(PYTHON) -m pip install -q --upgrade --target .tandem/uv --require-hashes -r requirements/uv.txt
 	touch $@
 
-.PHONY: $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(MAKEFILE_LIST))
+.PHONY: test-jobs test-airflow $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(MAKEFILE_LIST))

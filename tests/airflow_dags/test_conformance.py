@@ -26,6 +26,7 @@ from common import s3, storage
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".venv" / "bin"
 JOBS = ("ingest_items", "train_recommender", "predict_recommendations", "select_recommendations")
+PROCESS = re.compile(rb"((?:attempt-|version=[0-9a-f]{16}-)[0-9]+[-/])[0-9a-f]{8}(?=/)")  # its name in paths
 OF_ITS_RUN = {"started", "ended", "seconds", "processor_seconds", "peak_memory_bytes", "host", "basis"}  # may differ
 PREDECESSORS = {
     "train_recommender": {"interactions": "build_interactions"},
@@ -101,12 +102,11 @@ def read(folder, root):
 
 def without_process(found):
     """The files of a lake, each process called the same in their paths and manifests."""
-    name = re.compile(rb"((?:attempt-|/version=[0-9a-f]{16}-)[0-9]+[-/])[0-9a-f]{8}(?=/)")
 
     def content(path, bytes_):
-        return name.sub(rb"\1process", bytes_) if path.endswith("manifest.json") else bytes_
+        return PROCESS.sub(rb"\1process", bytes_) if path.endswith("manifest.json") else bytes_
 
-    return {name.sub(rb"\1process", path.encode()).decode(): content(path, each) for path, each in found.items()}
+    return {PROCESS.sub(rb"\1process", path.encode()).decode(): content(path, each) for path, each in found.items()}
 
 
 def of_task(document):
@@ -192,7 +192,8 @@ def test_a_cluster_leaves_what_spark_submit_leaves(workshop, aws, monkeypatch, n
             "count", workshop.uri, "d", "r", "count", 1, None, {}, {"text": "it's 'quoted' $HOME"}, request, cluster
         )
         assert each.watch(each.submit(work)).exit_code == 0
-        left.append(of_task(json.loads(storage.read(f"{work.key}/manifest.json")[0])))
+        content = PROCESS.sub(rb"\1process", storage.read(f"{work.key}/manifest.json")[0])
+        left.append(of_task(json.loads(content)))
         storage.delete(work.key)
     (checkout, one), (built, other) = left
     assert one == other

@@ -109,6 +109,7 @@ def test_every_gate_of_a_pipeline_can_be_given_to_a_run(bag, folder):
     dag = bag.dags[folder]
     tasks = [task if hasattr(task, "described") else task.unmap({"part": 0}) for task in dag.tasks]
     gates = {"since", "until", "most_unusable", "largest_fall", "most_default", "least_overlap", "largest_loss"}
+    gates |= {"max_key_drop", "max_dropped_share", "max_unpublishable_share"}
     assert {name for task in tasks for name in task.described if name in gates} <= set(dag.params)
     for name in dag.params:
         assert dag.params.get_param(name).description
