@@ -9,17 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.contracts import Contract, Product
-from common.delivery.reader import Item, bucket_of
+from common.delivery.reader import MAX_KEY, Item, bucket_of
 from common.failures import InputError, Refused
 
 LARGEST_ITEM = 400 * 1024  # bytes, names and values together
-LONGEST_KEY = 1024  # bytes, of a sort key
 ITEM_BYTES = 100  # of an item: names of the attributes, the partition's name, the time of expiry
 POINTER_BYTES = 4096  # of the pointer, beside the rows that are shown to whoever is not listed
 LEAST_NUMBER, GREATEST_NUMBER = 1e-130, 9.9e125  # in absolute value
 EXPLAINED = {  # why a key cannot be published
     "empty_key": "it is empty",
-    "long_key": f"it has more than {LONGEST_KEY:,} bytes",
+    "long_key": f"it has more than {MAX_KEY:,} bytes",
     "number_out_of_range": f"a number is not below {GREATEST_NUMBER}",
     "same_place_twice": "two rows are in the same place",
     "large_item": f"its rows have more than {LARGEST_ITEM:,} bytes",
@@ -78,7 +77,7 @@ def make_items(table: pa.Table, contract: Contract) -> Items:
     lengths = pc.binary_length(keys).to_numpy()
     faults = {  # by code + 1
         "empty_key": np.concatenate([[False], lengths == 0]),
-        "long_key": np.concatenate([[False], lengths > LONGEST_KEY]),
+        "long_key": np.concatenate([[False], lengths > MAX_KEY]),
         "number_out_of_range": holding(codes, out_of_range(shown, contract), len(keys)),
         "same_place_twice": holding(codes, repeated(codes, within), len(keys)),
         "large_item": sizes + np.concatenate([[POINTER_BYTES], lengths + ITEM_BYTES]) > LARGEST_ITEM,

@@ -227,7 +227,7 @@ def test_a_rollback_that_is_killed_is_ended_by_the_next_deployment(lake, rollbac
 
 def note(folder: Path, name: str) -> None:
     build.RELEASE = folder / "release.json"
-    product = SimpleNamespace(job=SimpleNamespace(name=name), fingerprint="1")
+    product = SimpleNamespace(job=SimpleNamespace(name=name, engine="spark"), fingerprint="1")
     for _ in range(20):
         build.note_release(product)  # type: ignore[arg-type]
 
