@@ -73,7 +73,7 @@ lint: setup ## format, lint, types, generated files, workflows
 	$(JOBS_PYTHON) -m tools.catalogue --check
 	$(JOBS_PYTHON) -m tools.schemas --check
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas --check
-	$(or $(ACTIONLINT),echo "actionlint is not here, so workflows were not checked; install it: make actionlint")
+	$(if $(ACTIONLINT),$(ACTIONLINT) .github/workflows/*.yml,echo "actionlint is not here, so workflows were not checked; install it: make actionlint")
 
 docs: .venv-docs/ready .tandem/mermaid/ready ## build the documentation site into dist/site; a broken link fails
 	mkdir -p .tandem/site

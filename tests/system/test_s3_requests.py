@@ -29,7 +29,7 @@ from common.task import run
 
 def main(task):
     contract = load("quarantine@2")
-    rows = pa.table([["x"], [1], ["x"], ["x"]], tables.arrow_schema(contract, list(contract.columns)))
+    rows = pa.table([["x"], [1], ["x"], [1], ["x"]], tables.arrow_schema(contract, list(contract.columns)))
     for number in range(1, 6):
         folder, seen = task.partition("table", f"date=2011-01-0{number}")
         with storage.stream(f"{folder}/{task.version}/part-0.parquet") as file:

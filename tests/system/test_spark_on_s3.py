@@ -21,7 +21,8 @@ names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index"
 arguments = argparse.Namespace(lake="s3://tandem-lake/committer", predecessors=[], settings=[], **names)
 work = task.Task(toy, pathlib.Path(sys.argv[1]), arguments)
 with spark.session(work) as session:
-    rows = session.range(1, 8, 1, 1).selectExpr("'f' AS file", "id AS line", "'r' AS reason", "'c' AS content")
+    columns = ["'f' AS file", "id AS line", "'r' AS reason", "id AS bytes", "'c' AS content"]
+    rows = session.range(1, 8, 1, 1).selectExpr(*columns)
     spark.write(work, "quarantine", rows)
     files = storage.files(work.folder("quarantine"))
     spark.parquet_writer(rows).save("s3://tandem-lake/committer/faulty")
