@@ -48,7 +48,7 @@ class Quarantined(NamedTuple):
 
 @dataclass
 class Survey:
-    """What reading a file to its end found: how many lines, and those that are too long."""
+    """The number of lines of a file that was read to its end, and the lines that are too long."""
 
     lines: int = 0
     too_long: list[Line] = field(default_factory=list)
@@ -70,7 +70,7 @@ def accepted(source: Input, suffix: str) -> tuple[list[File], list[Quarantined]]
 def read_all(
     task: "Task", suffix: str, read: Callable[[File, datetime.date], Found]
 ) -> tuple[list[Found], list[Quarantined]]:
-    """What a function makes of each file of the deliveries and its day of arrival, and the files that are left out.
+    """Apply a function to each file of the deliveries and its day of arrival; its results, and the files left out.
 
     Raises InputError if no file can be read.
     """

@@ -120,7 +120,7 @@ def real_day(text: str) -> datetime.date | None:
 
 
 def unusable_name(file: File) -> str | None:
-    """Why a file can't be told by its name, or is none; None if it can be read."""
+    """The reason why a file cannot be read by its name, or is not a file; None if it can be read."""
     if not file.uri.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in file.uri):
         return "its name has control characters or is not UTF-8"
     if not storage.is_s3(file.uri) and not storage.local(file.uri).is_file():
@@ -165,7 +165,7 @@ def predecessor_manifests(task: "Task", role: str) -> list[Manifest]:
 
 
 def published(parent: Manifest) -> str:
-    """When a manifest was published, as a text whose order is that of the times."""
+    """The time at which a manifest was published, as a text that sorts by time."""
     return str(parent.document.get("ended", ""))
 
 
@@ -189,7 +189,7 @@ def check_one_making(predecessor: str, role: str, shards: list[Manifest]) -> Non
 
 
 def making(shard: Manifest) -> tuple[Any, ...]:
-    """What the shards of a task have in common if they were made from the same, whichever code made them."""
+    """The facts that shards of a task share if they were made from the same inputs, by any version of the code."""
     document = shard.document
     return document["task"]["map_count"], document.get("parameters"), document.get("parents")
 

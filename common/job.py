@@ -75,7 +75,7 @@ class Job:
 
 
 class Resources(TypedDict, total=False):
-    """What a Python job may use."""
+    """Limits of a Python job."""
 
     cpu: str
     memory: str
@@ -83,7 +83,7 @@ class Resources(TypedDict, total=False):
 
 
 class SparkSizes(TypedDict, total=False):
-    """What a Spark job asks its cluster for."""
+    """Requests of a Spark job to its cluster."""
 
     driver_memory: str
     executor_memory: str

@@ -84,7 +84,7 @@ def superseded(task: dict[str, Any], there: Manifest) -> Fenced:
 
 
 def compared(one: dict[str, Any], other: dict[str, Any]) -> int:
-    """Whether one attempt of a task is older (-1) or newer (1) than another, or the same (0).
+    """Compare two attempts of a task: -1 if the first is older, 1 if it is newer, 0 if they are the same.
 
     A run that was deleted and made anew under its ID counts its attempts from 1 again, so the start of the run comes
     before the attempt's number, where both are known.
@@ -95,7 +95,7 @@ def compared(one: dict[str, Any], other: dict[str, Any]) -> int:
 
 
 def basis(document: dict[str, Any]) -> datetime.datetime:
-    """When the oldest input of what a manifest names was taken; of manifests that do not say it, the task's start."""
+    """The time at which the oldest input of a manifest was taken; the task's start where it is not recorded."""
     said = document.get("basis") or document.get("started")
     return datetime.datetime.fromisoformat(said) if said else datetime.datetime.min.replace(tzinfo=datetime.UTC)
 

@@ -109,7 +109,7 @@ def moment(value: Any, arrival: datetime.date) -> datetime.datetime:
 
 
 def too_many(unusable: int, records: int, max_share: float) -> bool:
-    """Whether a file has so many unusable records that none of it is used."""
+    """True if a file has so many unusable records that none of it is used."""
     return unusable >= MIN_UNUSABLE and unusable > max_share * records
 
 

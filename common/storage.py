@@ -134,7 +134,7 @@ def files_below(folder: str) -> Iterator[File]:
 
 
 def entries(folder: str | Path) -> list["os.DirEntry[str]"]:
-    """What is right below a folder of a file system; nothing if there is no such folder."""
+    """Entries right below a folder of a file system; none if there is no such folder."""
     try:
         with os.scandir(folder) as found:
             return list(found)

@@ -103,7 +103,7 @@ class Task:
 
     @property
     def basis(self) -> datetime.datetime:
-        """When the oldest of this task's inputs was taken; what it replaces must not be newer."""
+        """The time at which the oldest of this task's inputs was taken; what it replaces must not be newer."""
         return min((each.taken for each in self.inputs.values()), default=self.started)
 
     def take_replaced(self) -> None:
@@ -148,7 +148,7 @@ class Task:
 
     @property
     def versions(self) -> str:
-        """How the names of the folders that this task's attempts add to the partitions of datasets begin."""
+        """The beginning of the names of folders that this task's attempts add to partitions of datasets."""
         names = "\0".join([self.dag_id, self.run_id, self.task_id, str(self.map_index)])
         return f"version={hashlib.sha256(names.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 

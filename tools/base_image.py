@@ -30,7 +30,7 @@ def identified(name: str) -> str:
 
 @functools.cache
 def digest(name: str, client: str, host: str | None) -> str:
-    """What the engine that a client reaches says of an image: @ and a digest, nothing if it is not there.
+    """The digest of an image on the engine that a client reaches, after an @; empty if it is not there.
 
     Asked once in a process: it costs 30 ms, and products are compared by the hundred.
     """

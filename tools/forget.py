@@ -41,7 +41,7 @@ console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 @dataclass
 class Outcome:
-    """How a search ended: its last pass, the items of tables it looked at, how often it went over everything."""
+    """The end of a search: its last pass, the number of table items, the number of passes."""
 
     last: Pass
     items: int
@@ -49,11 +49,11 @@ class Outcome:
 
     @property
     def to_mend(self) -> list[str]:
-        """What the tool can't change: files that it cannot read, and models of people."""
+        """Places that the tool cannot change: files that it cannot read, and models of people."""
         return self.last.unreadable + [f"{name} (a model that names people)" for name in self.last.models]
 
     def seconds_to_wait(self, requests: Requests, grace: float) -> float:
-        """How long tasks may still work with what they found before the last change, or with what lies unpublished."""
+        """The time for which tasks may still use what they found before the last change, or publish what they hold."""
         changes = [request.last_change for request in requests.requests if request.last_change]
         since = max([*changes, *([self.last.waiting_since] if self.last.waiting else [])], default=None)
         return 0 if since is None else max(0, since + grace - time.time())

@@ -74,7 +74,7 @@ def unpacked(file: io.BufferedReader) -> Iterator[Any]:
 
 
 def find_lines(file: io.BufferedReader, people: People) -> tuple[Named, set[int]]:
-    """How many lines of a file name each person, and the numbers of these lines."""
+    """The number of lines of a file that name each person, and the positions of these lines."""
     named: dict[int, set[str]] = {}
     last, end = -1, b""
     with unpacked(file) as content:
@@ -111,7 +111,7 @@ def text_columns(schema: pa.Schema) -> list[str]:
 
 
 def count_parquet(file: Any, people: People) -> Named:
-    """How many rows of a file name each person; row groups are left out where statistics say that nobody can be in."""
+    """The number of rows of a file that name each person; statistics rule out row groups that hold nobody."""
     found: Named = Counter()
     with parquet(file) as source:
         users, texts = user_columns(source.schema_arrow), text_columns(source.schema_arrow)
@@ -148,14 +148,14 @@ def parquet(file: Any) -> Iterator[pq.ParquetFile]:
 
 
 def is_parquet(file: Any) -> bool:
-    """Whether a file begins as Parquet files do."""
+    """True if a file begins as Parquet files do."""
     begin = bytes(file.read(4))
     file.seek(0)
     return begin == b"PAR1"
 
 
 def may_hold(group: pq.RowGroupMetaData, users: list[str], people: People) -> bool:
-    """Whether a person's ID lies between the least and the greatest value of a column, as far as that is recorded."""
+    """True if a person's ID lies between the recorded minimum and maximum of a column, or these are not recorded."""
     if people.known is None:
         return True
     columns = [group.column(position) for position in range(group.num_columns)]
@@ -169,7 +169,7 @@ def may_hold(group: pq.RowGroupMetaData, users: list[str], people: People) -> bo
 
 
 def find_rows(batch: pa.RecordBatch, users: list[str], texts: list[str], people: People) -> tuple[pa.Array, Named]:
-    """Which rows name people, and how many name each."""
+    """A mask of the rows that name people, and the number of rows for each."""
     mask = pa.repeat(pa.scalar(False), batch.num_rows)
     found: Named = Counter()
     for name in users + texts:
@@ -249,7 +249,7 @@ def parsed(content: bytes) -> Any:
 
 
 def count_model(name: str, file: Any, people: People) -> Named:
-    """How often arrays and documents of a model name each person, in what is named after users."""
+    """The number of times that arrays and documents of a model, in fields named after users, name each person."""
     if name.endswith(".npy") and "user" in name.rpartition("/")[2]:
         try:
             values = np.load(io.BytesIO(file.read()), allow_pickle=False).ravel().tolist()

@@ -338,7 +338,7 @@ class Lake:
 
 
 def is_special(place: Path) -> bool:
-    """Whether a file is a link, whose target may lie anywhere, or a pipe, which has no end."""
+    """True for a link, whose target may be anywhere, or a pipe, which has no end."""
     return place.is_symlink() or (place.exists() and not place.is_file())
 
 
@@ -350,7 +350,7 @@ def personal_folders() -> list[str]:
 
 
 def ingests_users(job: Job) -> bool:
-    """Whether a job makes something about users of deliveries."""
+    """True if a job derives data about users from deliveries."""
     contract_names = [output.contract for output in job.outputs.values() if output.contract]
     about_users = any("user_id" in contracts.load(name).columns for name in contract_names)
     return about_users and any(table.raw for table in job.inputs.values())
@@ -367,13 +367,13 @@ def unit_of(name: str, units: set[str]) -> str:
 
 
 def published(current: Manifest | None) -> float:
-    """When a manifest was published, in seconds since 1970; 0 if there is none."""
+    """The time at which a manifest was published, in seconds since 1970; 0 if there is none."""
     said = [current.document.get(name) for name in ("ended", "people_forgotten")] if current else []
     return max((datetime.datetime.fromisoformat(moment).timestamp() for moment in said if moment), default=0)
 
 
 def tag_of(uri: str) -> Any:
-    """What changes when a file does; FileNotFoundError if there is none."""
+    """A value that changes when a file does; FileNotFoundError if there is none."""
     if storage.is_s3(uri):
         bucket, key = s3.bucket_and_key(uri)
         try:

@@ -41,7 +41,7 @@ class Request:
         self.last_change = max(filter(None, (self.last_change, other.last_change)), default=None)
 
     def places(self, user: str) -> dict[str, int]:
-        """How often a person was found, by level of the lake, dataset, pipeline and table."""
+        """The number of times a person was found, by level of the lake, dataset, pipeline and table."""
         counts: Counter[str] = Counter()
         for path, named in self.found.items():
             counts["/".join(path.split("/")[:2])] += named.get(user, 0)
@@ -76,7 +76,7 @@ class Requests:
             self.dirty.append(request)
 
     def replaced_at(self, path: str) -> float | None:
-        """When a file was replaced, None if it was not."""
+        """The time at which a file was replaced, None if it was not."""
         return max((request.replaced[path] for request in self.requests if path in request.replaced), default=None)
 
     def save(self) -> None:

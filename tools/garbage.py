@@ -135,7 +135,7 @@ def unnamed_versions(found: Lake) -> Iterator[Garbage]:
 
 
 def may_go(found: Lake, folder: str, version: str, of_version: list[Entry], there: Manifest | None) -> bool:
-    """Whether nothing needs a version: it is not named, and no task at work or live run read it while it was."""
+    """True if nothing needs a version: it is not named, and no running task or live run read it while it was."""
     if there is None or any(path.startswith(f"{version}/") for path in paths(there)):
         return False
     reads = found.read.get(folder, [])

@@ -136,7 +136,7 @@ class JobOperator(BaseOperator):
 
 
 def concluded(work: Work, outcome: Outcome) -> Any:
-    """What a work that has ended returns, if it published; AirflowException says why if it did not.
+    """Return the XCom of work that has ended and published; AirflowException says why if it did not.
 
     The manifest is what counts: a job that is ended after it published, by a signal or in its last clean-up, has done
     all that it was to do.
@@ -169,7 +169,7 @@ def attempt_of(document: Mapping[str, Any] | None, work: Work) -> int:
 
 
 def failure_document(uri: str, work: Work) -> dict[str, Any] | None:
-    """What this attempt's job wrote of its failure, None if it wrote nothing, or nothing of that form."""
+    """The failure document of this attempt, None if there is none of that form."""
     document = read_document(uri)
     if document is None or attempt_of(document, work) == 0:
         return None
@@ -182,7 +182,7 @@ def failure_document(uri: str, work: Work) -> dict[str, Any] | None:
 
 
 def result(outcome: Outcome) -> Any:
-    """What the job left in its result file, None if it left nothing that can be an XCom; the manifest says it, too."""
+    """The job's result file as an XCom, None if it cannot be one; the manifest has the same."""
     if outcome.result is None:
         return None
     with contextlib.suppress(ValueError, RecursionError):
@@ -211,7 +211,7 @@ def code_of(outcome: Outcome, document: Mapping[str, Any] | None) -> int:
 
 
 def ending(outcome: Outcome, document: Mapping[str, Any] | None, work: Work) -> str:
-    """How a work ended, in one line; a shell and spark-submit tell a signal as 128 plus its number."""
+    """One line on the end of the work; a shell and spark-submit report a signal as 128 plus its number."""
     code = code_of(outcome, document)
     number = -code if code < 0 else code - 128
     if outcome.guessed and document is None:
@@ -226,7 +226,7 @@ def ending(outcome: Outcome, document: Mapping[str, Any] | None, work: Work) -> 
 
 
 def reasons(outcome: Outcome, document: Mapping[str, Any] | None) -> list[str]:
-    """What the job itself says, its failure document or else its last line, and what the runtime knows beside it."""
+    """The job's own words, from its failure document or else its last line, and what the runtime adds."""
     explained = outcome.explanation.splitlines()
     if document is None:
         said = [f"It said last: {outcome.last_line}"] if outcome.last_line else []

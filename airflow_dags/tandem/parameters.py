@@ -101,5 +101,5 @@ def given(values: Mapping[str, Any], configuration: Mapping[str, Any], at_trigge
 
 
 def is_of_its_task(value: Any, environment: Environment) -> bool:
-    """Whether a value is a template that can be rendered in its own task only, because it asks what others returned."""
+    """Tell a template that only its own task can render, because it uses what other tasks returned."""
     return isinstance(value, str) and not OF_A_TASK.isdisjoint(meta.find_undeclared_variables(environment.parse(value)))

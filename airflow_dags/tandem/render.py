@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def sent(arguments: argparse.Namespace) -> Any:
-    """What the first attempt of a task sends; Airflow's variables come from AIRFLOW_VAR_… alone."""
+    """The request of a task's first attempt; Airflow's variables come from AIRFLOW_VAR_… alone."""
     from airflow.sdk.execution_time.context import VariableAccessor
 
     from tandem.operator import JobOperator

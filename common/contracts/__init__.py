@@ -129,7 +129,7 @@ def check_types(settings: Any, kind: type, where: str) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a TOML file has a type; true is no number, and a whole number is one with a fraction, too."""
+    """Check the type of a value of a TOML file; true is not a number, and a whole number may stand for a fraction."""
     if hint is Any:
         return True
     if isinstance(hint, types.UnionType):
@@ -143,7 +143,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def wanted(hint: Any) -> str:
-    """How a message calls the values of a type."""
+    """The words for values of a type in a message."""
     if isinstance(hint, types.UnionType):
         return " or ".join(wanted(each) for each in typing.get_args(hint) if each is not types.NoneType)
     if typing.get_origin(hint) is tuple:

@@ -68,13 +68,13 @@ def send_all(table: Table, waiting: list[Any], send: Callable[[list[Any]], list[
 
 
 def codes(error: ClientError) -> set[str]:
-    """Why DynamoDB refused a request: its code; of a transaction, those of the items that it was refused for."""
+    """The code with which DynamoDB refused a request; of a transaction, those of its items."""
     reasons = {reason["Code"] for reason in error.response.get("CancellationReasons", [])} - {"None"}
     return reasons or {error.response["Error"]["Code"]}
 
 
 def is_busy(reasons: set[str]) -> bool:
-    """Whether the same request may succeed a little later."""
+    """True if the same request may succeed a little later."""
     return reasons <= THROTTLED | UNAVAILABLE
 
 

@@ -50,7 +50,7 @@ SUSPICIOUS = rf"{records.CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|\x22-?Inf
 
 @dataclass
 class Summary:
-    """What the lines of a file amount to: how many, why some are unusable, events by date, where the first one is."""
+    """Counts of a file: its lines, the unusable ones by reason, events by date; and the position of its first line."""
 
     lines: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
@@ -156,7 +156,7 @@ def suppress(session: SparkSession, task: Task, forgotten: People | None, parsed
 
 
 def unusable() -> Column:
-    """Why a line can't be used, null if it can: the first reason of these, as common/records.py has them."""
+    """The first reason for which a line is unusable, null if it is usable; common/records.py has the rules."""
     escapes = F.replace("value", F.lit("\\\\"), F.lit(""))
     end = F.get("objects", F.lit(1))["event_id"]
     one = (F.size("objects") == 2) & (end == END) & F.get("objects", F.lit(0)).isNotNull()

@@ -152,6 +152,9 @@ def test_settings_of_every_task_fit_the_schema_of_their_job():
     assert checked > 8
 
 
-def test_schemas_of_the_checkout_are_current(monkeypatch):
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schemas_of_the_checkout_are_current(name, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["schemas", "--check"])
     schemas.main()
+    written = json.loads((schemas.ROOT / f"schemas/{name}.schema.json").read_text())
+    assert written == {"$schema": schemas.DRAFT, **SCHEMAS[name]}
