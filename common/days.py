@@ -6,6 +6,7 @@ A document that is lost or can't be read is never taken for one of no days: then
 
 import datetime
 import json
+import re
 
 from common import manifest, storage
 
@@ -45,14 +46,15 @@ def look(dataset: str) -> tuple[list[str], str | None, bool]:
 def listed(dataset: str) -> list[str]:
     """The days of which a dataset has folders."""
     named = (name.removeprefix("date=") for name in storage.folders(dataset) if name.startswith("date="))
-    return [day for day in named if is_day(day)]
+    return [day for day in named if real_day(day)]
 
 
-def is_day(text: str) -> bool:
+def real_day(text: str) -> datetime.date | None:
+    """The day that a text names as YYYY-MM-DD, None if it names none."""
     try:
-        return str(datetime.date.fromisoformat(text)) == text
+        return datetime.date.fromisoformat(text) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else None
     except ValueError:
-        return False
+        return None
 
 
 def document(dataset: str) -> str:

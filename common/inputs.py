@@ -1,7 +1,6 @@
 """What a task reads: the files that manifests name, all there with their sizes, and the deliveries of the raw level."""
 
 import datetime
-import re
 import unicodedata
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -89,7 +88,7 @@ def deliveries(task: "Task", role: str, table: Table, taken: datetime.datetime) 
     days_of: dict[str, str] = {}
     reasons: dict[str, str] = {}
     for name in storage.folders(result.folder):
-        day = real_day(name.removeprefix("arrival=")) if name.startswith("arrival=") else None
+        day = days.real_day(name.removeprefix("arrival=")) if name.startswith("arrival=") else None
         if day is None:
             reasons[name] = "its folder is not a day of arrival, arrival=YYYY-MM-DD"
         elif day > tomorrow:
@@ -109,14 +108,6 @@ def deliveries(task: "Task", role: str, table: Table, taken: datetime.datetime) 
     if result.left_out or reasons:
         task.log("left_out", role=role, files=len(result.left_out), folders=ascii(list(reasons)[:5]))
     return result
-
-
-def real_day(text: str) -> datetime.date | None:
-    """The day that a text names as YYYY-MM-DD, None if it names none."""
-    try:
-        return datetime.date.fromisoformat(text) if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) else None
-    except ValueError:
-        return None
 
 
 def unusable_name(file: File) -> str | None:
