@@ -188,10 +188,7 @@ def delete(folder: str) -> None:
     """Delete all that is below a folder."""
     bucket, prefix = bucket_and_key(f"{folder}/")
     for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        if keys := [{"Key": entry["Key"]} for entry in page.get("Contents", [])]:
-            answer = client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
-            if left := answer.get("Errors"):
-                raise OSError(f"{left[0]['Key']} could not be deleted: {left[0]['Code']}")
+        delete_files([f"s3://{bucket}/{entry['Key']}" for entry in page.get("Contents", [])])
 
 
 def delete_files(uris: list[str]) -> None:

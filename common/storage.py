@@ -109,10 +109,8 @@ def stream(uri: str) -> Iterator[IO[bytes]]:
 def files(folder: str) -> list[File]:
     """All files below a folder, in the order of their URIs, without those that Hadoop hides (`_…`, `.…`)."""
     if is_s3(folder):
-        found = [File(f"{folder}/{name}", size) for name, size in s3.files(folder)]
-    else:
-        found = list(files_below(str(local(folder))))
-    return visible(folder, found)
+        return visible(folder, [File(f"{folder}/{name}", size) for name, size in s3.files(folder)])
+    return sorted(files_below(str(local(folder))))
 
 
 def files_below(folder: str) -> Iterator[File]:
