@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any
 
-from common.contracts import MAX_BYTES
+from common.contracts import CONTROL, MAX_BYTES
 
 MAX_RECORD = 1 << 20  # bytes; a longer record is quarantined unread
 MAX_KEPT = 4096  # bytes of a record that quarantine keeps
@@ -21,7 +21,6 @@ BAD_TIME = "bad time"
 AFTER_ARRIVAL = "time after the arrival"
 IN_BAD_FILE = "in a file with too many unusable records"
 
-CONTROL = r"[\x00-\x1f\x7f-\x9f]"
 # ISO 8601: a date, alone or with a time of the day, of which seconds, their fraction and the zone may be missing.
 TIME = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,12})?)?"

@@ -49,7 +49,6 @@ TYPES: dict[str, DataType] = {
     "date": DateType(),
     "timestamp": TimestampType(),
 }
-CONTROL = r"\p{Cc}"  # control characters: U+0000 to U+001F, U+007F to U+009F
 BROKEN = "broken input: "  # begins the error that a row raises, to be found again in what Spark says of it
 SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
@@ -296,7 +295,7 @@ def breaks(name: str, column: Column) -> SparkColumn:
     broken = F.lit(False) if column.nullable else value.isNull()
     if column.type == "string":
         size = F.octet_length(value)
-        broken = broken | (size == 0) | (size > column.max_bytes) | value.rlike(CONTROL)
+        broken = broken | (size == 0) | (size > column.max_bytes) | value.rlike(contracts.CONTROL)
     if column.type in ("number", "small_number"):
         broken = broken | ~(F.abs(value) < math.inf)
     if column.minimum is not None:

@@ -36,7 +36,6 @@ TYPES = {
 BATCH = 64 * 1024  # rows; what a thread decodes at once is small beside what is kept
 FILES_AT_ONCE = 4
 ARRAYS_FORMAT = 1
-CONTROL = r"\p{Cc}"  # control characters: U+0000 to U+001F, U+007F to U+009F
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
@@ -226,7 +225,7 @@ def check_strings(values: pa.ChunkedArray, name: str, column: Column, contract: 
             f"Output '{role}' has strings of {least:,} to {most:,} bytes in '{name}', {contract.name} allows 1 to "
             f"{column.max_bytes:,}; mend the job."
         )
-    if pc.any(pc.match_substring_regex(values, CONTROL)).as_py():
+    if pc.any(pc.match_substring_regex(values, contracts.CONTROL)).as_py():
         raise Refused(f"Output '{role}' has control characters in '{name}', {contract.name} allows none; mend the job.")
 
 

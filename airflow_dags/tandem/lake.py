@@ -83,7 +83,7 @@ def bounded(file: Any, name: Any, limit: int) -> bytes:
 
 
 def read_s3(uri: str, read: Callable[[Any], bytes]) -> bytes:
-    """Return what `read` takes of an object, given as a file; retried once if the connection is cut.
+    """Return what `read` takes of an object, given as a file; retried if the connection is cut.
 
     FileNotFoundError if there is no object.
     """

@@ -12,6 +12,7 @@ from typing import Any
 from common.failures import ArgumentError
 
 TYPES = {"string", "integer", "number", "small_number", "boolean", "date", "timestamp"}
+CONTROL = r"[\x00-\x1f\x7f-\x9f]"  # control characters, for the regular expressions of Python, Java and Arrow
 MAX_BYTES = 1024  # of a string in UTF-8, unless its column says otherwise: what DynamoDB allows a key
 
 

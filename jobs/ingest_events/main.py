@@ -20,7 +20,7 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from common import contracts, deliveries, records, spark, suppression
-from common.contracts import MAX_BYTES
+from common.contracts import CONTROL, MAX_BYTES
 from common.deliveries import Quarantined, Survey
 from common.failures import Failure
 from common.manifest import Manifest
@@ -45,7 +45,7 @@ JSON = {"allowNonNumericNumbers": "false", "allowSingleQuotes": "false"}
 SUPPRESSED = "of a person who was forgotten"  # a reason that does not lead to quarantine
 END = "end of line e1f7c2d0"  # the ID of an object that is put behind each line's, and found there if nothing else was
 # What Spark makes text of that was not: control characters aside, it may be text as well.
-SUSPICIOUS = rf"{records.CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|\x22-?Infinity\x22$)"
+SUSPICIOUS = rf"{CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|\x22-?Infinity\x22$)"
 
 
 @dataclass
@@ -190,7 +190,7 @@ def bad_text(name: str) -> Column:
     value = F.col(name)
     kinds = ("DOUBLE", "BOOLEAN", "MAP<STRING, STRING>", "ARRAY<STRING>")
     other = [F.from_json("value", f"{name} {kind}", JSON)[name].isNotNull() for kind in kinds]
-    lookup = value.rlike(records.CONTROL) | other[0] | other[1] | other[2] | other[3]
+    lookup = value.rlike(CONTROL) | other[0] | other[1] | other[2] | other[3]
     return (F.octet_length(value) > MAX_BYTES) | F.when(value.rlike(SUSPICIOUS), lookup).otherwise(False)
 
 
