@@ -38,13 +38,17 @@ def find(uri: str) -> Manifest | None:
 
 def check_paths(uri: str, document: dict[str, Any]) -> None:
     """Raise InputError if a manifest names a file that does not lie below the manifest's own folder."""
-    for output in document.get("outputs", {}).values():
-        for file in output.get("files", []):
-            if not (isinstance(file["path"], str) and SAFE_PATH.fullmatch(file["path"])):
-                raise InputError(
-                    f"{uri} names the file {file['path']!r}, expected a path below its own folder; run the task that "
-                    "wrote it again."
-                )
+    for file in files_of(document):
+        if not (isinstance(file["path"], str) and SAFE_PATH.fullmatch(file["path"])):
+            raise InputError(
+                f"{uri} names the file {file['path']!r}, expected a path below its own folder; run the task that "
+                "wrote it again."
+            )
+
+
+def files_of(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The files that a manifest names, each with its path and its bytes."""
+    return [file for output in document.get("outputs", {}).values() for file in output.get("files", [])]
 
 
 def content(document: dict[str, Any]) -> bytes:
@@ -135,10 +139,7 @@ def dropped(seen: Manifest | None, files: list[dict[str, Any]], now: datetime.da
     """The versions that a partition names no longer, and when it last did, so that no reader's files are deleted."""
     if seen is None:
         return {}
-    named, former = (
-        {file["path"].partition("/")[0] for file in of}
-        for of in (files, [file for output in seen.document["outputs"].values() for file in output["files"]])
-    )
+    named, former = ({file["path"].partition("/")[0] for file in of} for of in (files, files_of(seen.document)))
     told = seen.document.get("dropped", {}) | dict.fromkeys(former, now.isoformat())
     since = (now - DROPPED_KEPT).isoformat()
     return {version: at for version, at in told.items() if version not in named and at > since}

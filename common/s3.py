@@ -9,7 +9,7 @@ import io
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, Any
 
@@ -206,17 +206,23 @@ def abort_uploads(folder: str, own: str, latest: int) -> int:
 
     Those are meant whose names relative to the folder begin with the pattern `own`, a dash, a number up to `latest`.
     """
+    prefix = bucket_and_key(f"{folder}/")[1]
+
+    def is_meant(upload: dict[str, Any]) -> bool:
+        begun = re.match(rf"{own}-(\d+)[-/]", upload["Key"].removeprefix(prefix))
+        return begun is not None and int(begun[1]) <= latest
+
+    return abort_each(folder, is_meant)
+
+
+def abort_each(folder: str, is_meant: Callable[[dict[str, Any]], bool]) -> int:
+    """Give up those multipart uploads below a folder that a function picks by what S3 lists of each; how many."""
     bucket, prefix = bucket_and_key(f"{folder}/")
     pages = client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=prefix)
-    uploads = [
-        {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
-        for page in pages
-        for upload in page.get("Uploads", [])
-        if (begun := re.match(rf"{own}-(\d+)[-/]", upload["Key"].removeprefix(prefix))) and int(begun[1]) <= latest
-    ]
+    uploads = [upload for page in pages for upload in page.get("Uploads", []) if is_meant(upload)]
     for upload in uploads:
         with contextlib.suppress(client().exceptions.NoSuchUpload):
-            client().abort_multipart_upload(**upload)
+            client().abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
     return len(uploads)
 
 

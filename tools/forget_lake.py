@@ -231,8 +231,7 @@ class Lake:
         now = datetime.datetime.now(datetime.UTC)
         document["people_forgotten"] = now.isoformat(timespec="seconds")
         if "dropped" in document:
-            files = [file for output in document["outputs"].values() for file in output["files"]]
-            document["dropped"] = manifest.dropped(current, files, now)
+            document["dropped"] = manifest.dropped(current, manifest.files_of(document), now)
         storage.replace(current.uri, manifest.content(document), current.tag)
         self.result.changed += 1
 
@@ -298,17 +297,9 @@ class Lake:
         """Give up uploads that no task can still be at work on; their parts are stored and in no listing."""
         if not storage.is_s3(self.root):
             return
-        bucket, prefix = s3.bucket_and_key(f"{self.root}/")
         latest = time.time() - self.grace
-        pages = s3.client().get_paginator("list_multipart_uploads")
         for folder in personal_folders():
-            for page in pages.paginate(Bucket=bucket, Prefix=f"{prefix}{folder}/"):
-                for upload in page.get("Uploads", ()):
-                    if upload["Initiated"].timestamp() <= latest:
-                        with contextlib.suppress(s3.client().exceptions.NoSuchUpload):
-                            s3.client().abort_multipart_upload(
-                                Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                            )
+            s3.abort_each(f"{self.root}/{folder}", lambda upload: upload["Initiated"].timestamp() <= latest)
 
     # Files
 

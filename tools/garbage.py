@@ -151,7 +151,7 @@ def may_go(found: Lake, folder: str, version: str, of_version: list[Entry], ther
 
 def paths(there: Manifest) -> list[str]:
     """The paths that a manifest names."""
-    return [file["path"] for output in there.document["outputs"].values() for file in output.get("files", [])]
+    return [file["path"] for file in manifest.files_of(there.document)]
 
 
 def is_manifest(path: str) -> bool:
