@@ -45,6 +45,12 @@ def lake(said: Settings) -> str:
     return str(said["lake"]).rstrip("/")
 
 
+def root(said: Settings, named: str | None) -> str:
+    """The URI of the lake that a tool works on: the one that was named, else the environment's, here on a laptop."""
+    here = f"file://{ROOT}/.tandem/lake"
+    return (named or (here if said.name == "laptop" else lake(said))).rstrip("/")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--environment", required=True, metavar="NAME", help="one of airflow_dags/environments")

@@ -72,8 +72,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     said = environment.load(arguments.environment)
-    here = f"file://{ROOT}/.tandem/lake"
-    root = (arguments.lake or (here if said.name == "laptop" else environment.lake(said))).rstrip("/")
+    root = environment.root(said, arguments.lake)
     try:
         minutes = said["forget_grace_minutes"] if arguments.grace_minutes is None else arguments.grace_minutes
         sys.exit(forget(root, said, asked_for(arguments.users), minutes * 60))

@@ -21,7 +21,6 @@ from common.delivery.versions import VERSIONS
 from common.delivery.writer import items_of
 from common.failures import ArgumentError, Failure
 from tools import environment, garbage
-from tools.fingerprint import ROOT
 from tools.garbage import Garbage
 from tools.tables import delivery, products, reach
 
@@ -38,8 +37,7 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         said = environment.load(asked.environment)
-        here = f"file://{ROOT}/.tandem/lake"
-        root = (asked.lake or (here if asked.environment == "laptop" else environment.lake(said))).rstrip("/")
+        root = environment.root(said, asked.lake)
         days = said["keep_intermediate_days"] if asked.days is None else asked.days
         if days < 1:
             raise ArgumentError(f"DAYS is {days}, expected one at least: a run of today may still be at work.")
