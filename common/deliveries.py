@@ -90,6 +90,16 @@ def read_all(
     return found, left_out
 
 
+def counts(reasons: Counter[str], quarantined: int, left_out: int) -> dict[str, object]:
+    """The metrics of an ingestion: unusable records by reason, corrupt files, files with too many unusable records."""
+    return {
+        "unusable": reasons.total(),
+        "reasons": dict(reasons.most_common()),
+        "files_quarantined": quarantined,
+        "files_left_out": left_out,
+    }
+
+
 def refuse_unusable(usable: int, records: int, reasons: Counter[str], max_share: float) -> None:
     """Refused if no record is usable, with the three most frequent reasons."""
     if usable:

@@ -142,6 +142,12 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
     publish(rows)
 
 
+def write_rows(task: Task, role: str, rows: Iterable[tuple[Any, ...]]) -> None:
+    """Write rows with the values of the contract's columns as an output, in batches."""
+    contract = contracts.load(task.job.outputs[role].contract or "")
+    write(task, role, batched(rows, arrow_schema(contract, list(contract.columns))))
+
+
 def batched(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> Iterator[pa.Table]:
     """Rows with the values of a schema's columns, as tables of at most BATCH rows."""
     rows = iter(rows)

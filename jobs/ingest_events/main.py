@@ -344,10 +344,7 @@ def main(task: Task) -> None:
         unusable, suppressed = reasons.total(), sum(summary.suppressed for summary in summaries.values())
         task.metrics |= {
             "lines": sum(summary.lines for summary in summaries.values()),
-            "unusable": unusable,
-            "reasons": dict(reasons.most_common()),
-            "files_quarantined": len(left_out),
-            "files_left_out": len(bad_files),
+            **deliveries.counts(reasons, len(left_out), len(bad_files)),
             "suppressed": suppressed,
         }
         task.log("parsed", **task.metrics)

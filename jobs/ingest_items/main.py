@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 import pyarrow as pa
 
-from common import contracts, deliveries, records, tables
+from common import deliveries, records, tables
 from common.csv_rows import rows
 from common.deliveries import Line
 from common.failures import Refused
@@ -90,9 +90,8 @@ def kind_of(descriptions: pd.Series) -> pd.Series:
 
 def catalogue(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     """item_id, name and family of each good, by item_id; and of each row why it is no part of that, null if it is."""
-    names = rows["description"].str.split().str.join(" ")
-    kinds, is_good = kind_of(names), rows["item_id"].str.match(GOOD)
-    candidates = rows.assign(name=names, kind=kinds)[is_good & (kinds > 0)]
+    kinds, is_good = kind_of(rows["description"]), rows["item_id"].str.match(GOOD)
+    candidates = rows.assign(name=rows["description"], kind=kinds)[is_good & (kinds > 0)]
     best = candidates.sort_values(["item_id", "kind", "seen", "name"], ascending=[True, False, False, True])
     best = best.drop_duplicates("item_id")
     items = best[["item_id", "name"]].assign(family=best["item_id"].str[:5])
@@ -132,10 +131,7 @@ def main(task: Task) -> None:
     reasons = sum((delivery.reasons for delivery in found), Counter())
     task.metrics |= {
         "rows": sum(delivery.rows for delivery in found),
-        "unusable": reasons.total(),
-        "reasons": dict(reasons.most_common()),
-        "files_quarantined": len(corrupt),
-        "files_left_out": sum(delivery.left_out for delivery in found),
+        **deliveries.counts(reasons, len(corrupt), sum(delivery.left_out for delivery in found)),
     }
     task.log("parsed", **task.metrics)
     deliveries.refuse_unusable(sum(len(delivery.usable) for delivery in found), task.metrics["rows"], reasons, most)
@@ -152,9 +148,7 @@ def main(task: Task) -> None:
         for delivery in found:
             yield from quarantined(delivery, dropped.get(delivery.file.uri, {}))
 
-    quarantine = contracts.load("quarantine@2")
-    schema = tables.arrow_schema(quarantine, list(quarantine.columns))
-    tables.write(task, "quarantine", tables.batched(rows_of_quarantine(), schema))
+    tables.write_rows(task, "quarantine", rows_of_quarantine())
     tables.write(task, "items", result)
     descriptions = usable[reason.isna()].groupby("item_id")["description"].nunique()
     task.metrics |= {

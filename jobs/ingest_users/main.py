@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 import pyarrow as pa
 
-from common import contracts, deliveries, records, suppression, tables
+from common import deliveries, records, suppression, tables
 from common.deliveries import Line
 from common.records import Unusable
 from common.storage import File
@@ -144,13 +144,9 @@ def main(task: Task) -> None:
         task, ".gz", lambda file, arrival: read_delivery(file, arrival, most, forgotten)
     )
     reasons = sum((delivery.reasons for delivery in found), Counter())
-    left_out = [delivery for delivery in found if delivery.left_out]
     task.metrics |= {
         "lines": sum(delivery.lines for delivery in found),
-        "unusable": reasons.total(),
-        "reasons": dict(reasons.most_common()),
-        "files_quarantined": len(corrupt),
-        "files_left_out": len(left_out),
+        **deliveries.counts(reasons, len(corrupt), sum(delivery.left_out for delivery in found)),
         "suppressed": sum(delivery.suppressed for delivery in found),
     }
     task.log("parsed", **task.metrics)
@@ -166,8 +162,7 @@ def main(task: Task) -> None:
         for delivery in found:
             yield from quarantined(delivery, idle.get(delivery.file.uri, []), forgotten)
 
-    quarantine = contracts.load("quarantine@2")
-    tables.write(task, "quarantine", tables.batched(rows(), tables.arrow_schema(quarantine, list(quarantine.columns))))
+    tables.write_rows(task, "quarantine", rows())
     tables.write(task, "users", result)
     now = users[users["until"].isna()]
     task.metrics |= {
