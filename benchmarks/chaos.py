@@ -99,6 +99,8 @@ class Chaos:
     stopped: dict[tuple[Any, ...], tuple[JobProcess, threading.Event]] = field(default_factory=dict)
     triggered: set[tuple[str, str]] = field(default_factory=set)
     runs: dict[str, tuple[str, list[str]]] = field(default_factory=dict)  # by ID: pipeline, what was delivered before
+    former: set[tuple[str, str]] = field(default_factory=set)  # runs of earlier rounds
+    checked: float = 0  # until when outputs were searched for secrets
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
     restarted: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -364,8 +366,6 @@ class Chaos:
                 found[dag, run["dag_run_id"]] = run["state"]
         return {run: state for run, state in found.items() if run not in self.former}
 
-    former: set[tuple[str, str]] = field(default_factory=set)
-
     def settle(self) -> dict[tuple[str, str], str]:
         """Wait until no run is under way, and none is about to begin; the states of the round's runs."""
         quiet = 0
@@ -393,7 +393,7 @@ class Chaos:
         for run in self.round.runs:
             if run.after is None:
                 self.trigger(run.name, run.dag)
-        states = self.settle()
+        self.settle()
         self.reader.expect("the chaos run itself works", bool(self.seen), "watch", "it found no process of a job")
         for operation in self.round.operations:  # that waited for a task which never started
             self.in_background(self.operate, operation)
@@ -466,8 +466,6 @@ class Chaos:
         chaos_check.check_left(reader, listing, processes, held)
         chaos_check.check_secrets(reader, [self.folder], [os.environ["AWS_SECRET_ACCESS_KEY"]], self.checked)
         self.checked = time.time() - 5
-
-    checked: float = 0
 
     def no_process_left(self) -> None:
         """Wait for processes that nobody waits for any more, but not for ever."""
