@@ -24,8 +24,9 @@ class Request:
     """Some people to forget. `found` has by path how often each was found, `replaced` when the file was replaced."""
 
     users: list[str]
+    # To the microsecond, so that names sort by time.
     name: str = field(
-        default_factory=lambda: f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+        default_factory=lambda: f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
     )
     begun: str = field(default_factory=lambda: now())
     found: dict[str, dict[str, int]] = field(default_factory=dict)
