@@ -54,16 +54,27 @@ new-job: setup ## a job with its contract and test, from the template (NAME=… 
 new-pipeline: setup ## an app folder with its test, from the template (NAME=… PATTERN=spark|container|hybrid)
 	$(JOBS_PYTHON) -m tools.new pipeline --name "$(NAME)" --template "$(PATTERN)"
 
-test: setup ## install, then run all tests that this machine can run (TESTS=tests/common for some)
-	$(if $(TESTS),$(if $(filter tests/airflow_dags%,$(TESTS)),$(AIRFLOW_PYTHON),$(JOBS_PYTHON)) -m pytest $(TESTS),\
-	    $(MAKE) --no-print-directory --jobs=2 --output-sync=target test-jobs test-airflow)
+test: setup ## install, then run the tests that need only Python and make (TESTS=tests/common for some)
+	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(JOBS_TESTS))
+	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(AIRFLOW_TESTS))
+
+test-system: setup .venv-docs/ready .tandem/mermaid/ready .venv-audit/ready ## run the tests that need parts or take long (TESTS=tests/system for some)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-system-jobs test-system-airflow
+
+test-parts: setup ## list the parts that make test-system uses; install those that come from package registries
+	$(JOBS_PYTHON) -m tools.sandbox.parts
+
+# Two workers, because each may have a Spark session; a tail of tests goes to the one that is idle.
+IN_PARALLEL = $(if $(TESTS),,--numprocesses=2 --dist=worksteal)
+JOBS_TESTS = $(if $(TESTS),$(filter-out tests/airflow_dags%,$(TESTS)),tests --ignore=tests/airflow_dags)
+AIRFLOW_TESTS = $(if $(TESTS),$(filter tests/airflow_dags%,$(TESTS)),tests/airflow_dags)
 
 # Side by side: either half waits for servers, processes and pods most of its time.
-test-jobs: setup
-	$(JOBS_PYTHON) -m pytest tests --ignore=tests/airflow_dags
+test-system-jobs: setup
+	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m system $(JOBS_TESTS))
 
-test-airflow: setup
-	$(AIRFLOW_PYTHON) -m pytest tests/airflow_dags
+test-system-airflow: setup
+	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m system $(AIRFLOW_TESTS))
 
 lint: setup ## format, lint, types, generated files, workflows
 	.venv/bin/ruff format --check .
@@ -85,10 +96,8 @@ docs: .venv-docs/ready .tandem/mermaid/ready ## build the documentation site int
 	$(UV) pip install -q --target $(@D) --no-deps --require-hashes --python .venv-docs/bin/python -r requirements/mermaid.txt
 	touch $@
 
-actionlint: $(PARTS)/actionlint ## install what checks the workflows, which make lint runs from then on (needs Go)
-
-$(PARTS)/actionlint:
-	GOBIN=$(PARTS) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+actionlint: .venv/ready ## install the check of workflows, which make lint runs from then on (needs Go)
+	$(JOBS_PYTHON) -m tools.sandbox.parts actionlint
 
 format: setup ## format the code; write the catalogue of jobs and the schemas again
 	.venv/bin/ruff format .
@@ -240,4 +249,4 @@ $(UV): requirements/uv.txt
 	$(PYTHON) -m pip install -q --upgrade --target .tandem/uv --require-hashes -r requirements/uv.txt
 	touch $@
 
-.PHONY: test-jobs test-airflow $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(MAKEFILE_LIST))
+.PHONY: test-system-jobs test-system-airflow $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(MAKEFILE_LIST))

@@ -1,5 +1,11 @@
-"""What tests share: tiny jobs run as real processes, and a lake of files or on the S3 server that is named."""
+"""What tests share: tiny jobs run as real processes, a lake of files or on an S3 server, and other parts.
 
+A test belongs to `make test-system` if it is in tests/system, if a fixture that it uses needs a part or Airflow's
+scheduler, or if it is marked `system`; all others belong to `make test`.
+"""
+
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -16,8 +22,8 @@ import pytest
 from hypothesis import settings
 
 from common import s3
-from tools import local_s3
-from tools.local_airflow import free_port
+from tools import local_airflow, local_s3
+from tools.sandbox import parts
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -32,6 +38,40 @@ REGISTRY = """version: 0.1
 storage: {{filesystem: {{rootdirectory: {folder}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
+# Fixtures that need a part (tools/sandbox/parts.py) and, with `home`, Airflow's scheduler.
+SYSTEM = {"docker_engine", "kubernetes", "versitygw", "strict_dynamodb", "home"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SYSTEM.intersection(getattr(item, "fixturenames", ())) or ROOT / "tests" / "system" in item.path.parents:
+            item.add_marker("system")
+
+
+def need(part: str) -> None:
+    """Skip the test on a machine that lacks a part; fail it in CI, unless TANDEM_WITHOUT names the part."""
+    if sentence := parts.lack(part):
+        expected = os.environ.get("CI") and part not in os.environ.get("TANDEM_WITHOUT", "").split()
+        (pytest.fail if expected else pytest.skip)(sentence)
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> None:
+    """A Docker engine that answers, and a client that builds."""
+    need("docker")
+
+
+@pytest.fixture(scope="session")
+def kubernetes() -> None:
+    """A cluster that KUBECONFIG names, and a way to load images into it."""
+    need("kubernetes")
+
+
+@pytest.fixture(scope="session")
+def node_control(kubernetes: None) -> str:
+    """The command that makes a node's kubelet `stop` and `start`."""
+    need("node-control")
+    return os.environ["TANDEM_NODE_CONTROL"]
 
 
 @pytest.fixture
@@ -91,22 +131,41 @@ def session() -> "SparkSession":
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def make_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes homes of Airflow with a database each, copied from one that is made once, in half a minute."""
+    version = hashlib.sha256((ROOT / "requirements" / "airflow.txt").read_bytes()).hexdigest()
+    first = ROOT / ".tandem" / f"airflow-{version[:12]}"
+    first.mkdir(parents=True, exist_ok=True)
+    with (first / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        local_airflow.migrate(first, local_airflow.settings(first, first, 0), print)
+
+    def make() -> Path:
+        home = tmp_path_factory.mktemp("home")
+        for file in ("airflow.db", "migrated"):
+            shutil.copy(first / file, home / file)
+        return home
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def versitygw() -> None:
+    """The program of a real S3 server."""
+    need("versitygw")
+
+
+@pytest.fixture(scope="session")
+def s3_server(versitygw: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A real S3 server on loopback, as the environment variables by which every client finds it."""
-    with s3_at(tmp_path_factory.mktemp("s3"), "127.0.0.1") as environment:
+    with local_s3.running(tmp_path_factory.mktemp("s3")) as environment:
         yield environment
 
 
 @pytest.fixture(scope="session")
-def serve_s3() -> Callable[[Path, str], AbstractContextManager[dict[str, str]]]:
+def serve_s3(versitygw: None) -> Callable[[Path, str], AbstractContextManager[dict[str, str]]]:
     """Serves S3 from a folder at another address of this machine."""
-    return s3_at
-
-
-def s3_at(folder: Path, address: str) -> AbstractContextManager[dict[str, str]]:
-    if local_s3.program() is None:
-        pytest.skip(local_s3.HOW)
-    return local_s3.running(folder, address)
+    return local_s3.running
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +175,7 @@ def clients_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
     s3.client.cache_clear()
 
 
-@pytest.fixture(params=["file", "s3"])
+@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.system)])
 def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The root of a lake: of files, and on the S3 server."""
     if request.param == "file":
@@ -135,17 +194,28 @@ def moto() -> Iterator[str]:
         yield url
 
 
+@pytest.fixture
+def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The DynamoDB that DYNAMODB_ENDPOINT names, else moto's, as the environment names it."""
+    if "DYNAMODB_ENDPOINT" not in os.environ:
+        point_at(request.getfixturevalue("moto"), monkeypatch)
+    return os.environ["DYNAMODB_ENDPOINT"]
+
+
+def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let clients find a DynamoDB of this machine."""
+    given = {"DYNAMODB_ENDPOINT": endpoint, "AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
+    for name, value in {**given, "AWS_DEFAULT_REGION": "eu-central-1"}.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture(scope="session")
-def dynamodb_local() -> Iterator[str]:
-    """The address of DynamoDB Local, which refuses what Amazon's refuses."""
-    jars = Path.home() / ".cache" / "tandem" / "dynamodb-local"
-    if not jars.is_dir():
-        pytest.skip(f"no DynamoDB Local in {jars}; .ci/run shows how it is installed")
-    port = free_port()
-    main = "com.amazonaws.services.dynamodbv2.local.main.ServerRunner"
-    program = shutil.which("java") or f"{ROOT}/.tandem/java/bin/java"  # as tools.java has it
-    java = [program, "-Xmx512m", f"-Djava.library.path={jars}", "-cp", f"{jars}/*", main]
-    server = subprocess.Popen([*java, "-inMemory", "-disableTelemetry", "-port", str(port)], stdout=subprocess.DEVNULL)
+def dynalite() -> Iterator[str]:
+    """The address of dynalite, which refuses what Amazon's DynamoDB refuses; it has no transactions and no expiry."""
+    need("dynalite")
+    port = local_airflow.free_port()
+    command = [parts.program("dynalite"), "--port", str(port), "--createTableMs", "0"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         local_s3.wait_for(port)
         yield f"http://127.0.0.1:{port}"
@@ -154,16 +224,11 @@ def dynamodb_local() -> Iterator[str]:
         server.wait()
 
 
-@pytest.fixture(params=["moto", "dynamodb_local"])
-def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A DynamoDB as the environment names it: the one that DYNAMODB_ENDPOINT named before, else each of two."""
+@pytest.fixture
+def strict_dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A DynamoDB that refuses what Amazon's refuses: the one that DYNAMODB_ENDPOINT names, else dynalite."""
     if "DYNAMODB_ENDPOINT" not in os.environ:
-        monkeypatch.setenv("DYNAMODB_ENDPOINT", request.getfixturevalue(request.param))
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    elif request.param == "dynamodb_local":
-        pytest.skip("DYNAMODB_ENDPOINT names the only DynamoDB to test with")
+        point_at(request.getfixturevalue("dynalite"), monkeypatch)
     return os.environ["DYNAMODB_ENDPOINT"]
 
 
@@ -179,16 +244,11 @@ def product_table(dynamodb: str) -> "tables.Table":
 
 
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry's address; skipped where there is no registry or no engine."""
-    from tools import build
-
-    program = shutil.which("docker-registry")
-    if program is None:
-        pytest.skip("no docker-registry on PATH; install Debian's package of that name")
-    if shutil.which(os.environ.get("DOCKER", "docker")) is None or build.docker("version").returncode:
-        pytest.skip("no docker engine answers; name its client in DOCKER and its address in DOCKER_HOST")
-    port = free_port()
+def registry(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A registry's address, for the engine."""
+    need("docker-registry")
+    program = parts.program("docker-registry")
+    port = local_airflow.free_port()
     folder = tmp_path_factory.mktemp("registry")
     file = folder / "registry.yml"
     file.write_text(REGISTRY.format(folder=folder, port=port))

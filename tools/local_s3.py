@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -12,31 +11,25 @@ from pathlib import Path
 
 from common.failures import Failure
 from tools.local_airflow import free_port
+from tools.sandbox import parts
 
 BUCKET = "tandem-lake"
-HOW = "no versitygw on PATH or in ~/.cache/tandem/bin; .ci/run shows how it is installed"
-
-
-def program() -> str | None:
-    """The server's program, None if there is none."""
-    return shutil.which("versitygw", path=f"{os.environ['PATH']}:{Path.home()}/.cache/tandem/bin")
 
 
 @contextlib.contextmanager
 def running(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
     """Serve a folder with one bucket, BUCKET; the environment variables by which every client finds the server.
 
-    Failure if the server is not installed or does not start.
+    Installs the server if it is not here. Failure if it cannot be installed or does not start.
     """
-    found = program()
-    if found is None:
-        raise Failure(f"There is {HOW}.")
+    if sentence := parts.install("versitygw"):
+        raise Failure(sentence)
     port = free_port(address)
     url = f"http://{address}:{port}"
     user, secret = uuid.uuid4().hex, uuid.uuid4().hex
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     keys = {"ROOT_ACCESS_KEY": user, "ROOT_SECRET_KEY": secret}
-    command = [found, "--port", f"{address}:{port}", "--quiet", "posix", str(folder)]
+    command = [str(parts.program("versitygw")), "--port", f"{address}:{port}", "--quiet", "posix", str(folder)]
     server = subprocess.Popen(command, env={**os.environ, **keys}, start_new_session=True)  # Ctrl-C is not for it
     try:
         wait_for(port, address)

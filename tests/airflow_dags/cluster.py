@@ -22,12 +22,6 @@ from tools import name_space
 TEMPLATE = Path(__file__).parents[2] / "airflow_dags" / "environments" / "pod.json"
 
 
-def skip_without_cluster() -> None:
-    for name, what in (("KUBECONFIG", "names no cluster"), ("TANDEM_LOAD_IMAGE", "does not say how it gets images")):
-        if not os.environ.get(name):
-            pytest.skip(f"{name} {what}; .ci/run shows how one is brought up")
-
-
 @contextlib.contextmanager
 def prepared(folder: Path, serve_s3: Callable[..., Any], images: list[str]) -> Iterator["Cluster"]:
     """A name space with a lake, and images on the nodes; the lake's variables are this process's, too."""

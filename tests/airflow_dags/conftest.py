@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,6 @@ from typing import Any
 
 import docker
 import pytest
-from docker.errors import DockerException
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv" / "bin" / "python"
@@ -248,10 +248,9 @@ def label(instance: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def database() -> None:
+def database(make_home: Callable[[], Path]) -> None:
     """Airflow's database, new."""
-    program = Path(sys.executable).with_name("airflow")
-    subprocess.run([program, "db", "migrate"], check=True, capture_output=True)
+    shutil.copy(make_home() / "airflow.db", os.environ["AIRFLOW_HOME"])
 
 
 @pytest.fixture(scope="session")
@@ -274,18 +273,15 @@ def workshop(tmp_path: Path, make_workshop: Callable[[Path], Workshop]) -> Works
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where an Airflow with a scheduler keeps its database, which takes half a minute to make."""
-    return tmp_path_factory.mktemp("home")
+def home(make_home: Callable[[], Path]) -> Path:
+    """The home of an Airflow with a scheduler."""
+    return make_home()
 
 
 @pytest.fixture(scope="session")
-def engine() -> Any:
-    """Whatever Docker engine answers."""
-    try:
-        return docker.from_env()
-    except DockerException as error:
-        pytest.skip(f"no Docker engine answers: {error}")
+def engine(docker_engine: None) -> Any:
+    """A client of the Docker engine."""
+    return docker.from_env()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import boto3
 import pytest
-from cluster import prepared, skip_without_cluster
+from cluster import prepared
 from tandem import catalogue
 from tandem.release import fingerprint
 from tandem.runtimes import Work
@@ -203,8 +203,7 @@ def test_a_cluster_leaves_what_spark_submit_leaves(workshop, aws, monkeypatch, n
 
 
 @pytest.fixture(scope="module")
-def cluster(release, serve_s3, tmp_path_factory):
-    skip_without_cluster()
+def cluster(kubernetes, release, serve_s3, tmp_path_factory):
     images = [f"tandem/{job}:{release[job]}" for job in JOBS]
     with prepared(tmp_path_factory.mktemp("cluster"), serve_s3, images) as found:
         s3.client.cache_clear()

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
-from cluster import Proxy, prepared, skip_without_cluster, wait_for
+from cluster import Proxy, prepared, wait_for
 from structlog.testing import capture_logs
 from tandem import catalogue
 from tandem.operator import JobOperator, told
@@ -37,9 +37,8 @@ SLEEPS = "print('sleeping'); import time; time.sleep(120)"
 
 
 @pytest.fixture(scope="module")
-def base(engine):
+def base(kubernetes, engine):
     """The image of a real job, built if it is not there."""
-    skip_without_cluster()
     subprocess.run([ROOT / ".venv/bin/python", "-m", "tools.build", "--job", BASE], cwd=ROOT, check=True)
     return f"tandem/{BASE}:{json.loads((ROOT / 'dist' / 'release.json').read_text())[BASE]}"
 
@@ -478,14 +477,11 @@ def test_neither_log_nor_task_is_lost_where_silent_connections_are_cut(cluster, 
     assert proxy.cuts >= 2
 
 
-def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(cluster, work):
+def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(node_control, cluster, work):
     """TANDEM_NODE_CONTROL is a command that makes the node's kubelet `stop` and go on with `start`.
 
     It takes three quarters of a minute until the API server itself sees that no log comes from there any more.
     """
-    control = os.environ.get("TANDEM_NODE_CONTROL")
-    if not control:
-        pytest.skip("TANDEM_NODE_CONTROL does not say how a node is stopped; .ci/run shows it")
     runtime = made(cluster, "kubernetes_pod")
     mine = work(runtime, SLEEPS)
     labels = ",".join(f"{key}={value}" for key, value in pod.labels(mine).items())
@@ -495,7 +491,7 @@ def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(clu
     def stop():
         """Kubernetes itself taints a lost node so, unless it has lost all that it has, as a small cluster does."""
         nodes.append(cluster.said(labels, "sleeping").spec.node_name)
-        subprocess.run(f"{control} stop", shell=True, check=True)
+        subprocess.run(f"{node_control} stop", shell=True, check=True)
         lost = {"key": "tests/lost", "effect": "NoExecute"}
         cluster.core.patch_node(nodes[0], {"spec": {"taints": [lost]}})
 
@@ -505,7 +501,7 @@ def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(clu
         ended = attempted(runtime, mine)
     finally:
         thread.join()
-        subprocess.run(f"{control} start", shell=True, check=True)
+        subprocess.run(f"{node_control} start", shell=True, check=True)
         cluster.core.patch_node(nodes[0], {"spec": {"taints": []}})
     assert ended.state == "up_for_retry"
     assert "Kubernetes took its place or its node away (DeletionByTaintManager" in "".join(ended.last_lines)

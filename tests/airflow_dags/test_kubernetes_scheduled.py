@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster import prepared, skip_without_cluster, wait_for
+from cluster import prepared, wait_for
 from tandem.lake import encode
 from test_emr_scheduled import worker
 
@@ -26,9 +26,8 @@ SHOP = ("--level", "curated", "--users", "3000", "--items", "2000", "--events", 
 
 
 @pytest.fixture(scope="module")
-def release(engine):
+def release(kubernetes, engine):
     """The fingerprints of the images that the pipeline runs, built if they are not there."""
-    skip_without_cluster()
     command = [PYTHON, "-m", "tools.build", *(part for job in JOBS for part in ("--job", job))]
     subprocess.run(command, cwd=ROOT, check=True)
     return json.loads((ROOT / "dist" / "release.json").read_text())

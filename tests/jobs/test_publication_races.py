@@ -176,7 +176,6 @@ def steps(store: Store) -> list[int]:
     return [number for number, name in enumerate(called) if number == 0 or name != called[number - 1]]
 
 
-@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)  # hundreds of publications
 @pytest.mark.parametrize("action", ["rollback", "newer", "older", "killed before", "killed after"])
 def test_publication_interrupted_at_each_request_ends_right(store: Store, action: str) -> None:
     killed = action.startswith("killed")
@@ -347,7 +346,6 @@ class Clock:
         parsed["ResponseMetadata"]["HTTPHeaders"]["date"] = email.utils.format_datetime(self.now())
 
 
-@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)  # hours, not servers, matter
 @pytest.mark.parametrize("ahead", [-2 * HOUR, AT_ONCE, 2 * HOUR], ids=["behind", "right", "ahead"])
 @pytest.mark.parametrize("producer", [-5 * HOUR, AT_ONCE, 5 * HOUR], ids=["behind", "right", "ahead"])
 def test_no_clock_blocks_a_product_or_revives_what_was_left(

@@ -218,7 +218,6 @@ job.run(job.main)
 """
 
 
-@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
 def test_sigterm_after_the_switch_tells_what_was_published(shop: Shop) -> None:
     lake = shop.lake(users(3))
     command = [sys.executable, "-c", SLOW_EXPIRY, *lake.identity("publish_product"), *shop.given()]
@@ -393,7 +392,6 @@ def test_key_that_cannot_be_stored_is_left_out_counted_and_reported(shop: Shop) 
         (20, 10, ("--set", "max_unpublishable_share=1"), 0),
     ],
 )
-@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
 def test_share_of_keys_that_cannot_be_stored_is_limited(
     shop: Shop, capsys, long: int, fine: int, arguments: tuple[str, ...], exit_code: int
 ) -> None:

@@ -134,13 +134,9 @@ def checkout(tmp_path_factory, registry, variables):
 
 
 @pytest.fixture(scope="module")
-def airflows(checkout, tmp_path_factory, variables):
+def airflows(checkout, make_home, variables):
     """The Airflows of both environments, running; no DAG is deployed to them yet."""
-    homes = {name: tmp_path_factory.mktemp(name) for name in checkout.ports}
-    first = homes["preprod"]
-    local_airflow.migrate(first, local_airflow.settings(first, first, 0), print)
-    for file in ("airflow.db", "migrated"):
-        shutil.copy(first / file, homes["prod"] / file)
+    homes = {name: make_home() for name in checkout.ports}
     with local_airflow.contextlib.ExitStack() as stack:
         started = {}
         for name, port in checkout.ports.items():

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from common.failures import Failure
 from common.job import load
 from tools import build
 from tools.base_image import BASE_IMAGE
@@ -111,14 +110,7 @@ print(json.dumps([reduced, linear, *scores]))
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
-def engine() -> None:
-    try:
-        told = docker("version")
-    except Failure as error:
-        pytest.skip(str(error))
-    if told.returncode:
-        pytest.skip(f"no Docker engine answers: {told.stderr.strip()}")
+pytestmark = pytest.mark.usefixtures("docker_engine")
 
 
 @pytest.fixture(scope="session")

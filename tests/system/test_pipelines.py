@@ -60,10 +60,10 @@ def kill_once(task_id, within=900):
 
 
 @pytest.fixture(scope="module")
-def ran(lake, tmp_path_factory):
+def ran(lake, make_home):
     """The manifests of all tasks of a run in which one was killed, by job; and how that task's first log ended."""
     clock = demo.Clock()
-    home = tmp_path_factory.mktemp("airflow")
+    home = make_home()
     with pytest.MonkeyPatch.context() as patch, demo_emr.emr(clock), local_dynamodb.running():
         patch.setenv("AIRFLOW_VAR_RELEASE", json.dumps(demo_emr.released(lake)))
         yield from run_all(lake, home, clock)

@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 from test_readme import blocks
 
-from tools import build
-from tools.docker_client import docker_client
 from tools.local_airflow import Airflow
 
 ROOT = Path(__file__).parents[2]
@@ -92,9 +90,7 @@ def test_a_new_job_of_either_engine_is_linted_tested_run_and_built_as_it_comes(c
     assert (copy.root / "dist" / "popular_items").is_dir()
 
 
-def test_a_new_python_job_runs_in_its_image(copy: Copy, new_jobs: str) -> None:
-    if shutil.which(docker_client()) is None or build.docker("version").returncode:
-        pytest.skip("no docker engine answers; name its client in DOCKER and its address in DOCKER_HOST")
+def test_a_new_python_job_runs_in_its_image(docker_engine: None, copy: Copy, new_jobs: str) -> None:
     told = done(copy, "".join(blocks(copy.root / "docs" / "new_job.md", "docker")))
     assert re.search(r"popular_goods done seconds=", told)
 

@@ -59,9 +59,8 @@ def test_unreachable_database_is_not_a_clean_result(ran):
     assert "2 could not be checked (requests.exceptions.ConnectionError: no route)" in told
 
 
+@pytest.mark.system
 def test_pip_audit_takes_the_options():
-    """Of the real program where it is installed: make audit installs it."""
-    if not audit.PROGRAM.exists():
-        pytest.skip("pip-audit is not installed: make audit")
+    """Of the real program, which has an environment of its own."""
     told = subprocess.run([audit.PROGRAM, "--help"], capture_output=True, text=True).stdout
     assert {option for option in audit.OPTIONS if option.startswith("--")} <= set(told.replace(",", " ").split())

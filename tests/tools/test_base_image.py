@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
 import uuid
 
 import pytest
@@ -13,9 +12,6 @@ from common.failures import Failure
 from tools import affected, base_image, build
 from tools.docker_client import docker
 from tools.fingerprint import product
-
-ENGINE = subprocess.run(["sh", "-c", "${DOCKER:-docker} version"], capture_output=True).returncode == 0
-needs_engine = pytest.mark.skipif(not ENGINE, reason="no docker engine answers")
 
 
 def imported(name: str, content: str) -> None:
@@ -34,7 +30,7 @@ def base():
     docker("image", "rm", name)
 
 
-@needs_engine
+@pytest.mark.usefixtures("docker_engine")
 def test_new_content_of_a_base_makes_a_new_fingerprint(checkout, base):
     first, bundle = product("learn", checkout, base), product("count", checkout, base)
     assert product("learn", checkout, base).fingerprint == first.fingerprint
@@ -46,7 +42,7 @@ def test_new_content_of_a_base_makes_a_new_fingerprint(checkout, base):
     assert second.base != first.base
 
 
-@needs_engine
+@pytest.mark.usefixtures("docker_engine")
 def test_affected_names_the_new_content_of_a_base(checkout, base, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "BASES", tmp_path / "bases.json")
     monkeypatch.setattr(build, "RELEASE", tmp_path / "release.json")
@@ -75,7 +71,7 @@ def test_affected_names_a_base_that_the_dockerfile_pins(checkout, tmp_path):
     assert rows["learn"][1] == "dockerfiles/python-job.Dockerfile changed: the Dockerfile of python jobs"
 
 
-@needs_engine
+@pytest.mark.usefixtures("docker_engine")
 def test_base_that_no_registry_has_is_named():
     with pytest.raises(Failure, match=r"base image tandem-test/none:x is neither here nor can it be pulled"):
         base_image.fetch("tandem-test/none:x")

@@ -237,16 +237,7 @@ def test_a_real_bundle_runs_in_an_empty_folder_with_nothing_but_pyspark(bare_pyt
     assert manifest["outputs"]["events"]["rows"] == 1
 
 
-@pytest.fixture
-def engine():
-    """The images that an engine has; skipped where none answers."""
-    if shutil.which(os.environ.get("DOCKER", "docker")) is None or build.docker("version").returncode:
-        pytest.skip("no docker engine answers; name its client in DOCKER and its address in DOCKER_HOST")
-    if "buildx" in build.docker("build", "--help").stderr + build.docker("build", "/nowhere").stderr:
-        pytest.skip("this docker client can't build without buildx; name another one in DOCKER")
-
-
-def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(engine, checkout, tmp_path):
+def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(docker_engine, checkout, tmp_path):
     write(checkout, {"jobs/learn/unique.txt": uuid.uuid4().hex})
     wanted = product("learn", checkout)
     name = build.image("learn", wanted.fingerprint)
@@ -268,7 +259,7 @@ def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(engine, check
         build.docker("image", "rm", name)
 
 
-def test_an_image_of_a_spark_job_goes_by_the_name_of_its_bundle_upon_one_base_at_a_time(engine, checkout):
+def test_an_image_of_a_spark_job_goes_by_the_name_of_its_bundle_upon_one_base_at_a_time(docker_engine, checkout):
     write(checkout, {"jobs/count/unique.txt": uuid.uuid4().hex})
     bundle = product("count", checkout)
     upon = {base: product("count", checkout, base_image=base) for base in (BASE_IMAGE, "scratch")}
@@ -314,7 +305,7 @@ def test_the_files_that_an_image_is_built_from(checkout):
     assert {name for name in files if name.startswith("s3-jars/")} == {f"s3-jars/{name}" for name in s3_jars.pinned()}
 
 
-def test_a_build_that_docker_refuses_is_told_with_what_docker_says(engine, checkout, capsys):
+def test_a_build_that_docker_refuses_is_told_with_what_docker_says(docker_engine, checkout, capsys):
     missing = uuid.uuid4().hex
     write(checkout, {"dockerfiles/python-job.Dockerfile": f"FROM scratch\nCOPY {missing} /\n"})
     with pytest.raises(Failure, match="image of learn could not be built"):

@@ -33,6 +33,7 @@ from jobs.publish_product.main import shortened
 from tools import environment, forget, forget_content, forget_lake, local_s3
 from tools.fingerprint import ROOT
 from tools.local_airflow import free_port
+from tools.sandbox import parts
 
 MOMENT = datetime.datetime(2011, 1, 5, 10, tzinfo=datetime.UTC)
 QUARANTINE = max(file.stem for file in (ROOT / "common" / "contracts").glob("quarantine@*.toml"))
@@ -695,17 +696,14 @@ def test_running_tasks_lose_nothing_and_bring_nobody_back(shop_of_files: Shop) -
 
 
 @pytest.fixture
-def versioned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def versioned(versitygw: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     """A lake in a bucket that keeps versions."""
-    program = local_s3.program()
-    if program is None:
-        pytest.skip(local_s3.HOW)
     (tmp_path / "objects" / "bucket").mkdir(parents=True)
     (tmp_path / "versions").mkdir()
     port = free_port()
     keys = {"ROOT_ACCESS_KEY": "user", "ROOT_SECRET_KEY": "secret"}
     server = ["--port", f"127.0.0.1:{port}", "--quiet", "posix", "--versioning-dir", str(tmp_path / "versions")]
-    process = subprocess.Popen([program, *server, str(tmp_path / "objects")], env=os.environ | keys)
+    process = subprocess.Popen([parts.program("versitygw"), *server, str(tmp_path / "objects")], env=os.environ | keys)
     try:
         local_s3.wait_for(port)
         for name, value in {
@@ -760,9 +758,9 @@ def test_versions_that_name_the_user_are_deleted_and_no_others(versioned: Shop) 
     assert [user["places"] for user in shop.receipts()[0]["users"]] == [{"curated/events": 3, "raw/events": 3}]
 
 
+@pytest.mark.system
+@pytest.mark.parametrize("any_lake", ["s3"], indirect=True)
 def test_uploads_that_nobody_ends_are_given_up_after_the_grace(shop: Shop) -> None:
-    if not storage.is_s3(shop.root):
-        pytest.skip("files have no uploads")
     bucket, key = s3.bucket_and_key(f"{shop.root}/curated/events/date=2011-01-05/version=a/p.parquet")
     s3.client().create_multipart_upload(Bucket=bucket, Key=key)
     uploads = lambda: s3.client().list_multipart_uploads(Bucket=bucket, Prefix=key).get("Uploads", [])  # noqa: E731

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 
@@ -10,17 +9,10 @@ import pytest
 
 from common import storage
 from common.job import Job
-from tools import build, run
-from tools.docker_client import docker_client
+from tools import run
 from tools.fingerprint import ROOT, product
 
 CSV = b"item_id,description,seen\n22719,LARGE PAPER BAG,2011-01-01T00:00:00Z\n"
-
-
-@pytest.fixture
-def engine():
-    if shutil.which(docker_client()) is None or build.docker("version").returncode:
-        pytest.skip("no docker engine answers; name its client in DOCKER and its address in DOCKER_HOST")
 
 
 def ran(*arguments, **environment):
@@ -28,7 +20,7 @@ def ran(*arguments, **environment):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment})
 
 
-def test_a_job_runs_in_its_image_on_local_data(engine, lake):
+def test_a_job_runs_in_its_image_on_local_data(docker_engine, lake):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     told = ran("--job", "ingest_items", "--lake", lake, "--run-id", "r")
     assert told.returncode == 0, told.stderr
@@ -37,13 +29,13 @@ def test_a_job_runs_in_its_image_on_local_data(engine, lake):
     assert manifest["metrics"]["goods"] == 1
 
 
-def test_the_exit_code_and_the_last_line_are_the_jobs(engine, lake):
+def test_the_exit_code_and_the_last_line_are_the_jobs(docker_engine, lake):
     told = ran("--job", "ingest_items", "--lake", lake)
     assert told.returncode == 3
     assert "raw/items" in told.stderr.splitlines()[-1]
 
 
-def test_help_with_a_job_is_the_jobs(engine):
+def test_help_with_a_job_is_the_jobs(docker_engine):
     told = ran("--job", "ingest_items", "--help")
     assert told.returncode == 0
     assert "usage: ingest_items/main.py" in told.stdout

@@ -12,7 +12,6 @@ import pytest
 from tools import site
 
 MKDOCS = site.ROOT / ".venv-docs/bin/mkdocs"
-BUILT = pytest.mark.skipif(not (MKDOCS.exists() and site.MERMAID.exists()), reason="not installed: make docs")
 
 
 def test_every_page_is_in_the_navigation_once():
@@ -46,7 +45,7 @@ def built(checkout: Path) -> tuple[int, str]:
     return process.returncode, process.stderr
 
 
-@BUILT
+@pytest.mark.system
 def test_site_shows_pages_reference_and_pictures(checkout):
     (checkout / "airflow_dags/weekly_items").mkdir()
     (checkout / "airflow_dags/weekly_items/README.md").write_text("# Weekly items\n")
@@ -63,7 +62,7 @@ def test_site_shows_pages_reference_and_pictures(checkout):
     assert loaded == []  # nothing comes from elsewhere
 
 
-@BUILT
+@pytest.mark.system
 @pytest.mark.parametrize(("page", "text"), [("docs/emr.md", "[a](aws.md#nowhere)"), ("docs/stray.md", "# Stray")])
 def test_broken_link_and_stray_page_fail_the_build(checkout, page, text):
     with (checkout / page).open("a") as file:

@@ -229,14 +229,14 @@ class Busy:
         return self.client.exceptions if name == "exceptions" else call
 
 
-@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
-@pytest.mark.parametrize("error", [*BUSY, None], ids=["throttled", "exceeded", "5xx", "conflict", "nothing done"])
-@pytest.mark.parametrize("wait", WAITS)
+@pytest.mark.parametrize(
+    ("wait", "error"),
+    [(wait, error) for wait in WAITS for error in BUSY]
+    + [(wait, None) for wait in ("contents", "write", "expiry")],  # any other request is done or refused
+)
 def test_every_wait_on_dynamodb_is_resumed_and_has_an_end(
     product_table: Table, monkeypatch, wait: str, error: ClientError | None
 ) -> None:
-    if error is None and wait not in ("contents", "write", "expiry"):
-        pytest.skip("such a request is done or refused")
     monkeypatch.setattr(throttling.time, "sleep", lambda seconds: None)
     WAITS[wait](dataclasses.replace(product_table, client=Busy(product_table.client, error, 12)))
     monkeypatch.setattr(throttling, "PATIENCE", 0.01)
@@ -275,7 +275,6 @@ def test_creation_that_was_killed_is_completed(dynamodb: str, monkeypatch) -> No
     assert client.describe_time_to_live(TableName=name)["TimeToLiveDescription"]["AttributeName"] == "expires"
 
 
-@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
 def test_table_that_another_call_is_making_is_waited_for(dynamodb: str, monkeypatch) -> None:
     """The other call makes the table active after a while, and is quicker to let its items expire."""
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
@@ -300,7 +299,6 @@ def test_table_that_another_call_is_making_is_waited_for(dynamodb: str, monkeypa
     assert (states, described) == ([], [])
 
 
-@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
 def test_wait_for_a_table_has_an_end(dynamodb: str, monkeypatch) -> None:
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
     monkeypatch.setattr(client, "describe_table", lambda **_: {"Table": {"TableStatus": "CREATING"}})
@@ -309,7 +307,6 @@ def test_wait_for_a_table_has_an_end(dynamodb: str, monkeypatch) -> None:
         tables.create(client, name, None)
 
 
-@pytest.mark.parametrize("dynamodb", ["moto"], indirect=True)
 def test_table_that_expires_by_another_attribute_is_told(dynamodb: str) -> None:
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
     tables.create(client, name, None)
