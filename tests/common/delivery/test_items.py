@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from common.contracts import Column, Contract, Product
 from common.delivery.items import Items, make_items
-from common.delivery.reader import bucket_of, place_of
-from common.delivery.tables import Table
+from common.delivery.reader import bucket_of
 from common.failures import Refused
 from common.tables import arrow_schema
 
@@ -113,15 +112,14 @@ def test_keys_that_dynamodb_cannot_hold_are_left_out(reason: str) -> None:
     assert items.default == {"L": [{"M": {"value": {"S": "all"}}}]}
 
 
-@pytest.mark.parametrize("number", [9.9e125, -1e300, float("inf"), float("nan")])
-@pytest.mark.parametrize("dynamodb", ["dynamodb_local"], indirect=True)
-def test_number_that_dynamodb_does_not_have_is_left_out(number: float, product_table: Table) -> None:
-    fine = [{"key": str(value), "number": value, "small": 3e38} for value in (9.8e125, -1e-129, 1e-131, 5e-324, None)]
-    items = items_of(ONE_ROW, [*fine, {"key": "bad", "number": number}])
-    assert items.unpublishable == {"number_out_of_range": ["bad"]}
-    for key, content in zip(items.keys, items.contents(0, 5)):
-        item = {**place_of("2011-06-01T12:00:00.000Z-12345678", 16, key), "content": content}
-        product_table.client.put_item(TableName=product_table.name, Item=item)
+def test_text_counts_by_its_bytes() -> None:
+    def fits(text: str, times: int) -> bool:
+        return bool(items_of(LISTS, [{"key": "a", "place": 1, "value": text * times}]).keys)
+
+    most = bisect.bisect_left(range(400_000), True, key=lambda times: not fits("aa", times)) - 1
+    assert most > 200_000
+    assert fits("ä", most)
+    assert not fits("ä", most + 1)
 
 
 @pytest.mark.parametrize("reason", UNPUBLISHABLE)
@@ -142,32 +140,3 @@ def test_buckets_grow_with_the_product_and_are_even() -> None:
     assert len(sizes) == 40
     assert sizes.min() > 850
     assert sizes.max() < 1150
-
-
-@pytest.mark.parametrize("dynamodb", ["dynamodb_local"], indirect=True)
-@pytest.mark.parametrize("kind", ["text", "number", "yes", "moment"])
-def test_an_item_that_fits_by_our_count_is_taken_and_one_a_tenth_larger_is_not(kind: str, product_table: Table) -> None:
-    """DynamoDB Local counts as Amazon's does; moto counts numbers otherwise."""
-    value = {"text": "ä" * 30, "number": 1 / 3, "yes": True, "moment": datetime.datetime(2011, 6, 1)}[kind]
-    contract = Contract(
-        "wide@1",
-        "Rows in order.",
-        {"key": Column("string"), "place": Column("integer"), kind: Column(KINDS[kind])},
-        product=Product("key", "place"),
-    )
-
-    def made(rows: int) -> Items:
-        table = {"key": ["k"] * rows, "place": range(rows), kind: [value] * rows}
-        return make_items(pa.table(table, arrow_schema(contract, list(contract.columns))), contract)
-
-    def fits(rows: int) -> bool:
-        return bool(made(rows).keys)
-
-    rows = bisect.bisect_left(range(60_000), True, key=lambda count: not fits(count)) - 1
-    client, name = product_table.client, product_table.name
-    place = place_of("2011-06-01T12:00:00.000Z-12345678", 16, "k")
-    (content,) = made(rows).contents(0, 1)
-    larger = {"L": content["L"] + content["L"][: rows // 10]}
-    client.put_item(TableName=name, Item={**place, "content": content, "expires": {"N": "1900000000"}})
-    with pytest.raises(client.exceptions.ClientError, match="size"):
-        client.put_item(TableName=name, Item={**place, "content": larger, "expires": {"N": "1900000000"}})

@@ -1,8 +1,6 @@
-"""publish_product as it is deployed: its image, into DynamoDB Local, from a lake of files."""
+"""publish_product as it is deployed: its image, into DynamoDB, from a lake of files."""
 
 from pathlib import Path
-
-import pytest
 
 from common import tables
 from common.contracts import load
@@ -30,11 +28,9 @@ def put(folder: Path, lake: str, users: int) -> None:
     assert exit_code(lambda task: tables.write(task, "rows", table), folder, identity) == 0
 
 
-@pytest.mark.parametrize("dynamodb", ["dynamodb_local"], indirect=True)
-def test_the_image_publishes_with_nothing_but_its_lake_and_dynamodb(tmp_path: Path, product_table: Table) -> None:
-    told = docker("version")
-    if told.returncode:
-        pytest.skip(f"no Docker engine answers: {told.stderr.strip()}")
+def test_the_image_publishes_with_nothing_but_its_lake_and_dynamodb(
+    docker_engine: None, tmp_path: Path, product_table: Table
+) -> None:
     wanted = product("publish_product")
     build_image(wanted)
     lake = f"file://{tmp_path}/lake"

@@ -1,0 +1,136 @@
+"""The limits that publications keep are those that DynamoDB enforces, on the DynamoDB that DYNAMODB_ENDPOINT names.
+
+Without that variable it is dynalite. It has no transactions and no expiry, and counts characters instead of bytes of
+text. All other tests use moto's server, which takes 26 items in a batch and counts the bytes of numbers otherwise.
+"""
+
+import bisect
+import datetime
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from common.contracts import Column, Contract, Product
+from common.delivery import tables
+from common.delivery.items import Items, make_items
+from common.delivery.reader import MAX_KEY, place_of
+from common.delivery.tables import Table
+from common.delivery.writer import BATCH, GET_BATCH
+from common.tables import arrow_schema
+
+VERSION = "2011-06-01T12:00:00.000Z-12345678"
+NUMBERS = Contract(
+    "numbers@1",
+    "Two numbers per key.",
+    {
+        "key": Column("string"),
+        "number": Column("number", nullable=True),
+        "small": Column("small_number", nullable=True),
+    },
+    product=Product("key"),
+)
+KINDS = {
+    "string": "a" * 60,
+    "number": 1 / 3,
+    "boolean": True,
+    "timestamp": datetime.datetime(2011, 6, 1),
+}
+
+
+@pytest.fixture
+def table(strict_dynamodb: str) -> Table:
+    """An empty table with the keys of a product's."""
+    client = tables.client(1)
+    name = f"t{uuid.uuid4().hex}"
+    keys = {"part": "HASH", "id": "RANGE"}
+    client.create_table(
+        TableName=name,
+        AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
+        KeySchema=[{"AttributeName": key, "KeyType": kind} for key, kind in keys.items()],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    tables.wait_until_active(client, name)
+    return Table(client, name, 1)
+
+
+def item(key: str, **more: Any) -> dict[str, Any]:
+    return {**place_of(VERSION, 16, key), "content": {"L": []}, **more}
+
+
+def refused(match: str, client: Any) -> Any:
+    return pytest.raises(client.exceptions.ClientError, match=match)
+
+
+def test_a_full_batch_is_taken_and_one_more_item_is_not(table: Table) -> None:
+    puts = [{"PutRequest": {"Item": item(f"user-{number}")}} for number in range(BATCH + 1)]
+    table.client.batch_write_item(RequestItems={table.name: puts[:BATCH]})
+    with refused("ValidationException", table.client):
+        table.client.batch_write_item(RequestItems={table.name: puts})
+    keys = [place_of(VERSION, 16, f"user-{number}") for number in range(GET_BATCH + 1)]
+    answer = table.client.batch_get_item(RequestItems={table.name: {"Keys": keys[:GET_BATCH]}})
+    assert len(answer["Responses"][table.name]) == BATCH
+    with refused("ValidationException", table.client):
+        table.client.batch_get_item(RequestItems={table.name: {"Keys": keys}})
+
+
+def test_a_key_twice_in_a_batch_is_refused(table: Table) -> None:
+    with refused("ValidationException", table.client):
+        table.client.batch_write_item(RequestItems={table.name: [{"PutRequest": {"Item": item("a")}}] * 2})
+
+
+@pytest.mark.parametrize("key", ["a", "\x00", "ü" * (MAX_KEY // 2)])
+def test_a_key_that_is_published_can_be_stored(table: Table, key: str) -> None:
+    table.client.put_item(TableName=table.name, Item=item(key))
+    assert table.client.get_item(TableName=table.name, Key=place_of(VERSION, 16, key))["Item"]
+
+
+@pytest.mark.parametrize("key", ["", "a" * (MAX_KEY + 1)])
+def test_a_key_that_is_left_out_is_refused(table: Table, key: str) -> None:
+    with refused("ValidationException", table.client):
+        table.client.put_item(TableName=table.name, Item={**item("a"), "id": {"S": key}})
+    with refused("ValidationException", table.client):
+        table.client.get_item(TableName=table.name, Key={**place_of(VERSION, 16, "a"), "id": {"S": key}})
+
+
+def test_a_reserved_word_is_refused_and_its_alias_is_not(table: Table) -> None:
+    condition = {"TableName": table.name, "Item": item("a"), "ExpressionAttributeValues": {":value": {"S": "a"}}}
+    with refused("reserved keyword: value", table.client):
+        table.client.put_item(**condition, ConditionExpression="value = :value")
+    with refused("ConditionalCheckFailedException", table.client):
+        table.client.put_item(
+            **condition, ConditionExpression="#name = :value", ExpressionAttributeNames={"#name": "value"}
+        )
+
+
+@pytest.mark.parametrize("number", [9.9e125, -1e300, float("inf"), float("nan")])
+def test_number_that_dynamodb_does_not_have_is_left_out(table: Table, number: float) -> None:
+    fine = [{"key": str(value), "number": value, "small": 3e38} for value in (9.8e125, -1e-129, 1e-131, 5e-324, None)]
+    rows = pa.Table.from_pylist([*fine, {"key": "bad", "number": number}], arrow_schema(NUMBERS, list(NUMBERS.columns)))
+    items = make_items(rows, NUMBERS)
+    assert items.unpublishable == {"number_out_of_range": ["bad"]}
+    for key, content in zip(items.keys, items.contents(0, 5)):
+        table.client.put_item(TableName=table.name, Item=item(key, content=content))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_item_that_fits_by_our_count_is_taken_and_one_a_tenth_larger_is_not(table: Table, kind: str) -> None:
+    contract = Contract(
+        "wide@1",
+        "Rows in order.",
+        {"key": Column("string"), "place": Column("integer"), "value": Column(kind)},
+        product=Product("key", "place"),
+    )
+
+    def made(rows: int) -> Items:
+        columns = {"key": ["k"] * rows, "place": range(rows), "value": [KINDS[kind]] * rows}
+        return make_items(pa.table(columns, arrow_schema(contract, list(contract.columns))), contract)
+
+    rows = bisect.bisect_left(range(60_000), True, key=lambda count: not made(count).keys) - 1
+    (content,) = made(rows).contents(0, 1)
+    larger = {"L": content["L"] + content["L"][: rows // 10]}
+    expires = {"N": "1900000000"}
+    table.client.put_item(TableName=table.name, Item=item("k", content=content, expires=expires))
+    with refused("size", table.client):
+        table.client.put_item(TableName=table.name, Item=item("k", content=larger, expires=expires))
