@@ -25,34 +25,34 @@ clean: ## remove environments, lake, Airflow's files and caches
 
 ##@ Try it
 demo: setup ## recommendations from real data, through Airflow, here (LAKE=s3://… elsewhere, CONTAINERS=docker in images)
-	$(JOBS_PYTHON) -m tools.demo $(if $(LAKE),--lake $(LAKE)) $(if $(CONTAINERS),--containers $(CONTAINERS))
+	$(JOBS_PYTHON) -m tools.sandbox.demo $(if $(LAKE),--lake $(LAKE)) $(if $(CONTAINERS),--containers $(CONTAINERS))
 
 demo-emr: setup ## the demo with its Spark jobs as steps of EMR clusters, all of it on this machine
-	$(JOBS_PYTHON) -m tools.demo_emr
+	$(JOBS_PYTHON) -m tools.sandbox.demo_emr
 
 demo-kubernetes: setup ## the demo with its Python jobs as pods of the cluster that KUBECONFIG names (CONTAINERS=kubernetes_job)
-	$(JOBS_PYTHON) -m tools.demo_kubernetes $(if $(CONTAINERS),--containers $(CONTAINERS))
+	$(JOBS_PYTHON) -m tools.sandbox.demo_kubernetes $(if $(CONTAINERS),--containers $(CONTAINERS))
 
 demo-all: setup ## all products from real data, through Airflow, here: read back, rolled back, one refused (LAKE=…)
-	$(JOBS_PYTHON) -m tools.demo_all $(if $(LAKE),--lake $(LAKE))
+	$(JOBS_PYTHON) -m tools.sandbox.demo_all $(if $(LAKE),--lake $(LAKE))
 
 airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C
-	$(JOBS_PYTHON) -m tools.local_airflow
+	$(JOBS_PYTHON) -m tools.sandbox.local_airflow
 
 sample: setup ## bring the sample data into the raw level of a lake (LAKE=file:///…)
-	$(JOBS_PYTHON) -m tools.load_sample --lake $(or $(LAKE),file://$(CURDIR)/.tandem/lake)
+	$(JOBS_PYTHON) -m tools.data.load_sample --lake $(or $(LAKE),file://$(CURDIR)/.tandem/lake)
 
 generate-data: setup ## a made-up shop of any size (USERS= ITEMS= EVENTS= DAYS= SEED= LEVEL=raw|curated LAKE=file:///…)
-	$(JOBS_PYTHON) -m tools.generate_data --lake $(or $(LAKE),file://$(CURDIR)/.tandem/generated) \
+	$(JOBS_PYTHON) -m tools.data.generate_data --lake $(or $(LAKE),file://$(CURDIR)/.tandem/generated) \
 	    $(if $(USERS),--users $(USERS)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EVENTS),--events $(EVENTS)) \
 	    $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED)) $(if $(LEVEL),--level $(LEVEL))
 
 ##@ Develop
 new-job: setup ## a job with its contract and test, from the template (NAME=… ENGINE=spark|python)
-	$(JOBS_PYTHON) -m tools.new job --name "$(NAME)" --template "$(ENGINE)"
+	$(JOBS_PYTHON) -m tools.scaffold.new job --name "$(NAME)" --template "$(ENGINE)"
 
 new-pipeline: setup ## an app folder with its test, from the template (NAME=… PATTERN=spark|container|hybrid)
-	$(JOBS_PYTHON) -m tools.new pipeline --name "$(NAME)" --template "$(PATTERN)"
+	$(JOBS_PYTHON) -m tools.scaffold.new pipeline --name "$(NAME)" --template "$(PATTERN)"
 
 test: setup ## install, then run the tests that need only Python and make (TESTS=tests/common for some)
 	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(JOBS_TESTS))
@@ -81,8 +81,8 @@ lint: setup ## format, lint, types, generated files, workflows
 	.venv/bin/ruff check .
 	.venv/bin/mypy common jobs tools benchmarks
 	.venv/bin/mypy --python-executable $(AIRFLOW_PYTHON) airflow_dags/tandem
-	$(JOBS_PYTHON) -m tools.catalogue --check
-	$(JOBS_PYTHON) -m tools.schemas --check
+	$(JOBS_PYTHON) -m tools.packaging.catalogue --check
+	$(JOBS_PYTHON) -m tools.scaffold.schemas --check
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas --check
 	$(if $(ACTIONLINT),$(ACTIONLINT) .github/workflows/*.yml,echo "actionlint is not here, so workflows were not checked; install it: make actionlint")
 
@@ -102,8 +102,8 @@ actionlint: .venv/ready ## install the check of workflows, which make lint runs 
 format: setup ## format the code; write the catalogue of jobs and the schemas again
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
-	$(JOBS_PYTHON) -m tools.catalogue
-	$(JOBS_PYTHON) -m tools.schemas
+	$(JOBS_PYTHON) -m tools.packaging.catalogue
+	$(JOBS_PYTHON) -m tools.scaffold.schemas
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas
 
 ##@ Measure
@@ -133,76 +133,76 @@ chaos: setup ## the hybrid pipeline while processes are killed and servers fail,
 
 ##@ Build and release
 build: setup ## build products: an image or a Spark bundle of each job, or of JOB=… (KIND=image of a Spark job)
-	$(JOBS_PYTHON) -m tools.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \
+	$(JOBS_PYTHON) -m tools.packaging.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \
 	    $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 
 submit: setup ## a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
-	$(JOBS_PYTHON) -m tools.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
+	$(JOBS_PYTHON) -m tools.run.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
 
 affected: .venv/ready ## which build products a change touches, and why (BASE=origin/main, JSON=FILE for machines)
-	$(JOBS_PYTHON) -m tools.affected --base $(or $(BASE),origin/main) $(if $(JSON),--json $(JSON))
+	$(JOBS_PYTHON) -m tools.packaging.affected --base $(or $(BASE),origin/main) $(if $(JSON),--json $(JSON))
 
 run: setup ## a job in its image (JOB=… LAKE=… ARGS="--from interactions=… --set a=b", or ARGS=--help)
-	$(JOBS_PYTHON) -m tools.run --job $(JOB) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(LAKE),--lake $(LAKE)) \
+	$(JOBS_PYTHON) -m tools.run.run --job $(JOB) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(ARGS)
 
 image-report: setup ## sizes of images by layer and package, start times, what no job imports
-	$(JOBS_PYTHON) -m tools.image_report $(if $(JOB),--job $(JOB))
+	$(JOBS_PYTHON) -m tools.packaging.image_report $(if $(JOB),--job $(JOB))
 
 push: build ## push the images to the registry of ENV=…, or to REGISTRY=…, and check what comes back
-	$(JOBS_PYTHON) -m tools.push $(if $(REGISTRY),--registry $(REGISTRY),--environment $(ENV)) $(if $(JOB),--job $(JOB))
+	$(JOBS_PYTHON) -m tools.packaging.push $(if $(REGISTRY),--registry $(REGISTRY),--environment $(ENV)) $(if $(JOB),--job $(JOB))
 
 release: .venv/ready ## tag a version of this repository: changelog, pyproject.toml, commit, tag, no push (VERSION=0.2.0)
-	$(JOBS_PYTHON) -m tools.version release --version "$(VERSION)"
+	$(JOBS_PYTHON) -m tools.packaging.version release --version "$(VERSION)"
 
 ##@ Deploy
 show-environment: setup ## all values of an environment, and the file that each comes from (ENV=dev)
 	$(JOBS_PYTHON) -m tools.environment --environment $(ENV)
 
 deploy-jobs: setup ## release the jobs of this checkout, or JOB=…, to an environment; ENV=prod promotes what preprod runs
-	$(JOBS_PYTHON) -m tools.deploy_jobs --environment $(ENV) $(if $(JOB),--job $(JOB))
+	$(JOBS_PYTHON) -m tools.deploy.deploy_jobs --environment $(ENV) $(if $(JOB),--job $(JOB))
 
 rollback-jobs: setup ## return to the release before the one in place (ENV=dev)
-	$(JOBS_PYTHON) -m tools.rollback_jobs --environment $(ENV)
+	$(JOBS_PYTHON) -m tools.deploy.rollback_jobs --environment $(ENV)
 
 deploy-dags: setup ## switch an environment to the DAGs of this checkout, if they fit what is released there (ENV=dev)
-	$(JOBS_PYTHON) -m tools.deploy_dags --environment $(ENV)
+	$(JOBS_PYTHON) -m tools.deploy.deploy_dags --environment $(ENV)
 
 create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
 	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
 
 iam-policy: setup ## the least AWS policy of a job, or of a pipeline's nodes (JOB=publish_product PIPELINE=similar_items ENV=dev)
-	@$(JOBS_PYTHON) -m tools.iam_policy $(if $(JOB),--job $(JOB)) $(if $(PIPELINE),--pipeline $(PIPELINE)) --environment $(ENV)
+	@$(JOBS_PYTHON) -m tools.deploy.iam_policy $(if $(JOB),--job $(JOB)) $(if $(PIPELINE),--pipeline $(PIPELINE)) --environment $(ENV)
 
-lake-rules: setup ## rules by which the bucket of an environment forgets, for S3 (ENV=dev)
-	@$(JOBS_PYTHON) -m tools.lake_rules --environment $(ENV)
+lifecycle-rules: setup ## rules by which the bucket of an environment forgets, for S3 (ENV=dev)
+	@$(JOBS_PYTHON) -m tools.lake.lifecycle_rules --environment $(ENV)
 
 ##@ Operate
 replay: setup ## a task of a pipeline again, here, on the inputs that it had (DAG=… RUN=… TASK=… MAP_INDEX=… LAKE=s3://…)
-	$(JOBS_PYTHON) -m tools.replay --dag-id "$(DAG)" --run-id "$(RUN)" --task-id "$(TASK)" \
+	$(JOBS_PYTHON) -m tools.run.replay --dag-id "$(DAG)" --run-id "$(RUN)" --task-id "$(TASK)" \
 	    $(if $(MAP_INDEX),--map-index $(MAP_INDEX)) $(if $(LAKE),--lake $(LAKE))
 
 render: setup ## what a task sends to where its job runs: pod, Job, step, command (DAG=… TASK=… ARGS="--map-index 1")
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.render --dag $(DAG) --task $(TASK) $(ARGS)
 
 graph: setup .venv-graph/ready ## a picture of a pipeline's newest run, as Airflow's page draws it (DAG=… FILE=PNG), by Chromium
-	.venv-graph/bin/python -m tools.graph --dag $(DAG) --file $(or $(FILE),docs/images/$(DAG).png)
+	.venv-graph/bin/python -m tools.sandbox.graph --dag $(DAG) --file $(or $(FILE),docs/images/$(DAG).png)
 
 retention: setup ## which runs of the intermediate level are too old (ENV=… LAKE=… DAYS=…; APPLY=1 deletes them)
-	$(JOBS_PYTHON) -m tools.retention $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) \
+	$(JOBS_PYTHON) -m tools.lake.retention $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(if $(DAYS),--days $(DAYS)) $(if $(filter 1,$(APPLY)),--apply)
 
 forget: setup ## erase users from lake and tables, and keep them out (USERS_FILE=…, or -, or USER=…; none: finish; ENV= LAKE= GRACE_MINUTES=)
-	@$(if $(filter command,$(origin USER)),TANDEM_FORGET_USER="$$USER") $(JOBS_PYTHON) -m tools.forget \
+	@$(if $(filter command,$(origin USER)),TANDEM_FORGET_USER="$$USER") $(JOBS_PYTHON) -m tools.lake.forget \
 	    $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) $(if $(USERS_FILE),--users $(USERS_FILE)) \
 	    $(if $(GRACE_MINUTES),--grace-minutes $(GRACE_MINUTES))
 
 rollback: setup ## show frontends the version before the one in place again (PRODUCT=recommendations ENV=laptop)
-	$(JOBS_PYTHON) -m tools.rollback --product $(PRODUCT) --environment $(ENV)
+	$(JOBS_PYTHON) -m tools.deploy.rollback --product $(PRODUCT) --environment $(ENV)
 
 ##@ Keep requirements current
 audit: .venv/ready .venv-audit/ready ## known vulnerabilities of what requirements/*.txt pin (exit 1: some, 2: no database answers)
-	@$(JOBS_PYTHON) -m tools.audit
+	@$(JOBS_PYTHON) -m tools.packaging.audit
 
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
 requirements: $(UV) ## compile requirements/*.in to hashed files, again
@@ -225,12 +225,12 @@ SYNC := $(UV) pip sync -q --compile-bytecode --require-hashes --build-constraint
 	echo "$(CURDIR)" >"$$($(JOBS_PYTHON) -c 'import site; print(site.getsitepackages()[0])')/tandem.pth"
 	touch $@
 
-.venv/java: requirements/java.txt tools/java.py | .venv/ready $(UV)
-	$(JOBS_PYTHON) -m tools.java --uv $(UV)
+.venv/java: requirements/java.txt tools/sandbox/java.py | .venv/ready $(UV)
+	$(JOBS_PYTHON) -m tools.sandbox.java --uv $(UV)
 	touch $@
 
-.venv/s3-jars: tools/s3_jars.py requirements/s3-jars.sha256 | .venv/java
-	$(JOBS_PYTHON) -m tools.s3_jars
+.venv/s3-jars: tools/packaging/s3_jars.py requirements/s3-jars.sha256 | .venv/java
+	$(JOBS_PYTHON) -m tools.packaging.s3_jars
 	touch $@
 
 # Production takes airflow.txt alone, unless its Spark jobs run on Dataproc.

@@ -31,17 +31,19 @@ import psutil
 from botocore.config import Config
 from rich.console import Console
 from rich.table import Table
+from tools.airflow_api import Airflow, AirflowError, patience
 
 from benchmarks import chaos_check, chaos_plan, chaos_processes
 from benchmarks.chaos_check import Ledger, Reader
 from benchmarks.chaos_plan import Operation, Round, Strike
 from benchmarks.chaos_processes import JobProcess
 from benchmarks.chaos_servers import DynamoDBProxy, Notes, S3Proxy
-from common import lake
-from tools import generate_data, local_airflow, local_dynamodb, local_s3, tables
-from tools.faulty_proxy import proxy
-from tools.local_airflow import Airflow, AirflowError
-from tools.shop_model import Settings
+from common.handover import lake
+from tools import tables
+from tools.data import generate_data
+from tools.data.shop_model import Settings
+from tools.sandbox import local_airflow, local_dynamodb, local_s3
+from tools.sandbox.faulty_proxy import proxy
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "chaos"
@@ -282,7 +284,15 @@ class Chaos:
     def roll_back(self) -> None:
         people = self.proxies["people"]
         people.rollback_started = time.time()
-        command = [sys.executable, "-m", "tools.rollback", "--product", "recommendations", "--environment", "laptop"]
+        command = [
+            sys.executable,
+            "-m",
+            "tools.deploy.rollback",
+            "--product",
+            "recommendations",
+            "--environment",
+            "laptop",
+        ]
         environment = {**os.environ, "DYNAMODB_ENDPOINT": people.url}
         ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
         self.counts["rollbacks done" if ran.returncode == 0 else "rollbacks refused"] += 1
@@ -347,7 +357,7 @@ class Chaos:
 
     def patiently(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Ask Airflow until it responds, for three minutes at most: the machine is busy."""
-        for _ in local_airflow.patience(180, f"Airflow does not answer {path}"):
+        for _ in patience(180, f"Airflow does not answer {path}"):
             with contextlib.suppress(TimeoutError, ConnectionError, urllib.error.URLError):
                 try:
                     with self.asking:  # two writes at once make Airflow's server wait for itself on SQLite
@@ -370,7 +380,7 @@ class Chaos:
         """Wait until no run is under way, and none is about to begin; the states of the round's runs."""
         quiet = 0
         enough = 16 if any(run.dag == chaos_plan.INGEST_EVENTS for run in self.round.runs) else 6  # assets take time
-        for _ in local_airflow.patience(PATIENCE, f"The runs of round {self.round.number} did not end"):
+        for _ in patience(PATIENCE, f"The runs of round {self.round.number} did not end"):
             states = self.states()
             busy = [run for run, state in states.items() if state not in ("success", "failed")]
             busy += [thread for thread in self.threads if thread.is_alive()]  # type: ignore[misc]

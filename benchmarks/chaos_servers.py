@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import chaos_check
 from benchmarks.chaos_check import Published, Switch
-from tools.faulty_proxy import Answer, Fault, Proxy, Request
+from tools.sandbox.faulty_proxy import Answer, Fault, Proxy, Request
 
 SLOW_SECONDS = 3
 THROTTLED = b'{"__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException", "message": "Slow."}'

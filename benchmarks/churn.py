@@ -23,8 +23,10 @@ from pyspark.sql import SparkSession
 from sklearn.model_selection import StratifiedKFold
 
 from benchmarks.quality import SOURCE
-from common import spark, tables
 from common.churn import calibration, encoding, models
+from common.engines import arrow, spark
+from common.engines.interactions import shard_of
+from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS
 from jobs.build_user_features import main as features_job
 from jobs.train_churn import main as job
 from jobs.train_churn.main import Rows
@@ -63,7 +65,7 @@ def of_features(table: pa.Table, cut: datetime.date) -> tuple[Rows, Rows, np.nda
     )
     rows = Rows(table.drop_columns(job.NO_FEATURES), table["churned"].to_numpy())
     newest = pc.equal(table["cut"], cut).to_numpy()
-    held_out = tables.shard_of(table["user_id"].combine_chunks(), job.HELD_OUT) == 0
+    held_out = shard_of(table["user_id"].combine_chunks(), job.HELD_OUT) == 0
     return rows.where(~newest), rows.where(newest), held_out[~newest]
 
 
@@ -94,7 +96,7 @@ def shop(session: SparkSession, folder: Path) -> None:
         "type": pa.repeat("purchase", rows.num_rows),
         "quantity": rows["quantity"].cast(pa.int64()),
         "unit_price": rows["price"].cast(pa.float64()),
-        "time": rows["invoice_date"].cast(pa.timestamp("us")).cast(tables.TYPES["timestamp"]),
+        "time": rows["invoice_date"].cast(pa.timestamp("us")).cast(arrow.TYPES["timestamp"]),
         "country": rows["country"],
     }
     pq.write_table(pa.table(events), folder / "events.parquet")
@@ -124,7 +126,7 @@ def generated(folder: Path, users: int) -> None:
     """A generated shop: its cancellations by the jobs, beside the probabilities that they were drawn with."""
     lake = f"file://{folder}/generated"
     size = {"users": users, "items": 2000, "events": 50 * users, "days": GENERATED_DAYS, "seed": 7, "level": "curated"}
-    run("-m", "tools.generate_data", "--lake", lake, *(f"--{name}={value}" for name, value in size.items()))
+    run("-m", "tools.data.generate_data", "--lake", lake, *(f"--{name}={value}" for name, value in size.items()))
     truth = ds.dataset(folder / "generated" / "truth" / "cancellations").to_table()
     cut = pc.max(truth["cut"]).as_py()
     settings = {
@@ -208,7 +210,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        session = SparkSession.builder.config(map={**spark.SETTINGS, **spark.LOCAL_SETTINGS}).getOrCreate()
+        session = SparkSession.builder.config(map={**SETTINGS, **LOCAL_SETTINGS}).getOrCreate()
         shop(session, folder)
         session.stop()
         file = arguments.telco or folder / "telco.csv"

@@ -19,7 +19,7 @@ from common import contracts
 from common.delivery import tables, writer
 from common.delivery.items import make_items
 from common.delivery.tables import Table, client
-from tools import local_dynamodb
+from tools.sandbox import local_dynamodb
 
 CONTRACT = "recommendations@1"
 ROWS = 10  # of a user

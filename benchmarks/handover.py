@@ -1,7 +1,7 @@
 """The hand-over of interactions from Spark to a CSR matrix in Python: through files, and by collecting in the driver.
 
 Users and items are strings, as in our contracts; a row for each pair, sorted by user. Ours is Spark writing Parquet and
-ending, and another process reading it with `tables.read_interactions`. The peers collect in the driver's process and
+ending, and another process reading it with `read_interactions`. The peers collect in the driver's process and
 make a CSR of it there. Seconds are without Spark's start; memory is of the whole process tree.
 """
 
@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import measure
-from common import tables
 from common.contracts import Column, Contract
-from common.inputs import Input
-from common.storage import File
+from common.engines.interactions import read_interactions
+from common.handover.inputs import Input
+from common.handover.storage import File
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".tandem" / "benchmarks"
@@ -66,15 +66,15 @@ def session(memory: str, **more: str) -> Any:
     """Spark with the settings of our jobs; it ends when its memory does, for left alone it hangs."""
     from pyspark.sql import SparkSession
 
-    from common import spark
+    from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS, WITHOUT_CHECKSUMS
 
-    settings = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, **spark.WITHOUT_CHECKSUMS, **more}
+    settings = {**SETTINGS, **LOCAL_SETTINGS, **WITHOUT_CHECKSUMS, **more}
     settings |= {"spark.driver.memory": memory, "spark.driver.extraJavaOptions": "-XX:+ExitOnOutOfMemoryError"}
     return SparkSession.builder.master("local[*]").config(map=settings).getOrCreate()
 
 
 def write(source: Path, memory: str) -> dict[str, Any]:
-    from common.spark import parquet_writer
+    from common.engines.spark.io import parquet_writer
 
     spark = session(memory)
     started = time.perf_counter()
@@ -90,7 +90,7 @@ def read(source: Path) -> dict[str, Any]:
     files = [File(f"file://{file}", file.stat().st_size) for file in found]
     rows = sum(pq.ParquetFile(file).metadata.num_rows for file in found)
     task: Any = SimpleNamespace(input=lambda _: Input("pairs", CONTRACT, files, rows), log=print)
-    interactions = tables.read_interactions(task, "pairs", ["weight"])
+    interactions = read_interactions(task, "pairs", ["weight"])
     size = interactions.indptr.nbytes + interactions.indices.nbytes + interactions.values["weight"].nbytes
     names = interactions.users.nbytes + interactions.items.nbytes
     seconds = time.perf_counter() - started

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from common.heartbeat import status
+from common.handover.heartbeat import status
 
 RESULTS = Path(__file__).parent / "results.md"
 EVERY = 0.05  # seconds between two looks at the processes

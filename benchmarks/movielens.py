@@ -13,7 +13,7 @@ from common.recommending.histories import History
 from common.recommending.item_model import ItemModel, ItemScorer
 from common.recommending.models import excluded
 from common.recommending.popularity import popularity
-from common.recommending.ranking import SameForAll, Scorer, joined, rank
+from common.recommending.ranking import NonPersonalizedScorer, Scorer, joined, rank
 
 Table = NDArray[np.int64]  # user, item, rating, seconds since 1970; a row a rating
 HARNESS = {"popularity": (0.2522, 5e-4), "SAR": (0.3938, 5e-5)}  # nDCG@10; ties of popularity may go either way
@@ -65,7 +65,10 @@ def harness(train: Table, pairs: History, truth: Truth) -> dict[str, float]:
     affinity = matrix(train, train[:, 2] * 2 ** (-age / 30), (pairs.user_count, items))
     model = ItemModel(sp.csr_matrix((items, items), dtype=np.float32), jaccard, np.arange(items), 30.0)
     found = {}
-    scorers: dict[str, Scorer] = {"popularity": SameForAll(popularity(pairs)), "SAR": ItemScorer(model, affinity)}
+    scorers: dict[str, Scorer] = {
+        "popularity": NonPersonalizedScorer(popularity(pairs)),
+        "SAR": ItemScorer(model, affinity),
+    }
     for name, scorer in scorers.items():
         ranking = joined(list(rank(scorer, pairs.user_count, 10, excluded(pairs, False))))
         found[name] = quality(ranking, truth).means()["ndcg"]

@@ -25,9 +25,9 @@ import pyarrow.dataset as ds
 
 from benchmarks import measure
 from benchmarks.measure import Measurement
-from common.job import load
-from tools.generate_data import generate
-from tools.shop_model import Settings
+from common.handover.job_toml import load
+from tools.data.generate_data import generate
+from tools.data.shop_model import Settings
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".tandem" / "benchmarks"
@@ -173,11 +173,11 @@ def parse_only(lake: Path) -> dict[str, Any]:
     """Lines read and parsed with the settings of our jobs, nothing kept."""
     from pyspark.sql import functions as F
 
-    from common import spark as jobs_spark
+    from common.engines.spark.session import SETTINGS
     from jobs.ingest_events.main import EVENT
 
     spark = naive_session("1g")
-    for name, value in jobs_spark.SETTINGS.items():
+    for name, value in SETTINGS.items():
         if name.startswith("spark.sql."):
             spark.conf.set(name, value)
     started = time.perf_counter()

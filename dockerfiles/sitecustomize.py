@@ -19,7 +19,7 @@ def cpu_limit() -> int:
     return available
 
 
-# The first process of a container ignores a signal that it has no handler for; common.task sets its own later.
+# The first process of a container ignores a signal that it has no handler for; common.handover.task sets its own later.
 signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 # OpenBLAS, OpenMP and Arrow read this when they are loaded; left alone they take every processor of the machine.
 os.environ.setdefault("OMP_NUM_THREADS", str(cpu_limit()))

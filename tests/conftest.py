@@ -21,9 +21,8 @@ import boto3
 import pytest
 from hypothesis import settings
 
-from common import s3
-from tools import local_airflow, local_s3
-from tools.sandbox import parts
+from common.handover import s3
+from tools.sandbox import local_airflow, local_s3, parts
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -124,9 +123,10 @@ def session() -> "SparkSession":
     """One Spark for all tests of Spark jobs, on this machine."""
     from pyspark.sql import SparkSession
 
-    from common import spark  # here, so that tests without Spark do not load it
+    # Here, so that tests without Spark do not load it.
+    from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS, WITHOUT_CHECKSUMS
 
-    local = {**spark.SETTINGS, **spark.LOCAL_SETTINGS, **spark.WITHOUT_CHECKSUMS, "spark.master": "local[2]"}
+    local = {**SETTINGS, **LOCAL_SETTINGS, **WITHOUT_CHECKSUMS, "spark.master": "local[2]"}
     return SparkSession.builder.config(map=local).getOrCreate()
 
 
@@ -188,7 +188,7 @@ def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
     """The address of moto's server."""
-    from tools import local_dynamodb  # takes a second, which most tests need not wait
+    from tools.sandbox import local_dynamodb  # takes a second, which most tests need not wait
 
     with local_dynamodb.served() as url:
         yield url

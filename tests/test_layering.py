@@ -28,8 +28,8 @@ BARE = {
 }  # must start on a bare node
 ALLOWED = {
     **{f"common.{name}": {"boto3", "botocore"} for name in BARE},
-    "common.spark": {"boto3", "botocore", "pyspark", "py4j"},
-    "common.tables": {"boto3", "botocore", "numpy", "pyarrow"},
+    "common.engines.spark": {"boto3", "botocore", "pyspark", "py4j"},
+    "common.engines.arrow": {"boto3", "botocore", "numpy", "pyarrow"},
     "common.delivery": {"boto3", "botocore", "numpy", "pyarrow"},
     "common.churn": {"numpy", "pyarrow", "sklearn", "threadpoolctl"},
     "common.recommending": {"numpy", "scipy", "sklearn", "threadpoolctl"},
@@ -66,7 +66,7 @@ def test_common_needs_only_what_its_layer_allows(graph, part):
 
 @pytest.mark.parametrize("part", sorted(BARE))
 def test_the_base_of_common_reaches_no_layer_above(graph, part):
-    above = {"common.spark", "common.tables", "common.recommending", "common.churn"}
+    above = {"common.engines.spark", "common.engines.arrow", "common.recommending", "common.churn"}
     assert not graph.find_upstream_modules(f"common.{part}") & above
 
 

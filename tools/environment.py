@@ -8,14 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from common.failures import ArgumentError
+from common.errors import ArgumentError
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ROOT / "airflow_dags" / "environments"
 sys.path.append(str(ROOT / "airflow_dags"))  # the part of it that needs no Airflow
 
 from tandem import settings  # noqa: E402
-from tandem.errors import PipelineError as PipelineError  # noqa: E402
+from tandem.dag_errors import PipelineError as PipelineError  # noqa: E402
 from tandem.settings import Settings as Settings  # noqa: E402
 from tandem.texts import ON_YARN as ON_YARN  # noqa: E402
 from tandem.texts import check_texts as check_texts  # noqa: E402

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from common import contracts
 from common.delivery import tables
-from common.failures import ArgumentError, Failure
+from common.errors import ArgumentError, TaskError
 from tools.environment import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,7 +66,7 @@ def main() -> None:
         reach(environment)
         for name, missing in create(environment):
             shown.add_row(name, f"[green]made: {', '.join(missing)}[/]" if missing else "was there")
-    except Failure as error:
+    except TaskError as error:
         sys.exit(str(error))
     Console().print(shown)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tandem.errors import PipelineError, check_known
+from tandem.dag_errors import PipelineError, check_known
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from tandem import settings
-from tandem.errors import PipelineError, check_known
-from tandem.notice import FailureNotice
-from tandem.runtimes import ContainerRuntime, SparkRuntime
-from tandem.runtimes.dataproc import Dataproc
-from tandem.runtimes.docker import Docker
-from tandem.runtimes.emr import Emr
-from tandem.runtimes.emr_serverless import EmrServerless
-from tandem.runtimes.kubernetes_job import KubernetesJob
-from tandem.runtimes.kubernetes_pod import KubernetesPod
-from tandem.runtimes.process import Process
-from tandem.runtimes.spark_submit import SparkSubmit
+from tandem.dag_errors import PipelineError, check_known
+from tandem.failure_notice import FailureNotice
+from tandem.runtimes.base import ContainerRuntime, SparkRuntime
+from tandem.runtimes.dataproc.jobs import Dataproc
+from tandem.runtimes.emr.serverless import EmrServerless
+from tandem.runtimes.emr.steps import Emr
+from tandem.runtimes.kubernetes.job import KubernetesJob
+from tandem.runtimes.kubernetes.pod import KubernetesPod
+from tandem.runtimes.local.docker import Docker
+from tandem.runtimes.local.process import Process
+from tandem.runtimes.local.spark_submit import SparkSubmit
 from tandem.settings import Settings
 
 CONTAINER_RUNTIMES: dict[str, type[Process | Docker | KubernetesPod]] = {
@@ -45,8 +45,8 @@ class Environment:
     retries: int
     retry_delay: timedelta
     deadline_seconds: int  # of an attempt, if its job.toml names none
-    runs_at_once: int  # of a pipeline
-    parts_at_once: int  # of a mapped task in a run
+    max_active_runs: int  # of a pipeline
+    max_active_tis_per_dagrun: int  # of a mapped task in a run
     failure_notice: FailureNotice
     container: ContainerRuntime
     spark: SparkRuntime
@@ -64,8 +64,8 @@ def load(folder: Path) -> Environment:
         retries=said["retries"],
         retry_delay=timedelta(seconds=said["retry_delay_seconds"]),
         deadline_seconds=said["deadline_seconds"],
-        runs_at_once=said["runs_at_once"],
-        parts_at_once=said["parts_at_once"],
+        max_active_runs=said["max_active_runs"],
+        max_active_tis_per_dagrun=said["max_active_tis_per_dagrun"],
         failure_notice=FailureNotice(said.name, **said["failures"]),
         container=runtime(CONTAINER_RUNTIMES, "container", said, shared),
         spark=runtime(SPARK_RUNTIMES, "spark", said, shared),

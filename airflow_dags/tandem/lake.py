@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-ATTEMPTS = 8  # of a request, as in common.s3: a job's success must not be lost by one cut connection
-LARGEST_DOCUMENT = 64 << 20  # bytes; a manifest names all files of its task
+ATTEMPTS = 8  # of a request, as in common.handover.s3: a job's success must not be lost by one cut connection
+MAX_DOCUMENT = 64 << 20  # bytes; a manifest names all files of its task
 log = logging.getLogger(__name__)
 
 
@@ -24,7 +24,7 @@ class Unreadable(Exception):
 
 
 def encode(identifier: str) -> str:
-    """The name of an ID as one segment of a URI, the same as `common.lake.encode`."""
+    """The name of an ID as one segment of a URI, the same as `common.handover.lake.encode`."""
     content = identifier.encode("utf-8", "surrogatepass")
     name = re.sub(rb"^[._]|[^A-Za-z0-9_.-]", lambda match: b"~%02x" % match.group()[0], content).decode("ascii")
     return name if len(name) <= 200 else f"{name[:150]}~~{hashlib.sha256(content).hexdigest()[:32]}"
@@ -40,9 +40,9 @@ def read_document(uri: str) -> dict[str, Any] | None:
     """The JSON object at a file:// or s3:// URI, None if there is none that can be read."""
     try:
         if uri.startswith("s3://"):
-            content = read_s3(uri, lambda body: bounded(body, uri, LARGEST_DOCUMENT))
+            content = read_s3(uri, lambda body: bounded(body, uri, MAX_DOCUMENT))
         else:
-            content = read_file(Path(uri.removeprefix("file://")), LARGEST_DOCUMENT)
+            content = read_file(Path(uri.removeprefix("file://")), MAX_DOCUMENT)
         document = json.loads(content)
         if not isinstance(document, dict):
             raise Unreadable(f"{uri} holds no JSON object")

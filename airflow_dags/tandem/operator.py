@@ -12,14 +12,14 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context, TaskInstanceState
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from tandem.errors import PipelineError
+from tandem.dag_errors import PipelineError
+from tandem.failure_notice import noted, told
 from tandem.lake import read_document
-from tandem.notice import noted, told
 from tandem.parameters import Described, check_configuration, check_parameters, given, is_of_its_task
-from tandem.runtimes import ContainerRuntime, Outcome, Work
-from tandem.runtimes.output import LARGEST_RESULT
+from tandem.runtimes.base import Attempt, ContainerRuntime, Outcome
+from tandem.runtimes.output import MAX_RESULT
+from tandem.runtimes.polling import PollingRuntime
 from tandem.runtimes.released import check_bundle
-from tandem.runtimes.service import Service
 from tandem.texts import IN_NAMES, check_texts
 
 FINAL = {  # exit codes that another attempt would end with too
@@ -29,7 +29,7 @@ FINAL = {  # exit codes that another attempt would end with too
     5: "fenced, this attempt or a newer one has published",
 }
 FENCED = 5
-LONGEST_SENTENCE = 2000  # characters of what a job says of its failure
+MAX_SENTENCE = 2000  # characters of what a job says of its failure
 log = logging.getLogger(__name__)
 
 
@@ -71,14 +71,14 @@ class JobOperator(BaseOperator):
         self.at_trigger = at_trigger  # the names of those that a run may give
         self.deadline_seconds = deadline_seconds
         self.part = part
-        self.work: Work | None = None
+        self.work: Attempt | None = None
         self.handle: Any = None
 
     def execute(self, context: Context) -> Any:
         with noted(context["ti"]):
             self.work = self.rendered_work(context)
             self.check(self.work)
-            if isinstance(self.runtime, Service):
+            if isinstance(self.runtime, PollingRuntime):
                 check_bundle(self.work)
             self.handle = self.runtime.submit(self.work)
             outcome = self.runtime.watch(self.handle)
@@ -87,11 +87,11 @@ class JobOperator(BaseOperator):
                 done = replace(done, attempt=outcome.attempt, run_started=None)
             return concluded(done, outcome)
 
-    def rendered_work(self, context: Context) -> Work:
+    def rendered_work(self, context: Context) -> Attempt:
         """This attempt of the task, once its templates are rendered."""
         instance = context["ti"]
         started = context["dag_run"].start_date
-        return Work(
+        return Attempt(
             job=self.job,
             lake=self.lake,
             dag_id=instance.dag_id,
@@ -120,7 +120,7 @@ class JobOperator(BaseOperator):
         work = replace(self.rendered_work(context), task_id=self.task_id, lake=rendered["lake"], parameters=values)
         self.check(work, late - values.keys())
 
-    def check(self, work: Work, late: Set[str] = frozenset()) -> None:
+    def check(self, work: Attempt, late: Set[str] = frozenset()) -> None:
         """Raise AirflowFailException unless the job takes the parameters, but the late ones, and the runtime all."""
         described = {name: entry for name, entry in self.described.items() if name not in late}
         try:
@@ -135,7 +135,7 @@ class JobOperator(BaseOperator):
             self.runtime.cancel(self.handle)
 
 
-def concluded(work: Work, outcome: Outcome) -> Any:
+def concluded(work: Attempt, outcome: Outcome) -> Any:
     """Return the XCom of work that has ended and published; AirflowException says why if it did not.
 
     The manifest is what counts: a job that is ended after it published, by a signal or in its last clean-up, has done
@@ -155,7 +155,7 @@ def concluded(work: Work, outcome: Outcome) -> Any:
     raise failure("\n".join([ending(outcome, document, work), *reasons(outcome, document)]))
 
 
-def attempt_of(document: Mapping[str, Any] | None, work: Work) -> int:
+def attempt_of(document: Mapping[str, Any] | None, work: Attempt) -> int:
     """The number of the attempt that left a document in the lake; 0 for none, and for one of an older run of this ID.
 
     A run that is deleted and made anew, or cleared, keeps its ID and begins later.
@@ -168,7 +168,7 @@ def attempt_of(document: Mapping[str, Any] | None, work: Work) -> int:
     return 0 if older else int(task.get("attempt", 0))
 
 
-def failure_document(uri: str, work: Work) -> dict[str, Any] | None:
+def failure_document(uri: str, work: Attempt) -> dict[str, Any] | None:
     """The failure document of this attempt, None if there is none of that form."""
     document = read_document(uri)
     if document is None or attempt_of(document, work) == 0:
@@ -186,9 +186,9 @@ def result(outcome: Outcome) -> Any:
     if outcome.result is None:
         return None
     with contextlib.suppress(ValueError, RecursionError):
-        if len(outcome.result) <= LARGEST_RESULT:
+        if len(outcome.result) <= MAX_RESULT:
             return json.loads(outcome.result)
-    log.warning("The result file is not JSON, or over %s KiB; its manifest is taken instead.", LARGEST_RESULT >> 10)
+    log.warning("The result file is not JSON, or over %s KiB; its manifest is taken instead.", MAX_RESULT >> 10)
     return None
 
 
@@ -196,7 +196,7 @@ def small(xcom: dict[str, Any]) -> dict[str, Any]:
     """An XCom that fits into Airflow's database: without its largest metrics, of which it says so."""
     kept = {name: len(json.dumps({name: value})) for name, value in xcom["metrics"].items()}
     left_out: list[str] = []
-    while kept and sum(kept.values()) > LARGEST_RESULT - 1024:
+    while kept and sum(kept.values()) > MAX_RESULT - 1024:
         left_out.append(max(kept, key=lambda name: kept[name]))
         del kept[left_out[-1]]
     if not left_out:
@@ -210,7 +210,7 @@ def code_of(outcome: Outcome, document: Mapping[str, Any] | None) -> int:
     return int(document["exit_code"]) if document else outcome.exit_code
 
 
-def ending(outcome: Outcome, document: Mapping[str, Any] | None, work: Work) -> str:
+def ending(outcome: Outcome, document: Mapping[str, Any] | None, work: Attempt) -> str:
     """One line on the end of the work; a shell and spark-submit report a signal as 128 plus its number."""
     code = code_of(outcome, document)
     number = -code if code < 0 else code - 128
@@ -238,7 +238,7 @@ def reasons(outcome: Outcome, document: Mapping[str, Any] | None) -> list[str]:
 def one_line(text: str) -> str:
     """A text as one line, so that none in it can pass for a line of ours, and not longer than a message may be."""
     line = " ".join(str(text).split())
-    return line if len(line) <= LONGEST_SENTENCE else f"{line[:LONGEST_SENTENCE]}…"
+    return line if len(line) <= MAX_SENTENCE else f"{line[:MAX_SENTENCE]}…"
 
 
 def tell_failure(context: Context) -> None:

@@ -9,11 +9,11 @@ from airflow.sdk import Context, Param
 from airflow.sdk.exceptions import AirflowFailException
 from jinja2 import Environment, meta
 
-from tandem.errors import PipelineError, check_known
+from tandem.dag_errors import PipelineError, check_known
 from tandem.texts import short
 
 Described = Mapping[str, Mapping[str, Any]]  # the parameters of a job, as job_catalogue.json has them
-PARSERS: dict[str, Any] = {  # the same as in common.job, which checks again what arrives
+PARSERS: dict[str, Any] = {  # the same as in common.handover.job_toml, which checks again what arrives
     "integer": int,
     "number": float,
     "string": str,

@@ -11,13 +11,13 @@ from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from tandem import catalogue, environment
 from tandem.catalogue import Job
-from tandem.done import Done
-from tandem.errors import PipelineError, check_known
+from tandem.dag_errors import PipelineError, check_known
 from tandem.operator import JobOperator, tell_failure
 from tandem.parameters import check_parameters, declaration
-from tandem.release import TASK, TakeRelease
+from tandem.pin_release import TASK, PinRelease
 from tandem.run_check import check_run
-from tandem.runtimes import Cluster, ContainerRuntime
+from tandem.runtimes.base import Cluster, ContainerRuntime
+from tandem.watcher import Done
 
 Task = BaseOperator | MappedOperator
 SPARK_SETTINGS = ("conf", "driver_memory", "executor_memory", "executor_cores", "deploy_mode")
@@ -66,7 +66,7 @@ class Pipeline:
             doc_md=documentation,
             catchup=False,
             on_failure_callback=self.environment.failure_notice,
-            max_active_runs=self.environment.runs_at_once,
+            max_active_runs=self.environment.max_active_runs,
             user_defined_macros={"code": self.environment.code, "tables": self.environment.tables},
             default_args={
                 "retries": self.environment.retries,
@@ -86,7 +86,7 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.put_release_before_all()
+            self.prepend_pin_release()
             self.put_clusters_around_spark()
         self.dag.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
@@ -188,7 +188,7 @@ class Pipeline:
                     f"{where} is mapped by '{job.mapped_by}'; say into how many: {job.mapped_by}=NUMBER."
                 )
             options["parameters"] = parameters = {**parameters, job.mapped_by: count}
-            at_once = self.environment.parts_at_once
+            at_once = self.environment.max_active_tis_per_dagrun
             task = JobOperator.partial(max_active_tis_per_dagrun=at_once, **options).expand(part=list(range(count)))
         else:
             task = JobOperator(**options)
@@ -236,11 +236,11 @@ class Pipeline:
                 f"writes {written}; name a task that writes it, or bring the two jobs to one version of the contract."
             )
 
-    def put_release_before_all(self) -> None:
+    def prepend_pin_release(self) -> None:
         """Let a run take its release first, if any of its tasks runs what a release names."""
         if self.released:
             first = [task for task in self.dag.tasks if not task.upstream_task_ids]
-            TakeRelease(task_id=TASK, check=check_run) >> first
+            PinRelease(task_id=TASK, check=check_run) >> first
 
     def put_clusters_around_spark(self) -> None:
         """Open each once all is done that all its tasks wait for, close it after the last, let no failure be hidden."""
@@ -249,14 +249,14 @@ class Pipeline:
         last = [task for task in self.dag.tasks if not task.downstream_task_ids and task.task_id not in around]
         before = {task.task_id: self.upstream(task) - around for _, tasks in opened for task in tasks}
         for cluster, tasks in opened:
-            self.put_around(cluster, tasks, before)
+            self.wrap_with_cluster(cluster, tasks, before)
         if opened:
             own = {task.task_id for cluster, _ in opened for task in (cluster.open, cluster.ready)}
             done = Done(task_id="done", own={TASK, *self.jobs, *own})
             [*last, *(cluster.close for cluster, _ in opened)] >> done
             done.as_teardown(on_failure_fail_dagrun=True)
 
-    def put_around(self, cluster: Cluster, tasks: list[Task], before: Mapping[str, set[str]]) -> None:
+    def wrap_with_cluster(self, cluster: Cluster, tasks: list[Task], before: Mapping[str, set[str]]) -> None:
         """Open a cluster before its tasks and close it after them; `before` has what each Spark task waits for."""
         own = {task.task_id for task in tasks}
         common = set.intersection(*(before[task_id] for task_id in own))

@@ -15,7 +15,7 @@ from typing import Any
 
 from tandem import settings
 from tandem.environment import CONTAINER_RUNTIMES, SPARK_RUNTIMES
-from tandem.runtimes.requests import model
+from tandem.runtimes.cloud_request import model
 
 ROOT = Path(__file__).resolve().parents[2]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"

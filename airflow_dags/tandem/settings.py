@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tandem.errors import PipelineError, check_known
+from tandem.dag_errors import PipelineError, check_known
 
 SHARED = "shared"  # the file of what all have in common
 OPTIONAL = object()
@@ -24,8 +24,8 @@ KNOWN: dict[str, Any] = {
     "retries": int,
     "retry_delay_seconds": (int, float),
     "deadline_seconds": int,
-    "runs_at_once": int,
-    "parts_at_once": int,
+    "max_active_runs": int,
+    "max_active_tis_per_dagrun": int,
     "keep_intermediate_days": int,
     "forget_grace_minutes": int,
     "delivery": {"tables": str, "billing": str, "read_units": (int, OPTIONAL), "write_units": (int, OPTIONAL)},

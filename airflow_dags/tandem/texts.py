@@ -6,7 +6,7 @@ Standard library only, because the tools that submit jobs check their texts too,
 import re
 from collections.abc import Mapping
 
-from tandem.errors import PipelineError
+from tandem.dag_errors import PipelineError
 
 LONGEST = 8000  # characters; EMR takes 10,280 for all arguments of a step together
 # Control characters but tab and newline, which Java, shells and terminals change or lose, and halves of surrogates,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 RARE = 0.01  # share of rows below which a word has no column of its own
-MOST_WORDS = 20
+MAX_WORDS = 20
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def fit_encoding(rows: pa.Table) -> Encoding:
             counts = pc.value_counts(column.drop_null()).to_pylist()
             frequent = [entry for entry in counts if RARE * rows.num_rows <= entry["counts"] < rows.num_rows]
             frequent.sort(key=lambda entry: (-entry["counts"], entry["values"]))
-            columns += [(name, entry["values"]) for entry in frequent[:MOST_WORDS]]
+            columns += [(name, entry["values"]) for entry in frequent[:MAX_WORDS]]
         else:
             least, most = (bound.as_py() for bound in pc.min_max(column).values())
             if least is not None and least < most:

@@ -9,9 +9,9 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.failures import ArgumentError
+from common.errors import ArgumentError
 
-TYPES = {"string", "integer", "number", "small_number", "boolean", "date", "timestamp"}
+TYPES = {"string", "int64", "float64", "float32", "boolean", "date", "timestamp"}
 CONTROL = r"[\x00-\x1f\x7f-\x9f]"  # control characters, for the regular expressions of Python, Java and Arrow
 MAX_BYTES = 1024  # of a string in UTF-8, unless its column says otherwise: what DynamoDB allows a key
 

@@ -10,18 +10,18 @@ import pyarrow.compute as pc
 
 from common.contracts import Contract, Product
 from common.delivery.reader import MAX_KEY, Item, bucket_of
-from common.failures import InputError, Refused
+from common.errors import GateRefused, InputError
 
-LARGEST_ITEM = 400 * 1024  # bytes, names and values together
+MAX_ITEM = 400 * 1024  # bytes, names and values together
 ITEM_BYTES = 100  # of an item: names of the attributes, the partition's name, the time of expiry
 POINTER_BYTES = 4096  # of the pointer, beside the rows that are shown to whoever is not listed
-LEAST_NUMBER, GREATEST_NUMBER = 1e-130, 9.9e125  # in absolute value
+MIN_NUMBER, GREATEST_NUMBER = 1e-130, 9.9e125  # in absolute value
 EXPLAINED = {  # why a key cannot be published
     "empty_key": "it is empty",
     "long_key": f"it has more than {MAX_KEY:,} bytes",
     "number_out_of_range": f"a number is not below {GREATEST_NUMBER}",
     "same_place_twice": "two rows are in the same place",
-    "large_item": f"its rows have more than {LARGEST_ITEM:,} bytes",
+    "large_item": f"its rows have more than {MAX_ITEM:,} bytes",
 }
 TAGS = {"string": "S", "date": "S", "timestamp": "S", "boolean": "BOOL"}  # all others are numbers
 
@@ -61,7 +61,7 @@ def bucket_count(keys: int) -> int:
 def make_items(table: pa.Table, contract: Contract) -> Items:
     """The items of a product's rows, without the keys that DynamoDB cannot hold.
 
-    Raises Refused if it cannot hold the rows without a key, which are shown to whoever is not listed.
+    Raises GateRefused if it cannot hold the rows without a key, which are shown to whoever is not listed.
     """
     product = contract.product
     if product is None:
@@ -80,7 +80,7 @@ def make_items(table: pa.Table, contract: Contract) -> Items:
         "long_key": np.concatenate([[False], lengths > MAX_KEY]),
         "number_out_of_range": holding(codes, out_of_range(shown, contract), len(keys)),
         "same_place_twice": holding(codes, repeated(codes, within), len(keys)),
-        "large_item": sizes + np.concatenate([[POINTER_BYTES], lengths + ITEM_BYTES]) > LARGEST_ITEM,
+        "large_item": sizes + np.concatenate([[POINTER_BYTES], lengths + ITEM_BYTES]) > MAX_ITEM,
     }
     check_default(faults, contract)
     names = keys.to_pylist()
@@ -134,16 +134,16 @@ def out_of_range(columns: dict[str, pa.ChunkedArray], contract: Contract) -> np.
     """The rows with a number that DynamoDB does not have: too large, infinite or NaN."""
     rows = np.zeros(len(next(iter(columns.values()))), dtype=bool)
     for name, column in columns.items():
-        if contract.columns[name].type in ("number", "small_number"):
+        if contract.columns[name].type in ("float64", "float32"):
             rows |= ~pc.fill_null(pc.less(pc.abs(column), GREATEST_NUMBER), True).to_numpy()
     return rows
 
 
 def check_default(faults: dict[str, np.ndarray], contract: Contract) -> None:
-    """Refused if DynamoDB cannot hold the rows without a key: there is nothing to show in their place."""
+    """GateRefused if DynamoDB cannot hold the rows without a key: there is nothing to show in their place."""
     for reason, found in faults.items():
         if found[0]:
-            raise Refused(
+            raise GateRefused(
                 f"The rows of {contract.name} without a key, which are shown to whoever is not listed, cannot be "
                 f"stored ({EXPLAINED[reason]}); nothing was written: correct the task that wrote them."
             )
@@ -154,8 +154,8 @@ def converted(column: pa.ChunkedArray, kind: str) -> tuple[str, pa.Array]:
     values = column.combine_chunks()
     if kind == "timestamp":
         values = pc.strftime(values, "%Y-%m-%dT%H:%M:%SZ")
-    elif kind in ("number", "small_number"):
-        values = pc.if_else(pc.less(pc.abs(values), LEAST_NUMBER), pa.scalar(0, values.type), values)
+    elif kind in ("float64", "float32"):
+        values = pc.if_else(pc.less(pc.abs(values), MIN_NUMBER), pa.scalar(0, values.type), values)
     return TAGS.get(kind, "N"), values if kind == "boolean" else values.cast(pa.string())
 
 

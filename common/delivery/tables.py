@@ -19,7 +19,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from common.failures import ArgumentError, Failure
+from common.errors import ArgumentError, TaskError
 
 CREATION_TIME = 300.0  # seconds; Amazon takes ten or so
 EXPIRY = "expires"  # the attribute
@@ -79,7 +79,7 @@ def create(client: Any, table: str, capacity: dict[str, int] | None) -> list[str
 
 
 def wait_until_active(client: Any, table: str) -> None:
-    """Wait for a table that is being made; Failure after CREATION_TIME."""
+    """Wait for a table that is being made; TaskError after CREATION_TIME."""
     deadline = time.monotonic() + CREATION_TIME
     while True:
         try:
@@ -89,7 +89,7 @@ def wait_until_active(client: Any, table: str) -> None:
         if status == "ACTIVE":
             return
         if time.monotonic() > deadline:
-            raise Failure(
+            raise TaskError(
                 f"Table {table} is {status}, expected ACTIVE within {CREATION_TIME:.0f} s; run make create-tables "
                 "again, it resumes."
             )
@@ -103,7 +103,7 @@ def let_expire(client: Any, table: str) -> bool:
     if status in ("ENABLED", "ENABLING") and attribute == EXPIRY:
         return False
     if status != "DISABLED":
-        raise Failure(
+        raise TaskError(
             f"The expiry of {table} is {status} by '{attribute}', expected ENABLED by '{EXPIRY}'; disable it if it is "
             "enabled, and run make create-tables again in an hour."
         )
@@ -131,7 +131,7 @@ def explained(table: str = "") -> Iterator[None]:
             f"{str(error).rstrip('.')}, expected AWS credentials and AWS_DEFAULT_REGION for {where}; set them."
         ) from None
     except (ConnectionClosedError, ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError):
-        raise Failure(f"{where} can't be reached; check DYNAMODB_ENDPOINT and the network, then try again.") from None
+        raise TaskError(f"{where} can't be reached; check DYNAMODB_ENDPOINT and the network, then try again.") from None
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "ResourceNotFoundException" and table:

@@ -8,7 +8,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from common.delivery.tables import Table
-from common.failures import Failure
+from common.errors import TaskError
 
 MAX_WAIT = 20.0  # seconds between two tries
 PATIENCE = 600.0  # seconds without progress before a request is given up
@@ -29,7 +29,7 @@ UNAVAILABLE = {
 
 
 def request(table: Table, operation: str, **arguments: Any) -> Any:
-    """Response of one request, repeated while DynamoDB is too busy for it; Failure after PATIENCE."""
+    """Response of one request, repeated while DynamoDB is too busy for it; TaskError after PATIENCE."""
     responses = []
 
     def send(_: list[str]) -> list[str]:
@@ -43,7 +43,7 @@ def request(table: Table, operation: str, **arguments: Any) -> Any:
 def send_all(table: Table, waiting: list[Any], send: Callable[[list[Any]], list[Any]]) -> int:
     """Send until nothing is left; the number of repetitions. `send` returns what DynamoDB did not process.
 
-    Raises Failure if DynamoDB processes nothing for PATIENCE.
+    Raises TaskError if DynamoDB processes nothing for PATIENCE.
     """
     tries, sent_again, deadline = 0, 0, time.monotonic() + PATIENCE
     while True:
@@ -61,7 +61,7 @@ def send_all(table: Table, waiting: list[Any], send: Callable[[list[Any]], list[
             tries, deadline = 0, time.monotonic() + PATIENCE
         elif time.monotonic() > deadline:
             why = "is throttled; raise its capacity" if reasons & THROTTLED else f"answers {', '.join(sorted(reasons))}"
-            raise Failure(f"{table.name} took nothing for {PATIENCE:.0f} s, because it {why}, then try again.")
+            raise TaskError(f"{table.name} took nothing for {PATIENCE:.0f} s, because it {why}, then try again.")
         waiting, tries, sent_again = left, tries + 1, sent_again + len(left)
         # Full jitter: threads that were refused together do not come back together.
         time.sleep(random.uniform(0, min(MAX_WAIT, 0.05 * 2 ** min(tries, 20))))

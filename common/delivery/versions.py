@@ -16,7 +16,7 @@ from common.delivery.reader import POINTER, Item
 from common.delivery.tables import Table
 from common.delivery.throttling import request, transact
 from common.delivery.writer import expire, items_of
-from common.failures import Failure, Fenced
+from common.errors import StaleAttempt, TaskError
 
 VERSIONS = "versions"  # the part
 SECOND = datetime.timedelta(seconds=1)
@@ -87,7 +87,7 @@ def abandon(table: Table, version: Item) -> None:
 def switch(table: Table, version: Item, seen: Item | None) -> None:
     """Let the pointer lead to a complete version if the pointer is still what was seen.
 
-    Raises Fenced if a newer version is live by now or a person has rolled back, Failure if the pointer moved otherwise.
+    Raises StaleAttempt if a newer version is live or a person has rolled back, TaskError if it moved otherwise.
     """
     name = version["version"]["S"]
     if seen and seen["version"]["S"] == name:
@@ -101,11 +101,11 @@ def switch(table: Table, version: Item, seen: Item | None) -> None:
         return  # by another process of this task
     refuse_older(table, version, there, now)
     if there == seen:
-        raise Fenced(
+        raise StaleAttempt(
             f"Version {name} of {table.name} was left to expire before it was complete, so it is not published; run "
             "the pipeline again."
         )
-    raise Failure(
+    raise TaskError(
         f"The pointer of {table.name} moved while version {name} was written, and was left where it is; run the task "
         "again, it resumes from here."
     )
@@ -116,24 +116,24 @@ def roll_back(table: Table, who: str = "an operator") -> tuple[Item, Item]:
 
     The pointer keeps the decision: no publication shows what was computed before it.
 
-    Raises Failure if there is no such version, if it is kept for no more than an hour, or if the pointer moves
+    Raises TaskError if there is no such version, if it is kept for no more than an hour, or if the pointer moves
     meanwhile.
     """
     seen, now = observe(table)
     if seen is None or "follows" not in seen:
-        raise Failure(f"{table.name} has shown no version before the one in place, so there is none to go back to.")
+        raise TaskError(f"{table.name} has shown no version before the one in place, so there is none to go back to.")
     version = listed(table, seen["follows"]["S"])
     gone = f"Version {seen['follows']['S']} of {table.name} is kept no longer; run its pipeline again instead."
     if version is None or ("kept_until" in version and int(version["kept_until"]["N"]) < (now + GRACE).timestamp()):
-        raise Failure(gone)
+        raise TaskError(gone)
     # Two clocks of the same second may disagree: what is left is refused in any case.
     left = min(seen["computed"]["S"], written(now + SECOND))
     decision = {"rolled_back": {"S": max(written(now), left)}, "rolled_back_by": {"S": who}}
     if move_pointer(table, {**version, **decision}, seen):
         return seen, version
     if pointer(table) == seen:
-        raise Failure(gone)
-    raise Failure(f"The pointer of {table.name} moved meanwhile; look what is in place and try again.")
+        raise TaskError(gone)
+    raise TaskError(f"The pointer of {table.name} moved meanwhile; look what is in place and try again.")
 
 
 def move_pointer(table: Table, version: Item, seen: Item | None) -> bool:
@@ -251,7 +251,7 @@ def version_place(name: str) -> Item:
 
 
 def refuse_older(table: Table, version: Item, there: Item | None, now: datetime.datetime) -> None:
-    """Raise Fenced if a person rolled back after this version was computed, or the live one was computed after it.
+    """Raise StaleAttempt if a person rolled back after this version was computed, or the live one was computed later.
 
     So is one of which the oldest input was taken before that of the live one, as by a run that is slower than the next.
     A live version that is dated in the future, by a clock that was ahead, refuses nothing.
@@ -260,19 +260,19 @@ def refuse_older(table: Table, version: Item, there: Item | None, now: datetime.
         return
     name, computed = version["version"]["S"], version["computed"]["S"]
     if "rolled_back" in there and computed <= there["rolled_back"]["S"]:
-        raise Fenced(
+        raise StaleAttempt(
             f"Version {name} is not published, because {there['rolled_back_by']['S']} rolled {table.name} back at "
             f"{there['rolled_back']['S']}, after this version was computed ({computed}); run the pipeline again, which "
             "computes a new one."
         )
     live = there["version"]["S"]
     if computed < there["computed"]["S"] <= written(now):
-        raise Fenced(
+        raise StaleAttempt(
             f"Version {name} is not published, because {table.name} shows a newer one, {live}; to go back to an older "
             "one, use make rollback."
         )
     if "basis" in there and "basis" in version and version["basis"]["S"] < there["basis"]["S"] <= written(now):
-        raise Fenced(
+        raise StaleAttempt(
             f"Version {name} is not published, because its oldest input was taken at {version['basis']['S']}, before "
             f"that of version {live}, which {table.name} shows ({there['basis']['S']}); run the pipeline again."
         )

@@ -13,7 +13,7 @@ from common.delivery.items import Items
 from common.delivery.reader import Item, place_of
 from common.delivery.tables import Table
 from common.delivery.throttling import THROTTLED, UNAVAILABLE, request, send_all
-from common.failures import Failure
+from common.errors import TaskError
 
 BATCH = 25  # items; DynamoDB takes no more in one BatchWriteItem or BatchExecuteStatement
 GET_BATCH = 100  # items of one BatchGetItem
@@ -84,7 +84,7 @@ def expire_batch(table: Table, part: str, keys: list[str], expires: int) -> None
         errors = {key: response["Error"] for key, response in zip(waiting, responses) if "Error" in response}
         for error in errors.values():
             if error["Code"] not in {"ConditionalCheckFailed", *THROTTLED, *UNAVAILABLE}:
-                raise Failure(
+                raise TaskError(
                     f"{table.name} does not let items expire ({error['Code']}: {error.get('Message')}), expected "
                     "UPDATE to be allowed; see the policy of the job."
                 )
@@ -105,7 +105,7 @@ def put_batch(table: Table, requests: list[Any]) -> int:
 
 
 def check(table: Table, items: Items, version: str, sample: int, progress: Callable[[int], None]) -> None:
-    """Failure unless the table holds as many items of a version as it should, and those of a sample as they are."""
+    """TaskError unless the table holds as many items of a version as it should, and those of a sample as they are."""
     done = 0
 
     def count_bucket(bucket: int) -> int:
@@ -119,7 +119,7 @@ def check(table: Table, items: Items, version: str, sample: int, progress: Calla
 
     at_once(table, count_bucket, range(len(items.buckets) - 1), counted)
     if done != len(items.keys):
-        raise Failure(
+        raise TaskError(
             f"{table.name} holds {done:,} items of version {version}, expected {len(items.keys):,}; the pointer was "
             "not moved, run the task again."
         )
@@ -129,7 +129,7 @@ def check(table: Table, items: Items, version: str, sample: int, progress: Calla
     for position in chosen:
         key = items.keys[position]
         if comparable(found.get(key)) != comparable(items.contents(position, position + 1)[0]):
-            raise Failure(
+            raise TaskError(
                 f"{table.name} gives back something else for '{key}' of version {version} than was written; the "
                 "pointer was not moved, run the task again with a new input."
             )

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from common.recommending.blocks import blocks, in_parallel
 from common.recommending.evaluation import DEPTH, Truth, quality
 from common.recommending.histories import Floats, History
-from common.recommending.ranking import BLOCK_VALUES, LARGEST_BLOCK, Positions, Ranking, Scorer, rows_of, top_entries
+from common.recommending.ranking import BLOCK_VALUES, MAX_BLOCK, Positions, Ranking, Scorer, rows_of, top_entries
 
 CANDIDATES = 50  # of each member, among which weights are sought
 STEPS = (0.25, 0.5, 1.0, 2.0)  # weights to try for a member beside what is there
@@ -52,7 +52,7 @@ class BlendScorer:
         total: Floats | sp.csr_matrix | None = None
         for number, (member, weight) in enumerate(zip(self.members, self.weights, strict=True)):
             block = member.scores(part)
-            factor = np.float32(weight) * per_spread(block)
+            factor = np.float32(weight) * inverse_std(block)
             self.factors[number, part] = factor
             if isinstance(block, np.ndarray):
                 block *= factor[:, None]
@@ -72,7 +72,7 @@ class BlendScorer:
         return np.asarray(sources)[strongest, np.arange(len(strongest))], np.sum(parts, axis=0, dtype=np.float32)
 
 
-def per_spread(block: Floats | sp.csr_matrix) -> Floats:
+def inverse_std(block: Floats | sp.csr_matrix) -> Floats:
     """1 / the standard deviation over the items, per row; 0 where all scores are the same."""
     items = max(1, block.shape[1])
     if isinstance(block, np.ndarray):
@@ -117,7 +117,7 @@ def candidates(members: Sequence[Scorer], users: int, exclude: sp.csr_matrix | N
         scores = [_dense(member.scores(part)) for member in members]
         found = []
         for score in scores:
-            score *= per_spread(score)[:, None]
+            score *= inverse_std(score)[:, None]
             if exclude is not None:
                 excluded = exclude[part]
                 score[rows_of(excluded), excluded.indices] = 0
@@ -127,7 +127,7 @@ def candidates(members: Sequence[Scorer], users: int, exclude: sp.csr_matrix | N
         rows, items = np.divmod(keys, max(1, scores[0].shape[1]))
         return rows + part.start, items, np.stack([score[rows, items] for score in scores], axis=1)
 
-    size = min(LARGEST_BLOCK, BLOCK_VALUES // max(1, sum(member.width for member in members)))
+    size = min(MAX_BLOCK, BLOCK_VALUES // max(1, sum(member.width for member in members)))
     parts = list(in_parallel(of_block, blocks(users, size)))
     if not parts:
         return Candidates(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, len(members)), np.float32))

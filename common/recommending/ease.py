@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from common.recommending.blocks import blocks, in_parallel
 from common.recommending.histories import Floats
 
-LARGEST_HEAD = 20_000  # beyond it the memory grows past 2 GiB, and OpenBLAS has crashed at 37,000
+MAX_HEAD = 20_000  # beyond it the memory grows past 2 GiB, and OpenBLAS has crashed at 37,000
 # Up to so many items one thread inverts: it takes 1.2 s for 4,400 where two take 0.7 s alone, but 6 to 11 s where other
 # processes want the cores, because OpenBLAS waits for its threads by spinning.
 ONE_THREAD = 8_000
@@ -37,8 +37,8 @@ def ease(matrix: sp.csr_matrix, regularization: float, dropout: float = 0.0) -> 
     for X'X, then about 2/3 items^3 multiplications (spotrf, spotri): 10,000 items take 5 s on two cores, 20,000 106 s.
     """
     items = matrix.shape[1]
-    if items > LARGEST_HEAD:
-        raise ValueError(f"EASE takes at most {LARGEST_HEAD} items and got {items}: pass the head items only")
+    if items > MAX_HEAD:
+        raise ValueError(f"EASE takes at most {MAX_HEAD} items and got {items}: pass the head items only")
     if not (np.isfinite(regularization) and regularization > 0):
         raise ValueError(f"the regularization of EASE must be a positive number, not {regularization}")
     if not 0 <= dropout < 1:

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-LONGEST_FITTED = 5_000  # items; who has more is a reseller or a robot, says little and costs the square of it
+MAX_FITTED = 5_000  # items; who has more is a reseller or a robot, says little and costs the square of it
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,9 @@ def fitting_matrix(pairs: History, half_life: float, counting: bool) -> sp.csr_m
     """Users x items to fit on: 2^(-age / half_life) for each pair, times its strength if `counting`; their mean is 1.
 
     The mean is 1 so that one grid of regularizations serves data of any age. Times zero, it stays zero. Users with more
-    than LONGEST_FITTED items are left out, that is, their rows are empty.
+    than MAX_FITTED items are left out, that is, their rows are empty.
     """
-    too_long = pairs.lengths > LONGEST_FITTED
+    too_long = pairs.lengths > MAX_FITTED
     if too_long.any():
         kept = ~np.repeat(too_long, pairs.lengths)
         pairs = history(pairs.indptr, pairs.indices, kept, pairs.events, pairs.age, pairs.item_count)

@@ -13,21 +13,21 @@ from numpy.typing import NDArray
 
 from common.recommending.als import als
 from common.recommending.blend import Blend, Model
-from common.recommending.ease import LARGEST_HEAD, ease, head_items
+from common.recommending.ease import MAX_HEAD, ease, head_items
 from common.recommending.evaluation import DEPTH, Truth, quality
 from common.recommending.factor_model import FactorModel
-from common.recommending.histories import LONGEST_FITTED, Floats, History, fitting_matrix
+from common.recommending.histories import MAX_FITTED, Floats, History, fitting_matrix
 from common.recommending.item_model import ItemModel
 from common.recommending.neighbours import cosine, rp3beta
 from common.recommending.popularity import momentum, popularity
-from common.recommending.ranking import Ranking, SameForAll, Scorer, joined, rank
+from common.recommending.ranking import NonPersonalizedScorer, Ranking, Scorer, joined, rank
 from common.recommending.svd import svd
 
 Parameters = dict[str, float]
 
 FOREVER = 36_500.0  # days; a half-life that decays nothing
 SQUARES_A_SECOND = 1.2e8  # products of users' pairs of items, on two cores
-LARGEST_TUNING_HEAD = 6_000  # EASE costs items^3: its parameters are sought on the head of the head, 2 s a fit
+MAX_TUNING_HEAD = 6_000  # EASE costs items^3: its parameters are sought on the head of the head, 2 s a fit
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Size:
 
     @classmethod
     def of(cls, pairs: History) -> Size:
-        lengths = pairs.lengths[pairs.lengths <= LONGEST_FITTED].astype(np.float64)
+        lengths = pairs.lengths[pairs.lengths <= MAX_FITTED].astype(np.float64)
         return cls(pairs.user_count, pairs.item_count, len(pairs.indices), float((lengths**2).sum()))
 
 
@@ -86,7 +86,7 @@ def _neighbours(weights: sp.csr_matrix) -> ItemWeights:
 def _ease(matrix: sp.csr_matrix, p: Parameters, head: int) -> ItemWeights:
     """EASE between head items; what comes from or goes to the tail are RP3beta's weights, brought to EASE's scale."""
     items = matrix.shape[1]
-    columns = head_items(matrix, min(head, LARGEST_HEAD, items))
+    columns = head_items(matrix, min(head, MAX_HEAD, items))
     dense = ease(matrix if len(columns) == items else matrix[:, columns], p["regularization"], p["dropout"])
     sparse = sp.csr_matrix((items, items), dtype=np.float32)
     if len(columns) < items:
@@ -149,7 +149,7 @@ def defaults(name: str, repeats: bool) -> Parameters:
     return {key: values[0] for key, values in _grid(name, repeats).items()}
 
 
-def fit(name: str, pairs: History, parameters: Parameters, head: int = LARGEST_HEAD) -> ItemModel | FactorModel:
+def fit(name: str, pairs: History, parameters: Parameters, head: int = MAX_HEAD) -> ItemModel | FactorModel:
     """The model of a name in `MODELS` on the pairs (users x items), with its own parameters and those of all models.
 
     Time and memory: those of the model's function. An item's own weight is `own` times the mean over items of the
@@ -178,7 +178,7 @@ def ranking_of(model: Model, asked: History, repeats: bool) -> Ranking:
 
 def popular_ranking(scores: np.ndarray, asked: History, repeats: bool) -> Ranking:
     """The first 10 of each row by scores (items) that are the same for everyone."""
-    return joined(list(recommend(SameForAll(scores), asked, DEPTH, repeats)))
+    return joined(list(recommend(NonPersonalizedScorer(scores), asked, DEPTH, repeats)))
 
 
 def to_arrays(
@@ -218,7 +218,7 @@ def choose(
     asked: History,
     truth: Truth,
     repeats: bool,
-    head: int = LARGEST_HEAD,
+    head: int = MAX_HEAD,
     seconds: float = np.inf,
 ) -> Choice:
     """Parameters of the highest nDCG@10 found for a model.
@@ -228,7 +228,7 @@ def choose(
     parameters that only scoring needs. What would exceed `seconds` by the estimates of `fit_seconds` and
     `rank_seconds` is not tried, but the first always is: estimates, so that the choice does not depend on the machine.
     """
-    head = min(head, LARGEST_TUNING_HEAD)
+    head = min(head, MAX_TUNING_HEAD)
     fitted = lru_cache(maxsize=1)(lambda fitting: _fitted(name, pairs, dict(fitting), head))
     size, last, spent, tried = Size.of(pairs), None, 0.0, 0
 

@@ -13,8 +13,8 @@ from common.recommending.blocks import blocks, in_parallel
 from common.recommending.histories import Floats
 
 SMALLEST = np.finfo(np.float32).smallest_subnormal
-FLOAT_BITS, LARGEST_FLOAT = 31, 2**31 - 1  # of positive floats
-LARGEST_BLOCK = 4096  # rows
+FLOAT_BITS, MAX_FLOAT = 31, 2**31 - 1  # of positive floats
+MAX_BLOCK = 4096  # rows
 BLOCK_VALUES = 2_000_000  # scores of a block of users: 8 MB, to stay near the cache
 
 Positions = NDArray[np.int64]
@@ -45,7 +45,7 @@ class Scorer(Protocol):
         the entry's score. O(entries x items of the user) time and memory: call it block by block."""
 
 
-class SameForAll:
+class NonPersonalizedScorer:
     """The same scores (items) for every user, such as a popularity."""
 
     def __init__(self, scores: NDArray[np.floating]) -> None:
@@ -79,7 +79,7 @@ def rank(scorer: Scorer, users: int, count: int, exclude: sp.csr_matrix | None =
             block[rows_of(excluded), excluded.indices] = 0
         return top_entries(block, count)
 
-    yield from in_parallel(of_block, blocks(users, min(LARGEST_BLOCK, BLOCK_VALUES // max(1, scorer.width))))
+    yield from in_parallel(of_block, blocks(users, min(MAX_BLOCK, BLOCK_VALUES // max(1, scorer.width))))
 
 
 def joined(rankings: list[Ranking]) -> Ranking:
@@ -153,7 +153,7 @@ def _first(row: Positions, column: Positions, value: Floats, count: int) -> Entr
         raise ValueError(
             f"{row.max() + 1} rows of {column.max() + 1} columns are too many for one block: use smaller ones"
         )
-    below = np.uint64(LARGEST_FLOAT) - value.view(np.uint32).astype(np.uint64)
+    below = np.uint64(MAX_FLOAT) - value.view(np.uint32).astype(np.uint64)
     keys = (
         (row.astype(np.uint64) << np.uint64(FLOAT_BITS + width))
         | (below << np.uint64(width))
@@ -165,7 +165,7 @@ def _first(row: Positions, column: Positions, value: Floats, count: int) -> Entr
     number = np.arange(len(row)) - np.repeat(first, np.diff(first, append=len(row)))
     keys, row = keys[number < count], row[number < count]
     column = (keys & np.uint64((1 << width) - 1)).astype(np.int64)
-    bits = np.uint64(LARGEST_FLOAT) - ((keys >> np.uint64(width)) & np.uint64(LARGEST_FLOAT))
+    bits = np.uint64(MAX_FLOAT) - ((keys >> np.uint64(width)) & np.uint64(MAX_FLOAT))
     return row, column, bits.astype(np.uint32).view(np.float32)
 
 

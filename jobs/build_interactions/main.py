@@ -8,10 +8,10 @@ import datetime
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from common import spark
-from common.failures import InputError
-from common.spark import ROWS_PER_PARTITION
-from common.task import Task, run
+from common.engines import spark
+from common.engines.spark import ROWS_PER_PARTITION
+from common.errors import InputError
+from common.handover import Task, run
 
 MICROSECONDS_A_DAY = 86_400e6
 

@@ -1,6 +1,6 @@
 """Similar items: cosine of names (TF-IDF) blended with cosine of buyers, and something for every item.
 
-score of i for j = trust * buyers(i, j) / strongest of j + (1 - trust) * names(i, j), trust = n / (n + trusted_buyers)
+score of i for j = trust * buyers(i, j) / strongest of j + (1 - trust) * names(i, j), trust = n / (n + prior_strength)
 with n the buyers of j: a new item is known by its name, an item of many buyers by their other purchases. What nothing
 resembles gets the items with most buyers. Only items that are still sold are shown, for any item of the catalogue.
 """
@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from common import tables
-from common.failures import InputError
+from common.engines import arrow
+from common.errors import InputError
+from common.handover import Task, run
 from common.recommending.neighbours import cosine
-from common.task import Task, run
 
 SHRINKAGE = 10.0  # of the cosine of buyers: two items that two users bought are not alike for that
 COMMON_WORD = 0.05  # share of names above which a part of a word tells nothing; at least 100 of them
@@ -34,7 +34,7 @@ def read_sales(task: Task, items: pa.Array) -> Sales:
     """The purchases of items of the catalogue; those without a user only say that an item is sold."""
     last = np.zeros(len(items), dtype=np.int64)
     users, places = [pa.array([], pa.string())], [np.zeros(0, dtype=np.int64)]
-    for batch in tables.batches(task, "events", ["user_id", "item_id", "type", "time"]):
+    for batch in arrow.batches(task, "events", ["user_id", "item_id", "type", "time"]):
         batch = batch.filter(pc.equal(batch["type"], "purchase"))
         place = pc.index_in(batch["item_id"], value_set=items)
         known = pc.and_(place.is_valid(), batch["user_id"].is_valid())
@@ -88,11 +88,11 @@ def best(scores: sp.csc_matrix, shown: np.ndarray, count: int) -> tuple[np.ndarr
 
 
 def similar_items(
-    ids: pa.Array, names: pa.Array, sales: Sales, shown: np.ndarray, trusted_buyers: float, count: int
+    ids: pa.Array, names: pa.Array, sales: Sales, shown: np.ndarray, prior_strength: float, count: int
 ) -> pa.Table:
     """Rows of similar_items@1, at least one for each item if two are shown; `shown`: whether an item may be."""
     buyers = np.asarray(sales.bought.sum(axis=0)).ravel()
-    trust = buyers / (buyers + trusted_buyers)
+    trust = buyers / (buyers + prior_strength)
     scores, by_buyers = blended(alike_by_name(names.to_pylist()), cosine(sales.bought, SHRINKAGE), trust)
     column, row, score = best(scores, shown, count)
     reason = (np.asarray(by_buyers[row, column]).ravel() > score / 2).astype(int)
@@ -121,7 +121,7 @@ def similar_items(
 
 
 def main(task: Task) -> None:
-    items = tables.read(task, "items").combine_chunks()
+    items = arrow.read(task, "items").combine_chunks()
     ids, names = (items[name].combine_chunks() for name in ("item_id", "name"))
     sales = read_sales(task, ids)
     within = task.parameters["sold_within_days"]
@@ -131,7 +131,7 @@ def main(task: Task) -> None:
             f"{int(shown.sum())} items of curated/items were sold in the last {within} days of the events, expected "
             "two at least; look at the events and the catalogue, or raise sold_within_days."
         )
-    found = similar_items(ids, names, sales, shown, task.parameters["trusted_buyers"], task.parameters["count"])
+    found = similar_items(ids, names, sales, shown, task.parameters["prior_strength"], task.parameters["count"])
     reasons = {entry["values"]: entry["counts"] for entry in pc.value_counts(found["reason"]).to_pylist()}
     task.metrics |= {
         "items": len(ids),
@@ -141,7 +141,7 @@ def main(task: Task) -> None:
         "rows_by_reason": reasons,
     }
     task.log("similar", **task.metrics)
-    tables.write(task, "similar", found)
+    arrow.write(task, "similar", found)
 
 
 if __name__ == "__main__":

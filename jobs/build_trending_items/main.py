@@ -15,9 +15,9 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from common import spark
-from common.failures import Refused
-from common.task import Task, run
+from common.engines import spark
+from common.errors import GateRefused
+from common.handover import Task, run
 
 
 def trending_items(
@@ -27,7 +27,7 @@ def trending_items(
     recent_days: int,
     half_life_days: float,
     usual_weeks: int,
-    least_buyers: int,
+    min_buyers: int,
     count: int,
 ) -> DataFrame:
     """The rows of `trending_items@1` from events of the recent days and of the weeks before; others are left out."""
@@ -63,7 +63,7 @@ def trending_items(
     expected = F.col("usual_buyers") * F.coalesce("decayed_days", F.lit(0.0))
     score = (F.col("weighted_buyers") - F.col("expected_buyers")) / F.sqrt(F.col("expected_buyers") + 1)
     scored = (
-        of_item.where(F.col("buyers") >= least_buyers)
+        of_item.where(F.col("buyers") >= min_buyers)
         .join(F.broadcast(weights), same_country, "left")
         .select(of_item["*"], expected.alias("expected_buyers"))
         .withColumn("score", score)
@@ -85,7 +85,7 @@ def decayed_weekdays(end: datetime.date, recent_days: int, half_life_days: float
 
 def main(task: Task) -> None:
     events, settings = task.input("events"), task.parameters
-    names = ("recent_days", "half_life_days", "usual_weeks", "least_buyers", "count")
+    names = ("recent_days", "half_life_days", "usual_weeks", "min_buyers", "count")
     with spark.session(task):
         trending = trending_items(
             spark.read(task, "events"),
@@ -96,9 +96,9 @@ def main(task: Task) -> None:
         spark.write(task, "trending", trending)
     task.metrics["rows"] = task.outputs["trending"]["rows"]
     if not task.metrics["rows"]:
-        raise Refused(
-            f"No item had {settings['least_buyers']} buyers in {settings['recent_days']} days and more than usual, so "
-            "nothing is trending; look at the events, lower least_buyers, or raise recent_days."
+        raise GateRefused(
+            f"No item had {settings['min_buyers']} buyers in {settings['recent_days']} days and more than usual, so "
+            "nothing is trending; look at the events, lower min_buyers, or raise recent_days."
         )
 
 

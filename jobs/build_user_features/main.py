@@ -11,13 +11,14 @@ import math
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from common import contracts, spark
-from common.failures import InputError
-from common.spark import ROWS_PER_PARTITION
-from common.task import Task, run
+from common import contracts
+from common.engines import spark
+from common.engines.spark import ROWS_PER_PARTITION
+from common.errors import InputError
+from common.handover import Task, run
 
 WINDOWS = (7, 28, 90, 180)  # days before a cut
-LARGEST_AMOUNT = 1e9  # of one event: a price that a machine made up must not drown all others
+MAX_AMOUNT = 1e9  # of one event: a price that a machine made up must not drown all others
 
 
 def cuts_before(end: datetime.date, horizon_days: int, count: int, spacing_days: int) -> list[datetime.date]:
@@ -48,7 +49,7 @@ def build_user_features(
 
 def typed(name: str, column: contracts.Column) -> Column:
     """A column as the contract wants it; of a user without events, or without a plan, sums are 0."""
-    if column.type != "small_number":
+    if column.type != "float32":
         return F.col(name)
     number = F.col(name).cast("float")
     return (number if column.nullable else F.coalesce(number, F.lit(0.0).cast("float"))).alias(name)
@@ -58,7 +59,7 @@ def by_day(events: DataFrame) -> DataFrame:
     """What each user did on each day: sums that can be added up, and the gap to the last day before with a purchase."""
     bought = F.col("type") == "purchase"
     of_item = Window.partitionBy("user_id", "item_id", "type").orderBy("time", "event_id")
-    amount = F.least(F.col("quantity") * F.col("unit_price"), F.lit(LARGEST_AMOUNT))
+    amount = F.least(F.col("quantity") * F.col("unit_price"), F.lit(MAX_AMOUNT))
     hour, weekday = angle(F.hour("time"), 24), angle(F.weekday("time"), 7)
     summed = {
         "purchases": bought,

@@ -6,7 +6,7 @@ ID that comes again with a time on another day is another event. The first arriv
 
 Each file is read to its end first, by Python on the workers, as a stream: that finds what is corrupt, and lines that
 are too long, of which Spark's reader says nothing. Then Spark reads the files that are whole. A line that breaks a rule
-of common/records.py goes to quarantine, a file with too many of them is left out whole, and the rest is used.
+of common/ingestion/records.py goes to quarantine, a file with too many of them is left out whole, and the rest is used.
 """
 
 import datetime
@@ -19,15 +19,17 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from common import contracts, deliveries, records, spark, suppression
+from common import contracts
 from common.contracts import CONTROL, MAX_BYTES
-from common.deliveries import Quarantined, Survey
-from common.failures import Failure
-from common.manifest import Manifest
-from common.spark import ROWS_PER_PARTITION
-from common.storage import File, at_once
-from common.suppression import People
-from common.task import Task, run
+from common.engines import spark
+from common.engines.spark import ROWS_PER_PARTITION
+from common.errors import TaskError
+from common.handover import Task, manifest, run
+from common.handover.manifest import Manifest
+from common.handover.storage import File, at_once
+from common.ingestion import deliveries, records, suppression
+from common.ingestion.deliveries import Quarantined, Survey
+from common.ingestion.suppression import People
 
 EVENT = (
     "event_id STRING, user_id STRING, item_id STRING, type STRING, quantity BIGINT, unit_price DOUBLE, "
@@ -156,7 +158,7 @@ def suppress(session: SparkSession, task: Task, forgotten: People | None, parsed
 
 
 def unusable() -> Column:
-    """The first reason for which a line is unusable, null if it is usable; common/records.py has the rules."""
+    """The first reason for which a line is unusable, null if it is usable; see common/ingestion/records.py."""
     escapes = F.replace("value", F.lit("\\\\"), F.lit(""))
     end = F.get("objects", F.lit(1))["event_id"]
     one = (F.size("objects") == 2) & (end == END) & F.get("objects", F.lit(0)).isNotNull()
@@ -197,7 +199,7 @@ def bad_text(name: str) -> Column:
 def summarise(parsed: DataFrame, files: dict[int, File], surveys: dict[int, Survey]) -> dict[int, Summary]:
     """For each file count lines by reason and events by date, and find where it begins, in one pass.
 
-    Raises Failure if Spark found other lines than the survey.
+    Raises TaskError if Spark found other lines than the survey.
     """
     found: defaultdict[int, Summary] = defaultdict(Summary)
     groups = parsed.groupBy("file", "date", "reason").agg(F.count("*").alias("lines"), F.min("position").alias("first"))
@@ -214,7 +216,7 @@ def summarise(parsed: DataFrame, files: dict[int, File], surveys: dict[int, Surv
     for number, survey in surveys.items():
         summary = found[number]
         if summary.lines + len(survey.too_long) != survey.lines:
-            raise Failure(
+            raise TaskError(
                 f"{files[number].uri} has {summary.lines} lines of up to 1 MiB, where it had "
                 f"{survey.lines - len(survey.too_long)} before; run the task again when the delivery is complete."
             )
@@ -316,7 +318,7 @@ def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitio
 
 def known_events(session: SparkSession, published: list[Manifest | None]) -> DataFrame:
     """Date and ID of the events that these partitions hold."""
-    files = [file.uri for manifest in published for file in spark.listed(manifest)]
+    files = [file.uri for partition in published for file in manifest.partition_files(partition)]
     if not files:
         return spark.small_table(session, {"date": "DATE", "event_id": "STRING"}, [])
     events = session.read.schema(spark.schema(contracts.load("events@1"))).parquet(*files)
@@ -324,7 +326,7 @@ def known_events(session: SparkSession, published: list[Manifest | None]) -> Dat
 
 
 def main(task: Task) -> None:
-    most = task.parameters["most_unusable"]
+    most = task.parameters["max_quarantined_share"]
     with spark.session(task) as session:
         forgotten = suppression.load(task.lake)
         files, surveys, left_out = readable(session, task)
@@ -357,7 +359,7 @@ def main(task: Task) -> None:
         dates = sorted(events)
         found = at_once(lambda date: task.partition("events", f"date={date}")[1], dates)
         seen = dict(zip(dates, found, strict=True))
-        rows = {date: events[date] + spark.rows(seen[date]) for date in dates}
+        rows = {date: events[date] + manifest.partition_rows(seen[date]) for date in dates}
         parts = [
             1 if number <= ROWS_PER_PARTITION else EVENNESS * number // ROWS_PER_PARTITION for number in rows.values()
         ]

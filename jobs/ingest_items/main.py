@@ -8,8 +8,8 @@ Stock keepers write notes where the name should be ("damages", "found", "?"). Of
 wins: several words in capitals; one word in capitals; several words that each begin with a capital. Within a kind the
 last one seen, then the alphabet. A good that has only notes, or nothing, has never been named: quarantine.
 
-Files are read as a stream. A row that breaks a rule of common/records.py goes to quarantine, a file that is corrupt or
-has too many of them is left out whole, and the rest is used.
+Files are read as a stream. A row that breaks a rule of common/ingestion/records.py goes to quarantine, a file that is
+corrupt or has too many of them is left out whole, and the rest is used.
 """
 
 import datetime
@@ -20,13 +20,14 @@ from dataclasses import dataclass, field
 import pandas as pd
 import pyarrow as pa
 
-from common import deliveries, records, tables
-from common.csv_rows import rows
-from common.deliveries import Line
-from common.failures import Refused
-from common.records import Unusable
-from common.storage import File
-from common.task import Task, run
+from common.engines import arrow
+from common.errors import GateRefused
+from common.handover import Task, run
+from common.handover.storage import File
+from common.ingestion import deliveries, records
+from common.ingestion.csv_rows import rows
+from common.ingestion.deliveries import Line
+from common.ingestion.records import Unusable
 
 COLUMNS = ["item_id", "description", "seen"]
 GOOD = r"^[0-9]{5}"
@@ -114,11 +115,11 @@ def quarantined(delivery: Delivery, dropped: dict[int, str]) -> Iterator[tuple[o
 
 
 def refuse_if_too_few_are_goods(reason: pd.Series, max_share: float) -> None:
-    """Refused if the shop's rules drop more than this share of the rows: then it is another shop's catalogue."""
+    """GateRefused if the shop's rules drop more than this share of the rows: then it is another shop's catalogue."""
     dropped = int(reason.notna().sum())
     if dropped > max_share * len(reason):
         told = ", ".join(f"{why} ({number})" for why, number in reason.value_counts().items())
-        raise Refused(
+        raise GateRefused(
             f"{dropped} of {len(reason)} usable rows are of no good, at most {max_share:.1%} may be: {told}; nothing "
             "was published: have the deliveries mended, adapt the rules of ingest_items to the shop, or raise "
             "max_dropped_share."
@@ -126,7 +127,7 @@ def refuse_if_too_few_are_goods(reason: pd.Series, max_share: float) -> None:
 
 
 def main(task: Task) -> None:
-    most = task.parameters["most_unusable"]
+    most = task.parameters["max_quarantined_share"]
     found, corrupt = deliveries.read_all(task, ".csv", lambda file, arrival: read_delivery(file, arrival, most))
     reasons = sum((delivery.reasons for delivery in found), Counter())
     task.metrics |= {
@@ -139,7 +140,7 @@ def main(task: Task) -> None:
     items, reason = catalogue(usable.astype({"item_id": object, "description": object}))
     refuse_if_too_few_are_goods(reason, task.parameters["max_dropped_share"])
     result = pa.Table.from_pandas(items, preserve_index=False)
-    tables.refuse_lost_keys(task, "items", "item_id", result["item_id"], task.parameters["max_key_drop"])
+    arrow.refuse_lost_keys(task, "items", "item_id", result["item_id"], task.parameters["max_key_drop"])
     no_goods = usable.assign(reason=reason)[reason.notna()]
     dropped = {str(uri): dict(zip(part["line"], part["reason"], strict=True)) for uri, part in no_goods.groupby("file")}
 
@@ -148,8 +149,8 @@ def main(task: Task) -> None:
         for delivery in found:
             yield from quarantined(delivery, dropped.get(delivery.file.uri, {}))
 
-    tables.write_rows(task, "quarantine", rows_of_quarantine())
-    tables.write(task, "items", result)
+    arrow.write_rows(task, "quarantine", rows_of_quarantine())
+    arrow.write(task, "items", result)
     descriptions = usable[reason.isna()].groupby("item_id")["description"].nunique()
     task.metrics |= {
         "goods": len(items),

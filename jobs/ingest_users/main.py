@@ -7,8 +7,8 @@ All deliveries are read together, so the result does not depend on the order in 
 - A change that names no country or platform leaves them as they were.
 - A period that says the same as the one before it is a part of that one.
 
-Files are read as a stream. A line that breaks a rule of common/records.py goes to quarantine, a file that is corrupt or
-has too many of them is left out whole, and the rest is used.
+Files are read as a stream. A line that breaks a rule of common/ingestion/records.py goes to quarantine, a file that is
+corrupt or has too many of them is left out whole, and the rest is used.
 """
 
 import datetime
@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 import pyarrow as pa
 
-from common import deliveries, records, suppression, tables
-from common.deliveries import Line
-from common.records import Unusable
-from common.storage import File
-from common.suppression import People
-from common.task import Task, run
+from common.engines import arrow
+from common.handover import Task, run
+from common.handover.storage import File
+from common.ingestion import deliveries, records, suppression
+from common.ingestion.deliveries import Line
+from common.ingestion.records import Unusable
+from common.ingestion.suppression import People
 
 FIELDS = ["user_id", "time", "plan", "change", "country", "platform"]
 PLANS = ["free", "basic", "premium"]
@@ -70,7 +71,7 @@ def change_of(line: Line, arrival: datetime.date) -> tuple[object, ...]:
 def read_delivery(file: File, arrival: datetime.date, max_share: float, forgotten: People | None) -> Delivery:
     """A file, left out if too many of its lines are unusable; Unreadable if it is corrupt."""
     found = Delivery(file, arrival)
-    parts = list(tables.batched(changes(found, forgotten), LINES))
+    parts = list(arrow.batched(changes(found, forgotten), LINES))
     found.left_out = records.too_many(found.reasons.total(), found.lines, max_share)
     if found.left_out:
         found.reasons[records.IN_BAD_FILE] = found.lines - found.suppressed - found.reasons.total()
@@ -138,7 +139,7 @@ def periods(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def main(task: Task) -> None:
-    most, max_key_drop = task.parameters["most_unusable"], task.parameters["max_key_drop"]
+    most, max_key_drop = task.parameters["max_quarantined_share"], task.parameters["max_key_drop"]
     forgotten = suppression.load(task.lake)
     found, corrupt = deliveries.read_all(
         task, ".gz", lambda file, arrival: read_delivery(file, arrival, most, forgotten)
@@ -155,15 +156,15 @@ def main(task: Task) -> None:
     users, cancels_nothing = periods(as_categories(usable))
     idle = {str(uri): lines.tolist() for uri, lines in cancels_nothing.groupby("file", observed=True)["line"]}
     result = pa.Table.from_pandas(users, preserve_index=False)
-    tables.refuse_lost_keys(task, "users", "user_id", result["user_id"].cast(pa.string()), max_key_drop)
+    arrow.refuse_lost_keys(task, "users", "user_id", result["user_id"].cast(pa.string()), max_key_drop)
 
     def rows() -> Iterator[tuple[object, ...]]:
         yield from deliveries.quarantine_of_files(corrupt)
         for delivery in found:
             yield from quarantined(delivery, idle.get(delivery.file.uri, []), forgotten)
 
-    tables.write_rows(task, "quarantine", rows())
-    tables.write(task, "users", result)
+    arrow.write_rows(task, "quarantine", rows())
+    arrow.write(task, "users", result)
     now = users[users["until"].isna()]
     task.metrics |= {
         "users": len(now),

@@ -8,10 +8,11 @@ import datetime
 from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
-from common import contracts, spark
-from common.failures import Failure
-from common.spark import ROWS_PER_PARTITION
-from common.task import Task, run
+from common import contracts
+from common.engines import spark
+from common.engines.spark import ROWS_PER_PARTITION
+from common.errors import TaskError
+from common.handover import Task, run
 
 FAMILIES = 3
 
@@ -19,7 +20,7 @@ FAMILIES = 3
 def join_characteristics(
     predictions: DataFrame, events: DataFrame, items: DataFrame, users: DataFrame, end: datetime.date, partitions: int
 ) -> DataFrame:
-    """The rows of `characteristics@1`, of as many users as `predictions` has rows; one shuffle of the events."""
+    """The rows of `characteristics@2`, of as many users as `predictions` has rows; one shuffle of the events."""
     purchases = events.where(
         (F.col("type") == "purchase") & F.col("user_id").isNotNull() & (F.to_date("time") < F.lit(end))
     ).select("user_id", "item_id", "time", F.hour("time").cast("bigint").alias("hour"))
@@ -35,7 +36,7 @@ def join_characteristics(
     joined = predictions
     for part in parts:
         joined = joined.join(part, "user_id", "left")
-    return joined.select(*contracts.load("characteristics@1").columns)
+    return joined.select(*contracts.load("characteristics@2").columns)
 
 
 def affinities(purchases: DataFrame, items: DataFrame) -> DataFrame:
@@ -78,7 +79,9 @@ def main(task: Task) -> None:
         spark.write(task, "characteristics", characteristics)
     rows = task.outputs["characteristics"]["rows"]
     if rows != predictions.rows:
-        raise Failure(f"{predictions.rows} users were predicted, but {rows} rows came out; expected one for each user.")
+        raise TaskError(
+            f"{predictions.rows} users were predicted, but {rows} rows came out; expected one for each user."
+        )
     task.metrics["users"] = rows
 
 

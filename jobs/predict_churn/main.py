@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from common import tables
 from common.churn import models
 from common.churn.encoding import Encoding
 from common.churn.models import Calibration, Model
-from common.task import Task, run
+from common.engines import arrow
+from common.engines.arrays import read_arrays
+from common.engines.interactions import shard_of
+from common.handover import Task, run
 
 REASONS = 3
 ACTIVE_DAYS, COOLING_DAYS = 28, 90
@@ -45,13 +47,15 @@ def reasons(names: list[str], effects: np.ndarray, at_risk: np.ndarray) -> dict[
         feature = order[:, place] if place < order.shape[1] else np.zeros(len(effects), dtype=np.int64)
         effect = effects[np.arange(len(effects)), feature] if place < order.shape[1] else np.zeros(len(effects))
         nothing = ~at_risk | (effect == 0)
-        columns[f"because_{place + 1}"] = pa.array(np.asarray(names, dtype=object)[feature], pa.string(), mask=nothing)
-        columns[f"effect_{place + 1}"] = pa.array(effect, mask=nothing)
+        columns[f"top_feature_{place + 1}"] = pa.array(
+            np.asarray(names, dtype=object)[feature], pa.string(), mask=nothing
+        )
+        columns[f"contribution_{place + 1}"] = pa.array(effect, mask=nothing)
     return columns
 
 
 def predict(rows: pa.Table, model: Model, document: dict[str, Any]) -> pa.Table:
-    """Rows of churn_predictions@1, one for each row of features."""
+    """Rows of churn_predictions@2, one for each row of features."""
     calibration = Calibration(document["slope"], document["shift"])
     columns = Encoding(document["features"], document["words"])
     names, parts = columns.by_feature(model.parts(columns.matrix(rows)))
@@ -69,22 +73,22 @@ def predict(rows: pa.Table, model: Model, document: dict[str, Any]) -> pa.Table:
 
 
 def main(task: Task) -> None:
-    arrays, document = tables.read_arrays(task, "model")
+    arrays, document = read_arrays(task, "model")
     model = models.from_arrays(arrays)
     shards, shard = task.parameters["shards"], task.map_index or 0
     seen = {"users": 0, "at_risk": 0, "expected_churn": 0.0}
 
     def predictions() -> Iterator[pa.Table]:
-        for batch in tables.batches(task, "features"):
+        for batch in arrow.batches(task, "features"):
             now = batch.filter(batch["churned"].is_null())  # nobody knows yet: these rows are as of the newest cut
-            rows = pa.table(now.filter(pa.array(tables.shard_of(now["user_id"], shards) == shard)))
+            rows = pa.table(now.filter(pa.array(shard_of(now["user_id"], shards) == shard)))
             found = predict(rows, model, document)
             seen["users"] += rows.num_rows
             seen["at_risk"] += rows.num_rows - found["churn_probability"].null_count
             seen["expected_churn"] += pc.sum(found["churn_probability"]).as_py() or 0.0
             yield found
 
-    tables.write(task, "predictions", predictions())
+    arrow.write(task, "predictions", predictions())
     task.metrics |= {**seen, "model": document["model"]}
     task.log("predicted", **task.metrics)
 

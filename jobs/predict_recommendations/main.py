@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from common import tables
+from common.engines import arrow
+from common.engines.arrays import read_arrays, strings_of
+from common.engines.interactions import shard_of
+from common.handover import Task, run
 from common.recommending import models
 from common.recommending.blend import Model
 from common.recommending.histories import History
-from common.task import Task, run
 
 COLUMNS = ["user_id", "item_id", "weight", "events", "last_time"]
 
@@ -22,7 +24,7 @@ COLUMNS = ["user_id", "item_id", "weight", "events", "last_time"]
 def rows_of_shard(batch: pa.RecordBatch, shard: int, shards: int, items: pa.Array) -> pa.RecordBatch:
     """The existing pairs of the shard's users with items that the model's catalogue knows; positions for item IDs."""
     users = batch["user_id"].dictionary_encode()
-    mine = tables.shard_of(users.dictionary, shards) == shard
+    mine = shard_of(users.dictionary, shards) == shard
     kept = mine[users.indices.to_numpy()] & pc.greater(batch["weight"], 0).to_numpy(zero_copy_only=False)
     batch = batch.filter(pa.array(kept))
     batch = batch.set_column(1, "item_id", pc.index_in(batch["item_id"], value_set=items))
@@ -45,7 +47,7 @@ def histories(rows: pa.Table, as_of: int, items: int) -> tuple[pa.Array, History
 def predictions(
     task: Task, model: Model, name: str, repeats: bool, users: pa.Array, pairs: History, items: pa.Array
 ) -> Iterator[pa.Table]:
-    """Tables of predictions@1, one a block of users."""
+    """Tables of predictions@2, one a block of users."""
     scorer = model.scorer(pairs)
     for block in models.recommend(scorer, pairs, task.parameters["candidates"], repeats):
         because, _ = scorer.reasons(block)
@@ -56,31 +58,31 @@ def predictions(
                 "rank": block.ranks + 1,
                 "item_id": items.take(pa.array(block.items)),
                 "score": block.scores.astype(np.float64),
-                "because_item_id": items.take(pa.array(because, mask=because < 0)),
+                "explained_by_item_id": items.take(pa.array(because, mask=because < 0)),
                 "model": pa.repeat(name, len(block.rows)),
             }
         )
 
 
 def main(task: Task) -> None:
-    arrays, document = tables.read_arrays(task, "model")
-    items = tables.strings_of("items", arrays)
+    arrays, document = read_arrays(task, "model")
+    items = strings_of("items", arrays)
     shards, shard = task.parameters["shards"], task.map_index or 0
-    parts = [rows_of_shard(batch, shard, shards, items) for batch in tables.batches(task, "interactions", COLUMNS)]
+    parts = [rows_of_shard(batch, shard, shards, items) for batch in arrow.batches(task, "interactions", COLUMNS)]
     schema = pa.schema(
         {
             "user_id": pa.string(),
             "item_id": pa.int32(),
             "weight": pa.float32(),
             "events": pa.int64(),
-            "last_time": tables.TYPES["timestamp"],
+            "last_time": arrow.TYPES["timestamp"],
         }
     )
     users, pairs = histories(pa.Table.from_batches(parts, schema), document["as_of"], len(items))
     model = models.from_arrays(arrays, document["members"])
     task.log("read", users=len(users), pairs=len(pairs.indices), items=len(items))
     task.metrics |= {"users": len(users), "model": document["model"]}
-    tables.write(
+    arrow.write(
         task, "predictions", predictions(task, model, document["model"], document["repeats"], users, pairs, items)
     )
 

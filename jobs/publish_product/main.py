@@ -9,15 +9,15 @@ import hashlib
 import random
 from typing import Any
 
-from common import tables
 from common.delivery.items import EXPLAINED, Items, make_items
 from common.delivery.reader import Item
 from common.delivery.tables import Table, client, explained, table_name
 from common.delivery.versions import abandon, announce, dated, observe, refuse_older, retire, switch, written
 from common.delivery.writer import check, contents_of, write
-from common.failures import Refused
-from common.manifest import basis
-from common.task import Task, run
+from common.engines import arrow
+from common.errors import GateRefused
+from common.handover import Task, run
+from common.handover.manifest import basis
 
 SAMPLE = 1000  # keys that are compared with the version in place
 READ_BACK = 200  # items that are read back after writing
@@ -33,7 +33,7 @@ def main(task: Task) -> None:
         table_name(task.parameters["tables"], source.contract.name),
         task.parameters["parallel"],
     )
-    items = make_items(tables.read(task, "product"), source.contract)
+    items = make_items(arrow.read(task, "product"), source.contract)
     check_unpublishable(task, items, source.contract.name)
     with explained(table.name):
         seen, now = observe(table)
@@ -46,7 +46,7 @@ def main(task: Task) -> None:
 
 
 def check_unpublishable(task: Task, items: Items, contract: str) -> None:
-    """Report the keys that DynamoDB cannot hold; Refused if they are too many."""
+    """Report the keys that DynamoDB cannot hold; GateRefused if they are too many."""
     if not items.unpublishable:
         return
     task.metrics["unpublishable_keys"] = {
@@ -60,7 +60,7 @@ def check_unpublishable(task: Task, items: Items, contract: str) -> None:
             f"{EXPLAINED[reason]}: {len(keys):,}, such as {shortened(keys[0])}"
             for reason, keys in items.unpublishable.items()
         )
-        raise Refused(
+        raise GateRefused(
             f"{left_out:,} of {total:,} keys of {contract} cannot be stored ({reasons}), "
             f"where max_unpublishable_share allows {limit:.0%}, so nothing is published; correct the task that wrote "
             "them, or raise max_unpublishable_share."
@@ -98,37 +98,39 @@ def description(task: Task, items: Items) -> Item:
 
 
 def guard(task: Task, items: Items, table: Table, seen: Item | None) -> None:
-    """Raise Refused if the product is not fit to replace the version in place; what was found goes to the metrics."""
+    """Raise GateRefused if the product must not replace the live version; the findings become metrics."""
     parameters, name = task.parameters, table.name
     if not items.rows:
-        raise Refused(f"The product for {name} has no rows, so nothing is published; look at the task that wrote it.")
+        raise GateRefused(
+            f"The product for {name} has no rows, so nothing is published; look at the task that wrote it."
+        )
     users, default = with_default_rows(task, items)
     task.metrics |= {"items": len(items.keys), "rows": items.rows, "default_share": round(default / max(users, 1), 4)}
-    if default > parameters["most_default"] * users:
-        raise Refused(
+    if default > parameters["max_default_share"] * users:
+        raise GateRefused(
             f"{default:,} of {users:,} users get no more than the default rows of {name}, {default / users:.0%} where "
-            f"most_default allows {parameters['most_default']:.0%}: that is no personalization; look at what the "
-            "predictions lack, or raise most_default."
+            f"max_default_share allows {parameters['max_default_share']:.0%}: that is not personalization; look at "
+            "what the predictions lack, or raise max_default_share."
         )
     if seen is None:
         return
     before = int(seen["items"]["N"])
     task.metrics["items_before"] = before
-    if len(items.keys) < before * (1 - parameters["largest_fall"]):
-        raise Refused(
+    if len(items.keys) < before * (1 - parameters["max_key_drop"]):
+        raise GateRefused(
             f"The product for {name} has {len(items.keys):,} keys, {1 - len(items.keys) / before:.0%} fewer than the "
-            f"{before:,} of the version in place, where largest_fall allows {parameters['largest_fall']:.0%}: part of "
-            "the input is probably missing; look at it, or raise largest_fall."
+            f"{before:,} of the version in place, where max_key_drop allows {parameters['max_key_drop']:.0%}: part of "
+            "the input is probably missing; look at it, or raise max_key_drop."
         )
     overlap = mean_overlap(items, table, seen)
     if overlap is None:
         return
     task.metrics["overlap"] = round(overlap, 4)
-    if overlap < parameters["least_overlap"]:
-        raise Refused(
+    if overlap < parameters["min_overlap"]:
+        raise GateRefused(
             f"The lists for {name} have {overlap:.0%} in common with the version in place, on average of up to "
-            f"{SAMPLE:,} keys, where least_overlap asks for {parameters['least_overlap']:.0%}: so much does not change "
-            "from one run to the next; look at the models, or lower least_overlap if the change is meant."
+            f"{SAMPLE:,} keys, where min_overlap asks for {parameters['min_overlap']:.0%}: so much does not change "
+            "from one run to the next; look at the models, or lower min_overlap if the change is meant."
         )
 
 

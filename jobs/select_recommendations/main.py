@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from common import tables
-from common.failures import Refused
-from common.task import Task, run
+from common.engines import arrow
+from common.engines.arrays import read_arrays, strings_of
+from common.errors import GateRefused
+from common.handover import Task, run
 
 
 class Goods(NamedTuple):
@@ -45,15 +46,15 @@ def running_number(*keys: np.ndarray) -> np.ndarray:
 
 
 def select(
-    users: np.ndarray, ranks: np.ndarray, families: np.ndarray, most_of_family: int, count: int
+    users: np.ndarray, ranks: np.ndarray, families: np.ndarray, max_per_family: int, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Entries that stay, by user and rank, and their new ranks from 1.
 
-    Of each user and family the `most_of_family` first stay, then of each user the `count` first. All arrays have one
+    Of each user and family the `max_per_family` first stay, then of each user the `count` first. All arrays have one
     value per entry. O(entries log entries) time.
     """
     by_family = np.lexsort((ranks, families, users))
-    few = running_number(users[by_family], families[by_family]) < most_of_family
+    few = running_number(users[by_family], families[by_family]) < max_per_family
     kept = by_family[few]
     kept = kept[np.lexsort((ranks[kept], users[kept]))]
     ranks_again = running_number(users[kept]) + 1
@@ -77,12 +78,12 @@ def positions(ids: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
 
 def for_users(task: Task, catalogue: Goods) -> pa.Table:
     """Rows of recommendations@1 with a user."""
-    table = tables.read(task, "predictions", ["user_id", "rank", "item_id", "score", "because_item_id"])
+    table = arrow.read(task, "predictions", ["user_id", "rank", "item_id", "score", "explained_by_item_id"])
     users = table["user_id"].combine_chunks().dictionary_encode()
-    items, because = (positions(table[name], catalogue.ids) for name in ("item_id", "because_item_id"))
+    items, because = (positions(table[name], catalogue.ids) for name in ("item_id", "explained_by_item_id"))
     shown = np.flatnonzero((items >= 0) & catalogue.sold[items]) if len(catalogue.ids) else np.zeros(0, np.int64)
     user, rank = users.indices.to_numpy()[shown], table["rank"].to_numpy()[shown]
-    limits = task.parameters["most_of_family"], task.parameters["count"]
+    limits = task.parameters["max_per_family"], task.parameters["count"]
     kept, ranks = select(user, rank, catalogue.families[items[shown]], *limits)
     entry = shown[kept]
     left = len(np.unique(user[kept]))
@@ -109,7 +110,7 @@ def for_all_others(task: Task, catalogue: Goods, model_items: pa.Array, trending
     shown = order[(items[order] >= 0) & (trending[order] > 0)]
     shown = shown[catalogue.sold[items[shown]]] if len(shown) else shown
     everyone, ranks = np.zeros(len(shown), dtype=np.int64), np.arange(len(shown))
-    limits = task.parameters["most_of_family"], task.parameters["count"]
+    limits = task.parameters["max_per_family"], task.parameters["count"]
     kept, ranks = select(everyone, ranks, catalogue.families[items[shown]], *limits)
     entry = shown[kept]
     nobody, reason = pa.nulls(len(entry), pa.string()), pa.repeat("trending", len(entry))
@@ -133,13 +134,13 @@ def rows(
 
 
 def main(task: Task) -> None:
-    arrays, document = tables.read_arrays(task, "model")
-    model_items = tables.strings_of("items", arrays)
+    arrays, document = read_arrays(task, "model")
+    model_items = strings_of("items", arrays)
     within = task.parameters["sold_within_days"]
-    catalogue = goods(tables.read(task, "items"), model_items, arrays["last_sold"], document["as_of"], within)
+    catalogue = goods(arrow.read(task, "items"), model_items, arrays["last_sold"], document["as_of"], within)
     default = for_all_others(task, catalogue, model_items, np.asarray(arrays["trending"]))
     if not default.num_rows:
-        raise Refused(
+        raise GateRefused(
             f"No item of curated/items was sold in the last {within} days, so there is nothing to show to users "
             "without a history; look at the interactions, or raise sold_within_days."
         )
@@ -148,7 +149,7 @@ def main(task: Task) -> None:
         "goods_still_sold": int(catalogue.sold.sum()),
         "default_rows": default.num_rows,
     }
-    tables.write(task, "recommendations", [default, for_users(task, catalogue)])
+    arrow.write(task, "recommendations", [default, for_users(task, catalogue)])
     task.log("selected", **task.metrics)
 
 

@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.metrics import log_loss
 
-from common import storage, tables
 from common.churn import calibration, encoding, fitting, models
 from common.churn.calibration import Churned
 from common.churn.encoding import Encoding, Floats
 from common.churn.models import Blend, Calibration, Model
-from common.failures import InputError, Refused
-from common.task import Task, run
+from common.engines import arrow
+from common.engines.arrays import read_arrays, write_arrays
+from common.engines.interactions import shard_of
+from common.errors import GateRefused, InputError
+from common.handover import Task, run, storage
 
 NO_FEATURES = ["user_id", "cut", "at_risk", "churned"]
 RECENCY = Encoding(["recency_days"], [None])
@@ -46,10 +48,10 @@ def labelled(task: Task) -> pa.Table:
     """The rows of which is known whether they churned: all, or those of as many users as fit into training_rows."""
     parts = -(-task.input("features").rows // task.parameters["training_rows"])
     kept = []
-    for batch in tables.batches(task, "features"):
+    for batch in arrow.batches(task, "features"):
         known = batch.filter(batch["churned"].is_valid())
-        kept.append(known.filter(pa.array(tables.shard_of(known["user_id"], parts) == 0)))
-    return pa.Table.from_batches(kept, kept[0].schema) if kept else tables.read(task, "features")
+        kept.append(known.filter(pa.array(shard_of(known["user_id"], parts) == 0)))
+    return pa.Table.from_batches(kept, kept[0].schema) if kept else arrow.read(task, "features")
 
 
 def of_both_kinds(rows: Rows, what: str) -> Rows:
@@ -131,13 +133,13 @@ def fit_and_judge(training: Rows, judged: Rows, held_out: Churned, seed: int, pr
     return Judged(winner, columns, fitted, odds, calibrated, quality)
 
 
-def in_place(task: Task, judged: Rows, foretells: dict[str, Any]) -> dict[str, float]:
-    """The quality of the model in place on the same rows; none if there is none or it foretells another churn."""
+def in_place(task: Task, judged: Rows, predicts: dict[str, Any]) -> dict[str, float]:
+    """The quality of the model in place on the same rows; none if there is none or it predicts another churn."""
     if not task.input("in_place").files:
         return {}
-    arrays, document = tables.read_arrays(task, "in_place")
-    if any(document[name] != value for name, value in foretells.items()):
-        task.log("not_compared", note="'the model in place foretells another kind of churn'")
+    arrays, document = read_arrays(task, "in_place")
+    if any(document[name] != value for name, value in predicts.items()):
+        task.log("not_compared", note="'the model in place predicts another kind of churn'")
         return {}
     matrix = Encoding(document["features"], document["words"]).matrix(judged.features)
     odds = models.log_odds(models.from_arrays(arrays), matrix)
@@ -146,20 +148,20 @@ def in_place(task: Task, judged: Rows, foretells: dict[str, Any]) -> dict[str, f
 
 
 def refuse_unless_better(
-    winner: str, quality: dict[str, dict[str, float]], former: dict[str, float], largest_loss: float
+    winner: str, quality: dict[str, dict[str, float]], former: dict[str, float], max_auc_loss: float
 ) -> None:
-    """Refused if the winner is not better than the recency rule, or much worse than the model in place."""
+    """GateRefused if the winner is not better than the recency rule, or much worse than the model in place."""
     found, rule = quality[winner]["auc"], quality[RULE]["auc"]
     if found <= rule:
-        raise Refused(
+        raise GateRefused(
             f"The {winner} does not beat the recency rule on the newest window (AUC {found:.4f} against {rule:.4f}), "
             "so no model ships; look at the features, or keep the last model."
         )
-    if former and found < former["auc"] - largest_loss:
-        raise Refused(
+    if former and found < former["auc"] - max_auc_loss:
+        raise GateRefused(
             f"The {winner} is worse than the model in place on the newest window (AUC {found:.4f} against "
-            f"{former['auc']:.4f}, at most {largest_loss:g} less is allowed), so it does not replace it; look at the "
-            "features, or raise largest_loss."
+            f"{former['auc']:.4f}, at most {max_auc_loss:g} less is allowed), so it does not replace it; look at the "
+            "features, or raise max_auc_loss."
         )
 
 
@@ -176,7 +178,7 @@ def main(task: Task) -> None:
     newest = cuts[-1]
     everyone = Rows(table.drop_columns(NO_FEATURES), table["churned"].to_numpy())
     is_newest = pc.equal(table["cut"], newest).to_numpy()
-    held_out = tables.shard_of(table["user_id"].combine_chunks(), HELD_OUT) == 0
+    held_out = shard_of(table["user_id"].combine_chunks(), HELD_OUT) == 0
     training = of_both_kinds(everyone.where(~is_newest), f"before {newest}")
     judged = of_both_kinds(everyone.where(is_newest), f"as of {newest}")
     held_out = held_out[~is_newest]
@@ -189,8 +191,8 @@ def main(task: Task) -> None:
         task.log("judged", model=f"'{name}'", **figures)
     winner = found.winner
     used = task.input("features").manifests[0].document["parameters"]
-    foretells = {name: used.get(name) for name in ("churn", "horizon_days")}
-    former = in_place(task, judged, foretells)
+    predicts = {name: used.get(name) for name in ("churn", "horizon_days")}
+    former = in_place(task, judged, predicts)
     task.metrics |= {
         "model": winner,
         "cut": str(newest),
@@ -199,14 +201,14 @@ def main(task: Task) -> None:
         "models": found.quality,
         "in_place": former,
     }
-    refuse_unless_better(winner, found.quality, former, task.parameters["largest_loss"])
+    refuse_unless_better(winner, found.quality, former, task.parameters["max_auc_loss"])
 
     bins = calibration.reliability(models.probability(found.calibrated[winner]), judged.churned)
     document = {
         "model": winner,
         **asdict(found.columns),
         **calibration.fit_calibration(found.odds[winner], judged.churned)._asdict(),
-        **foretells,
+        **predicts,
         "cut": str(newest),
         "models": found.quality,
         "reliability": bins,
@@ -214,7 +216,7 @@ def main(task: Task) -> None:
     plot = calibration.drawing(bins, f"{winner}, {len(judged.churned):,} users as of {newest}")
     storage.write(f"{task.folder('model')}/calibration.svg", plot.encode())
     for role in ("model", "next_in_place"):
-        tables.write_arrays(task, role, found.fitted[winner].arrays(), document)
+        write_arrays(task, role, found.fitted[winner].arrays(), document)
 
 
 if __name__ == "__main__":

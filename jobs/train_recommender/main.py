@@ -16,15 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.sparse as sp
 
-from common import tables
-from common.failures import InputError, Refused
+from common.engines import arrow
+from common.engines.arrays import string_arrays, write_arrays
+from common.engines.interactions import Interactions, read_interactions
+from common.errors import GateRefused, InputError
+from common.handover import Task, run
 from common.recommending import evaluation, models
 from common.recommending.blend import Blend, candidates, choose_weights
 from common.recommending.evaluation import Quality, Truth
 from common.recommending.histories import History, history
 from common.recommending.popularity import popularity
 from common.recommending.ranking import Ranking
-from common.task import Task, run
 
 MOMENTS = {"now": "", "test": "_before_test", "tuning": "_before_tuning"}  # suffixes of the columns as of each
 NEW = np.timedelta64(28, "D")  # an item counts as new until so long after its first sale
@@ -50,14 +52,14 @@ class Window:
     truth: Truth
 
 
-def catalogue(interactions: tables.Interactions, goods: pa.Array) -> tuple[pa.Array, tables.Interactions]:
+def catalogue(interactions: Interactions, goods: pa.Array) -> tuple[pa.Array, Interactions]:
     """The items that take part, and the interactions with positions among them: -1 for what is no good."""
     known = pc.is_in(interactions.items, value_set=goods).to_numpy(zero_copy_only=False)
     places = np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)
     return interactions.items.filter(pa.array(known)), interactions._replace(indices=places[interactions.indices])
 
 
-def snapshot(interactions: tables.Interactions, suffix: str, items: int) -> Snapshot:
+def snapshot(interactions: Interactions, suffix: str, items: int) -> Snapshot:
     """The pairs that existed as of a moment, which is the last purchase among them."""
     values, indices = interactions.values, interactions.indices
     exists = (values[f"weight{suffix}"] > 0) & (indices >= 0)
@@ -76,7 +78,7 @@ def snapshot(interactions: tables.Interactions, suffix: str, items: int) -> Snap
     return Snapshot(moment, pairs, last_sold)
 
 
-def bought_between(interactions: tables.Interactions, later: str, earlier: str, items: int) -> Truth:
+def bought_between(interactions: Interactions, later: str, earlier: str, items: int) -> Truth:
     """The pairs with more purchases as of the later moment than as of the earlier one."""
     grew = interactions.values[f"events{later}"] > interactions.values[f"events{earlier}"]
     grew &= interactions.indices >= 0
@@ -156,8 +158,8 @@ def plan(task: Task, size: models.Size, head: int, repeats: bool) -> Plan:
 def main(task: Task) -> None:
     repeats, seed = task.parameters["repeats"], task.parameters["seed"]
     columns = [f"{name}{suffix}" for suffix in MOMENTS.values() for name in ("weight", "events", "last_time")]
-    interactions = tables.read_interactions(task, "interactions", [*columns, "first_time"])
-    goods = tables.read(task, "items", ["item_id"])["item_id"].combine_chunks()
+    interactions = read_interactions(task, "interactions", [*columns, "first_time"])
+    goods = arrow.read(task, "items", ["item_id"])["item_id"].combine_chunks()
     items, interactions = catalogue(interactions, goods)
     count = len(items)
     now, at_test, at_tuning = (snapshot(interactions, suffix, count) for suffix in MOMENTS.values())
@@ -238,7 +240,7 @@ def main(task: Task) -> None:
     passed = [name for name in heads if quality[name]["ndcg"] > quality[RECENT]["ndcg"]]
     if not passed:
         best = max(heads, key=lambda name: quality[name]["ndcg"])
-        raise Refused(
+        raise GateRefused(
             f"No model beats recent popularity on the test window (nDCG@10 {quality[RECENT]['ndcg']:.4f}; the best, "
             f"{best}, {quality[best]['ndcg']:.4f}), so none ships; look at the interactions, or keep the last model."
         )
@@ -251,7 +253,7 @@ def main(task: Task) -> None:
     made = [models.fit(name, now.pairs, chosen[name]["parameters"], heads[name]) for name in shipped]
     arrays, described = models.to_arrays(made, list(shipped.values()))
     arrays |= {
-        **tables.string_arrays("items", items),
+        **string_arrays("items", items),
         "trending": popularity(now.pairs, recent.parameters["half_life"]),
         "last_sold": now.last_sold.astype(np.int64),
     }
@@ -263,14 +265,14 @@ def main(task: Task) -> None:
         "models": {name: {**chosen[name], **quality[name], **details[name]} for name in quality},
         "cold_users": cold,
     }
-    tables.write_arrays(task, "model", arrays, document)
+    write_arrays(task, "model", arrays, document)
 
 
 def blend_weights(
     pairs: History, tuning: Window, parameters: dict[str, models.Parameters], heads: dict[str, int], repeats: bool
 ) -> models.Choice:
     """Weights of the models that are worth blending by the tuning window, and the blend's nDCG@10 there."""
-    sizes = {name: min(head, models.LARGEST_TUNING_HEAD) for name, head in heads.items()}
+    sizes = {name: min(head, models.MAX_TUNING_HEAD) for name, head in heads.items()}
     scorers = [models.fit(name, pairs, parameters[name], sizes[name]).scorer(tuning.asked) for name in parameters]
     among = candidates(scorers, tuning.asked.user_count, models.excluded(tuning.asked, repeats))
     weights, ndcg, tried = choose_weights(among, tuning.truth)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from kubernetes import client, config
 
-from tools import name_space
+from tools.deploy import namespace
 
 TEMPLATE = Path(__file__).parents[2] / "airflow_dags" / "environments" / "pod.json"
 
@@ -28,12 +28,12 @@ def prepared(folder: Path, serve_s3: Callable[..., Any], images: list[str]) -> I
     found = Cluster(folder)
     found.open()
     try:
-        name_space.load(images)
-        with serve_s3(folder / "s3", name_space.host()) as variables, pytest.MonkeyPatch.context() as patch:
+        namespace.load(images)
+        with serve_s3(folder / "s3", namespace.host()) as variables, pytest.MonkeyPatch.context() as patch:
             for name, value in variables.items():
                 patch.setenv(name, value)
             patch.setattr(boto3, "DEFAULT_SESSION", None)  # it would keep the keys of another test's S3 server
-            name_space.give(found.namespace, variables)
+            namespace.give(found.namespace, variables)
             yield found
     finally:
         found.close()
@@ -52,7 +52,7 @@ class Cluster:
 
     def open(self) -> None:
         """Make the name space; a pod that wants more memory than there is reason for exceeds its quota."""
-        name_space.make(self.namespace)
+        namespace.make(self.namespace)
         quota = {"metadata": {"name": "much"}, "spec": {"hard": {"requests.memory": "1Ti"}}}
         self.core.create_namespaced_resource_quota(self.namespace, quota)
 

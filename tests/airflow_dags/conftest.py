@@ -23,8 +23,8 @@ os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="tandem-tests-airflow-")  #
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 sys.path.insert(0, str(ROOT / "airflow_dags"))
 
-from common import s3  # noqa: E402
-from tools.catalogue import catalogue  # noqa: E402
+from common.handover import s3  # noqa: E402
+from tools.packaging.catalogue import catalogue  # noqa: E402
 
 JOB = """
 [job]
@@ -34,8 +34,9 @@ engine = "{engine}"
 """
 MAIN = """
 import os, signal, sys
-from common import failures, storage
-from common.task import run
+from common import errors
+from common.handover import storage
+from common.handover import run
 
 def main(task):
     {body}
@@ -56,9 +57,9 @@ exit $code
 """
 RELEASE = """
 import json, pathlib, sys
-from common import storage
-from tools.build import bundle_files
-from tools.fingerprint import jobs, product
+from common.handover import storage
+from tools.packaging.build import bundle_files
+from tools.packaging.fingerprint import jobs, product
 root, lake = pathlib.Path(sys.argv[1]), sys.argv[2]
 products = [each for each in (product(name, root) for name in jobs(root)) if each.job.engine == "spark"]
 for each in products:
@@ -71,7 +72,7 @@ SPARK_SUBMIT = f'''#!{PYTHON}
 """Runs a job that needs no Spark as spark-submit would: with the code that it names, from S3."""
 import os, pathlib, subprocess, sys
 sys.path.insert(0, {str(ROOT)!r})
-from common import storage
+from common.handover import storage
 print("spark-submit", *sys.argv[1:], file=sys.stderr)
 position = sys.argv.index("--py-files")
 for name, uri in zip(("code.zip", "main.py"), sys.argv[position + 1 : position + 3]):
@@ -127,8 +128,8 @@ code = "{self.code}"
 registry = "registry.example/team"
 retries = 1
 retry_delay_seconds = 0
-runs_at_once = 16
-parts_at_once = 3
+max_active_runs = 16
+max_active_tis_per_dagrun = 3
 [delivery]
 tables = "tests-"
 [container]
@@ -291,7 +292,8 @@ def aws(s3_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
     submit.write_text(SPARK_SUBMIT)
     submit.chmod(0o755)
     node = subprocess.Popen(
-        [PYTHON, ROOT / "tests" / "system" / "emr_node.py", "--spark-submit", submit],
+        [PYTHON, "-m", "tools.sandbox.emr_node", "--spark-submit", submit],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, **s3_server},

@@ -8,16 +8,17 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tandem.errors import PipelineError
-from tandem.runtimes import Work, pod
-from tandem.runtimes.dataproc import Dataproc
-from tandem.runtimes.docker import Docker
-from tandem.runtimes.emr import Emr
-from tandem.runtimes.emr_serverless import EmrServerless
-from tandem.runtimes.kubernetes_job import KubernetesJob
-from tandem.runtimes.kubernetes_pod import KubernetesPod
-from tandem.runtimes.process import Process
-from tandem.runtimes.spark_submit import SparkSubmit
+from tandem.dag_errors import PipelineError
+from tandem.runtimes.base import Attempt
+from tandem.runtimes.dataproc.jobs import Dataproc
+from tandem.runtimes.emr.serverless import EmrServerless
+from tandem.runtimes.emr.steps import Emr
+from tandem.runtimes.kubernetes import manifest
+from tandem.runtimes.kubernetes.job import KubernetesJob
+from tandem.runtimes.kubernetes.pod import KubernetesPod
+from tandem.runtimes.local.docker import Docker
+from tandem.runtimes.local.process import Process
+from tandem.runtimes.local.spark_submit import SparkSubmit
 from tandem.texts import IN_NAMES, check_texts
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +123,7 @@ def made(texts, run_id=RUN_ID):
     """A work with texts as its parameters."""
     request = {**SPARK, "pod": POD, "memory": "1Gi"}
     parameters = {f"p{number}": text for number, text in enumerate(texts)}
-    return Work("toy", "s3://b/l", "d", run_id, "t", 1, None, {}, parameters, request, "c")
+    return Attempt("toy", "s3://b/l", "d", run_id, "t", 1, None, {}, parameters, request, "c")
 
 
 def accepted(runtime, work):
@@ -156,7 +157,7 @@ def docker_arguments(runtime, work):
 
 def pod_arguments(runtime, work):
     """The arguments that the kubelet gives to the container; the line for a shell makes the same pod."""
-    bare = pod.bare(work)
+    bare = manifest.bare(work)
     for shell in ("sh", "bash"):
         line = runtime.again(work).rpartition(" | ")[0]
         assert json.loads(subprocess.check_output([shell, "-c", line])) == bare

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tandem import environment, settings
-from tandem.errors import PipelineError
+from tandem.dag_errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,9 +68,9 @@ def test_an_environments_own_values_go_over_the_shared_ones_at_any_depth(folder)
         ("shared", "billing =", "# ", "[delivery] of dev.toml lacks billing, and so does shared.toml"),
         (
             "shared",
-            "runs_at_once = 1",
-            "runs_at_once = true",
-            "shared.toml says runs_at_once = True, expected a number.",
+            "max_active_runs = 1",
+            "max_active_runs = true",
+            "shared.toml says max_active_runs = True, expected a number.",
         ),
         (
             "shared",

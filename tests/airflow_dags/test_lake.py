@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tandem.lake import encode, read_document, task_key
 
-from common import lake
-from tools.faulty_proxy import proxy
+from common.handover import lake
+from tools.sandbox.faulty_proxy import proxy
 
 IDS = st.text(min_size=1, max_size=260) | st.text(alphabet="aA0_-.~:+/ é", min_size=190, max_size=210)
 

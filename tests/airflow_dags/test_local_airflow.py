@@ -15,8 +15,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from tools.airflow_api import AirflowError, Instance, quoted
 
-from tools import local_airflow
+from tools.sandbox import local_airflow
 
 INTERACTIONS = 'contract = "interactions@1"'
 
@@ -40,7 +41,7 @@ def started(tmp_path_factory, make_workshop, home):
     body = 'dag.container("second", shards=2, interactions=dag.container("first"))'
     workshop.pipeline("works", body, first={}, second={})
     workshop.pipeline("fails", 'dag.container("fails")', fails={})
-    workshop.job("refuses", "from common.failures import Refused\n    raise Refused('The gate refused it.')")
+    workshop.job("refuses", "from common.errors import GateRefused\n    raise GateRefused('The gate refused it.')")
     both = 'dag.container("refuses", task_id="one")\ndag.container("refuses", task_id="two")'
     workshop.pipeline("refuses", both, one={}, two={})
     file = workshop.dags / "environments" / "laptop.toml"
@@ -113,7 +114,7 @@ def test_a_pipeline_that_does_not_import_is_named_and_nothing_is_left_running(tm
     (tmp_path / "dags" / "broken").mkdir(parents=True)
     (tmp_path / "dags" / "broken" / "dag.py").write_text("from airflow.sdk import DAG\nraise KeyError('dag')\n")
     with (
-        pytest.raises(local_airflow.AirflowError, match=r"broken/dag.py does not import:(.|\n)*KeyError"),
+        pytest.raises(AirflowError, match=r"broken/dag.py does not import:(.|\n)*KeyError"),
         local_airflow.start(home=home, dags=tmp_path / "dags"),
     ):
         pass
@@ -139,7 +140,7 @@ def test_a_failed_tasks_log_ends_with_its_own_error_and_one_that_is_failed_by_ha
     _, airflow, folder = started
     run = airflow.trigger("fails")
     second = wait_for(lambda: next((each for each in airflow.instances("fails", run) if each.try_number == 2), None))
-    log = airflow.log("fails", run, local_airflow.Instance("fails", -1, 1, None, None, None, None))
+    log = airflow.log("fails", run, Instance("fails", -1, 1, None, None, None, None))
     assert "ValueError at main.py" in log[-4]
     assert log[-5] == "Attempt 1 of fails ended with exit code 1."
     assert log[-3:-1] == ["Caused by KeyError: 'deep'", "Airflow tries it again."]
@@ -148,7 +149,7 @@ def test_a_failed_tasks_log_ends_with_its_own_error_and_one_that_is_failed_by_ha
 
     wait_for(lambda: any("job=fails attempt=2" in line for line in airflow.log("fails", run, second)))
     pid = wait_for(lambda: next((pid for pid in [int((folder / "pid").read_text() or 0)] if pid and alive(pid)), None))
-    path = f"{airflow.url}/api/v2/dags/fails/dagRuns/{local_airflow.quoted(run)}/taskInstances/fails"
+    path = f"{airflow.url}/api/v2/dags/fails/dagRuns/{quoted(run)}/taskInstances/fails"
     request = urllib.request.Request(path, b'{"new_state": "failed"}', method="PATCH")
     request.add_header("Authorization", f"Bearer {airflow.token}")
     request.add_header("Content-Type", "application/json")
@@ -199,7 +200,7 @@ def wait_for(condition):
 def test_a_second_airflow_in_the_same_home_is_refused(started, home):
     _, _, folder = started
     with (
-        pytest.raises(local_airflow.AirflowError, match="Another Airflow runs in"),
+        pytest.raises(AirflowError, match="Another Airflow runs in"),
         local_airflow.start(home=home, dags=folder),
     ):
         pass

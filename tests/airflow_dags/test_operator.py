@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from tandem.operator import attempt_of, small
-from tandem.runtimes import Work
-from tandem.runtimes.process import Process
+from tandem.runtimes.base import Attempt
+from tandem.runtimes.local.process import Process
 
 READS = '[inputs.interactions]\ncontract = "interactions@1"'
 WRITES = '[outputs.interactions]\ncontract = "interactions@1"'
@@ -24,15 +24,15 @@ FLAG = '[parameters.flag]\ntype = "boolean"\ndefault = false\nhelp = "yes or no"
 ENDS = {  # the body of each job, and how often its task is tried
     "code_0": ("pass", 1),
     "code_1": ("if task.attempt < 3: raise ValueError('no luck') from KeyError('deep')", 2),
-    "code_2": ("raise failures.ArgumentError('An argument is wrong.')", 1),
-    "code_3": ("raise failures.InputError('The input is missing.')", 1),
-    "code_4": ("raise failures.Refused('The gate refused it.')", 1),
-    "code_5": ("raise failures.Fenced('A newer attempt has published.')", 1),
+    "code_2": ("raise errors.ArgumentError('An argument is wrong.')", 1),
+    "code_3": ("raise errors.InputError('The input is missing.')", 1),
+    "code_4": ("raise errors.GateRefused('The gate refused it.')", 1),
+    "code_5": ("raise errors.StaleAttempt('A newer attempt has published.')", 1),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", 2),
     "silent": ("os._exit(0)", 2),
     "late": ("import atexit; atexit.register(os._exit, 1)", 1),
     "ended_late": ("import atexit; atexit.register(os.kill, os.getpid(), signal.SIGKILL)", 1),
-    "spark_2": ("raise failures.ArgumentError('An argument is wrong.')", 1),
+    "spark_2": ("raise errors.ArgumentError('An argument is wrong.')", 1),
     "spark_9": ("os.kill(os.getpid(), signal.SIGKILL)", 2),
     "flaky": ("if task.attempt < 2: raise OSError('network')", 2),
 }
@@ -180,7 +180,7 @@ def test_the_lake_on_s3_is_an_airflow_variable_away(workshop, s3_server, monkeyp
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AIRFLOW_VAR_LAKE", "s3://tandem-lake/pipelines/")
     workshop.job("write", "task.metrics['rows'] = 7", more=WRITES)
-    workshop.job("refuse", "raise failures.Refused('The gate refused it.')", more=READS)
+    workshop.job("refuse", "raise errors.GateRefused('The gate refused it.')", more=READS)
     workshop.pipeline("remote", 'dag.container("refuse", interactions=dag.container("write"))', write={}, refuse={})
     ran = workshop.run("remote")
     assert ran.states == {"write": "success", "refuse": "failed"}
@@ -214,7 +214,7 @@ def test_xcom_keeps_the_metrics_that_fit_and_says_what_it_left_out():
 )
 def test_documents_of_a_deleted_run_of_this_id_do_not_count(task, attempt):
     started = "2011-01-02T00:00:00.000000+00:00"
-    work = Work("job", "file:///l", "d", "r", "t", 2, None, {}, {}, {}, None, started)
+    work = Attempt("job", "file:///l", "d", "r", "t", 2, None, {}, {}, {}, None, started)
     assert attempt_of({"task": task} if task else None, work) == attempt
 
 
@@ -228,7 +228,7 @@ def test_cancel_ends_a_job_that_does_not_want_to_and_all_that_it_started(tmp_pat
         "time.sleep(600)\n"
     )
     runtime = Process(code=tmp_path, python=Path(sys.executable))
-    work = Work("stubborn", "file:///l", "d", "r", "t", 1, None, {}, {}, {}, None)
+    work = Attempt("stubborn", "file:///l", "d", "r", "t", 1, None, {}, {}, {}, None)
     running = runtime.submit(work)
     while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
         time.sleep(0.05)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import ParamValidationError
-from tandem.errors import PipelineError
+from tandem.dag_errors import PipelineError
 from tandem.parameters import check_parameters, declaration, given, written
 
-from common.failures import ArgumentError
-from common.job import Job, parameter_values, read_parameter
+from common.errors import ArgumentError
+from common.handover.job_toml import Job, parameter_values, read_parameter
 
 DAGS = Path(__file__).parents[2] / "airflow_dags"
 DESCRIBED = {
@@ -108,7 +108,15 @@ def test_every_gate_of_a_pipeline_can_be_given_to_a_run(bag, folder):
     """What a gate's own sentence advises to raise, and the window of days."""
     dag = bag.dags[folder]
     tasks = [task if hasattr(task, "described") else task.unmap({"part": 0}) for task in dag.tasks]
-    gates = {"since", "until", "most_unusable", "largest_fall", "most_default", "least_overlap", "largest_loss"}
+    gates = {
+        "since",
+        "until",
+        "max_quarantined_share",
+        "max_key_drop",
+        "max_default_share",
+        "min_overlap",
+        "max_auc_loss",
+    }
     gates |= {"max_key_drop", "max_dropped_share", "max_unpublishable_share"}
     assert {name for task in tasks for name in task.described if name in gates} <= set(dag.params)
     for name in dag.params:
@@ -121,7 +129,7 @@ PARAMETERS = """
 type = "date"
 default = ""
 help = "first day"
-[parameters.most_unusable]
+[parameters.max_quarantined_share]
 type = "number"
 default = 0.05
 range = [0.0, 1.0]
@@ -133,9 +141,9 @@ help = "a text"
 """
 RUNS = {  # the configuration of a run, and what the first task that failed says, nothing if the run succeeds
     "nothing": (None, ""),
-    "null": ({"since": None, "most_unusable": None}, ""),
+    "null": ({"since": None, "max_quarantined_share": None}, ""),
     "empty date": ({"since": ""}, ""),
-    "given": ({"since": "2011-06-01", "most_unusable": 0.5}, ""),
+    "given": ({"since": "2011-06-01", "max_quarantined_share": 0.5}, ""),
     "misspelt key": ({"sinse": "2031-01-01"}, "names the key 'sinse', which does not exist: did you mean 'since'?"),
     "not for runs": ({"text": "a"}, "names the key 'text', which does not exist: did you mean"),
 }
@@ -144,9 +152,9 @@ RUNS = {  # the configuration of a run, and what the first task that failed says
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory, make_workshop):
     workshop = make_workshop(tmp_path_factory.mktemp("runs"))
-    body = "task.metrics['got'] = [str(task.parameters[name]) for name in ('since', 'most_unusable')]"
+    body = "task.metrics['got'] = [str(task.parameters[name]) for name in ('since', 'max_quarantined_share')]"
     workshop.job("toy", body, more=f"{WRITES}\n{PARAMETERS}")
-    settings = {"parameters": {"most_unusable": 0.25}, "at_trigger": ["since", "most_unusable"]}
+    settings = {"parameters": {"max_quarantined_share": 0.25}, "at_trigger": ["since", "max_quarantined_share"]}
     workshop.pipeline("runs", 'dag.container("toy")', toy=settings)
     return workshop
 
@@ -164,7 +172,9 @@ def test_run_takes_what_is_declared_and_refuses_the_rest(pipeline, name):
         assert ran.xcoms["toy"]["metrics"]["got"] == got
 
 
-@pytest.mark.parametrize("conf", [{"since": "2011-02-30"}, {"since": "`id`"}, {"most_unusable": 2}, {"since": [1]}])
+@pytest.mark.parametrize(
+    "conf", [{"since": "2011-02-30"}, {"since": "`id`"}, {"max_quarantined_share": 2}, {"since": [1]}]
+)
 def test_trigger_refuses_a_value_that_misfits(pipeline, conf):
     with pytest.raises(ValueError, match=f"Invalid input for param {next(iter(conf))}: "):
         pipeline.run("runs", conf=conf)
@@ -195,7 +205,7 @@ def test_no_cluster_opens_for_a_run_that_cannot_succeed(workshop, monkeypatch, c
     settings = {"parameters": parameters, "at_trigger": ["since", "note"]}
     workshop.pipeline("clustered", 'dag.spark("build")', cluster=CLUSTER, build=settings)
     ran = workshop.run("clustered", conf=conf)
-    assert ran.states["take_release"] == "failed"
+    assert ran.states["pin_release"] == "failed"
     assert ran.states["open_cluster"] == "upstream_failed"
     assert any(sentence in line for line in ran.log)
 
@@ -208,7 +218,7 @@ def test_what_others_return_is_checked_in_its_own_task(workshop, monkeypatch):
     late = {"number": "{{ ti.xcom_pull(task_ids='other') }}"}
     workshop.pipeline("late", 'dag.container("toy")', toy={"parameters": late})
     ran = workshop.run("late")
-    assert ran.states == {"take_release": "success", "toy": "failed"}
+    assert ran.states == {"pin_release": "success", "toy": "failed"}
     assert any("gives the parameter 'number' the value 'None', expected an integer." in line for line in ran.log)
 
 
@@ -216,8 +226,8 @@ def test_what_others_return_is_checked_in_its_own_task(workshop, monkeypatch):
     ("settings", "sentence"),
     [
         (
-            {"parameters": {"most_unusable": 7}},
-            "gives the parameter 'most_unusable' the value '7', expected a value from",
+            {"parameters": {"max_quarantined_share": 7}},
+            "gives the parameter 'max_quarantined_share' the value '7', expected a value from",
         ),
         ({"parameters": {"since": "today"}}, "the value 'today', expected a date such as 2011-06-01."),
         (
@@ -240,8 +250,10 @@ def test_two_tasks_that_mean_different_things_by_a_name_do_not_import(workshop):
     shared = {"at_trigger": ["since"]}
     workshop.pipeline("p", 'dag.container("toy")\ndag.container("other")', toy=shared, other=shared)
     assert json.loads(json.dumps(workshop.load("p").params.dump())) == {"since": None}
-    differs = {"parameters": {"most_unusable": 0.1}, "at_trigger": ["most_unusable"]}
+    differs = {"parameters": {"max_quarantined_share": 0.1}, "at_trigger": ["max_quarantined_share"]}
     body = 'dag.container("toy")\ndag.container("other")'
-    workshop.pipeline("q", body, toy=differs, other={"at_trigger": ["most_unusable"]})
-    with pytest.raises(AssertionError, match="lets a run give 'most_unusable', of which another task takes other"):
+    workshop.pipeline("q", body, toy=differs, other={"at_trigger": ["max_quarantined_share"]})
+    with pytest.raises(
+        AssertionError, match="lets a run give 'max_quarantined_share', of which another task takes other"
+    ):
         workshop.load("q")

@@ -5,8 +5,8 @@ from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk.exceptions import AirflowFailException
 from tandem import environment
 from tandem.operator import tell_failure
-from tandem.runtimes import Cluster
-from tandem.runtimes.spark_submit import SparkSubmit
+from tandem.runtimes.base import Cluster
+from tandem.runtimes.local.spark_submit import SparkSubmit
 
 INTERACTIONS = 'contract = "interactions@1"'
 READS = f"[inputs.interactions]\n{INTERACTIONS}"
@@ -52,7 +52,7 @@ def jobs(workshop):
     workshop.job("build", more=WRITES, engine="spark")
     workshop.job("train", more=f'{READS}\n{PARAMETER}\n[outputs.model]\ncontract = "events@1"')
     workshop.job("refine", more=f"{READS}\n{WRITES}", engine="spark")
-    workshop.job("broken", more=READS, engine="spark", body='raise failures.Refused("The result is too bad.")')
+    workshop.job("broken", more=READS, engine="spark", body='raise errors.GateRefused("The result is too bad.")')
     return workshop
 
 

@@ -78,7 +78,7 @@ def test_another_runtime_of_spark_changes_operators_and_nothing_in_any_folder(ba
         added = set(there.task_dict) - set(here.task_dict)
         assert added <= {each for each in added if each.startswith(("open_", "await_", "close_"))} | {
             "done",
-            "take_release",
+            "pin_release",
         }
         around += len(added)
         for task in jobs(here):
@@ -134,6 +134,6 @@ def test_every_product_is_made_by_itself_and_delivered_at_last(bag):
 
 def test_the_catalogue_says_what_the_jobs_say():
     checked = subprocess.run(
-        [sys.executable, "-m", "tools.catalogue", "--check"], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-m", "tools.packaging.catalogue", "--check"], cwd=ROOT, capture_output=True, text=True
     )
     assert checked.returncode == 0, checked.stderr

@@ -8,11 +8,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 from tandem import environment, pipeline, schemas, settings
-from tandem.errors import PipelineError
-from tandem.runtimes.dataproc_cluster import check_message
-from tandem.runtimes.requests import check_request
+from tandem.dag_errors import PipelineError
+from tandem.runtimes.cloud_request import check_request
+from tandem.runtimes.dataproc.cluster import check_message
 
-from tools import schemas as schemas_of_jobs
+from tools.scaffold import schemas as schemas_of_jobs
 
 DAGS = Path(__file__).parents[2] / "airflow_dags"
 SCHEMAS = schemas.schemas()

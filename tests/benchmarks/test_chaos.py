@@ -22,7 +22,7 @@ from botocore.config import Config
 from benchmarks import chaos_check, chaos_plan, chaos_processes
 from benchmarks.chaos_check import Ledger, Published, Reader, Switch
 from benchmarks.chaos_servers import DynamoDBProxy, Notes, S3Proxy
-from tools.faulty_proxy import proxy
+from tools.sandbox.faulty_proxy import proxy
 
 SECRET = "a-secret-of-this-run"
 DAY = "2025-01-01"

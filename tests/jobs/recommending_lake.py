@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common import days, storage, tables
 from common.contracts import load
-from common.task import Task, exit_code
+from common.engines import arrow
+from common.handover import Task, partitions, storage
+from common.handover.runner import exit_code
 
 JOBS = Path(__file__).parents[2] / "jobs"
 
@@ -36,10 +37,10 @@ class Lake:
 
     def put(self, task: str, contract: str, rows: pa.Table, dataset: str | None = None) -> None:
         """Publish rows of a contract's columns, whatever these hold, as the output of a task, or as a dataset."""
-        schema = tables.arrow_schema(load(contract), list(load(contract).columns))
+        schema = arrow.arrow_schema(load(contract), list(load(contract).columns))
 
         def main(writer: Task) -> None:
-            folder, publish = tables.destination(writer, "rows")
+            folder, publish = arrow.destination(writer, "rows")
             Path(folder.removeprefix("file://")).mkdir(parents=True, exist_ok=True)
             pq.write_table(rows.select(schema.names).cast(schema), f"{folder}/part-0.parquet".removeprefix("file://"))
             publish(rows.num_rows)
@@ -55,14 +56,14 @@ class Lake:
             file.parent.mkdir(parents=True)
             pq.write_table(rows, file)
             files = storage.files(f"{folder}/{writer.version}")
-            days.note(folder.rpartition("/")[0], {str(date)})
+            partitions.register(folder.rpartition("/")[0], {str(date)})
             writer.publish_partition("rows", folder, seen, rows.num_rows, files)
 
         self.write(task, contract, main, dataset)
 
     def put_model(self, task: str, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
         """Publish a model as the output of a task."""
-        self.write(task, "recommender_model@3", lambda writer: tables.write_arrays(writer, "rows", arrays, document))
+        self.write(task, "recommender_model@3", lambda writer: arrays.write_arrays(writer, "rows", arrays, document))
 
     def write(self, task: str, contract: str, main: Callable[[Task], None], dataset: str | None = None) -> None:
         folder = self.folder / "writers" / task
@@ -104,5 +105,5 @@ class Lake:
 
 
 def table(contract: str, rows: list[dict]) -> pa.Table:
-    schema = tables.arrow_schema(load(contract), list(load(contract).columns))
+    schema = arrow.arrow_schema(load(contract), list(load(contract).columns))
     return pa.Table.from_pylist(rows, schema)

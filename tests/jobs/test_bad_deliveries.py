@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from recommending_lake import JOBS
 
-from common import deliveries, records, storage
-from common.task import exit_code
+from common.handover import storage
+from common.handover.runner import exit_code
+from common.ingestion import deliveries, records
 from jobs.ingest_events import main as ingest_events
 from jobs.ingest_items import main as ingest_items
 from jobs.ingest_users import main as ingest_users
@@ -157,7 +158,7 @@ def level(tmp_path: Path) -> Level:
     return Level(tmp_path)
 
 
-ANY = ("--set", "most_unusable=1")
+ANY = ("--set", "max_quarantined_share=1")
 
 
 def expected_of(fate: str, what: str, required: bool) -> str | None:

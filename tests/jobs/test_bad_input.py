@@ -11,8 +11,8 @@ import pytest
 from recommending_lake import JOBS, Lake, table
 from test_churn import CUTS, NOW, features
 
-from common import tables
-from common.job import load
+from common.engines.arrays import string_arrays
+from common.handover.job_toml import load
 
 TIME = datetime.datetime(2011, 5, 30, tzinfo=datetime.UTC)
 EVENT = {"event_id": "e", "user_id": "ann", "item_id": "10001", "type": "purchase", "quantity": 1, "unit_price": 1.0}
@@ -36,7 +36,7 @@ def put_shop(lake: Lake, events: list[dict], items: list[dict]) -> None:
 def put_foretold(lake: Lake, users: Sequence[str]) -> None:
     unlikely = {"segment": "active", "churn_probability": 0.1, "model": "trees"}
     rows = [{**unlikely, "user_id": user} for user in users]
-    lake.put("foretold", "churn_predictions@1", table("churn_predictions@1", rows))
+    lake.put("foretold", "churn_predictions@2", table("churn_predictions@2", rows))
 
 
 def told(capsys: pytest.CaptureFixture[str], code: int) -> str:
@@ -219,7 +219,7 @@ def put_model(lake: Lake, items: list[dict], weight: float, score: float) -> Non
         "indptr": np.zeros(count + 1, np.int32),
     }
     arrays = {
-        **tables.string_arrays("items", pa.array([item["item_id"] for item in items], pa.string())),
+        **string_arrays("items", pa.array([item["item_id"] for item in items], pa.string())),
         "last_sold": np.full(count, AS_OF),
         "trending": np.full(count, score),
         "0_dense": np.full((count, count), weight, np.float32),
@@ -284,7 +284,7 @@ def test_selecting_recommendations(
         for user in users
         for rank, item in enumerate(ITEMS, 1)
     ]
-    lake.put("predictions", "predictions@1", table("predictions@1", rows))
+    lake.put("predictions", "predictions@2", table("predictions@2", rows))
     inputs = ["--from", "predictions=predictions", "--from", "model=model"]
     assert lake.run("select_recommendations", *inputs) == code
     assert said in told(capsys, code)
@@ -294,11 +294,11 @@ VERSIONS = [  # of a contract that a job reads from another task, or in a datase
     ("build_interactions", None, "events@1"),
     ("train_recommender", "interactions", "interactions@1"),
     ("predict_recommendations", "interactions", "interactions@1"),
-    ("select_recommendations", "predictions", "predictions@1"),
+    ("select_recommendations", "predictions", "predictions@2"),
     ("build_user_features", None, "events@1"),
     ("train_churn", "features", "user_features@1"),
     ("predict_churn", "features", "user_features@1"),
-    ("join_characteristics", "predictions", "churn_predictions@1"),
+    ("join_characteristics", "predictions", "churn_predictions@2"),
     ("build_similar_items", None, "items@1"),
     ("build_trending_items", None, "events@1"),
     ("publish_product", "product", "recommendations@1"),

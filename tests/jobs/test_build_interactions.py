@@ -10,7 +10,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, SparkSession
 
-from common import contracts, spark, task
+from common import contracts
+from common.engines import spark
+from common.handover import runner
 from jobs.build_interactions import main as job
 
 END = datetime.date(2011, 3, 1)
@@ -145,9 +147,9 @@ def test_one_shuffle_and_each_user_sorted_in_one_file(session: SparkSession, tmp
 
 def publish_events(session: SparkSession, lake: str, date: str, events: list) -> None:
     """A partition of curated events as ingest_events would have published it."""
-    from common import days, manifest, storage
+    from common.handover import manifest, partitions, storage
 
-    days.note(f"{lake}/curated/events", {date})
+    partitions.register(f"{lake}/curated/events", {date})
     folder = f"{lake}/curated/events/date={date}"
     frame(session, events).coalesce(1).write.parquet(f"{folder}/version=a-1")
     files = storage.files(f"{folder}/version=a-1")
@@ -179,7 +181,7 @@ FOLDER = Path(job.__file__).parent
 def test_the_window_ends_after_the_newest_partition(session: SparkSession, lake: str) -> None:
     publish_events(session, lake, "2011-01-05", [("ann", "cup", "purchase", 1, midnight(datetime.date(2011, 1, 5)))])
     publish_events(session, lake, "2011-01-31", [("bob", "cup", "purchase", 1, midnight(datetime.date(2011, 1, 31)))])
-    assert task.exit_code(job.main, FOLDER, arguments(lake, "--set", "half_life_days=1")) == 0
+    assert runner.exit_code(job.main, FOLDER, arguments(lake, "--set", "half_life_days=1")) == 0
     rows = session.read.parquet(f"{lake}/intermediate/d/r/build_interactions/attempt-1/*/interactions").collect()
     bob = next(row for row in rows if row.user_id == "bob")
     assert bob.weight == pytest.approx(math.log1p(0.5))  # a day old when the window ends
@@ -189,5 +191,5 @@ def test_the_window_ends_after_the_newest_partition(session: SparkSession, lake:
 
 def test_an_empty_result_is_an_input_error(session: SparkSession, lake: str, capsys: pytest.CaptureFixture) -> None:
     publish_events(session, lake, "2011-01-05", [(None, "cup", "purchase", 1, midnight(datetime.date(2011, 1, 5)))])
-    assert task.exit_code(job.main, FOLDER, arguments(lake)) == 3
+    assert runner.exit_code(job.main, FOLDER, arguments(lake)) == 3
     assert "known user" in capsys.readouterr().err.splitlines()[-1]

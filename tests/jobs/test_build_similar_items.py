@@ -76,7 +76,7 @@ def test_every_item_has_others_and_what_is_no_longer_sold_is_shown_for_none(lake
 
 def test_trust_in_buyers_is_a_parameter(lake: Lake) -> None:
     put(lake, sales())
-    found = similar(lake, "--set", "trusted_buyers=100000")
+    found = similar(lake, "--set", "prior_strength=100000")
     assert found["10001"][0] in {("10002", "similar name"), ("10005", "similar name")}
 
 

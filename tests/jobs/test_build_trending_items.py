@@ -6,14 +6,15 @@ import math
 import pytest
 from pyspark.sql import SparkSession
 
-from common import contracts, spark
+from common import contracts
+from common.engines import spark
 from jobs.build_trending_items import main as job
 
 END = datetime.date(2011, 6, 6)  # a Monday
 ITEMS = ["10001", "10002", "10003", "10004"]
 
 
-def trending(session: SparkSession, bought: list[tuple], least_buyers: int = 2, count: int = 10) -> dict:
+def trending(session: SparkSession, bought: list[tuple], min_buyers: int = 2, count: int = 10) -> dict:
     """Rows by country and item. Bought: days before the end (1: the last day), item, user, country, times."""
     midnight = datetime.datetime.combine(END, datetime.time(12), datetime.UTC)
     events = [
@@ -26,7 +27,7 @@ def trending(session: SparkSession, bought: list[tuple], least_buyers: int = 2, 
         session.createDataFrame(rows, spark.schema(contracts.load(contract)))
         for rows, contract in ((events, "events@1"), (goods, "items@1"))
     ]
-    found = job.trending_items(*frames, END, 7, 3.0, 2, least_buyers, count)
+    found = job.trending_items(*frames, END, 7, 3.0, 2, min_buyers, count)
     rows = [row.asDict() for row in found.collect()]
     assert all(row["item_name"] == f"NAME {row['item_id']}" for row in rows)
     return {(row["country"], row["item_id"]): row for row in rows}

@@ -10,7 +10,8 @@ from random import Random
 import pytest
 from pyspark.sql import SparkSession
 
-from common import contracts, spark
+from common import contracts
+from common.engines import spark
 from jobs.build_user_features import main as job
 
 NOW = datetime.date(2011, 6, 1)

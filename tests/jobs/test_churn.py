@@ -103,7 +103,7 @@ def test_a_model_much_worse_than_the_one_in_place_is_refused(lake: Lake, capsys)
     again = ["--from", "features=spoilt", "--attempt"]
     assert lake.run("train_churn", *again, "2") == 4
     assert "worse than the model in place" in last_line(capsys)
-    assert lake.run("train_churn", *again, "3", "--set", "largest_loss=0.3") == 0
+    assert lake.run("train_churn", *again, "3", "--set", "max_auc_loss=0.3") == 0
     metrics = lake.manifest("train_churn")["metrics"]
     assert metrics["in_place"]["auc"] > 0.9 > metrics["models"][metrics["model"]]["auc"]
 
@@ -118,16 +118,16 @@ def test_predictions_name_the_features_that_moved_them_and_add_up(lake: Lake) ->
     assert sorted(row["user_id"] for row in rows) == sorted(f"user {number}" for number in range(900))
     without = [row for row in rows if row["churn_probability"] is None]
     assert {int(row["user_id"].split()[1]) % 7 for row in without} == {0}
-    assert all(row["because_1"] is None for row in without)
+    assert all(row["top_feature_1"] is None for row in without)
     at_risk = [row for row in rows if row["churn_probability"] is not None]
     assert len(at_risk) == len(rows) - len(without) > 700
-    firsts = [row["because_1"] for row in at_risk]
+    firsts = [row["top_feature_1"] for row in at_risk]
     assert firsts.count("purchases") > 0.8 * len(firsts)
-    assert {row["because_3"] for row in at_risk} <= {"plan", "purchases", "recency_days", None}
+    assert {row["top_feature_3"] for row in at_risk} <= {"plan", "purchases", "recency_days", None}
     odds = [np.log(row["churn_probability"] / (1 - row["churn_probability"])) for row in at_risk]
-    moved = [sum(row[f"effect_{place}"] or 0 for place in (1, 2, 3)) for row in at_risk]
+    moved = [sum(row[f"contribution_{place}"] or 0 for place in (1, 2, 3)) for row in at_risk]
     assert np.ptp(np.subtract(odds, moved)) < 1e-6, "three features are all there are, so they explain everything"
-    assert all(abs(row["effect_1"]) >= abs(row["effect_2"] or 0) for row in at_risk)
+    assert all(abs(row["contribution_1"]) >= abs(row["contribution_2"] or 0) for row in at_risk)
 
 
 def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql import SparkSession
 
-from common import days, spark, task
+from common.handover import partitions, runner, task
 from jobs.ingest_events import main as job
 
 FOLDER = Path(job.__file__).parent
@@ -45,7 +45,7 @@ class Shop:
 
     def ingest(self, run: str, *more: str, attempt: int = 1) -> int:
         identity = ["--dag-id", "d", "--run-id", run, "--task-id", "ingest", "--attempt", str(attempt)]
-        return task.exit_code(job.main, FOLDER, ["--lake", self.lake, *identity, *more])
+        return runner.exit_code(job.main, FOLDER, ["--lake", self.lake, *identity, *more])
 
     def manifests(self) -> dict[str, bytes]:
         """The bytes of the published manifests by partition."""
@@ -159,7 +159,7 @@ def test_too_many_unusable_lines_refuse_the_delivery(shop: Shop, capsys: pytest.
     assert "not a JSON object (4), unknown type (3), bad time (2)" in last
     assert "quantity" not in last
     assert shop.manifests() == {}
-    assert shop.ingest("two", "--set", "most_unusable=0.1") == 0  # exactly the share that is allowed
+    assert shop.ingest("two", "--set", "max_quarantined_share=0.1") == 0  # exactly the share that is allowed
     assert len(shop.quarantine("two")) == 10
 
 
@@ -191,7 +191,7 @@ def test_days_of_a_lost_index_stay_when_a_new_day_comes(shop: Shop) -> None:
     (shop.root / "curated" / "events" / "days.json").unlink()
     shop.deliver("2011-01-06", [event(3, "2011-01-06")])
     assert shop.ingest("two", "--set", "since=2011-01-06") == 0
-    assert days.noted(f"file://{shop.root}/curated/events") == ["2011-01-04", "2011-01-05", "2011-01-06"]
+    assert partitions.registered(f"file://{shop.root}/curated/events") == ["2011-01-04", "2011-01-05", "2011-01-06"]
 
 
 def test_what_other_writers_of_the_dataset_are_writing_stays(shop: Shop) -> None:
@@ -232,7 +232,7 @@ def test_large_dates_are_split_without_losing_the_key(shop: Shop, monkeypatch: p
 def test_a_date_in_many_small_files_is_gathered_into_one_and_loses_nothing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spark, "MANY_FILES", 3)
+    monkeypatch.setattr("common.engines.spark.append.MANY_FILES", 3)
     day = "date=2011-01-05"
 
     def files() -> list[str]:

@@ -81,7 +81,7 @@ def test_what_is_unusable_goes_to_quarantine_with_its_line_and_reason(lake: Lake
         "cancels a plan that the user does not have": row(1, "cancel", user="bob"),
     }
     deliver(lake, row(1, "subscribe"), *bad.values())
-    assert lake.run("ingest_users", "--set", "most_unusable=0.9") == 0
+    assert lake.run("ingest_users", "--set", "max_quarantined_share=0.9") == 0
     found = [(entry["line"], entry["reason"]) for entry in lake.rows("ingest_users").to_pylist()]
     assert found == list(enumerate(bad, start=2))
     assert lake.rows("ingest_users")["content"].to_pylist()[0] == "{"
@@ -92,7 +92,7 @@ def test_what_is_unusable_goes_to_quarantine_with_its_line_and_reason(lake: Lake
 
 def test_integer_ids_are_text_and_other_json_is_unusable(lake: Lake) -> None:
     deliver(lake, row(1, "subscribe"), {**row(2, "change", "free"), "user_id": 7}, "[1]", "3", '"text"', "null")
-    assert lake.run("ingest_users", "--set", "most_unusable=1") == 0
+    assert lake.run("ingest_users", "--set", "max_quarantined_share=1") == 0
     assert lake.manifest("ingest_users")["metrics"]["reasons"] == {"not a JSON object": 4}
     assert history(lake, "7") == [(2, None, "free", None, None)]
 

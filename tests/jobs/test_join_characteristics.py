@@ -4,7 +4,8 @@ import datetime
 
 from pyspark.sql import SparkSession
 
-from common import contracts, spark
+from common import contracts
+from common.engines import spark
 from jobs.join_characteristics import main as job
 
 END = datetime.date(2011, 6, 1)
@@ -26,8 +27,8 @@ def test_each_predicted_user_has_one_row_with_what_is_known_of_them(session: Spa
             "user_id": user,
             "segment": "active",
             "churn_probability": 0.25,
-            "because_1": "amount",
-            "effect_1": -1.0,
+            "top_feature_1": "amount",
+            "contribution_1": -1.0,
             "model": "blend",
         }
         for user in users
@@ -58,7 +59,7 @@ def test_each_predicted_user_has_one_row_with_what_is_known_of_them(session: Spa
     frames = [
         frame(session, contract, rows)
         for contract, rows in (
-            ("churn_predictions@1", predictions),
+            ("churn_predictions@2", predictions),
             ("events@1", events),
             ("items@1", items),
             ("users@1", periods),
@@ -68,7 +69,7 @@ def test_each_predicted_user_has_one_row_with_what_is_known_of_them(session: Spa
     assert sorted(rows) == list(users)
     families = ("family_1", "share_1", "family_2", "share_2", "family_3", "share_3")
     assert [rows["ann"][name] for name in families] == ["10001", 3 / 6, "10002", 1 / 6, "10003", 1 / 6]
-    habits = ("preferred_hour", "preferred_platform", "plan", "churn_probability", "because_1")
+    habits = ("preferred_hour", "preferred_platform", "plan", "churn_probability", "top_feature_1")
     assert [rows["ann"][name] for name in habits] == [20, "ios", "premium", 0.25, "amount"], "of 9 and 20 h the last"
     assert [rows["bob"][name] for name in (*families, *habits[:3])] == [None] * 6 + [23, None, None]
     assert [rows["cid"][name] for name in (*families, *habits[:3])] == [None] * 9

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from recommending_lake import Lake, table
 
-from common import tables
+from common.engines.arrays import string_arrays
 
 AS_OF = datetime.datetime(2011, 6, 1, tzinfo=datetime.UTC)
 ITEMS = ["apple", "bread", "cheese", "dates"]
@@ -18,7 +18,7 @@ WEIGHTS = np.array([[0, 0.9, 0.4, 0], [0, 0, 0, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]
 
 def model(lake: Lake, repeats: bool, own: float = 0.0) -> None:
     arrays = {
-        **tables.string_arrays("items", pa.array(ITEMS, pa.string())),
+        **string_arrays("items", pa.array(ITEMS, pa.string())),
         "0_dense": WEIGHTS + own * np.eye(4, dtype=np.float32),
         "0_head": np.arange(4),
         "0_sparse_data": np.zeros(0, dtype=np.float32),
@@ -49,7 +49,7 @@ def predict(lake: Lake, shards: int = 1, candidates: int = 3) -> list[tuple]:
         settings = ["--set", f"shards={shards}", "--set", f"candidates={candidates}"]
         inputs = ["--from", "interactions=interactions", "--from", "model=model"]
         assert lake.run("predict_recommendations", *inputs, *settings, map_index=shard) == 0
-    columns = ("user_id", "rank", "item_id", "score", "because_item_id")
+    columns = ("user_id", "rank", "item_id", "score", "explained_by_item_id")
     return sorted(tuple(row[name] for name in columns) for row in lake.rows("predict_recommendations").to_pylist())
 
 

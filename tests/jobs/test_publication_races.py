@@ -16,7 +16,7 @@ from recommending_lake import Lake, table
 
 from common.delivery import reader, tables, versions, writer
 from common.delivery.tables import Table
-from common.failures import Fenced
+from common.errors import StaleAttempt
 from jobs.publish_product import main as job
 
 CONTRACT = "recommendations@1"
@@ -261,7 +261,7 @@ def test_rollback_interrupted_by_a_publication_changes_nothing(store: Store, num
     try:
         versions.roll_back(replace(store.table, client=client), "Ada")
         done = True
-    except versions.Failure as error:
+    except versions.TaskError as error:
         assert "moved meanwhile" in str(error)
         done = False
     if number < 3:  # it saw c, or d, in place
@@ -280,7 +280,7 @@ def test_rollback_during_expiry_saves_the_version_or_is_refused(store: Store) ->
         try:
             store.roll_back()
             rolled.append(True)
-        except versions.Failure as error:
+        except versions.TaskError as error:
             assert "is kept no longer" in str(error)
             rolled.append(False)
 
@@ -394,5 +394,5 @@ def test_decision_is_told_with_who_and_when() -> None:
     version = {"version": {"S": "v"}, "computed": {"S": "2026-01-01T00:00:00.000+00:00"}}
     there = {**version, "version": {"S": "u"}, "rolled_back": {"S": "2026-01-01T00:00:00.000+00:00"}}
     there["rolled_back_by"] = {"S": "Ada"}
-    with pytest.raises(Fenced, match=r"because Ada rolled t back at 2026-01-01T00:00:00.000\+00:00"):
+    with pytest.raises(StaleAttempt, match=r"because Ada rolled t back at 2026-01-01T00:00:00.000\+00:00"):
         versions.refuse_older(Table(None, "t", 1), version, there, datetime.datetime.now(datetime.UTC))

@@ -23,7 +23,7 @@ from recommending_lake import JOBS, Lake, table
 from common.delivery import reader, tables, throttling, versions, writer
 from common.delivery.tables import Table
 from jobs.publish_product import main as job
-from tools import iam_policy
+from tools.deploy import iam_policy
 
 CONTRACT = "recommendations@1"
 Lists = dict[str | None, list[str]]
@@ -104,13 +104,13 @@ def test_the_next_version_replaces_all_of_the_one_before(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("lists", "arguments", "complaint"),
     [
-        (users(7), [], "has 7 keys, 30% fewer than the 10 of the version in place, where largest_fall allows 20%"),
+        (users(7), [], "has 7 keys, 30% fewer than the 10 of the version in place, where max_key_drop allows 20%"),
         (users(10, "fghij"), [], "have 0% in common with the version in place"),
-        (users(10, "afghi"), ["--set", "least_overlap=0.21"], "20% in common .* where least_overlap asks for 21%"),
+        (users(10, "afghi"), ["--set", "min_overlap=0.21"], "20% in common .* where min_overlap asks for 21%"),
         (
             {**users(5), **{f"new-{number}": ["default"] for number in range(6)}},
             [],
-            "6 of 11 users get no more than the default rows .* 55% where most_default allows 50%",
+            "6 of 11 users get no more than the default rows .* 55% where max_default_share allows 50%",
         ),
         ({}, [], "has no rows, so nothing is published"),
     ],
@@ -129,7 +129,7 @@ def test_what_the_guard_refuses_is_refused_before_anything_is_written(
 def test_what_a_parameter_allows_is_published(shop: Shop) -> None:
     assert shop.publish(users(10)) == 0
     assert shop.publish(users(8)) == 0
-    limits = ("largest_fall=0.5", "least_overlap=0", "most_default=1")
+    limits = ("max_key_drop=0.5", "min_overlap=0", "max_default_share=1")
     assert shop.publish(users(4, "x"), *(part for limit in limits for part in ("--set", limit))) == 0
     assert shop.shown("user-0") == ["x"]
 
@@ -162,7 +162,7 @@ def test_a_pointer_that_moves_while_a_version_is_written_is_left_where_it_is(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, other: str, exit_code: int, shown: str
 ) -> None:
     lakes = {"older": shop.lake(users(3, "a")), "own": shop.lake(users(3, "b")), "newer": shop.lake(users(3, "c"))}
-    loose = ["--set", "least_overlap=0"]
+    loose = ["--set", "min_overlap=0"]
     with monkeypatch.context() as patch:
 
         def check_and_be_overtaken(*arguments: Any) -> None:
@@ -184,7 +184,7 @@ def test_an_attempt_that_died_after_the_switch_is_repeated_without_harm(shop: Sh
     for _ in range(2):
         assert shop.run(lake) == 0
         (lake.folder / "lake/intermediate/dag/run/publish_product/manifest.json").unlink()
-    with pytest.raises(versions.Failure, match="has shown no version before"):  # it does not follow itself
+    with pytest.raises(versions.TaskError, match="has shown no version before"):  # it does not follow itself
         versions.roll_back(shop.store)
 
 
@@ -452,8 +452,8 @@ def test_bad_input_ends_in_a_sentence_and_its_exit_code(
 
 def test_a_table_of_another_contract_is_refused(shop: Shop, capsys) -> None:
     lake = Lake(shop.folder)
-    rows = [{"user_id": "a", "rank": 1, "item_id": "cup", "score": 1.0, "because_item_id": None, "model": "ease"}]
-    lake.put("select", "predictions@1", table("predictions@1", rows))
+    rows = [{"user_id": "a", "rank": 1, "item_id": "cup", "score": 1.0, "explained_by_item_id": None, "model": "ease"}]
+    lake.put("select", "predictions@2", table("predictions@2", rows))
     assert shop.run(lake) == 3
     assert "has 0 outputs of contract recommendations@1" in last_line(capsys)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recommending_lake import Lake, table
 
-from common import tables
+from common.engines.arrays import string_arrays
 from jobs.select_recommendations.main import select
 
 DAY = 86_400_000_000
@@ -36,7 +36,7 @@ def lake(tmp_path: Path) -> Lake:
     sold = {item: AS_OF - (days or 0) * DAY for item, _, days, _ in CATALOGUE} | {"POST": AS_OF}
     trending = {item: score for item, *_, score in CATALOGUE} | {"POST": 99.0}
     arrays = {
-        **tables.string_arrays("items", pa.array(known, pa.string())),
+        **string_arrays("items", pa.array(known, pa.string())),
         "last_sold": np.array([sold[item] for item in known]),
         "trending": np.array([trending[item] for item in known]),
     }
@@ -47,10 +47,17 @@ def lake(tmp_path: Path) -> Lake:
 def shown(lake: Lake, predictions: list[tuple], *arguments: str) -> list[tuple]:
     """user, rank, item and reason of each row; predictions are user, rank, item and because."""
     rows = [
-        {"user_id": user, "rank": rank, "item_id": item, "score": 1 / rank, "because_item_id": because, "model": "ease"}
+        {
+            "user_id": user,
+            "rank": rank,
+            "item_id": item,
+            "score": 1 / rank,
+            "explained_by_item_id": because,
+            "model": "ease",
+        }
         for user, rank, item, because in predictions
     ]
-    lake.put("predictions", "predictions@1", table("predictions@1", rows))
+    lake.put("predictions", "predictions@2", table("predictions@2", rows))
     inputs = ["--from", "predictions=predictions", "--from", "model=model"]
     assert lake.run("select_recommendations", *inputs, *arguments) == 0
     found = lake.rows("select_recommendations").to_pylist()
@@ -89,7 +96,7 @@ def test_one_family_gets_few_rows_and_a_user_at_most_so_many(lake: Lake) -> None
         ("u", 3, "lamp", "lamp"),
         ("v", 1, "blue cup", "lamp"),
     ]
-    found = shown(lake, predictions, "--set", "most_of_family=1", "--set", "count=2")
+    found = shown(lake, predictions, "--set", "max_per_family=1", "--set", "count=2")
     assert found == [
         (None, 1, "blue cup", "trending"),
         (None, 2, "lamp", "trending"),
@@ -114,28 +121,28 @@ def test_a_catalogue_of_which_nothing_is_sold_is_refused(tmp_path: Path, capsys)
     lake.put("items", "items@1", table("items@1", rows), dataset="curated/items")
     lake.put_model(
         "model",
-        {**tables.string_arrays("items", pa.array(["lamp"])), "last_sold": np.array([AS_OF]), "trending": np.ones(1)},
+        {**string_arrays("items", pa.array(["lamp"])), "last_sold": np.array([AS_OF]), "trending": np.ones(1)},
         {"as_of": AS_OF},
     )
-    lake.put("predictions", "predictions@1", table("predictions@1", []))
+    lake.put("predictions", "predictions@2", table("predictions@2", []))
     assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 4
     assert "nothing to show" in capsys.readouterr().err.splitlines()[-1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40), st.integers(1, 3), st.integers(1, 5))
 def test_selecting_is_what_a_loop_over_users_would_do(
-    entries: list[tuple[int, int]], most_of_family: int, count: int
+    entries: list[tuple[int, int]], max_per_family: int, count: int
 ) -> None:
     users, families = (np.array([entry[part] for entry in entries], dtype=np.int64) for part in (0, 1))
     ranks = np.arange(len(entries))[::-1].copy()
-    kept, ranks_again = select(users, ranks, families, most_of_family, count)
+    kept, ranks_again = select(users, ranks, families, max_per_family, count)
     expected = []
     for user in sorted(set(users.tolist())):
         of_family: dict[int, int] = {}
         chosen = []
         for entry in sorted(np.flatnonzero(users == user), key=lambda entry: ranks[entry]):
             of_family[families[entry]] = of_family.get(families[entry], 0) + 1
-            if of_family[families[entry]] <= most_of_family and len(chosen) < count:
+            if of_family[families[entry]] <= max_per_family and len(chosen) < count:
                 chosen.append(int(entry))
         expected += [(entry, place + 1) for place, entry in enumerate(chosen)]
     assert list(zip(kept.tolist(), ranks_again.tolist(), strict=True)) == expected

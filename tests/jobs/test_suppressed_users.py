@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 from recommending_lake import Lake
 
-from common import suppression
+from common.ingestion import suppression
 
 GONE = "Zoë 4711"
 USERS = [GONE, "17", "Zoë", "4711", "171"]
@@ -64,7 +64,7 @@ def test_events_of_forgotten_users_leave_no_trace(lake: Lake, session: SparkSess
     deliver(lake, "events", [*good, *(aside if bad == "lines" else [])])
     deliver(lake, "events", [*aside, *[b"{"] * 10, *good] if bad == "file" else [event(100, "x")], "b")
     suppression.add(lake.root, [GONE, "17"])
-    assert lake.run("ingest_events", "--set", f"most_unusable={0.9 if bad == 'lines' else 0.1}") == 0
+    assert lake.run("ingest_events", "--set", f"max_quarantined_share={0.9 if bad == 'lines' else 0.1}") == 0
     kept = sorted(str(user) for user in lake.dataset("curated/events")["user_id"].to_pylist())
     assert kept == sorted(["Zoë", "4711", "171", "None", *(["x"] if bad == "lines" else [])])
     metrics = lake.manifest("ingest_events")["metrics"]
@@ -82,7 +82,7 @@ def test_changes_of_forgotten_users_leave_no_trace(lake: Lake, bad: str) -> None
     deliver(lake, "users", [*good, *idle, *(unusable(change) if bad == "lines" else [])])
     deliver(lake, "users", [*unusable(change), *[b"{"] * 10, *good] if bad == "file" else [change("x")], "b")
     suppression.add(lake.root, [GONE, "17"])
-    assert lake.run("ingest_users", "--set", f"most_unusable={0.9 if bad == 'lines' else 0.1}") == 0
+    assert lake.run("ingest_users", "--set", f"max_quarantined_share={0.9 if bad == 'lines' else 0.1}") == 0
     kept = sorted(lake.dataset("curated/users")["user_id"].to_pylist())
     assert kept == sorted(["Zoë", "4711", "171", *(["x"] if bad == "lines" else [])])
     metrics = lake.manifest("ingest_users")["metrics"]

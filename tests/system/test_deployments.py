@@ -12,9 +12,10 @@ from pathlib import Path
 
 import boto3
 import pytest
+from tools.airflow_api import patience
 
-from tools import local_airflow
-from tools.local_airflow import free_port
+from tools.sandbox import local_airflow
+from tools.sandbox.local_airflow import free_port
 
 ROOT = Path(__file__).parents[2]
 DESCRIPTION = """
@@ -31,8 +32,8 @@ memory = "256Mi"
 """
 MAIN = """
 import time
-from common import lake, storage
-from common.task import run
+from common.handover import lake, storage
+from common.handover import run
 
 def main(task):
     while task.parameters["wait"] and not storage.files(f"{task.lake}/raw/go"):
@@ -60,7 +61,7 @@ registry = "{registry}/{name}"
 airflow = "http://127.0.0.1:{port}"
 dags = "{dags}"
 retries = 0
-runs_at_once = 4
+max_active_runs = 4
 {more}
 [delivery]
 tables = "tandem-{name}-"
@@ -169,7 +170,7 @@ def go(checkout, name):
 
 
 def begun(airflow, run, task, state="running"):
-    for _ in local_airflow.patience(90, f"{task} is not {state}"):
+    for _ in patience(90, f"{task} is not {state}"):
         if any(each.task_id == task and each.state == state for each in airflow.instances("greetings", run)):
             return
 
@@ -228,7 +229,7 @@ def test_a_run_keeps_its_release_until_it_is_begun_anew(checkout, airflows):
     assert len(kept) == 6
     assert {"none", "old 5", "old 4", "old 3", "old 2"} < kept
     remove_images()
-    for _ in local_airflow.patience(90, "the DAG did not come"):
+    for _ in patience(90, "the DAG did not come"):
         if airflow.ask("/api/v2/dags")["dags"]:
             break
     run = airflow.trigger("greetings")
@@ -239,7 +240,7 @@ def test_a_run_keeps_its_release_until_it_is_begun_anew(checkout, airflows):
     assert airflow.wait("greetings", run, 120) == "success"
     assert said(airflow, run) == {"first": "one", "second": "one"}
 
-    body = {"dry_run": False, "task_ids": ["take_release"], "include_downstream": True, "dag_run_id": run}
+    body = {"dry_run": False, "task_ids": ["pin_release"], "include_downstream": True, "dag_run_id": run}
     airflow.ask("/api/v2/dags/greetings/clearTaskInstances", {**body, "only_failed": False})
     assert airflow.wait("greetings", run, 120) == "success"
     assert said(airflow, run) == {"first": "two", "second": "two"}
@@ -254,7 +255,7 @@ def test_production_gets_what_runs_before_it_without_a_build(checkout, airflows)
     go(checkout, "prod")
     remove_images()
     airflow = airflows["prod"]
-    for _ in local_airflow.patience(90, "the DAG did not come"):
+    for _ in patience(90, "the DAG did not come"):
         if airflow.ask("/api/v2/dags")["dags"]:
             break
     run = airflow.trigger("greetings")

@@ -18,7 +18,7 @@ from common.delivery.items import Items, make_items
 from common.delivery.reader import MAX_KEY, place_of
 from common.delivery.tables import Table
 from common.delivery.writer import BATCH, GET_BATCH
-from common.tables import arrow_schema
+from common.engines.arrow import arrow_schema
 
 VERSION = "2011-06-01T12:00:00.000Z-12345678"
 NUMBERS = Contract(

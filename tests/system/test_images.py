@@ -17,12 +17,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from common.job import load
-from tools import build
-from tools.base_image import BASE_IMAGE
-from tools.build import build_image, context_files, docker, image, image_size, stage
-from tools.fingerprint import ROOT, jobs, product
-from tools.image_report import probe
+from common.handover.job_toml import load
+from tools.packaging import build
+from tools.packaging.base_image import BASE_IMAGE
+from tools.packaging.build import build_image, context_files, docker, image, image_size, stage
+from tools.packaging.fingerprint import ROOT, jobs, product
+from tools.packaging.image_report import probe
 
 PYTHON_JOBS = [name for name in jobs() if load(ROOT / "jobs" / name).engine == "python"]
 LOCKED_DOWN = ["--read-only", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
@@ -59,7 +59,7 @@ from threadpoolctl import threadpool_info
 
 from common.recommending.blocks import cores
 from common.recommending.ease import _lapack
-from common.task import run
+from common.handover import run
 
 
 def main(task):
@@ -213,7 +213,7 @@ def test_an_image_is_small_and_imports_little(images: dict[str, str], job: str) 
 
 
 def test_the_report_says_what_an_image_weighs_by_layer_and_package(images: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "tools.image_report", "--job", "ingest_items"]
+    command = [sys.executable, "-m", "tools.packaging.image_report", "--job", "ingest_items"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     (total,) = re.findall(r"^│ ingest_items +│ +([\d.]+)", told.stdout, re.MULTILINE)
@@ -350,7 +350,7 @@ def test_a_job_needs_no_network_but_the_lakes(
         *(part for name, value in variables.items() for part in ("--env", f"{name}={value}")),
     ]
     prefix = f"s3://tandem-lake/{uuid.uuid4().hex}"
-    put = "from common import storage; import sys; storage.write(sys.argv[1], sys.stdin.buffer.read())"
+    put = "from common.handover import storage; import sys; storage.write(sys.argv[1], sys.stdin.buffer.read())"
     put_raw_items(tmp_path)
     raw = "raw/items/arrival=2011-08-31/items.csv"
     command = ["run", "--rm", "--interactive", *given, "--entrypoint", "python", images["ingest_items"], "-c", put]
@@ -587,7 +587,10 @@ def test_an_emr_image_is_the_release_with_the_code_where_a_job_run_finds_it(emr_
         assert (settings["User"], settings["Entrypoint"]) == ("hadoop:hadoop", ["/usr/bin/entrypoint.sh"])
         assert inside(name, "cd /app && ls").split() == ["code.zip", "fingerprint", "job.toml", "main.py"]
         assert inside(
-            name, "python3.11 -c 'import common.job as j; print(j.__file__)'", "--env", "PYTHONPATH=/app/code.zip"
+            name,
+            "python3.11 -c 'import common.errors as e; print(e.__file__)'",
+            "--env",
+            "PYTHONPATH=/app/code.zip",
         )
         assert inside(name, "python3.11 -c 'import boto3'") == ""
         assert image_size(name) - image_size(emr_base) < 50e6

@@ -14,12 +14,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from common import manifest, s3, storage, tables
 from common.delivery import reader
 from common.delivery.tables import client
-from tools import demo, demo_emr, load_sample, local_dynamodb
-from tools.fingerprint import ROOT, product
-from tools.local_airflow import start
+from common.engines import arrow
+from common.handover import manifest, s3, storage
+from tools.data import load_sample
+from tools.packaging.fingerprint import ROOT, product
+from tools.sandbox import demo, demo_emr, local_dynamodb
+from tools.sandbox.local_airflow import start
 
 pytestmark = pytest.mark.timeout(1200)  # the first test waits for all pipelines
 KILLED = "train_recommender"
@@ -33,7 +35,7 @@ def lake(s3_server, tmp_path_factory):
         for name, value in s3_server.items():
             patch.setenv(name, value)
         s3.client.cache_clear()
-        tables.s3_filesystem.cache_clear()
+        arrow.s3_filesystem.cache_clear()
         sample = tmp_path_factory.mktemp("sample") / "transactions.parquet"
         until = datetime.datetime(2010, 5, 1)
         pq.write_table(pq.read_table(load_sample.SOURCE, filters=[("invoice_date", "<", until)]), sample)
@@ -116,7 +118,7 @@ def test_every_task_has_a_manifest_whose_parents_are_there(ran):
     parents = {parent["uri"]: parent["digest"] for _, _, each in found for parent in each.document["parents"]}
     assert len(parents) > 4
     for uri, digest in list(parents.items())[:20] + list(parents.items())[-20:]:
-        assert manifest.find(uri).digest == digest
+        assert manifest.load_or_none(uri).digest == digest
 
 
 def test_recommendations_are_complete_and_ranked(ran):
@@ -148,7 +150,7 @@ def test_events_are_all_in_the_day_on_which_they_occurred(lake, ran):
     output = by_job["ingest_events"].document["outputs"]["events"]
     rows = 0
     for name in list(output["partitions"])[::20]:
-        partition = manifest.find(f"{lake}/curated/events/{name}/manifest.json")
+        partition = manifest.load_or_none(f"{lake}/curated/events/{name}/manifest.json")
         events = demo.output(partition, "events").to_table(["time", "event_id"])
         assert set(pc.strftime(events["time"], "date=%Y-%m-%d").unique().to_pylist()) == {name}
         assert events.num_rows == output["partitions"][name]["rows"] == len(events["event_id"].unique())

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from common import tables
 from common.contracts import load
 from common.delivery import reader
 from common.delivery.tables import Table
-from common.task import exit_code
-from tools.build import build_image, docker, image
-from tools.fingerprint import product
-from tools.run import options
+from common.engines import arrow
+from common.handover.runner import exit_code
+from tools.packaging.build import build_image, docker, image
+from tools.packaging.fingerprint import product
+from tools.run.run import options
 
 CONTRACT = load("recommendations@1")
 WRITER = f'[job]\ndescription = "writes"\nengine = "python"\n[outputs.rows]\ncontract = "{CONTRACT.name}"\n'
@@ -23,9 +23,9 @@ def put(folder: Path, lake: str, users: int) -> None:
     ]
     folder.mkdir()
     (folder / "job.toml").write_text(WRITER)
-    table = tables.pa.Table.from_pylist(rows, tables.arrow_schema(CONTRACT, list(CONTRACT.columns)))
+    table = pa.Table.from_pylist(rows, arrow.arrow_schema(CONTRACT, list(CONTRACT.columns)))
     identity = ["--lake", lake, "--dag-id", "dag", "--run-id", "run", "--task-id", "select", "--attempt", "1"]
-    assert exit_code(lambda task: tables.write(task, "rows", table), folder, identity) == 0
+    assert exit_code(lambda task: arrow.write(task, "rows", table), folder, identity) == 0
 
 
 def test_the_image_publishes_with_nothing_but_its_lake_and_dynamodb(

@@ -6,9 +6,10 @@ import uuid
 import numpy as np
 import pytest
 
-from common import lake as layout
-from common import manifest, s3, storage, tables
-from tools.faulty_proxy import proxy
+from common.engines import arrow
+from common.handover import lake as layout
+from common.handover import manifest, s3, storage
+from tools.sandbox.faulty_proxy import proxy
 
 KEY_OF_ENCRYPTION = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
 BIG = np.random.default_rng(7).bytes(20 << 20)
@@ -16,18 +17,18 @@ EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expi
 HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
 INPUT = '[inputs.table]\ncontract = "quarantine@2"\n'
 OUTPUT = '[outputs.table]\ncontract = "quarantine@2"\n'
-START = "import pyarrow as pa\nfrom common import tables\nfrom common.task import run\n"
+START = "import pyarrow as pa\nfrom common.engines import arrow\nfrom common.handover import run\n"
 END = "\nif __name__ == '__main__':\n    run(main)\n"
 WRITE = f"""{START}
 def main(task):
     column = pa.array(["x"])
     one = pa.array([1])
     rows = pa.table({{"file": column, "line": one, "reason": column, "bytes": one, "content": column}})
-    tables.write(task, "table", rows)
+    arrow.write(task, "table", rows)
 {END}"""
 READ = f"""{START}
 def main(task):
-    task.metrics["rows"] = tables.read(task, "table").num_rows
+    task.metrics["rows"] = arrow.read(task, "table").num_rows
 {END}"""
 
 
@@ -44,7 +45,7 @@ def through(s3_server, monkeypatch):
 
 def forget_clients():
     s3.client.cache_clear()
-    tables.s3_filesystem.cache_clear()
+    arrow.s3_filesystem.cache_clear()
 
 
 @pytest.fixture
@@ -93,8 +94,8 @@ def test_a_manifest_is_published_once_though_its_request_fails_or_its_answer_is_
     manifest.publish(uri, first, None)
     through.fail(kind, writes)
     second = document(2)
-    manifest.publish(uri, second, manifest.find(uri))
-    assert manifest.find(uri).document == second
+    manifest.publish(uri, second, manifest.load_or_none(uri))
+    assert manifest.load_or_none(uri).document == second
     assert through.happened == [kind, kind]
     stored = [request.status for request in through.requests if writes(request)]
     assert stored == {"unavailable": [503, 200], "refused": [0, 200], "lost": [0, 412]}[kind] * 2
@@ -104,7 +105,7 @@ def test_a_lost_answer_does_not_make_another_attempts_manifest_ones_own(through,
     uri = layout.manifest(f"{root}/key")
     manifest.publish(uri, document(1), None)
     through.fail("lost", writes)
-    with pytest.raises(manifest.Fenced):
+    with pytest.raises(manifest.StaleAttempt):
         manifest.publish(uri, document(1), None)
 
 
@@ -149,7 +150,7 @@ def test_what_is_read_is_whole_in_spite_of_failures(through, root, kind):
     through.fail(kind, reads, times=2)
     assert storage.read(f"{root}/file")[0] == BIG
     through.fail(kind, reads, times=2)
-    with tables.filesystem(root).open_input_file(tables.path(f"{root}/file")) as file:
+    with arrow.filesystem(root).open_input_file(arrow.path(f"{root}/file")) as file:
         assert file.read() == BIG
     assert through.happened == [kind] * 4
 
@@ -169,8 +170,8 @@ def test_what_python_writes_is_encrypted_by_the_key_of_the_environment(through, 
 
 
 BEGIN_AND_DIE = f"""import os, signal
-from common import s3
-from common.task import run
+from common.handover import s3
+from common.handover import run
 def main(task):
     for folder in (task.folder("table"), task.partition("set", "all")[0] + "/" + task.version):
         bucket, key = s3.bucket_and_key(folder + "/file")
@@ -231,7 +232,7 @@ def test_a_server_that_is_not_there_is_told(through, root, monkeypatch):
     monkeypatch.setattr(s3, "ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     forget_clients()
-    for read in (storage.read, lambda uri: tables.filesystem(uri).open_input_file(tables.path(uri))):
+    for read in (storage.read, lambda uri: arrow.filesystem(uri).open_input_file(arrow.path(uri))):
         with pytest.raises(Exception, match=r"127\.0\.0\.1") as error:
             read(f"{root}/file")
         sentence = str(s3.explained(error.value, root))

@@ -2,19 +2,19 @@
 
 import uuid
 
-from tools.faulty_proxy import proxy
+from tools.sandbox.faulty_proxy import proxy
 
 HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
 WRITE = """import pyarrow as pa
-from common import tables
-from common.task import run
+from common.engines import arrow
+from common.handover import run
 
 
 def main(task):
     column = pa.array(["x"])
     one = pa.array([1])
     rows = pa.table({"file": column, "line": one, "reason": column, "bytes": one, "content": column})
-    tables.write(task, "table", rows)
+    arrow.write(task, "table", rows)
 
 
 if __name__ == "__main__":
@@ -22,26 +22,27 @@ if __name__ == "__main__":
 """
 WRITE_DAYS = """import pyarrow as pa
 import pyarrow.parquet as pq
-from common import days, storage, tables
+from common.engines import arrow
+from common.handover import partitions, storage
 from common.contracts import load
-from common.task import run
+from common.handover import run
 
 
 def main(task):
     contract = load("quarantine@2")
-    rows = pa.table([["x"], [1], ["x"], [1], ["x"]], tables.arrow_schema(contract, list(contract.columns)))
+    rows = pa.table([["x"], [1], ["x"], [1], ["x"]], arrow.arrow_schema(contract, list(contract.columns)))
     for number in range(1, 6):
         folder, seen = task.partition("table", f"date=2011-01-0{number}")
         with storage.stream(f"{folder}/{task.version}/part-0.parquet") as file:
             pq.write_table(rows, file)
-        days.note(folder.rpartition("/")[0], {f"2011-01-0{number}"})
+        partitions.register(folder.rpartition("/")[0], {f"2011-01-0{number}"})
         task.publish_partition("table", folder, seen, 1, storage.files(folder))
 
 
 if __name__ == "__main__":
     run(main)
 """
-READ = WRITE.replace("    column = pa", '    print(tables.read(task, "old").num_rows)\n    column = pa')
+READ = WRITE.replace("    column = pa", '    print(arrow.read(task, "old").num_rows)\n    column = pa')
 
 
 def told(request):

@@ -8,12 +8,14 @@ import sys
 
 import pytest
 
-from tools.faulty_proxy import proxy
+from tools.sandbox.faulty_proxy import proxy
 
 KEY_OF_ENCRYPTION = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
 PROGRAM = """
 import argparse, json, pathlib, sys
-from common import inputs, job, s3, spark, storage, task
+from common.engines import spark
+from common.engines.spark.io import parquet_writer
+from common.handover import inputs, job_toml, s3, storage, task
 from common.contracts import load
 
 toy = job.Job("toy", "A toy.", "spark", outputs={"quarantine": job.Table("quarantine@2")})
@@ -25,13 +27,13 @@ with spark.session(work) as session:
     rows = session.range(1, 8, 1, 1).selectExpr(*columns)
     spark.write(work, "quarantine", rows)
     files = storage.files(work.folder("quarantine"))
-    spark.parquet_writer(rows).save("s3://tandem-lake/committer/faulty")
+    parquet_writer(rows).save("s3://tandem-lake/committer/faulty")
     work.inputs["faulty"] = inputs.Input("faulty", load("quarantine@2"), storage.files("s3://tandem-lake/committer/faulty"))
     read = sorted(row.line for row in spark.read(work, "faulty").collect())
     marked = {"mapreduce.fileoutputcommitter.marksuccessfuljobs": "true"}
-    spark.parquet_writer(rows).options(**marked).save("s3://tandem-lake/committer/marked")
+    parquet_writer(rows).options(**marked).save("s3://tandem-lake/committer/marked")
     try:
-        spark.parquet_writer(rows).save("s3://tandem-lake/committer/after")
+        parquet_writer(rows).save("s3://tandem-lake/committer/after")
     except Exception as error:
         sentence = str(s3.explained(error, work.lake))
 marker = json.loads(storage.read("s3://tandem-lake/committer/marked/_SUCCESS")[0])

@@ -8,9 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_readme import blocks
-
-from tools.local_airflow import Airflow
+from documents import blocks
+from tools.airflow_api import Airflow
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = (".venv", ".venv-airflow", ".tandem/uv", ".tandem/java")
@@ -85,7 +84,7 @@ def new_pipelines(copy: Copy, new_jobs: str) -> str:
 
 def test_a_new_job_of_either_engine_is_linted_tested_run_and_built_as_it_comes(copy: Copy, new_jobs: str) -> None:
     assert re.search(r"\b6 passed", new_jobs)
-    assert "least_buyers" in new_jobs, "--help explains the job"
+    assert "min_buyers" in new_jobs, "--help explains the job"
     assert '"contract": "popular_items@1"' in new_jobs
     assert (copy.root / "dist" / "popular_items").is_dir()
 

@@ -60,7 +60,7 @@ def test_the_commands_say_what_they_did_and_what_is_wrong(moto: str) -> None:
         1,
         "ENV names the environment 'lapdog', which does not exist: did you mean 'laptop'?\n",
     )
-    rollback = ["tools.rollback", "--environment", "laptop", "--product"]
+    rollback = ["tools.deploy.rollback", "--environment", "laptop", "--product"]
     none = told(*rollback, "recommendations", **there)
     assert none.returncode == 1
     assert "has shown no version before the one in place" in none.stderr

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from common.failures import ArgumentError
+from common.errors import ArgumentError
 from tools import environment
 
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 from tandem.lake import Unreadable, read_file
 
-LARGEST_RESULT = 48 << 10  # bytes, as in common.task: XComs lie in Airflow's database
-LONGEST_LINE = 16 << 10  # bytes of output that are a line of the log; a longer one becomes several
-LONGEST_LAST_LINE = 1000  # characters of the last line, which goes into messages
+MAX_RESULT = 48 << 10  # bytes, as in common.handover.task: XComs lie in Airflow's database
+MAX_LINE = 16 << 10  # bytes of output that are a line of the log; a longer one becomes several
+MAX_LAST_LINE = 1000  # characters of the last line, which goes into messages
 log = logging.getLogger(__name__)
 
 
 def read_result(path: Path) -> str | None:
     """The content of a result file, None if there is none, or none that may be read."""
     try:
-        return read_file(path, LARGEST_RESULT).decode(errors="replace")
+        return read_file(path, MAX_RESULT).decode(errors="replace")
     except FileNotFoundError:
         return None
     except Unreadable as error:
@@ -30,19 +30,19 @@ def lines(chunks: Iterable[bytes]) -> Iterator[str]:
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
             yield from cut(line)
-        if len(rest) >= LONGEST_LINE:
-            *long, rest = (rest[at : at + LONGEST_LINE] for at in range(0, len(rest), LONGEST_LINE))
+        if len(rest) >= MAX_LINE:
+            *long, rest = (rest[at : at + MAX_LINE] for at in range(0, len(rest), MAX_LINE))
             yield from (piece.decode(errors="replace") for piece in long)
     if rest:
         yield from cut(rest)
 
 
 def cut(line: bytes) -> Iterator[str]:
-    for at in range(0, max(1, len(line)), LONGEST_LINE):
-        yield line[at : at + LONGEST_LINE].decode(errors="replace")
+    for at in range(0, max(1, len(line)), MAX_LINE):
+        yield line[at : at + MAX_LINE].decode(errors="replace")
 
 
 def remembered(line: str) -> str:
     """A line as the last one of a job, for messages."""
     text = line.strip().rpartition("\r")[2]
-    return text if len(text) <= LONGEST_LAST_LINE else f"{text[:LONGEST_LAST_LINE]}…"
+    return text if len(text) <= MAX_LAST_LINE else f"{text[:MAX_LAST_LINE]}…"

@@ -8,12 +8,12 @@ from pathlib import Path
 from airflow.sdk.exceptions import AirflowFailException
 
 from tandem.lake import Unreadable, bounded, read_file, read_s3
-from tandem.runtimes import Work, bundle
+from tandem.runtimes.base import Attempt, bundle
 
 LARGEST = 16 << 20  # bytes of a bundle's file of code
 
 
-def check_bundle(work: Work) -> None:
+def check_bundle(work: Attempt) -> None:
     """Raise AirflowFailException unless the bundle's code hashes to the fingerprint that the work's run took.
 
     `contents` in the bundle is what the fingerprint is the hash of: the paths of all files with their own hashes. The

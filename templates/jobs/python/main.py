@@ -3,27 +3,27 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from common import tables
-from common.failures import Refused
-from common.task import Task, run
+from common.engines import arrow
+from common.errors import GateRefused
+from common.handover import Task, run
 
 
-def bought_items(events: pa.Table, least_buyers: int) -> pa.Table:
+def bought_items(events: pa.Table, min_buyers: int) -> pa.Table:
     """Rows of new_job@1 from events, the most bought item first; events without a user count for nobody."""
     purchases = events.filter(pc.equal(events["type"], "purchase"))
     counted = purchases.group_by("item_id").aggregate([("user_id", "count_distinct")])
     buyers = counted.rename_columns({"user_id_count_distinct": "buyers"})
-    enough = buyers.filter(pc.greater_equal(buyers["buyers"], least_buyers))
+    enough = buyers.filter(pc.greater_equal(buyers["buyers"], min_buyers))
     return enough.sort_by([("buyers", "descending"), ("item_id", "ascending")])
 
 
 def main(task: Task) -> None:
-    least = task.parameters["least_buyers"]
-    items = bought_items(tables.read(task, "events", ["user_id", "item_id", "type"]), least)
+    least = task.parameters["min_buyers"]
+    items = bought_items(arrow.read(task, "events", ["user_id", "item_id", "type"]), least)
     if not items.num_rows:
-        raise Refused(f"No item was bought by {least} users; look at the events, or lower least_buyers.")
+        raise GateRefused(f"No item was bought by {least} users; look at the events, or lower min_buyers.")
     task.metrics["items"] = items.num_rows
-    tables.write(task, "items", items)
+    arrow.write(task, "items", items)
 
 
 if __name__ == "__main__":

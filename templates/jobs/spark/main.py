@@ -3,25 +3,25 @@
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from common import spark
-from common.failures import Refused
-from common.task import Task, run
+from common.engines import spark
+from common.errors import GateRefused
+from common.handover import Task, run
 
 
-def bought_items(events: DataFrame, least_buyers: int) -> DataFrame:
+def bought_items(events: DataFrame, min_buyers: int) -> DataFrame:
     """Rows of new_job@1 from events, the most bought item first; events without a user count for nobody."""
     purchases = events.where((F.col("type") == "purchase") & F.col("user_id").isNotNull())
     buyers = purchases.groupBy("item_id").agg(F.countDistinct("user_id").alias("buyers"))
-    return buyers.where(F.col("buyers") >= least_buyers).orderBy(F.desc("buyers"), "item_id")
+    return buyers.where(F.col("buyers") >= min_buyers).orderBy(F.desc("buyers"), "item_id")
 
 
 def main(task: Task) -> None:
-    least = task.parameters["least_buyers"]
+    least = task.parameters["min_buyers"]
     with spark.session(task):
         spark.write(task, "items", bought_items(spark.read(task, "events"), least))
     task.metrics["items"] = task.outputs["items"]["rows"]
     if not task.metrics["items"]:
-        raise Refused(f"No item was bought by {least} users; look at the events, or lower least_buyers.")
+        raise GateRefused(f"No item was bought by {least} users; look at the events, or lower min_buyers.")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def lake(tmp_path: Path, session: SparkSession) -> Lake:
 
 
 def test_an_item_has_as_many_buyers_as_users_who_bought_it(lake: Lake) -> None:
-    assert lake.run("new_job", "--set", "least_buyers=1") == 0
+    assert lake.run("new_job", "--set", "min_buyers=1") == 0
     assert lake.rows("new_job").to_pylist() == [{"item_id": "cup", "buyers": 2}, {"item_id": "pot", "buyers": 1}]
     assert lake.manifest("new_job")["metrics"] == {"items": 2}
 
@@ -51,5 +51,5 @@ def test_an_item_of_too_few_buyers_is_left_out(lake: Lake) -> None:
 
 
 def test_a_result_without_items_is_refused(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
-    assert lake.run("new_job", "--set", "least_buyers=3") == 4
+    assert lake.run("new_job", "--set", "min_buyers=3") == 4
     assert "No item was bought by 3 users" in capsys.readouterr().err.splitlines()[-1]

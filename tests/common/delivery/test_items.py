@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from common.contracts import Column, Contract, Product
 from common.delivery.items import Items, make_items
 from common.delivery.reader import bucket_of
-from common.failures import Refused
-from common.tables import arrow_schema
+from common.engines.arrow import arrow_schema
+from common.errors import GateRefused
 
 KINDS = {
     "text": "string",
-    "whole": "integer",
-    "number": "number",
-    "small": "small_number",
+    "whole": "int64",
+    "number": "float64",
+    "small": "float32",
     "yes": "boolean",
     "day": "date",
     "moment": "timestamp",
@@ -34,7 +34,7 @@ ONE_ROW = Contract(
 LISTS = Contract(
     "lists@1",
     "Rows in order.",
-    {"key": Column("string", nullable=True), "place": Column("integer"), "value": Column("string")},
+    {"key": Column("string", nullable=True), "place": Column("int64"), "value": Column("string")},
     product=Product("key", "place", "value"),
 )
 
@@ -128,7 +128,7 @@ def test_default_rows_that_dynamodb_cannot_hold_are_refused(reason: str) -> None
     if len(rows) == 1:  # what is wrong is the key alone
         assert items_of(LISTS, rows).default
     else:
-        with pytest.raises(Refused, match="without a key, which are shown to whoever is not listed, cannot be stored"):
+        with pytest.raises(GateRefused, match="without a key, which are shown to whoever is not listed"):
             items_of(LISTS, rows)
 
 

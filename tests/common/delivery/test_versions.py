@@ -16,8 +16,8 @@ from common.delivery import reader, tables, throttling, versions, writer
 from common.delivery.items import Items, make_items
 from common.delivery.reader import Item
 from common.delivery.tables import Table
-from common.failures import ArgumentError, Failure, Fenced
-from common.tables import arrow_schema
+from common.engines.arrow import arrow_schema
+from common.errors import ArgumentError, StaleAttempt, TaskError
 
 CONTRACT = contracts.load("recommendations@1")
 AT_ONCE, LONG = datetime.timedelta(0), datetime.timedelta(days=14)
@@ -74,7 +74,7 @@ def test_going_back_leads_to_what_was_shown_before_however_often(product_table: 
     assert shown(product_table) == "b"  # not c, which nobody wanted
     versions.roll_back(product_table)
     assert shown(product_table) == "a"
-    with pytest.raises(Failure, match="has shown no version before the one in place"):
+    with pytest.raises(TaskError, match="has shown no version before the one in place"):
         versions.roll_back(product_table)
     assert "expires" not in (versions.pointer(product_table) or {})
 
@@ -83,7 +83,7 @@ def test_there_is_no_way_back_to_what_is_kept_no_longer(product_table: Table) ->
     for name in ("a", "b"):
         publish(product_table, name)
     retire(product_table, versions.GRACE / 2)
-    with pytest.raises(Failure, match=r"Version a of .* is kept no longer"):
+    with pytest.raises(TaskError, match=r"Version a of .* is kept no longer"):
         versions.roll_back(product_table)
     assert shown(product_table) == "b"
 
@@ -146,7 +146,7 @@ def test_switch_to_a_version_that_is_left_to_expire_is_fenced(product_table: Tab
     entry = versions.listed(product_table, "b")
     assert entry
     assert versions.mark(product_table, seen, entry, "retired", datetime.datetime.now(datetime.UTC))
-    with pytest.raises(Fenced, match="was left to expire before it was complete"):
+    with pytest.raises(StaleAttempt, match="was left to expire before it was complete"):
         versions.switch(product_table, version, seen)
     assert shown(product_table) == "a"
 
@@ -240,7 +240,7 @@ def test_every_wait_on_dynamodb_is_resumed_and_has_an_end(
     monkeypatch.setattr(throttling.time, "sleep", lambda seconds: None)
     WAITS[wait](dataclasses.replace(product_table, client=Busy(product_table.client, error, 12)))
     monkeypatch.setattr(throttling, "PATIENCE", 0.01)
-    with pytest.raises(Failure, match=r"took nothing for 0 s, because it (is throttled|answers)"):
+    with pytest.raises(TaskError, match=r"took nothing for 0 s, because it (is throttled|answers)"):
         WAITS[wait](dataclasses.replace(product_table, client=Busy(product_table.client, error, math.inf)))
 
 
@@ -303,7 +303,9 @@ def test_wait_for_a_table_has_an_end(dynamodb: str, monkeypatch) -> None:
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
     monkeypatch.setattr(client, "describe_table", lambda **_: {"Table": {"TableStatus": "CREATING"}})
     monkeypatch.setattr(tables, "CREATION_TIME", 0.0)
-    with pytest.raises(Failure, match=f"Table {name} is CREATING, expected ACTIVE within 0 s; run make create-tables"):
+    with pytest.raises(
+        TaskError, match=f"Table {name} is CREATING, expected ACTIVE within 0 s; run make create-tables"
+    ):
         tables.create(client, name, None)
 
 
@@ -313,7 +315,7 @@ def test_table_that_expires_by_another_attribute_is_told(dynamodb: str) -> None:
     for enabled, attribute in ((False, "expires"), (True, "ttl")):
         specification = {"Enabled": enabled, "AttributeName": attribute}
         client.update_time_to_live(TableName=name, TimeToLiveSpecification=specification)
-    with pytest.raises(Failure, match="is ENABLED by 'ttl', expected ENABLED by 'expires'"):
+    with pytest.raises(TaskError, match="is ENABLED by 'ttl', expected ENABLED by 'expires'"):
         tables.create(client, name, None)
 
 

@@ -14,7 +14,7 @@ from common.recommending.blend import Blend
 from common.recommending.factor_model import FactorModel
 from common.recommending.histories import user_vectors
 from common.recommending.item_model import ItemModel
-from common.recommending.ranking import SameForAll, joined, rank, top_entries, top_of_sparse
+from common.recommending.ranking import NonPersonalizedScorer, joined, rank, top_entries, top_of_sparse
 
 few_values = arrays(
     np.float32, array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.sampled_from([-1, 0, 0.5, 1, 2])
@@ -97,7 +97,7 @@ def test_blocks_of_users_change_nothing_and_excluded_items_stay_away(monkeypatch
 
 
 def test_the_same_scores_for_all_are_ranked_for_each() -> None:
-    found = joined(list(rank(SameForAll(np.array([1, 3, 0, 3])), 2, 3)))
+    found = joined(list(rank(NonPersonalizedScorer(np.array([1, 3, 0, 3])), 2, 3)))
     assert found.items.tolist() == [1, 3, 0, 1, 3, 0]
 
 

@@ -1,0 +1,1 @@
+"""Google Dataproc: jobs on clusters."""

@@ -1,0 +1,1 @@
+"""Amazon EMR: steps on clusters, and EMR Serverless."""

@@ -1,0 +1,78 @@
+"""The operators around the steps of an EMR cluster: Airflow's own, where they do what is needed.
+
+Apart from the runtime, because importing them takes a second, which only environments with EMR have to pay.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.providers.amazon.aws.operators.emr import EmrCreateJobFlowOperator, EmrTerminateJobFlowOperator
+from airflow.providers.amazon.aws.sensors.emr import EmrJobFlowSensor
+from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowFailException
+
+from tandem.runtimes.base import Cluster
+
+
+class OpenCluster(EmrCreateJobFlowOperator):
+    """Asks for a cluster and returns its ID without waiting, so that whatever comes next, it can be closed.
+
+    Killed while it asks, it closes the cluster as soon as EMR has named it. Amazon's own operator raises an error then,
+    for which botocore sends the request again: two clusters that nobody knows.
+    """
+
+    template_ext = ()  # a string that ends in .json is a place on S3, no file of templates
+    killed = False
+    _job_flow_id: str | None = None
+
+    def execute(self, context: Context) -> str | None:
+        cluster = super().execute(context)
+        if self.killed:
+            super().on_kill()
+            raise AirflowFailException(f"Cluster {cluster} is closed, because this task was killed.")
+        return cluster
+
+    def on_kill(self) -> None:
+        self.killed = True
+        super().on_kill()
+
+
+class AwaitCluster(EmrJobFlowSensor):
+    """Waits for a cluster without holding a worker; one that has ended fails the task at once, with its reason."""
+
+    def poke(self, context: Context) -> bool:
+        status = self.get_emr_response(context)["Cluster"]["Status"]
+        self.log.info("Cluster %s is %s.", self.job_flow_id, status["State"])
+        if status["State"] in self.failed_states:
+            raise AirflowFailException(f"Cluster {self.job_flow_id} {ended(status)}")
+        return status["State"] in self.target_states
+
+
+def ended(status: Mapping[str, Any]) -> str:
+    """How a cluster ended, as EMR says it."""
+    reason = status.get("StateChangeReason", {})
+    return f"is {status['State']}: {reason.get('Code', 'no code')}, {reason.get('Message', 'no message')}"
+
+
+def operators(
+    name: str, request: dict[str, Any], region: str | None, poll_seconds: float, ready_seconds: float
+) -> Cluster:
+    """The operators that open, await and close a cluster; credentials are those that boto3 finds by itself."""
+    aws: dict[str, Any] = {"aws_conn_id": None, "region_name": region}
+    opened = OpenCluster(task_id=f"open_{name}", job_flow_overrides=request, emr_conn_id=None, **aws)
+    cluster: Any = opened.output
+    ready = AwaitCluster(
+        task_id=f"await_{name}",
+        job_flow_id=cluster,
+        target_states=["WAITING", "RUNNING"],
+        failed_states=["TERMINATING", "TERMINATED", "TERMINATED_WITH_ERRORS"],
+        mode="reschedule",
+        poke_interval=poll_seconds,
+        timeout=ready_seconds,
+        deferrable=False,
+        **aws,
+    )
+    closed = EmrTerminateJobFlowOperator(
+        task_id=f"close_{name}", job_flow_id=cluster, retries=3, deferrable=False, **aws
+    )
+    return Cluster(opened, ready, closed)

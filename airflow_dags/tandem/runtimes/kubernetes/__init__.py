@@ -1,0 +1,1 @@
+"""Kubernetes: pods, and Jobs that keep a pod."""

@@ -1,0 +1,117 @@
+"""Runtime `kubernetes_job`: a Python job as a Job of Kubernetes, which puts a new pod for one that is taken away."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowException
+
+from tandem.runtimes.base import Attempt
+from tandem.runtimes.kubernetes import manifest
+from tandem.runtimes.kubernetes.pod import LEFT, KubernetesPod, Running
+
+
+@dataclass(frozen=True)
+class KubernetesJob(KubernetesPod):
+    """Runs the same pod in a Job, through the hook of Airflow's provider.
+
+    A job that fails is tried again by Airflow alone. A pod that is evicted, preempted or drained is no failure of its
+    job, and Kubernetes replaces it within the attempt.
+    """
+
+    ttl_seconds: int  # after which Kubernetes deletes a Job that has ended, if no worker has
+
+    def manifest(self, work: Attempt) -> Any:
+        from kubernetes.client import models
+
+        template = manifest.manifest(work)
+        taken_away = models.V1PodFailurePolicyOnPodConditionsPattern(type="DisruptionTarget", status="True")
+        return models.V1Job(
+            api_version="batch/v1",
+            kind="Job",
+            metadata=template.metadata,
+            spec=models.V1JobSpec(
+                backoff_limit=0,
+                ttl_seconds_after_finished=self.ttl_seconds,
+                pod_failure_policy=models.V1PodFailurePolicy(
+                    rules=[models.V1PodFailurePolicyRule(action="Ignore", on_pod_conditions=[taken_away])]
+                ),
+                template=models.V1PodTemplateSpec(
+                    metadata=models.V1ObjectMeta(labels=template.metadata.labels), spec=template.spec
+                ),
+            ),
+        )
+
+    def attempts(self, running: Running, labels: str) -> list[Any]:
+        client = running.hook.batch_v1_client
+        found: list[Any] = client.list_namespaced_job(running.namespace, label_selector=labels).items
+        return found
+
+    def goes_on(self, there: Any) -> bool:
+        return there.metadata.deletion_timestamp is None and not there.status.failed
+
+    def create(self, running: Running) -> None:
+        running.hook.create_job(running.wanted)
+
+    def pods(self, running: Running) -> Iterator[Any]:
+        followed: set[str] = set()
+        while True:
+            found = self.next_pod(running, followed)
+            if found is None:
+                return
+            followed.add(found.metadata.name)
+            yield found
+            if not running.follower.taken_away:
+                return
+
+    def next_pod(self, running: Running, followed: set[str]) -> Any:
+        """The next pod of a Job, None if it has ended or does not get another one.
+
+        Raises AirflowException with Kubernetes' own words if the Job gets no pod at all.
+        """
+        follower = running.follower
+        end = time.monotonic() + self.startup_seconds
+        while time.monotonic() < end:
+            pods = follower.client.list_namespaced_pod(running.namespace, label_selector=running.labels).items
+            for each in pods:
+                if each.metadata.name not in followed:
+                    return each
+            if self.is_over(running):
+                return None
+            time.sleep(1)
+        if followed:
+            return None
+        events = follower.pod_manager.read_pod_events(running.wanted).items  # they are found by name, whatever its kind
+        said = [each.message for each in events if each.type == "Warning"]
+        raise AirflowException(
+            f"The Job {running.name} got no pod ({said[-1] if said else 'and Kubernetes does not say why'}); ask for "
+            "less in [resources] of job.toml, or give the namespace more."
+        )
+
+    def is_over(self, running: Running) -> bool:
+        """Whether a Job has ended, or is gone."""
+        from kubernetes.client import ApiException
+
+        try:
+            job = running.hook.get_job(running.name, running.namespace)
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            return True
+        return bool(running.hook.is_job_complete(job))
+
+    def leave(self, handle: Running) -> None:
+        super().leave(handle)
+        handle.hook.patch_namespaced_job(handle.name, handle.namespace, {"metadata": {"labels": {LEFT: "True"}}})
+
+    def remove(self, name: str, namespace: str, labels: str, wait: bool = True) -> None:
+        from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+        from kubernetes.client import ApiException
+
+        try:
+            KubernetesHook().batch_v1_client.delete_namespaced_job(name, namespace, propagation_policy="Background")
+        except ApiException as error:
+            if error.status != 404:
+                raise
+        super().remove(name, namespace, labels, wait)

@@ -1,0 +1,1 @@
+"""Runtimes of one machine: processes, spark-submit, Docker."""

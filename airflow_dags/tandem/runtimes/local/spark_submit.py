@@ -1,0 +1,35 @@
+"""Runtime `spark_submit`: a Spark job by spark-submit on this machine; there is no cluster to open."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tandem.catalogue import Job
+from tandem.runtimes.base import Attempt, Cluster
+from tandem.runtimes.local.process import Process
+from tandem.runtimes.polling import spark_properties
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparkSubmit(Process):
+    """Runs `spark-submit jobs/<job>/main.py`; `python` is the one that its driver and workers take."""
+
+    cluster_suffix: ClassVar[str] = ".json"
+    spark_submit: Path
+    master: str
+    conf: Mapping[str, str] = field(default_factory=dict)
+
+    def open_and_close(self, name: str, request: Mapping[str, Any], where: str) -> Cluster | None:
+        return None
+
+    def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"conf": {**spark_properties(job, settings), **self.conf}}
+
+    def command(self, work: Attempt) -> list[str]:
+        conf = [part for name, value in work.request["conf"].items() for part in ("--conf", f"{name}={value}")]
+        return [str(self.spark_submit), "--master", self.master, *conf, self.main(work), *work.arguments]
+
+    def environment(self) -> dict[str, str]:
+        # Java takes arguments for text in the encoding of its locale, and loses what that has no letters for.
+        return {"PYSPARK_PYTHON": str(self.python), "LC_ALL": "C.UTF-8", **super().environment()}

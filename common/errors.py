@@ -1,0 +1,42 @@
+"""The failures that a job tells apart, each with the exit code by which a scheduler decides on a retry."""
+
+import re
+
+MAX_SENTENCE = 4000  # characters: a name in it may be of any length
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # and halves of surrogate pairs
+
+
+def one_line(text: str) -> str:
+    """The text as one line of bounded length; control characters, of which names may hold any, are escaped."""
+    escaped = CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text[: MAX_SENTENCE + 1])
+    return escaped if len(escaped) <= MAX_SENTENCE else f"{escaped[:MAX_SENTENCE]}…"
+
+
+class TaskError(Exception):
+    """A failure told in one sentence; anything that is none of its kinds exits with 1 and is worth a retry."""
+
+    exit_code = 1
+
+
+class ArgumentError(TaskError):
+    """The command line or `job.toml` is wrong."""
+
+    exit_code = 2
+
+
+class InputError(TaskError):
+    """An input is missing or breaks its contract."""
+
+    exit_code = 3
+
+
+class GateRefused(TaskError):
+    """A quality gate refused the result."""
+
+    exit_code = 4
+
+
+class StaleAttempt(TaskError):
+    """This attempt, or a newer one, has published already."""
+
+    exit_code = 5

@@ -1,0 +1,232 @@
+"""What `job.toml` says of a job, read strictly: a wrong key is named, with the nearest known one."""
+
+import datetime
+import hashlib
+import math
+import tomllib
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypedDict
+
+from common.contracts import check_keys, check_types, nearest, tables_by_name
+from common.errors import ArgumentError
+
+PARSERS: dict[str, Any] = {
+    "integer": int,
+    "number": float,
+    "string": str,
+    "boolean": lambda text: {"true": True, "false": False}[text.lower()],
+    "date": datetime.date.fromisoformat,
+}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter: type, default (none: it must be given), range (both ends inclusive), choices, help."""
+
+    type: str
+    help: str
+    default: str | float | bool | None = None
+    range: tuple[float, float] | None = None
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """An input or output: a hand-over, a dataset of the lake, or (inputs only) a folder of the raw level by arrival.
+
+    `dates` names the two parameters, first day and day after the last, that say which days of a dataset are meant.
+    `optional` is true of a dataset that may not be there at all: then it is read as one without rows.
+    `contracts`, of an input that is handed over, are those of which any one may come.
+    """
+
+    contract: str | None = None
+    contracts: tuple[str, ...] = ()
+    dataset: str | None = None
+    raw: str | None = None
+    dates: tuple[str, str] | None = None
+    optional: bool | None = None
+
+    @property
+    def handed_over(self) -> bool:
+        return self.dataset is None and self.raw is None
+
+    @property
+    def fitting(self) -> tuple[str, ...]:
+        """The contracts of which any one fits; none if the table is raw."""
+        return (self.contract,) if self.contract else self.contracts
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job's folder as `job.toml` describes it."""
+
+    name: str
+    description: str
+    engine: str
+    requirements: str | None = None
+    mapped_by: str | None = None
+    services: tuple[str, ...] = ()  # of Amazon's, beside the lake, that the job talks to
+    inputs: dict[str, Table] = field(default_factory=dict)
+    outputs: dict[str, Table] = field(default_factory=dict)
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    resources: dict[str, Any] = field(default_factory=dict)
+    spark: dict[str, Any] = field(default_factory=dict)
+
+
+class Resources(TypedDict, total=False):
+    """Limits of a Python job."""
+
+    cpu: str
+    memory: str
+    deadline_seconds: float
+
+
+class SparkSizes(TypedDict, total=False):
+    """Requests of a Spark job to its cluster."""
+
+    driver_memory: str
+    executor_memory: str
+    executor_cores: int
+    conf: dict[str, Any]
+
+
+def code_folder(main: Path) -> Path | zipfile.Path:
+    """Where `job.toml` lies: beside `main.py`, else at the top of the zip that `common` comes from.
+
+    A cluster puts `main.py` where it likes, and files sent along where Python finds them only once Spark has started.
+    """
+    code = Path(__file__).parents[2]
+    beside = main.resolve().parent
+    return zipfile.Path(code) if code.is_file() and not (beside / "job.toml").is_file() else beside
+
+
+def built(folder: Path | zipfile.Path) -> tuple[str, str] | None:
+    """The fingerprint and the job's name as a build left them; None in a checkout, where the folder has the name."""
+    file = folder / "fingerprint"
+    if not file.is_file():
+        return None
+    fingerprint, name = file.read_text(encoding="utf-8").split()
+    return fingerprint, name
+
+
+def code_fingerprint(folder: Path | zipfile.Path) -> str:
+    """The fingerprint that a build left; in a checkout, a hash of the job's folder and of `common`."""
+    if product := built(folder):
+        return product[0]
+    digest = hashlib.sha256()
+    for root in (Path(str(folder)), Path(__file__).parents[1]):
+        for file in sorted(root.rglob("*")):
+            if file.suffix in (".py", ".toml"):
+                digest.update(f"{file.relative_to(root.parent)}\0".encode() + file.read_bytes())
+    return f"checkout-{digest.hexdigest()[:16]}"
+
+
+def load(folder: Path | zipfile.Path) -> Job:
+    """Read a job's folder; ArgumentError names what is wrong in its `job.toml`."""
+    product = built(folder)
+    name = product[1] if product else Path(str(folder)).resolve().name
+    where = f"{name}/job.toml"
+    try:
+        document = tomllib.loads((folder / "job.toml").read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ArgumentError(f"{where} cannot be read ({error}); expected a description of the job.") from None
+    check_keys(document, {"job", "inputs", "outputs", "parameters", "resources", "spark"}, where)
+    tables_by_name(document, where)
+    job = document.get("job", {})
+    check_keys(job, {"description", "engine", "requirements", "mapped_by", "services"}, f"[job] of {where}")
+    if job.get("engine") not in ("python", "spark") or "description" not in job:
+        raise ArgumentError(f"[job] of {where} needs a description and an engine, 'python' or 'spark'.")
+    check_types(job, Job, f"[job] of {where}")
+    tables: dict[str, Any] = {
+        kind: {
+            role: read_table(settings, f"[{kind}.{role}] of {where}")
+            for role, settings in tables_by_name(document[kind], f"[{kind}] of {where}").items()
+        }
+        for kind in ("inputs", "outputs")
+        if kind in document
+    }
+    parameters = {
+        name: read_parameter(settings, f"[parameters.{name}] of {where}")
+        for name, settings in tables_by_name(document.get("parameters", {}), f"[parameters] of {where}").items()
+    }
+    mapped_by = job.get("mapped_by")
+    if mapped_by and (mapped_by not in parameters or parameters[mapped_by].type != "integer"):
+        raise ArgumentError(f"mapped_by of {where} names '{mapped_by}', expected one of its integer parameters.")
+    for key, kind in (("resources", Resources), ("spark", SparkSizes)):
+        check_keys(document.get(key, {}), set(kind.__annotations__), f"[{key}] of {where}")
+        check_types(document.get(key, {}), kind, f"[{key}] of {where}")
+    deadline = document.get("resources", {}).get("deadline_seconds", 1)
+    if not 0 < deadline < math.inf:
+        raise ArgumentError(f"[resources] of {where} has deadline_seconds = {deadline!r}, expected seconds above 0.")
+    return Job(
+        name=name,
+        **{**job, "services": tuple(job.get("services", []))},
+        **tables,
+        parameters=parameters,
+        resources=document.get("resources", {}),
+        spark=document.get("spark", {}),
+    )
+
+
+def read_table(settings: dict[str, Any], where: str) -> Table:
+    check_keys(settings, {"contract", "contracts", "dataset", "raw", "dates", "optional"}, where)
+    if "raw" not in settings and len({"contract", "contracts"} & settings.keys()) != 1:
+        raise ArgumentError(
+            f'{where} names no contract, expected contract = "name@version", or contracts = […] of which any one fits.'
+        )
+    check_types(settings, Table, where)
+    several: dict[str, Any] = {name: tuple(settings[name]) for name in ("contracts", "dates") if name in settings}
+    return Table(**{**settings, **several})
+
+
+def read_parameter(settings: dict[str, Any], where: str) -> Parameter:
+    check_keys(settings, {"type", "default", "range", "choices", "help"}, where)
+    if settings.get("type") not in PARSERS or "help" not in settings:
+        raise ArgumentError(f"{where} needs a help text and a type, one of {', '.join(PARSERS)}.")
+    check_types(settings, Parameter, where)
+    typed: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
+    return Parameter(**typed)
+
+
+def parameter_values(job: Job, given: dict[str, str]) -> dict[str, Any]:
+    """The typed values of all parameters of a job; ArgumentError for an unknown, missing, mistyped or excessive one.
+
+    A date whose default is the empty string is None until it is given.
+    """
+    for name in given:
+        if name not in job.parameters:
+            raise ArgumentError(
+                f"The parameter '{name}' is unknown to {job.name}{nearest(name, sorted(job.parameters))}."
+            )
+    return {
+        name: parameter_value(name, parameter, given.get(name, parameter.default))
+        for name, parameter in job.parameters.items()
+    }
+
+
+def parameter_value(name: str, parameter: Parameter, value: Any) -> Any:
+    if value is None:
+        raise ArgumentError(f"The parameter '{name}' is missing; give it as --set {name}=VALUE ({parameter.help}).")
+    if parameter.type == "date" and value == "":
+        return None
+    try:
+        parsed = PARSERS[parameter.type](str(value))
+        if parameter.type == "number" and not math.isfinite(parsed):
+            raise ValueError
+    except (ValueError, KeyError):
+        raise ArgumentError(f"The parameter '{name}' is '{value}', expected {article(parameter.type)}.") from None
+    if parameter.range and not parameter.range[0] <= parsed <= parameter.range[1]:
+        least, most = parameter.range
+        raise ArgumentError(f"The parameter '{name}' is {value}, expected a value from {least} to {most}.")
+    if parameter.choices and parsed not in parameter.choices:
+        raise ArgumentError(f"The parameter '{name}' is '{value}'{nearest(parsed, list(parameter.choices))}.")
+    return parsed
+
+
+def article(kind: str) -> str:
+    words = {"integer": "an integer", "boolean": "true or false", "date": "a date such as 2011-06-01"}
+    return words.get(kind, f"a {kind}")

@@ -1,0 +1,173 @@
+"""EMR under Airflow's own scheduler: a worker that is killed, a run that is failed by hand, two runs at once."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+
+import boto3
+import pytest
+from tandem.lake import encode
+from tools.airflow_api import quoted
+
+from common.handover import storage
+from tools.sandbox.local_airflow import start
+
+WRITES = '[outputs.interactions]\ncontract = "interactions@1"'
+SLEEPS = "import time; time.sleep(600 if task.attempt == 1 else 0)"
+CLUSTER = {
+    "Name": "{{ dag.dag_id }} {{ run_id }}",
+    "Instances": {"KeepJobFlowAliveWhenNoSteps": True, "MasterInstanceType": "m6g.xlarge", "InstanceCount": 1},
+    "AutoTerminationPolicy": {"IdleTimeout": 600},
+}
+PIPELINES = [  # each of one job: the name of both, the job's body, the cluster's tags
+    ("quick", "pass", []),
+    ("sleeps", SLEEPS, []),
+    ("late", "pass", [{"Key": "fault", "Value": "answers_late"}]),
+]
+
+
+@pytest.fixture(scope="module")
+def started(aws, make_workshop, tmp_path_factory, home):
+    """A running Airflow with pipelines of one job each.
+
+    The first attempt of the job `sleeps` never ends; who asks for the cluster of `late` hears of it seconds later.
+    """
+    workshop = make_workshop(tmp_path_factory.mktemp("scheduled"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, body, _ in PIPELINES:
+            workshop.job(name, body, more=WRITES, engine="spark")
+        workshop.on_aws("emr", aws, patch)
+        for name, _, tags in PIPELINES:
+            workshop.pipeline(name, f'dag.spark("{name}")', cluster={**CLUSTER, "Tags": tags}, **{name: {}})
+        with start(workshop.uri, home=home, dags=workshop.dags) as airflow:
+            yield workshop, airflow
+
+
+def clusters_of(dag, run):
+    """The clusters of a run in the order in which they were opened: their states, and their steps' by attempt."""
+    client = boto3.client("emr")
+    listed = [each["Id"] for each in client.list_clusters()["Clusters"] if each["Name"] == f"{dag} {run}"]
+    described = [client.describe_cluster(ClusterId=each)["Cluster"] for each in listed]
+    return [
+        (
+            each["Status"]["State"],
+            {step["Name"][-1]: step["Status"]["State"] for step in client.list_steps(ClusterId=each["Id"])["Steps"]},
+        )
+        for each in sorted(described, key=lambda each: each["Status"]["Timeline"]["CreationDateTime"])
+    ]
+
+
+def cluster_of(dag, run):
+    """The only cluster of a run, None while there is none."""
+    found = clusters_of(dag, run)
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+def until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.25)
+    return found
+
+
+def states(airflow, dag, run):
+    return {each.task_id: each.state for each in airflow.instances(dag, run)}
+
+
+def manifest(workshop, dag, run):
+    key = f"{workshop.uri}/intermediate/{dag}/{encode(run)}/{dag}/manifest.json"
+    return json.loads(storage.read(key)[0])
+
+
+def worker(airflow, dag, run, task):
+    """The process that works on a task of a run."""
+    instances = airflow.ask(f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances")["task_instances"]
+    (title,) = [f"airflow worker -- {each['id']}" for each in instances if each["task_id"] == task]
+    listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    (line,) = [line for line in listed.splitlines() if line.rstrip().endswith(title)]
+    return int(line.split()[0])
+
+
+def fail_by_hand(airflow, dag, run):
+    airflow.ask(f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}", {"state": "failed"}, "PATCH")
+
+
+def forget_cluster(airflow, dag, run):
+    """Delete what open_cluster returned."""
+    path = f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances/open_cluster/xcomEntries/return_value"
+    headers = {"Authorization": f"Bearer {airflow.token}"}
+    urllib.request.urlopen(urllib.request.Request(f"{airflow.url}{path}", headers=headers, method="DELETE"))
+
+
+def test_two_runs_at_once_have_a_cluster_each(started):
+    workshop, airflow = started
+    runs = [airflow.trigger("quick"), airflow.trigger("quick")]
+    assert [airflow.wait("quick", run, 240) for run in runs] == ["success", "success"]
+    for run in runs:
+        assert cluster_of("quick", run) == ("TERMINATED", {"1": "COMPLETED"})
+        assert manifest(workshop, "quick", run)["task"]["run_id"] == run
+
+
+def test_a_run_that_is_failed_by_hand_leaves_no_step_and_no_cluster(started):
+    _, airflow = started
+    run = airflow.trigger("sleeps")
+    until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
+    fail_by_hand(airflow, "sleeps", run)
+    until(lambda: cluster_of("sleeps", run) == ("TERMINATED", {"1": "CANCELLED"}))
+    assert airflow.wait("sleeps", run, 120) == "failed"
+    until(lambda: states(airflow, "sleeps", run)["close_cluster"] == "success")
+
+
+def test_a_task_whose_worker_was_killed_is_tried_again_after_its_step_was_cancelled(started):
+    workshop, airflow = started
+    run = airflow.trigger("sleeps")
+    until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
+    os.kill(worker(airflow, "sleeps", run, "sleeps"), signal.SIGKILL)
+    assert airflow.wait("sleeps", run, 240) == "success"
+    assert cluster_of("sleeps", run) == ("TERMINATED", {"1": "CANCELLED", "2": "COMPLETED"})
+    assert manifest(workshop, "sleeps", run)["task"]["attempt"] == 2
+
+
+def test_a_run_that_is_failed_by_hand_before_its_first_task_opens_nothing(started):
+    _, airflow = started
+    airflow.ask("/api/v2/dags/quick", {"is_paused": True}, "PATCH")
+    run = airflow.trigger("quick")
+    fail_by_hand(airflow, "quick", run)
+    airflow.ask("/api/v2/dags/quick", {"is_paused": False}, "PATCH")
+    assert airflow.wait("quick", run, 120) == "failed"
+    assert clusters_of("quick", run) == []
+
+
+def test_a_run_that_is_failed_by_hand_while_it_asks_for_its_cluster_leaves_none(started):
+    _, airflow = started
+    run = airflow.trigger("late")
+    until(lambda: cluster_of("late", run))
+    fail_by_hand(airflow, "late", run)
+    assert airflow.wait("late", run, 120) == "failed"
+    until(lambda: cluster_of("late", run) == ("TERMINATED", {}))
+    assert states(airflow, "late", run)["close_cluster"] == "upstream_failed"
+
+
+def test_a_cluster_is_opened_again_if_the_worker_was_killed_before_it_told_which_it_is(started):
+    _, airflow = started
+    run = airflow.trigger("late")
+    until(lambda: cluster_of("late", run))
+    os.kill(worker(airflow, "late", run, "open_cluster"), signal.SIGKILL)
+    assert airflow.wait("late", run, 120) == "success"
+    assert clusters_of("late", run) == [("WAITING", {}), ("TERMINATED", {"1": "COMPLETED"})]
+
+
+def test_a_run_whose_cluster_airflow_forgot_has_failed(started):
+    _, airflow = started
+    run = airflow.trigger("sleeps")
+    until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
+    forget_cluster(airflow, "sleeps", run)
+    fail_by_hand(airflow, "sleeps", run)
+    assert airflow.wait("sleeps", run, 120) == "failed"
+    assert states(airflow, "sleeps", run)["close_cluster"] == "failed"
+    assert cluster_of("sleeps", run) == ("WAITING", {"1": "CANCELLED"})

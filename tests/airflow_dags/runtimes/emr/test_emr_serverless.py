@@ -1,0 +1,153 @@
+"""Spark jobs as job runs of EMR Serverless: moto's interface with a node behind it that runs them, a lake on S3."""
+
+import dataclasses
+import json
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+from tandem import catalogue
+from tandem.runtimes.base import Attempt
+from tandem.runtimes.cloud_request import check_request
+from tandem.runtimes.emr.serverless import EmrServerless
+
+from common.handover import storage
+
+APPLICATION = {"name": "{{ dag.dag_id }}", "type": "SPARK", "architecture": "ARM64"}
+WRITES = '[outputs.interactions]\ncontract = "interactions@1"\n[spark]\nexecutor_memory = "2g"'
+RUNTIME = EmrServerless(execution_role="arn:aws:iam::123456789012:role/jobs", poll_seconds=0.1, log_seconds=0)
+
+
+def load(workshop, **application):
+    workshop.job("build", engine="spark")
+    described = {"cluster.emr_serverless": {**APPLICATION, **application}}
+    workshop.pipeline("p", 'dag.spark("build")', build={}, **described)
+    return workshop.load("p")
+
+
+def test_an_application_that_aws_would_not_take_is_refused_while_parsing(workshop, monkeypatch):
+    monkeypatch.setenv("TANDEM_SPARK", "emr_serverless")
+    with pytest.raises(AssertionError) as error:
+        load(workshop, maximumCapacity={"cpu": "1 vCPU", "memry": "1 GB"})
+    assert "p/cluster.emr_serverless.json, maximumCapacity names the key 'memry'" in str(error.value)
+    assert "did you mean 'memory'?" in str(error.value)
+
+
+def test_an_application_is_opened_and_closed_around_its_jobs_within_times_that_are_told(workshop, monkeypatch):
+    monkeypatch.setenv("TANDEM_SPARK", "emr_serverless")
+    dag = load(workshop, maximumCapacity={"cpu": "1 vCPU", "memory": "1 GB"})
+    opened, closed = dag.get_task("open_cluster"), dag.get_task("close_cluster")
+    assert set(dag.task_dict) == {"pin_release", "open_cluster", "build", "close_cluster", "done"}
+    assert opened.release_label == "emr-7.9.0"
+    assert opened.waiter_delay * opened.waiter_max_attempts == closed.waiter_delay * closed.waiter_max_attempts == 600
+    assert closed.is_teardown
+    assert closed.force_stop
+
+
+def test_a_job_run_is_the_bundle_with_its_sizes_and_its_libraries():
+    spark = {"executor_memory": "2g", "conf": {"spark.a": "b c"}}
+    found = catalogue.Job("build", "spark", {}, {}, {}, {}, spark, requirements="requirements/own.txt")
+    request = {**RUNTIME.request(found, {"executor_cores": 3}), "fingerprint": "f0"}
+    work = Attempt("build", "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "app")
+    run = RUNTIME.sent(work)
+    check_request("emr-serverless", "StartJobRun", run, "here")
+    driver = run["jobDriver"]["sparkSubmit"]
+    assert driver["entryPoint"] == "s3://b/l/code/build/f0/main.py"
+    assert driver["entryPointArguments"] == work.arguments
+    assert driver["sparkSubmitParameters"] == (
+        "--conf spark.executor.memory=2g --conf spark.executor.cores=3 --conf 'spark.a=b c' "
+        "--conf spark.emr-serverless.driverEnv.PYTHONPATH=libraries --conf spark.executorEnv.PYTHONPATH=libraries "
+        "--archives 's3://b/l/code/build/f0/libraries.zip#libraries' --py-files s3://b/l/code/build/f0/code.zip"
+    )
+    assert run["name"] == "d/r/t/attempt-2"
+    assert run["executionTimeoutMinutes"] == 720
+    for seconds, minutes in ((60, 2), (61, 3), (14400, 241), (10**6, 720)):
+        due = RUNTIME.sent(dataclasses.replace(work, deadline_seconds=seconds))
+        assert due["executionTimeoutMinutes"] == minutes
+        check_request("emr-serverless", "StartJobRun", due, "here")
+
+
+def applications(name):
+    client = boto3.client("emr-serverless")
+    listed = [each for each in client.list_applications()["applications"] if each["name"] == name]
+    return [(each["state"], client.list_job_runs(applicationId=each["id"])["jobRuns"]) for each in listed]
+
+
+def test_a_flaky_job_runs_again_and_one_that_fails_says_why_and_no_application_is_left(workshop, aws, monkeypatch):
+    workshop.job("flaky", "if task.attempt < 2: raise OSError('network')", more=WRITES, engine="spark")
+    workshop.job("killed", "os.kill(os.getpid(), signal.SIGKILL)", more=WRITES, engine="spark")
+    workshop.on_aws("emr_serverless", aws, monkeypatch)
+    described = {"cluster.emr_serverless": APPLICATION}
+    workshop.pipeline("serverless", 'dag.spark("flaky")\ndag.spark("killed")', flaky={}, killed={}, **described)
+    ran = workshop.run("serverless")
+    around = dict.fromkeys(("pin_release", "open_cluster", "close_cluster"), "success") | {"done": "failed"}
+    assert ran.states == {**around, "flaky": "success", "killed": "failed"}
+    assert ran.state == "failed"
+    ((state, runs),) = applications("serverless")
+    assert state == "TERMINATED"
+    ends = {run["name"].split("/", 2)[2]: run["state"] for run in runs}
+    failed = {"flaky/attempt-1": "FAILED", "killed/attempt-1": "FAILED", "killed/attempt-2": "FAILED"}
+    assert ends == {**failed, "flaky/attempt-2": "SUCCESS"}
+    assert json.loads(storage.read(ran.xcoms["flaky"]["manifest"])[0])["task"]["attempt"] == 2
+    assert any("is FAILED. Job failed, exit code -9." in line for line in ran.log)
+    assert any("SPARK_DRIVER/stdout.gz ends with: " in line and "job=killed attempt=2" in line for line in ran.log)
+
+
+@pytest.fixture(scope="module")
+def direct(aws, make_workshop, tmp_path_factory):
+    """Submits an attempt of a job to an application, without Airflow around it."""
+    with pytest.MonkeyPatch.context() as patch:
+        workshop = make_workshop(tmp_path_factory.mktemp("direct"))
+        workshop.job("sleeps", "import time; time.sleep(0 if task.attempt > 1 else 60)", more=WRITES, engine="spark")
+        workshop.on_aws("emr_serverless", aws, patch)
+        client = boto3.client("emr-serverless")
+        application = client.create_application(name="direct", type="SPARK", releaseLabel="emr-7.9.0")["applicationId"]
+
+        def submit(task_id, attempt):
+            found = catalogue.find(workshop.dags / "job_catalogue.json", "sleeps", "spark", "here")
+            request = {**RUNTIME.request(found, {}), "fingerprint": json.loads(workshop.release)["sleeps"]}
+            work = Attempt("sleeps", workshop.uri, "d", "r", task_id, attempt, None, {}, {}, request, application)
+            return RUNTIME.submit(work)
+
+        yield submit
+
+
+def state(run):
+    found = boto3.client("emr-serverless").get_job_run(applicationId=run.work.cluster, jobRunId=run.id)
+    return found["jobRun"]["state"]
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_an_attempt_has_one_run_and_its_retry_cancels_it(direct):
+    older = direct("retried", 1)
+    assert direct("retried", 1).id == older.id
+    until(lambda: state(older) == "RUNNING")
+    newer = direct("retried", 2)
+    assert RUNTIME.watch(newer).exit_code == 0
+    assert state(older) == "CANCELLED"
+
+
+def test_cancel_ends_a_run_while_another_thread_watches_it(direct):
+    run = direct("cancelled", 1)
+    until(lambda: state(run) == "RUNNING")
+    with ThreadPoolExecutor(1) as pool:
+        watched = pool.submit(RUNTIME.watch, run)
+        RUNTIME.cancel(run)
+        outcome = watched.result(timeout=30)
+    assert outcome.exit_code == 1
+    assert outcome.explanation.startswith(f"Job run {run.id} of application {run.work.cluster} is CANCELLED.")
+    ps = ["ps", "-A", "-o", "args="]
+    until(
+        lambda: (
+            f"{run.work.lake} --dag-id=d --run-id=r --task-id=cancelled"
+            not in subprocess.run(ps, capture_output=True, text=True, check=True).stdout
+        )
+    )

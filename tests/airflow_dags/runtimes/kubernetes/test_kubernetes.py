@@ -1,0 +1,510 @@
+"""A job as a pod and as a Job of a real cluster: how its end is told, whatever happens to it; nothing is left."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+from cluster import Proxy, prepared, wait_for
+from structlog.testing import capture_logs
+from tandem import catalogue
+from tandem.operator import JobOperator, told
+from tandem.runtimes.base import Attempt
+from tandem.runtimes.kubernetes import manifest
+from tandem.runtimes.kubernetes.job import KubernetesJob
+from tandem.runtimes.kubernetes.pod import KubernetesPod
+
+ROOT = Path(__file__).parents[2]
+TOY = "0123456789abcdef"  # the fingerprint of the toy's image
+TEXT = '[parameters.text]\ntype = "string"\ndefault = ""\nhelp = "what it does, in Python"'
+RESOURCES = '[resources]\ncpu = "200m"\nmemory = "192Mi"'
+DOCKERFILE = """
+FROM {base}
+COPY jobs/toy /app/jobs/toy
+ENTRYPOINT ["python", "/app/jobs/toy/main.py"]
+"""
+BASE = "train_recommender"  # whose image the toy's is made of
+LAKE = "s3://tandem-lake/kubernetes"
+SLEEPS = "print('sleeping'); import time; time.sleep(120)"
+
+
+@pytest.fixture(scope="module")
+def base(kubernetes, engine):
+    """The image of a real job, built if it is not there."""
+    subprocess.run([ROOT / ".venv/bin/python", "-m", "tools.packaging.build", "--job", BASE], cwd=ROOT, check=True)
+    return f"tandem/{BASE}:{json.loads((ROOT / 'dist' / 'release.json').read_text())[BASE]}"
+
+
+@pytest.fixture(scope="module")
+def toy(base, engine, tmp_path_factory, make_workshop):
+    """The image of a job that does what its parameter `text` says."""
+    workshop = make_workshop(tmp_path_factory.mktemp("toy"))
+    workshop.job("toy", "exec(task.parameters['text'])", more=f"{TEXT}\n{RESOURCES}")
+    (workshop.code / "Dockerfile").write_text(DOCKERFILE.format(base=base))
+    (workshop.code / "common").unlink()
+    engine.images.build(path=str(workshop.code), tag=f"tandem/toy:{TOY}", rm=True)
+    yield workshop.dags / "job_catalogue.json"
+    engine.images.remove(f"tandem/toy:{TOY}")
+
+
+@pytest.fixture(scope="module")
+def cluster(toy, serve_s3, tmp_path_factory):
+    with prepared(tmp_path_factory.mktemp("cluster"), serve_s3, [f"tandem/toy:{TOY}"]) as found:
+        yield found
+
+
+@pytest.fixture(params=["kubernetes_pod", "kubernetes_job"])
+def runtime(request, cluster):
+    yield made(cluster, request.param)
+    wait_for(lambda: not cluster.left())
+
+
+def made(cluster, name, **settings):
+    given = {"registry": "", "template": cluster.template, "startup_seconds": 60, "keep_failed": False}
+    settings = {**given, "cpu_reserved": 1.0, **settings}
+    if name == "kubernetes_pod":
+        return KubernetesPod(**settings)
+    return KubernetesJob(**settings, ttl_seconds=600)
+
+
+@pytest.fixture
+def work(toy, request):
+    """Makes a work of the toy, in a run that is named after the test."""
+    run = request.node.name
+
+    def make(runtime, text="", attempt=1, run=run, task="t", fingerprint=TOY, **resources):
+        job = catalogue.find(toy, "toy", "python", "")
+        job = catalogue.Job(**{**job.__dict__, "resources": {**job.resources, **resources}})
+        request = runtime.request(job, {})
+        rendered = json.dumps(request).replace(json.dumps(request["fingerprint"])[1:-1], fingerprint)
+        parameters = {"text": text}
+        return Attempt("toy", LAKE, "dag", run, task, attempt, None, {}, parameters, json.loads(rendered), None)
+
+    return make
+
+
+@dataclass
+class Ended:
+    """How an attempt ended: the state that Airflow gives its task, what its log warns of, and what it ends with."""
+
+    state: str
+    xcom: object = None
+    last_lines: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def attempted(runtime, work):
+    """Do a work as its task does it."""
+    operator = JobOperator(
+        task_id=work.task_id,
+        job=work.job,
+        runtime=runtime,
+        lake=work.lake,
+        predecessors=work.predecessors,
+        parameters=work.parameters,
+        request=work.request,
+        cluster=None,
+        described={"text": {"type": "string", "default": "", "help": "what it does"}},
+        part=work.map_index,
+    )
+    instance = SimpleNamespace(
+        dag_id=work.dag_id,
+        run_id=work.run_id,
+        task_id=work.task_id,
+        try_number=work.attempt,
+        map_index=-1,
+        xcom_push=lambda name, value: None,  # the failure notice reads it; here the exception says the same
+    )
+    ended = Ended("")
+    handler = logging.Handler()
+    thread = threading.get_ident()
+    handler.emit = lambda record: ended.warnings.append(record.getMessage()) if record.thread == thread else None
+    logging.getLogger("tandem").addHandler(handler)
+    try:
+        ended.xcom = operator.execute({"ti": instance, "dag_run": SimpleNamespace(start_date=None)})
+        ended.state = "success"
+    except AirflowException as error:
+        ended.state = "failed" if isinstance(error, AirflowFailException) else "up_for_retry"
+        ended.last_lines = told(error)
+    finally:
+        logging.getLogger("tandem").removeHandler(handler)
+    return ended
+
+
+ENDS = {  # the text of the job, what else its work is made of, its task's state, and what its last lines hold
+    "fine": ("print('eins'); task.metrics['n'] = 7", {}, "success", []),
+    "code_1": (
+        "raise OSError('network')",
+        {},
+        "up_for_retry",
+        ["Attempt 1 of t ended with exit code 1.", "OSError at <string>:1: network; the stack is above"],
+    ),
+    "code_2": (
+        "from common.errors import ArgumentError; raise ArgumentError('Wrong.')",
+        {},
+        "failed",
+        ["Attempt 1 of t ended with exit code 2 (wrong arguments).", "Wrong."],
+    ),
+    "code_3": (
+        "raise errors.InputError('It is missing.')",
+        {},
+        "failed",
+        ["Attempt 1 of t ended with exit code 3 (an input is missing", "It is missing."],
+    ),
+    "code_4": (
+        "raise errors.GateRefused('The gate refused it.')",
+        {},
+        "failed",
+        ["Attempt 1 of t ended with exit code 4 (a quality gate refused", "The gate refused it."],
+    ),
+    "code_5": (
+        "raise errors.StaleAttempt('A newer one has published.')",
+        {},
+        "failed",
+        ["Attempt 1 of t ended with exit code 5 (fenced", "A newer one has published."],
+    ),
+    "memory": (
+        "print('much'); b'x' * 2**30",
+        {},
+        "up_for_retry",
+        [
+            "was killed by SIGKILL.",
+            "out of memory at its limit of 192Mi; give it more in [resources]",
+            "said last: much",
+        ],
+    ),
+    "deadline": (
+        SLEEPS,
+        {"deadline_seconds": 6},
+        "up_for_retry",
+        ["Attempt 1 of t", "It ran into its deadline of 6 s; give it more by deadline_seconds in [resources]"],
+    ),
+    "image": (
+        "",
+        {"fingerprint": "never-built"},
+        "up_for_retry",
+        ["did not start: its image", "127.0.0.1:1/tandem/toy:never-built cannot be had (", "; push it"],
+    ),
+    "node": (
+        "",
+        {"cpu": "640"},
+        "up_for_retry",
+        ["did not start: no node takes it (", "Insufficient cpu", "ask for less in [resources] of job.toml"],
+    ),
+    "quota": ("", {"memory": "4Ti"}, "up_for_retry", ["exceeded quota: much", "ask for less in [resources]"]),
+    "not_json": (
+        "import atexit; task.metrics['n'] = 7\n"
+        "atexit.register(lambda: open(os.environ['TANDEM_RESULT_FILE'], 'w').write('{'))",
+        {},
+        "success",
+        [],
+    ),
+    "too_large": (
+        "import atexit; task.metrics['n'] = 7\n"
+        "atexit.register(lambda: open(os.environ['TANDEM_RESULT_FILE'], 'w').write('\"' + 'x' * 10**6 + '\"'))",
+        {},
+        "success",
+        [],
+    ),
+    "evicted": (
+        f"open('/tmp/much', 'wb').write(bytes(2**24)); {SLEEPS}",
+        {},
+        "up_for_retry",
+        ["Attempt 1 of t", "Its node evicted it (", "the limit", "let the pod template give it more scratch space"],
+    ),
+    "deleted": (
+        SLEEPS,
+        {},
+        "up_for_retry",
+        ["Attempt 1 of t", "Its pod was deleted while it ran, and not by Airflow."],
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=["kubernetes_pod", "kubernetes_job"])
+def ends(request, cluster, toy):
+    """All these ends at once, each in a run of its own, and two runs of the first."""
+    little = json.loads(cluster.template.read_text())
+    little["spec"]["volumes"][0]["emptyDir"]["sizeLimit"] = "1Mi"
+    template = cluster.folder / "little_scratch.json"
+    template.write_text(json.dumps(little))
+    runtimes = {
+        "evicted": made(cluster, request.param, template=template),
+        "image": made(cluster, request.param, registry="127.0.0.1:1"),
+        "node": made(cluster, request.param, startup_seconds=5),
+        "quota": made(cluster, request.param, startup_seconds=5),
+    }
+    make = work.__wrapped__(toy, request)
+
+    def end(name):
+        text, settings, _, _ = ENDS[name.removesuffix("-2")]
+        runtime = runtimes.get(name, made(cluster, request.param))
+        mine = make(runtime, text, run=f"{request.param}-{name}", **settings)
+        if name == "deleted":
+            threading.Thread(target=delete, args=[cluster, mine]).start()
+        return attempted(runtime, mine)
+
+    with ThreadPoolExecutor(7) as pool, capture_logs() as said:
+        found = dict(zip([*ENDS, "fine-2"], pool.map(end, [*ENDS, "fine-2"])))
+    yield found, [each["event"] for each in said]
+    wait_for(lambda: not cluster.left())
+
+
+def delete(cluster, work):
+    found = cluster.said(f"run_id={manifest.labels(work)['run_id']}", "sleeping")
+    cluster.core.delete_namespaced_pod(found.metadata.name, cluster.namespace)
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_each_end_is_told_as_what_it_is_and_tried_again_if_that_may_help(ends, name):
+    _, _, state, lines = ENDS[name]
+    ended = ends[0][name]
+    assert (ended.state, ended.last_lines) == (state, ended.last_lines)
+    for line in lines:
+        assert line in "\n".join(ended.last_lines)
+
+
+def test_what_a_job_says_is_in_the_log_and_its_result_is_the_xcom(ends):
+    ended, said = ends
+    assert said.count("eins") == 2  # in two runs
+    for name in ("fine", "not_json", "too_large"):
+        assert ended[name].xcom["metrics"] == {"n": 7}
+        assert ended[name].xcom["manifest"].endswith(f"-{name}/t/manifest.json")
+        warned = any("result file" in line for line in ended[name].warnings)
+        assert warned == (name != "fine")
+
+
+def test_hostile_texts_reach_a_pod_and_no_secret_is_put_in(cluster, work):
+    """Kubernetes itself expands $(NAME) in arguments; the lake's secret is a variable of the pod."""
+    runtime = made(cluster, "kubernetes_pod")
+    run = "manual $(AWS_SECRET_ACCESS_KEY) $$(AWS_SECRET_ACCESS_KEY) $(A '\" `id` \\ $HOME ä $"
+    text = "task.metrics['same'] = [task.run_id, task.parameters['text']]  # $(AWS_SECRET_ACCESS_KEY) $$ $("
+    ended = attempted(runtime, work(runtime, text, run=run))
+    assert ended.state == "success"
+    assert ended.xcom["metrics"] == {"same": [run, text]}
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in json.dumps(ended.xcom)
+
+
+LEFT = {  # what a pod leaves as its result
+    "link": "os.symlink('/etc/passwd', FILE)",
+    "pipe": "os.mkfifo(FILE)",
+    "folder": "os.mkdir(FILE)",
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_result_of_a_pod_that_is_not_a_file_is_left(cluster, work, name):
+    runtime = made(cluster, "kubernetes_pod")
+    leave = f"import atexit; atexit.register(lambda: (os.path.exists(FILE) and os.remove(FILE), {LEFT[name]}))"
+    text = f"global FILE; FILE = os.environ['TANDEM_RESULT_FILE']; task.metrics['n'] = 7; {leave}"
+    ended = attempted(runtime, work(runtime, text))
+    assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 7})
+
+
+def test_two_runs_at_once_do_not_meet(ends):
+    one, other = ends[0]["fine"], ends[0]["fine-2"]
+    assert one.state == other.state == "success"
+    assert one.xcom["manifest"] != other.xcom["manifest"]
+
+
+def test_a_pod_may_do_what_its_job_needs_and_no_more(runtime, cluster, work):
+    """Beside what the name space enforces: the restricted standard of Kubernetes."""
+    text = """
+task.metrics.update(
+    user=[os.getuid(), os.getgid()],
+    writable=[folder for folder in ("/", "/app", "/tmp", "/var") if os.access(folder, os.W_OK)],
+    token=os.path.exists("/var/run/secrets/kubernetes.io"),
+)
+"""
+    mine = work(runtime, text)
+    running = runtime.submit(mine)
+    (found,) = wait_for(lambda: cluster.pods(running.labels))
+    outcome = runtime.watch(running)
+    metrics = json.loads(outcome.result)["metrics"]
+    assert metrics["user"] == [10001, 10001]
+    assert metrics["writable"] == ["/tmp"]
+    assert not metrics["token"]
+    labels = [found.metadata.labels[name] for name in ("dag_id", "run_id", "task_id", "try_number")]
+    assert labels == ["dag", manifest.labels(mine)["run_id"], "t", "1"]
+    base, sidecar = found.spec.containers
+    assert base.resources.limits == base.resources.requests == {"cpu": "200m", "memory": "192Mi"}
+    assert sidecar.resources.limits == sidecar.resources.requests
+    assert found.status.qos_class == "Guaranteed"
+
+
+@pytest.mark.parametrize("attempt", [1, 2])  # as Airflow resumes it, and as it tries again
+def test_an_attempt_whose_worker_died_is_gone_on_with_and_not_doubled(runtime, cluster, work, attempt):
+    text = "print('once'); import time; time.sleep(2); task.metrics['n'] = 1"
+    first = runtime.submit(work(runtime, text))
+    cluster.said(first.labels, "once")
+    with capture_logs() as said:
+        ended = attempted(runtime, work(runtime, text, attempt=attempt))
+    assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
+    assert len([each for each in said if "started job=toy attempt=1" in each["event"]]) == 1
+    assert not [each for each in said if "started job=toy attempt=2" in each["event"]]
+
+
+def test_a_retry_that_is_asked_for_other_work_ends_what_its_dead_worker_left_and_no_more(runtime, cluster, work):
+    older = runtime.submit(work(runtime, SLEEPS))
+    sibling = runtime.submit(work(runtime, SLEEPS, task="sibling"))
+    cluster.said(older.labels, "sleeping")
+    cluster.said(sibling.labels, "sleeping")
+    newer = runtime.submit(work(runtime, attempt=2))
+    wait_for(lambda: not cluster.pods(older.labels))
+    assert runtime.watch(newer).exit_code == 0
+    wait_for(lambda: len(cluster.pods()) == 1)
+    assert cluster.pods()[0].metadata.labels["task_id"] == "sibling"
+    runtime.cancel(sibling)
+
+
+def test_cancel_ends_a_job_within_airflows_patience_and_it_may_say_so(runtime, cluster, work):
+    running = runtime.submit(work(runtime, SLEEPS))
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(runtime.watch(running)))
+    thread.start()
+    cluster.said(running.labels, "sleeping")
+    began = time.monotonic()
+    runtime.cancel(running)
+    assert time.monotonic() - began < 5
+    wait_for(lambda: not cluster.pods(running.labels))
+    thread.join()
+    assert outcomes[0].exit_code != 0
+    assert outcomes[0].last_line.startswith("Terminated by SIGTERM before publishing")
+
+
+def test_a_watch_that_a_timeout_interrupts_leaves_nothing(runtime, cluster, work):
+    def interrupt(*_):
+        raise AirflowTaskTimeout
+
+    running = runtime.submit(work(runtime, SLEEPS))
+    cluster.said(running.labels, "sleeping")
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    try:
+        with pytest.raises(AirflowTaskTimeout):
+            runtime.watch(running)
+    finally:
+        signal.signal(signal.SIGALRM, former)
+    wait_for(lambda: not cluster.pods(running.labels), 2)  # which it has done, unless the node is busy
+
+
+@pytest.mark.parametrize("name", ["kubernetes_pod", "kubernetes_job"])
+def test_what_failed_is_kept_if_the_environment_says_so_but_not_what_did_not(cluster, work, name):
+    runtime = made(cluster, name, keep_failed=True)
+    failing = work(runtime, "raise OSError")
+    assert attempted(runtime, failing).state == "up_for_retry"
+    assert attempted(runtime, work(runtime, attempt=2)).state == "success"
+    wait_for(lambda: [each.status.phase for each in cluster.pods()] == ["Failed"])  # its sidecar has ended, too
+    assert cluster.pods()[0].metadata.labels["try_number"] == "1"
+    runtime.cancel(runtime.submit(failing))
+    wait_for(lambda: not cluster.left())
+
+
+def evict(cluster, found):
+    name = {"name": found.metadata.name, "namespace": cluster.namespace}
+    cluster.core.create_namespaced_pod_eviction(found.metadata.name, cluster.namespace, {"metadata": name})
+
+
+SLEEPS_ONCE = f"""
+first = not storage.files(f"{{task.lake}}/seen/{{task.run_id}}")
+storage.write(f"{{task.lake}}/seen/{{task.run_id}}/{{os.getpid()}}-{{os.uname().nodename}}", b"")
+if first:
+    {SLEEPS}
+"""
+
+
+def test_an_evicted_pod_is_a_new_attempt_for_airflow_or_replaced_by_its_job(runtime, cluster, work):
+    mine = work(runtime, SLEEPS_ONCE)
+    labels = ",".join(f"{name}={value}" for name, value in manifest.labels(mine).items())
+    thread = threading.Thread(target=lambda: evict(cluster, cluster.said(labels, "sleeping")))
+    thread.start()
+    with capture_logs() as said:
+        ended = attempted(runtime, mine)
+    thread.join()
+    if isinstance(runtime, KubernetesJob):
+        assert ended.state == "success"
+        lines = [each["event"] for each in said]
+        assert lines.count("sleeping") == 1
+        assert len([line for line in lines if "started job=toy attempt=1" in line]) == 2
+    else:
+        assert ended.state == "up_for_retry"
+        assert "Kubernetes took its place or its node away (EvictionByEvictionAPI" in "".join(ended.last_lines)
+
+
+COUNTS = "import time\nfor n in range(14): print(f'line {n}', flush=True); time.sleep(1)\ntask.metrics['n'] = 1"
+
+
+@pytest.fixture
+def proxy(cluster):
+    made = Proxy((cluster.server.hostname, cluster.server.port or 443))
+    with cluster.behind(made):
+        yield made
+
+
+def test_neither_log_nor_task_is_lost_while_the_api_server_starts_again(cluster, runtime, work, proxy):
+    mine = work(runtime, COUNTS)
+    labels = ",".join(f"{name}={value}" for name, value in manifest.labels(mine).items())
+
+    def away():
+        cluster.said(labels, "line 1")
+        proxy.away(6)
+
+    thread = threading.Thread(target=away)
+    thread.start()
+    with capture_logs() as said:
+        ended = attempted(runtime, mine)
+    thread.join()
+    assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
+    assert {f"line {n}" for n in range(14)} <= {each["event"] for each in said}
+
+
+def test_neither_log_nor_task_is_lost_where_silent_connections_are_cut(cluster, runtime, work, proxy):
+    """A job that computes for longer in silence than a load balancer puts up with."""
+    proxy.idle = 2
+    text = "print('before', flush=True); import time; time.sleep(8); print('after'); task.metrics['n'] = 1"
+    with capture_logs() as said:
+        ended = attempted(runtime, work(runtime, text))
+    assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
+    assert {"before", "after"} <= {each["event"] for each in said}
+    assert proxy.cuts >= 2
+
+
+def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(node_control, cluster, work):
+    """TANDEM_NODE_CONTROL is a command that makes the node's kubelet `stop` and go on with `start`.
+
+    It takes three quarters of a minute until the API server itself sees that no log comes from there any more.
+    """
+    runtime = made(cluster, "kubernetes_pod")
+    mine = work(runtime, SLEEPS)
+    labels = ",".join(f"{key}={value}" for key, value in manifest.labels(mine).items())
+
+    nodes = []
+
+    def stop():
+        """Kubernetes itself taints a lost node so, unless it has lost all that it has, as a small cluster does."""
+        nodes.append(cluster.said(labels, "sleeping").spec.node_name)
+        subprocess.run(f"{node_control} stop", shell=True, check=True)
+        lost = {"key": "tests/lost", "effect": "NoExecute"}
+        cluster.core.patch_node(nodes[0], {"spec": {"taints": [lost]}})
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        ended = attempted(runtime, mine)
+    finally:
+        thread.join()
+        subprocess.run(f"{node_control} start", shell=True, check=True)
+        cluster.core.patch_node(nodes[0], {"spec": {"taints": []}})
+    assert ended.state == "up_for_retry"
+    assert "Kubernetes took its place or its node away (DeletionByTaintManager" in "".join(ended.last_lines)
+    assert attempted(runtime, work(runtime, attempt=2)).state == "success"
+    wait_for(lambda: not cluster.left())

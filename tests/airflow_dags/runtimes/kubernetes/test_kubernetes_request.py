@@ -1,0 +1,145 @@
+"""What is wrong with a pod template is said when a pipeline is parsed; what is right reaches the pod."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tandem.runtimes.base import Attempt
+from tandem.runtimes.kubernetes import manifest
+
+ENVIRONMENTS = Path(__file__).parents[4] / "airflow_dags" / "environments"
+TEMPLATE = json.loads((ENVIRONMENTS / "pod.json").read_text())
+RESOURCES = '[resources]\ncpu = "500m"\nmemory = "64Mi"\ndeadline_seconds = 60'
+
+
+def changed(path, value):
+    """The template with one value in another's place, found by its path."""
+    document = json.loads(json.dumps(TEMPLATE))
+    place = document
+    *before, last = path
+    for step in before:
+        place = place[step]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return document
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        (["spec", "tolerationz"], [], "pod.json.spec names the key 'tolerationz', .* did you mean 'tolerations'?"),
+        (["spec", "activeDeadlineSeconds"], "60", "pod.json.spec.activeDeadlineSeconds is '60', expected a number."),
+        (["spec", "activeDeadlineSeconds"], True, "pod.json.spec.activeDeadlineSeconds is True, expected a number."),
+        (["spec", "enableServiceLinks"], 0, "pod.json.spec.enableServiceLinks is 0, expected true or false."),
+        (["spec", "containers"], {}, "pod.json.spec.containers is {}, expected a list."),
+        (
+            ["spec", "containers", 0, "securityContext", "capabilities", "drop"],
+            [1],
+            "pod.json.spec.containers[0].securityContext.capabilities.drop[0] is 1, expected text.",
+        ),
+        (
+            ["spec", "volumes", 0, "name"],
+            None,
+            "pod.json.spec.volumes[0] is no V1Volume: Invalid value for `name`, must not be",
+        ),
+        (["metadata", "labels"], {"a": 1}, "pod.json.metadata.labels.a is 1, expected text."),
+        (["metadata", "namespace"], None, "expected one container 'base' and a namespace."),
+        (["spec", "containers", 0, "name"], "main", "has the containers ['main'] .* expected one container 'base'"),
+    ],
+)
+def test_a_wrong_template_is_refused_with_the_place_and_what_was_expected(
+    workshop, monkeypatch, path, value, complaint
+):
+    monkeypatch.setenv("TANDEM_CONTAINERS", "kubernetes_pod")
+    workshop.job("toy", more=RESOURCES)
+    workshop.pipeline("p", 'dag.container("toy")', toy={})
+    workshop.pods(changed(path, value))
+    pattern = ".*".join(map(re.escape, complaint.split(" .* ")))
+    with pytest.raises(AssertionError, match=pattern):
+        workshop.load("p")
+
+
+def test_a_pod_without_a_deadline_is_refused(workshop, monkeypatch):
+    monkeypatch.setenv("TANDEM_CONTAINERS", "kubernetes_job")
+    workshop.job("toy")
+    workshop.pipeline("p", 'dag.container("toy")', toy={})
+    workshop.pods(changed(["spec", "activeDeadlineSeconds"], None))
+    with pytest.raises(AssertionError, match="has no activeDeadlineSeconds; set it"):
+        workshop.load("p")
+
+
+def test_what_job_toml_says_is_in_the_pod(workshop, monkeypatch):
+    monkeypatch.setenv("TANDEM_CONTAINERS", "kubernetes_pod")
+    workshop.job("toy", more=RESOURCES)
+    workshop.pipeline("p", 'dag.container("toy")', toy={})
+    workshop.pods(TEMPLATE)
+    request = workshop.load("p").get_task("toy").request["pod"]
+    assert request["spec"]["containers"][0]["resources"] == {
+        "requests": {"cpu": "250m", "memory": "64Mi"},  # the half, as the environment says
+        "limits": {"cpu": "500m", "memory": "64Mi"},
+    }
+    assert request["spec"]["activeDeadlineSeconds"] == 60
+    image = request["spec"]["containers"][0]["image"]
+    assert image.startswith("registry.example/team/tandem/toy:{{ (ti.xcom_pull(task_ids='pin_release')")
+
+
+def test_names_are_kubernetes_names_and_differ_where_tasks_do(workshop):
+    def work(**other):
+        names = {"dag_id": "Ä_dag" * 20, "run_id": "manual__2026-01-01T00:00:00+00:00", "task_id": "t" * 100}
+        rest = {"parameters": {}, "request": {}, "cluster": None, "predecessors": {}, "attempt": 1, "map_index": 99999}
+        return Attempt(job="j", lake="s3://l", **{**names, **rest, **other})
+
+    different = [
+        work(),
+        work(run_id="r"),
+        work(map_index=1),
+        work(map_index=None),
+        work(attempt=2),
+        work(task_id="_u_"),
+    ]
+    names = [manifest.name(each) for each in different]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) and len(name) <= 57 for name in names)
+    assert manifest.labels(work())["map_index"] == "99999"
+
+
+def test_what_is_sent_can_be_seen_before(workshop, monkeypatch):
+    """The whole of it: name, labels, arguments, sidecar, and templates with their values; no secret's value."""
+    monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(workshop.dags))
+    monkeypatch.setenv("AIRFLOW_VAR_RELEASE", '{"toy": "0123"}')
+    monkeypatch.setenv("AIRFLOW_VAR_LAKE", "s3://bucket/lake")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    workshop.job("toy", more=RESOURCES)
+    workshop.pipeline("p", 'dag.container("toy")', toy={})
+    workshop.pods(TEMPLATE)
+    command = [sys.executable, "-m", "tandem.render", "--dag", "p", "--task", "toy", "--run", "r", "--attempt", "2"]
+
+    def rendered(runtime):
+        environment = {**os.environ, "PYTHONPATH": str(workshop.dags), "TANDEM_CONTAINERS": runtime}
+        told = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        assert "secret" not in told.stdout.replace("secretRef", "")
+        return json.loads(told.stdout)
+
+    made = rendered("kubernetes_pod")
+    base, sidecar = made["spec"]["containers"]
+    assert base["image"] == sidecar["image"] == "registry.example/team/tandem/toy:0123"
+    assert base["args"][:2] == ["--lake=s3://bucket/lake", "--dag-id=p"]
+    assert made["metadata"]["labels"]["try_number"] == "2"
+    job = rendered("kubernetes_job")
+    assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["template"]["spec"] == made["spec"]
+    assert rendered("process")[-1] == "--attempt=2"
+
+
+def test_the_parts_of_a_mapped_task_at_once_are_the_environments(workshop):
+    parts = '[parameters.parts]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
+    workshop.job("part", engine='python"\nmapped_by = "parts', more=parts)
+    workshop.pipeline("p", 'dag.container("part", parts=7)', part={})
+    assert workshop.load("p").get_task("part").max_active_tis_per_dagrun == 3

@@ -1,0 +1,122 @@
+"""The daily recommendations under Airflow's own scheduler: Spark here, Python jobs as pods, a worker that is killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from cluster import prepared, wait_for
+from tandem.lake import encode
+from workers import worker
+
+from common.handover import storage
+from tools.deploy import namespace
+from tools.sandbox import local_s3
+from tools.sandbox.local_airflow import free_port, start
+
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv" / "bin" / "python"
+DAG = "daily_recommendations"
+KILLED = "train_recommender"
+JOBS = (KILLED, "predict_recommendations", "select_recommendations", "publish_product")
+LAKE = "s3://tandem-lake/scheduled"
+SHOP = ("--level", "curated", "--users", "3000", "--items", "2000", "--events", "90000", "--days", "90")
+
+
+@pytest.fixture(scope="module")
+def release(kubernetes, engine):
+    """The fingerprints of the images that the pipeline runs, built if they are not there."""
+    command = [PYTHON, "-m", "tools.packaging.build", *(part for job in JOBS for part in ("--job", job))]
+    subprocess.run(command, cwd=ROOT, check=True)
+    return json.loads((ROOT / "dist" / "release.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def cluster(release, serve_s3, tmp_path_factory):
+    """A name space with a made-up shop in its lake, and a DynamoDB that pods reach."""
+    images = [f"tandem/{job}:{release[job]}" for job in JOBS]
+    with prepared(tmp_path_factory.mktemp("cluster"), serve_s3, images) as found, pytest.MonkeyPatch.context() as patch:
+        host, port = namespace.host(), free_port(namespace.host())
+        server = subprocess.Popen([PYTHON, "-m", "moto.server", "-H", host, "-p", str(port)], stderr=subprocess.DEVNULL)
+        try:
+            patch.setenv("DYNAMODB_ENDPOINT", f"http://{host}:{port}")
+            patch.setenv("PYTHONPATH", str(ROOT))
+            given = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "DYNAMODB_"))}
+            namespace.give(found.namespace, given)
+            identity = ("--dag-id", "d", "--run-id", "r", "--task-id", "ingest_items", "--attempt", "1")
+            local_s3.wait_for(port, host)
+            for command in (
+                ["-m", "tools.tables", "--environment", "laptop"],
+                ["-m", "tools.data.generate_data", "--lake", LAKE, *SHOP],
+                ["jobs/ingest_items/main.py", "--lake", LAKE, *identity],
+            ):
+                subprocess.run([PYTHON, *command], cwd=ROOT, check=True)
+            yield found
+        finally:
+            server.terminate()
+            server.wait()
+
+
+@pytest.fixture(scope="module")
+def dags(cluster, tmp_path_factory):
+    """The pipeline in a checkout whose pods go into the test's name space."""
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in (".venv", "jobs", "common"):
+        (checkout / name).symlink_to(ROOT / name)
+    dags = checkout / "airflow_dags"
+    others = [each.parent.name for each in ROOT.glob("airflow_dags/*/dag.py") if each.parent.name != DAG]
+    shutil.copytree(ROOT / "airflow_dags", dags, ignore=shutil.ignore_patterns("__pycache__", *others))
+    shutil.copy(cluster.template, dags / "environments" / "pod.json")
+    return dags
+
+
+@pytest.fixture(scope="module")
+def ran(cluster, dags, release, home):
+    """An Airflow and its run of the pipeline, whose worker was killed while a pod trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TANDEM_CONTAINERS", "kubernetes_pod")
+        patch.setenv("AIRFLOW_VAR_RELEASE", json.dumps(release))
+        with start(LAKE, home=home, dags=dags) as airflow:
+            run = airflow.trigger(DAG)
+            wait_for(lambda: cluster.pods(f"task_id={KILLED}"), 180)
+            cluster.said(f"task_id={KILLED}", "started")
+            os.kill(worker(airflow, DAG, run, KILLED), signal.SIGKILL)
+            state = airflow.wait(DAG, run, 240)
+            yield airflow, run, state
+
+
+def manifest(run, task):
+    return json.loads(storage.read(f"{LAKE}/intermediate/{DAG}/{encode(run)}/{task}/manifest.json")[0])
+
+
+def test_a_hybrid_pipeline_runs_and_leaves_no_pod(ran, cluster):
+    _, run, state = ran
+    assert state == "success"
+    assert manifest(run, "select_recommendations")["outputs"]["recommendations"]["rows"] > 10_000
+    assert manifest(run, "publish_product")["metrics"]["written"] > 1000
+    wait_for(lambda: not cluster.left())
+
+
+def test_a_pod_whose_worker_was_killed_is_gone_on_with_by_the_next_attempt_and_not_doubled(ran, cluster):
+    airflow, run, _ = ran
+    (instance,) = [each for each in airflow.instances(DAG, run) if each.task_id == KILLED]
+    assert (instance.state, instance.try_number) == ("success", 2)
+    assert manifest(run, KILLED)["task"]["attempt"] == 1
+    assert airflow.xcom(DAG, run, instance)["metrics"] == manifest(run, KILLED)["metrics"]
+    log = "\n".join(airflow.log(DAG, run, instance))
+    assert "Attempt 2 goes on with" in log
+    assert f"started job={KILLED} attempt=1" in log
+    events = cluster.core.list_namespaced_event(cluster.namespace, field_selector="reason=Scheduled").items
+    names = [each.involved_object.name for each in events]
+    assert len([name for name in names if "train-recommender" in name]) == 1
+    assert len(names) == 1 + 4 + 1 + 1
+
+
+def test_the_parts_of_a_mapped_task_are_pods_side_by_side(ran):
+    airflow, run, _ = ran
+    parts = [each for each in airflow.instances(DAG, run) if each.task_id == "predict_recommendations"]
+    assert [each.map_index for each in sorted(parts, key=lambda each: each.map_index)] == [0, 1, 2, 3]
+    assert max(each.started for each in parts) < min(each.ended for each in parts)

@@ -1,0 +1,550 @@
+"""A job as a container: what it may do, how its end is told, and that none is left behind, whoever dies."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import uuid
+from pathlib import Path
+
+import psutil
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+from docker.errors import APIError, DockerException, NotFound
+from tandem.runtimes.base import Attempt
+from tandem.runtimes.local.docker import Docker, lines, quantity, remove
+from tools.airflow_api import quoted
+
+from tools.sandbox import local_airflow
+
+ROOT = Path(__file__).parents[4]
+FINGERPRINT = uuid.uuid4().hex[:16]
+TEXT = '[parameters.text]\ntype = "string"\ndefault = ""\nhelp = "what it does, in Python"'
+RESOURCES = '[resources]\ncpu = "500m"\nmemory = "64Mi"'
+DOCKERFILE = """
+FROM python:3.11-slim-bookworm
+COPY common /app/common
+COPY jobs /app/jobs
+ENV PYTHONPATH=/app PYTHONUNBUFFERED=1 HOME=/tmp
+USER 10001:10001
+ENTRYPOINT ["python", "/app/jobs/toy/main.py"]
+"""
+RUN_ID = "run: 1+0"
+runtime = Docker()
+
+
+def toy(workshop):
+    workshop.job("toy", "exec(task.parameters['text'])", more=f"{TEXT}\n{RESOURCES}")
+
+
+@pytest.fixture(scope="module")
+def image(engine, tmp_path_factory, make_workshop):
+    """The image of a job that does what its parameter `text` says."""
+    workshop = make_workshop(tmp_path_factory.mktemp("image"))
+    toy(workshop)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "common", workshop.code / "context" / "common", ignore=ignored)
+    shutil.copytree(workshop.code / "jobs", workshop.code / "context" / "jobs", ignore=ignored)
+    (workshop.code / "context" / "Dockerfile").write_text(DOCKERFILE)
+    name = f"tandem/toy:{FINGERPRINT}"
+    engine.images.build(path=str(workshop.code / "context"), tag=name, rm=True)
+    yield name
+    engine.images.remove(name)
+
+
+@pytest.fixture
+def work(image, engine, tmp_path, monkeypatch):
+    """Makes a work of the toy job; nothing of it may be left at the end."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "results"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "results").mkdir()
+
+    def make(text="", attempt=1, map_index=None, lake=f"file://{tmp_path}/lake", run=RUN_ID, seconds=None, **request):
+        request = {"fingerprint": FINGERPRINT, "cpu": "500m", "memory": "64Mi", **request}
+        made = Attempt("toy", lake, "d", run, "t", attempt, map_index, {}, {"text": text}, request, None)
+        return dataclasses.replace(made, deadline_seconds=seconds)
+
+    yield make
+    assert containers(engine, tmp_path) == []
+    assert list((tmp_path / "results").iterdir()) == []
+
+
+def containers(engine, folder):
+    """The containers whose lake lies in a folder."""
+    found = engine.containers.list(all=True, filters={"label": "tandem.key"})
+    return [each for each in found if each.labels["tandem.key"].startswith(f"file://{folder}/")]
+
+
+def wait_for(what, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return found
+
+
+def said(container, text):
+    return wait_for(lambda: text in container.logs().decode())
+
+
+SLEEPS = "print('sleeping'); import time; time.sleep(600)"
+SEES = """
+status = dict(line.split(':', 1) for line in open('/proc/self/status'))
+task.metrics.update(
+    user=[os.getuid(), os.getgid()],
+    capabilities=int(status['CapEff'], 16) + int(status['CapBnd'], 16),
+    no_new_privileges=status['NoNewPrivs'].strip(),
+    interfaces=os.listdir('/sys/class/net'),
+    writable=[folder for folder in ('/', '/app', '/tmp', '/var') if os.access(folder, os.W_OK)],
+    variables=dict(os.environ),
+)
+"""
+
+
+def test_a_container_gets_the_lake_a_scratch_folder_and_nothing_else(work, engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
+    (tmp_path / "lake").mkdir()
+    if os.getuid() == 0:
+        os.chown(tmp_path / "lake", 1234, 1235)
+    running = runtime.submit(work(SEES))
+    limits = running.attrs["HostConfig"]
+    outcome = runtime.watch(running)
+    owner = (tmp_path / "lake").stat()
+    manifest = tmp_path / "lake" / "intermediate" / "d" / "run~3a~201~2b0" / "t" / "manifest.json"
+    assert (manifest.stat().st_uid, manifest.stat().st_gid) == (owner.st_uid, owner.st_gid)
+    document = json.loads(manifest.read_text())
+    metrics = document["metrics"]
+    assert json.loads(outcome.result) == {"manifest": f"file://{manifest}", "metrics": metrics}
+    assert metrics["user"] == [owner.st_uid, owner.st_gid]
+    assert metrics["capabilities"] == 0
+    assert metrics["no_new_privileges"] == "1"
+    assert metrics["interfaces"] == ["lo"]
+    assert metrics["writable"] == ["/tmp"]
+    assert "AWS_SECRET_ACCESS_KEY" not in metrics["variables"]
+    assert metrics["variables"]["OPENBLAS_CORETYPE"] == "Nehalem"
+    assert document["peak_memory_bytes"] > 2**20
+    assert (limits["Memory"], limits["MemorySwap"]) == (64 * 2**20, 64 * 2**20)
+    assert limits["CpuQuota"] == 50_000  # of 100,000 microseconds, the default period
+    assert limits["ReadonlyRootfs"]
+
+
+def test_the_log_is_live_and_its_last_line_is_kept(work, caplog):
+    caplog.set_level("INFO", "tandem")
+    running = runtime.submit(
+        work("print('first ä'); import time; time.sleep(5); print('a\\nb'); raise ValueError('x')")
+    )
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(runtime.watch(running)))
+    thread.start()
+    wait_for(lambda: "first ä" in caplog.messages)
+    assert "b" not in caplog.messages
+    thread.join()
+    assert [line for line in caplog.messages if line in ("a", "b")] == ["a", "b"]
+    assert outcomes[0].exit_code == 1
+    assert outcomes[0].result is None
+    assert outcomes[0].last_line == "ValueError at <string>:1: x; the stack is above, a retry may help."
+    assert outcomes[0].explanation == ""
+
+
+LEFT = {  # what a container leaves as its result
+    "link": "os.symlink('/etc/passwd', os.environ['TANDEM_RESULT_FILE'])",
+    "pipe": "os.mkfifo(os.environ['TANDEM_RESULT_FILE'])",
+    "folder": "os.mkdir(os.environ['TANDEM_RESULT_FILE'])",
+    "large": "open(os.environ['TANDEM_RESULT_FILE'], 'wb').truncate(300 << 20)",
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_result_that_is_not_a_small_file_is_left(work, name):
+    leave = f"import atexit; atexit.register(lambda: (os.path.exists(FILE) and os.remove(FILE), {LEFT[name]}))"
+    text = f"global FILE; FILE = os.environ['TANDEM_RESULT_FILE']; {leave}"
+    outcome = runtime.watch(runtime.submit(work(text)))
+    assert (outcome.exit_code, outcome.result) == (0, None)
+
+
+def test_container_may_not_start_processes_without_end(work):
+    text = """
+import threading, time
+try:
+    for _ in range(3000): threading.Thread(target=time.sleep, args=[60], daemon=True).start()
+except RuntimeError as error:
+    task.metrics['threads'] = threading.active_count()
+    os._exit(7)
+"""
+    assert runtime.watch(runtime.submit(work(text, memory="512Mi"))).exit_code == 7
+
+
+def test_deadline_ends_a_container_with_a_sentence(work):
+    outcome = runtime.watch(runtime.submit(work(SLEEPS, seconds=2)))
+    assert outcome.exit_code == 143
+    assert outcome.explanation.startswith("It ran into its deadline of 2 s; give it more by deadline_seconds")
+
+
+@pytest.fixture
+def crippled(monkeypatch, request):
+    """An engine that can neither stop nor remove a container, as some kernels' security modules have it."""
+    patch = pytest.MonkeyPatch()
+
+    def refuse(*_, **__):
+        raise APIError("cannot stop container: permission denied")
+
+    patch.setattr("docker.models.containers.Container.stop", refuse)
+    patch.setattr("docker.models.containers.Container.remove", refuse)
+    yield patch
+    patch.undo()
+
+
+def test_engine_that_cannot_stop_a_container_loses_no_success(work, crippled, caplog):
+    running = runtime.submit(work("task.metrics['n'] = 7"))
+    outcome = runtime.watch(running)
+    assert outcome.exit_code == 0
+    assert json.loads(outcome.result)["metrics"] == {"n": 7}
+    assert "remove it yourself" in caplog.text
+    crippled.undo()
+    remove(running)
+
+
+def test_engine_that_cannot_stop_a_container_ends_a_watch_at_its_deadline(work, crippled):
+    running = runtime.submit(work(SLEEPS, seconds=2))
+    outcome = runtime.watch(running)
+    assert (outcome.exit_code, outcome.guessed) == (1, True)
+    assert "The engine could not end its container: cannot stop container" in outcome.explanation
+    crippled.undo()
+    remove(running)
+
+
+def test_hostile_texts_reach_a_container_as_they_are(work):
+    run = 'manual it\'s "$(id)" `id` $HOME \\ {{x}} ä😀'
+    outcome = runtime.watch(runtime.submit(work("task.metrics['run'] = task.run_id  # `id` $(id) \"'", run=run)))
+    assert json.loads(outcome.result)["metrics"] == {"run": run}
+
+
+def test_memory_that_ran_out_is_told_as_such(work):
+    outcome = runtime.watch(runtime.submit(work("print('much'); b'x' * 2**30")))
+    assert outcome.exit_code == 137
+    assert outcome.last_line == "much"
+    assert "out of memory at its limit of 64 MiB" in outcome.explanation
+
+
+def test_a_killed_container_is_not_told_as_out_of_memory(work):
+    running = runtime.submit(work(SLEEPS))
+    said(running, "sleeping")
+    running.kill()
+    outcome = runtime.watch(running)
+    assert (outcome.exit_code, outcome.last_line, outcome.explanation) == (137, "sleeping", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "exit_code"),
+    [(SLEEPS, 143), (f"signal.set_wakeup_fd(-1); signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPS}", 137)],
+    ids=["obedient", "stubborn"],
+)
+def test_cancel_ends_a_container_within_airflows_patience(work, text, exit_code):
+    running = runtime.submit(work(text))
+    said(running, "sleeping")
+    began = time.monotonic()
+    threading.Thread(target=runtime.cancel, args=[running]).start()
+    assert runtime.watch(running).exit_code == exit_code
+    assert time.monotonic() - began < 5
+    runtime.cancel(running)  # on_kill comes after a timeout, too, when all is over
+
+
+def test_a_signal_handler_may_cancel_while_the_same_thread_watches(work):
+    running = runtime.submit(work(SLEEPS))
+    said(running, "sleeping")
+    former = signal.signal(signal.SIGALRM, lambda *_: runtime.cancel(running))
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    try:
+        assert runtime.watch(running).exit_code == 143
+    finally:
+        signal.signal(signal.SIGALRM, former)
+
+
+def test_a_watch_that_a_timeout_interrupts_ends_the_job_gently_and_leaves_no_container(work, tmp_path):
+    def interrupt(*_):
+        raise AirflowTaskTimeout
+
+    running = runtime.submit(work(SLEEPS))
+    said(running, "sleeping")
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    try:
+        with pytest.raises(AirflowTaskTimeout):
+            runtime.watch(running)
+    finally:
+        signal.signal(signal.SIGALRM, former)
+    (failure,) = (tmp_path / "lake").rglob("failure.json")
+    assert "Terminated by SIGTERM" in json.loads(failure.read_text())["sentence"]
+
+
+def test_a_superseded_worker_that_still_watches_ends_with_its_container(work):
+    first = runtime.submit(work(SLEEPS))
+    ends = []
+
+    def watch():
+        try:
+            ends.append(runtime.watch(first).exit_code)
+        except NotFound:  # removed before it could be asked how it ended
+            ends.append(137)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    said(first, "sleeping")
+    assert runtime.watch(runtime.submit(work(attempt=2))).exit_code == 0
+    thread.join()
+    assert ends == [137]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_an_attempt_that_resumes_finds_its_container_and_all_it_said_and_left(work, ended, caplog):
+    caplog.set_level("INFO", "tandem")
+    mine = work("print('once'); import time; time.sleep(1); task.metrics['n'] = 1")
+    first = runtime.submit(mine)
+    if ended:
+        first.wait()
+    second = runtime.submit(mine)
+    assert second.id == first.id
+    outcome = runtime.watch(second)
+    assert outcome.exit_code == 0
+    assert json.loads(outcome.result)["metrics"] == {"n": 1}
+    assert caplog.messages.count("once") == 1
+
+
+def test_a_container_that_was_made_but_not_started_is_started(work, engine, tmp_path, monkeypatch):
+    class Died(BaseException):
+        pass
+
+    def die(*_):
+        raise Died
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        patch.setattr("docker.models.containers.Container.start", die)
+        patch.setattr("tandem.runtimes.local.docker.remove", die)
+        runtime.submit(work())
+    (made,) = containers(engine, tmp_path)
+    assert made.status == "created"
+    running = runtime.submit(work())
+    assert running.id == made.id
+    assert runtime.watch(running).exit_code == 0
+
+
+def test_a_retry_removes_what_its_dead_worker_left_running_and_no_other(work, engine, tmp_path):
+    """The worker is a process of its own here, killed as the kernel does it."""
+    arguments = json.dumps([work(SLEEPS).__dict__, work(SLEEPS, map_index=0).__dict__])
+    worker = (
+        f"import sys, json; sys.path.insert(0, {str(ROOT / 'airflow_dags')!r})\n"
+        "from tandem.runtimes.base import Attempt; from tandem.runtimes.local.docker import Docker\n"
+        f"handles = [Docker().submit(Attempt(**each)) for each in json.loads({arguments!r})]\n"
+        "print('submitted', flush=True); Docker().watch(handles[0])"
+    )
+    with subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "submitted\n"
+        process.kill()
+    left = containers(engine, tmp_path)
+    assert {each.status for each in left} == {"running"}
+    assert len(left) == 2
+    assert runtime.watch(runtime.submit(work(attempt=2))).exit_code == 0
+    (sibling,) = containers(engine, tmp_path)
+    assert sibling.labels["tandem.map_index"] == "0"
+    assert sibling.labels["tandem.run_id"] == "run: 1+0"
+    assert "d-t-0-" in sibling.name
+    runtime.cancel(sibling)
+    runtime.watch(sibling)
+
+
+def test_a_retry_does_not_stumble_over_what_its_dying_worker_removes_itself(work, monkeypatch):
+    first = runtime.submit(work(SLEEPS))
+    first.remove(force=True)  # between the listing and the removal
+    with monkeypatch.context() as patch:
+        patch.setattr("docker.models.containers.ContainerCollection.list", lambda *_, **__: [first])
+        second = runtime.submit(work(attempt=2))
+    assert runtime.watch(second).exit_code == 0
+
+
+def test_an_older_attempt_that_wakes_up_late_leaves_the_newer_ones_alone(work):
+    newer = runtime.submit(work(SLEEPS, attempt=2))
+    assert runtime.watch(runtime.submit(work(attempt=1))).exit_code == 0
+    newer.reload()
+    assert newer.status == "running"
+    runtime.cancel(newer)
+    runtime.watch(newer)
+
+
+def test_what_is_missing_is_named(work, monkeypatch):
+    with pytest.raises(AirflowFailException, match=r"'release' names no fingerprint of toy; build the job"):
+        runtime.submit(work(fingerprint=""))
+    with pytest.raises(AirflowFailException, match=r"no image tandem/toy:0123; build it: make build JOB=toy\."):
+        runtime.submit(work(fingerprint="0123"))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
+    with pytest.raises(
+        AirflowException, match=r"No Docker engine answers .*; start it, or name another in DOCKER_HOST"
+    ):
+        runtime.submit(work())
+
+
+def test_a_container_that_cannot_be_made_or_started_is_removed(work, engine):
+    with pytest.raises(DockerException, match="CPU"):
+        runtime.submit(work(cpu="1m"))
+    inside_proc = work(lake="file:///proc/self")
+    with pytest.raises(DockerException, match="inside /proc"):
+        runtime.submit(inside_proc)
+    assert not engine.containers.list(all=True, filters={"label": f"tandem.key={inside_proc.key}"})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "network"),
+    [
+        ("http://127.0.0.1:9000", "host"),
+        ("http://[::1]:9000", "host"),
+        ("http://localhost", "host"),
+        ("https://s3.example.com", "bridge"),
+        ("", "bridge"),
+    ],
+)
+def test_a_lake_on_s3_is_reached_with_variables_that_the_log_does_not_show(monkeypatch, work, endpoint, network):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("TANDEM_S3_KMS_KEY", "alias/lake")
+    mine = work(lake="s3://bucket/prefix")
+    line = runtime.again(mine)
+    assert f"--network={network} " in line
+    assert "--env=AWS_SECRET_ACCESS_KEY " in line
+    assert "secret" not in line
+    running = runtime.submit(mine)
+    try:
+        assert {"AWS_SECRET_ACCESS_KEY=secret", "TANDEM_S3_KMS_KEY=alias/lake"} <= set(running.attrs["Config"]["Env"])
+        assert running.attrs["HostConfig"]["NetworkMode"] == network
+        assert [mount["Destination"] for mount in running.attrs["Mounts"]] == ["/result"]
+    finally:
+        running.kill()
+        runtime.watch(running)
+
+
+def test_a_job_that_talks_to_a_service_gets_to_it_beside_its_lake(monkeypatch, work):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    line = runtime.again(work(services=["dynamodb"]))
+    assert "--network=bridge " in line
+    monkeypatch.setenv("DYNAMODB_ENDPOINT", "http://127.0.0.1:7080")
+    line = runtime.again(work(services=["dynamodb"]))
+    assert {"--network=host", "--env=DYNAMODB_ENDPOINT", "--env=AWS_SECRET_ACCESS_KEY"} <= set(line.split())
+    assert "--volume=" in line
+    assert "DYNAMODB" not in runtime.again(work())
+
+
+def test_a_pipeline_runs_containers_and_tells_how_they_ended(workshop, image, engine, monkeypatch):
+    monkeypatch.setenv("TANDEM_CONTAINERS", "docker")
+    monkeypatch.setenv("AIRFLOW_VAR_RELEASE", json.dumps({"toy": FINGERPRINT}))
+    toy(workshop)
+    workshop.job("unbuilt", more=RESOURCES)
+    texts = {
+        "fine": "task.metrics['attempt'] = task.attempt",
+        "refused": "raise errors.GateRefused('The gate refused it.')",
+        "starved": "if task.attempt == 1: b'x' * 2**30",
+    }
+    settings = {name: {"parameters": {"text": text}} for name, text in texts.items()}
+    tasks = [f'dag.container("toy", task_id="{name}")' for name in texts]
+    workshop.pipeline("contained", "\n".join([*tasks, 'dag.container("unbuilt")']), unbuilt={}, **settings)
+    ran = workshop.run("contained")
+    assert ran.states.pop("pin_release") == "success"
+    assert ran.states == {"fine": "success", "refused": "failed", "starved": "success", "unbuilt": "failed"}
+    assert ran.tries.pop("pin_release") == 1
+    assert ran.tries == {"fine": 1, "refused": 1, "starved": 2, "unbuilt": 1}
+    assert ran.xcoms["fine"]["metrics"] == {"attempt": 1}
+    begin = ran.log.index("Attempt 1 of starved was killed by SIGKILL.")
+    assert ran.log[begin + 1].startswith("It ran out of memory at its limit of 64 MiB;")
+    assert "Airflow tries it again." in ran.log[begin + 2 : begin + 5]
+    assert any(line.startswith("The Airflow variable 'release' names no fingerprint of unbuilt;") for line in ran.log)
+    assert containers(engine, workshop.lake.parent) == []
+    (again,) = [line for line in ran.log if "To run it by hand: docker run" in line and "--task-id=refused" in line]
+    command = again.removeprefix("To run it by hand: ").replace("docker", docker_program(), 1)
+    by_hand = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert by_hand.returncode == 4
+    assert by_hand.stderr.splitlines()[-1] == "The gate refused it."
+
+
+def test_neither_a_killed_worker_nor_a_task_that_is_failed_by_hand_leaves_a_container(
+    workshop, image, engine, home, tmp_path, monkeypatch
+):
+    """By a real scheduler; the worker is killed as the kernel does it, and Airflow tries the task again."""
+    monkeypatch.setenv("TANDEM_CONTAINERS", "docker")
+    monkeypatch.setenv("AIRFLOW_VAR_RELEASE", json.dumps({"toy": FINGERPRINT}))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "results"))
+    (tmp_path / "results").mkdir()
+    toy(workshop)
+    sleeps_once = f"if task.attempt != 2: {SLEEPS}"
+    for name in ("killed", "failed"):
+        workshop.pipeline(name, 'dag.container("toy")', toy={"parameters": {"text": sleeps_once}})
+
+    def sleeping():
+        (found,) = wait_for(lambda: containers(engine, tmp_path), 60)
+        said(found, "sleeping")
+
+    def left():
+        return containers(engine, tmp_path) or list((tmp_path / "results").glob("tandem-*"))
+
+    with local_airflow.start(home=home, dags=workshop.dags) as airflow:
+        run = airflow.trigger("killed")
+        sleeping()
+        (worker,) = [each for each in psutil.Process().children(recursive=True) if is_worker(each)]
+        worker.kill()
+        assert airflow.wait("killed", run, 120) == "success"
+        _, instance = airflow.instances("killed", run)
+        assert instance.try_number == 2
+        assert not left()
+
+        run = airflow.trigger("failed")
+        sleeping()
+        path = f"{airflow.url}/api/v2/dags/failed/dagRuns/{quoted(run)}/taskInstances/toy"
+        request = urllib.request.Request(path, b'{"new_state": "failed"}', method="PATCH")
+        request.add_header("Authorization", f"Bearer {airflow.token}")
+        request.add_header("Content-Type", "application/json")
+        urllib.request.urlopen(request)
+        wait_for(lambda: not left())
+        assert airflow.wait("failed", run, 60) == "failed"
+
+
+def is_worker(process):
+    """Whether a process is one that works on a task; it is titled with the ID of the task's try."""
+    with contextlib.suppress(psutil.Error):
+        return re.match(r"airflow worker -- [0-9a-f]{8}-", " ".join(process.cmdline()))
+
+
+def docker_program():
+    program = os.environ.get("DOCKER") or shutil.which("docker")
+    return program or pytest.skip("no docker program on PATH, which the last line of a failed task's log calls")
+
+
+def test_the_variable_names_a_runtime_of_the_environment(workshop, monkeypatch):
+    monkeypatch.setenv("TANDEM_CONTAINERS", "dokcer")
+    workshop.job("toy")
+    workshop.pipeline("p", 'dag.container("toy")', toy={})
+    with pytest.raises(AssertionError, match=r"names the runtime 'dokcer', .* did you mean 'docker'\?"):
+        workshop.load("p")
+
+
+def test_output_is_cut_into_lines_wherever_its_pieces_end():
+    content = "eins\n\nzwei ä\r\ndrei".encode()
+    for size in range(1, len(content) + 1):
+        pieces = [content[start : start + size] for start in range(0, len(content), size)]
+        assert list(lines(pieces)) == ["eins", "", "zwei ä\r", "drei"]
+    assert list(lines([b"\xff\n"])) == ["�"]
+
+
+def test_quantities_are_those_of_kubernetes():
+    assert [quantity(text) for text in ("2", "0.5", "500m", "1Ki", "64Mi", "4Gi")] == [
+        2,
+        0.5,
+        0.5,
+        2**10,
+        64 * 2**20,
+        4 * 2**30,
+    ]

@@ -1,0 +1,167 @@
+"""Tables in and out of Spark jobs: what breaks a contract is named, and rows come from the write itself."""
+
+import argparse
+import datetime
+import json
+import math
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from common import contracts
+from common.engines import spark
+from common.engines.spark.io import input_errors
+from common.errors import GateRefused, InputError, TaskError
+from common.handover import job_toml, storage, task
+
+EVENTS = spark.schema(contracts.load("events@1"))
+TIME = datetime.datetime(2011, 1, 5, 10, tzinfo=datetime.UTC)
+
+
+@pytest.fixture
+def toy(lake: str) -> task.Task:
+    """A task that reads events and writes events, as a hand-over and to a dataset."""
+    table = job_toml.Table(contract="events@1")
+    dataset = job_toml.Table(contract="events@1", dataset="curated/events")
+    toy = job_toml.Job("toy", "A toy.", "spark", inputs={"events": table}, outputs={"out": table, "events": dataset})
+    names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None, "run_started": None}
+    arguments = argparse.Namespace(lake=lake, predecessors=[("events", "before")], settings=[], **names)
+    return task.Task(toy, Path(__file__).parent, arguments)
+
+
+def event(number: int, **changes: object) -> tuple:
+    whole = {"event_id": f"e{number}", "user_id": None, "item_id": "cup", "type": "purchase", "quantity": 1}
+    whole |= {"unit_price": 1.0, "time": TIME, "country": None}
+    return tuple({**whole, **changes}.values())
+
+
+def give(toy: task.Task, folder: Path) -> None:
+    """Make the files of a folder the task's input."""
+    toy.inputs["events"] = task.Input("events", contracts.load("events@1"), storage.files(f"file://{folder}"))
+
+
+def test_only_the_listed_files_are_read(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
+    session.createDataFrame([event(1), event(2)], EVENTS).coalesce(1).write.parquet(f"{tmp_path}/in")
+    give(toy, tmp_path / "in")
+    session.createDataFrame([event(3)], EVENTS).coalesce(1).write.mode("append").parquet(f"{tmp_path}/in")
+    frame = spark.read(toy, "events")
+    assert sorted(row.event_id for row in frame.collect()) == ["e1", "e2"]
+    assert frame.columns == EVENTS.names
+
+
+@pytest.mark.parametrize(
+    ("column", "expression", "sentence"),
+    [
+        ("quantity", "cast(quantity AS STRING)", r"can't be read by its contract \(.*column \[quantity\]"),
+        ("time", "cast(time AS STRING)", r"can't be read by its contract \(.*column \[time\]"),
+        ("item_id", None, "breaks events@1: column 'item_id' is missing or null"),
+        ("item_id", "cast(null AS STRING)", "breaks events@1: column 'item_id' is missing or null"),
+    ],
+)
+def test_a_file_of_another_contract_is_named(
+    session: SparkSession, toy: task.Task, tmp_path: Path, column: str, expression: str | None, sentence: str
+) -> None:
+    good = session.createDataFrame([event(1)], EVENTS).coalesce(1)
+    bad = good.selectExpr(f"* EXCEPT ({column})", f"{expression} AS {column}") if expression else good.drop(column)
+    good.write.parquet(f"{tmp_path}/in/a")
+    bad.write.parquet(f"{tmp_path}/in/b")
+    give(toy, tmp_path / "in")
+    with pytest.raises(InputError, match=rf"in/b/part-\S+ {sentence}"), input_errors():
+        spark.read(toy, "events").collect()
+    with input_errors():  # a column that nobody needs is not looked at
+        assert spark.read(toy, "events").select("country").count() == 2
+
+
+def test_a_file_that_is_no_parquet_is_named(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "part-0.parquet").write_text("event_id,user_id\n")
+    give(toy, tmp_path / "in")
+    with pytest.raises(InputError, match=r"in/part-0\.parquet can't be read"), input_errors():
+        spark.read(toy, "events").collect()
+
+
+def test_what_is_written_is_counted_and_leaves_no_marker(session: SparkSession, toy: task.Task) -> None:
+    spark.write(toy, "out", session.createDataFrame([event(number) for number in range(7)], EVENTS).repartition(3))
+    output = toy.outputs["out"]
+    assert output["rows"] == 7
+    assert output["bytes"] == sum(file["bytes"] for file in output["files"]) > 0
+    names = [path.name for path in storage.local(toy.folder("out")).iterdir()]
+    assert "_SUCCESS" not in names
+    assert len([name for name in names if name.endswith(".parquet")]) == len(output["files"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "column"),
+    [
+        ({"event_id": None}, "event_id"),
+        ({"quantity": 0}, "quantity"),
+        ({"time": None}, "time"),
+        ({"unit_price": math.nan}, "unit_price"),
+        ({"unit_price": math.inf}, "unit_price"),
+        ({"event_id": ""}, "event_id"),
+        ({"user_id": ""}, "user_id"),
+        ({"country": "\u00e9" * 512 + "x"}, "country"),
+        ({"item_id": "cup\0"}, "item_id"),
+        ({"item_id": "a\x9fcup"}, "item_id"),
+    ],
+)
+def test_values_that_break_the_contract_refuse_the_output(
+    session: SparkSession, toy: task.Task, changes: dict, column: str
+) -> None:
+    anything = "event_id STRING, user_id STRING, item_id STRING, type STRING, quantity LONG, unit_price DOUBLE, "
+    frame = session.createDataFrame([event(1), event(2, **changes)], anything + "time TIMESTAMP, country STRING")
+    with pytest.raises(GateRefused, match=f"1 values of column '{column}'"):
+        spark.write(toy, "out", frame)
+    assert "out" not in toy.outputs
+    with pytest.raises(GateRefused, match=f"1 values of column '{column}'"):
+        spark.append(toy, "events", frame.selectExpr("*", "DATE '2011-01-05' AS date"), {"2011-01-05": None})
+    assert not list(storage.local(toy.lake).rglob("manifest.json"))
+
+
+def test_strings_up_to_the_contract_s_bytes_are_written(session: SparkSession, toy: task.Task) -> None:
+    strings = ("\u00e9" * 512, "\u2028", " ", "\U0001f600")
+    rows = [event(number, country=value) for number, value in enumerate(strings)]
+    spark.write(toy, "out", session.createDataFrame(rows, EVENTS))
+    assert toy.outputs["out"]["rows"] == len(strings)
+
+
+def test_columns_that_break_the_contract_refuse_the_output(session: SparkSession, toy: task.Task) -> None:
+    frame = session.createDataFrame([event(1)], EVENTS)
+    with pytest.raises(GateRefused, match="'country' is missing"):
+        spark.write(toy, "out", frame.drop("country"))
+    with pytest.raises(GateRefused, match="'quantity' is int, expected integer"):
+        spark.write(toy, "out", frame.withColumn("quantity", frame.quantity.cast("int")))
+
+
+def test_appending_keeps_former_files_and_gives_way_to_another_writer(session: SparkSession, toy: task.Task) -> None:
+    def rows(*numbers: int) -> object:
+        frame = session.createDataFrame([event(number) for number in numbers], EVENTS)
+        return frame.selectExpr("*", "cast('2011-01-05' AS DATE) AS date")
+
+    def published() -> dict:
+        return json.loads(storage.read(f"{toy.lake}/curated/events/date=2011-01-05/manifest.json")[0])
+
+    assert spark.append(toy, "events", rows(1, 2), {"2011-01-05": None, "2011-01-06": None}) == 2
+    assert not storage.local(f"{toy.lake}/curated/events/date=2011-01-06/manifest.json").exists()
+    seen = toy.partition("events", "date=2011-01-05")[1]
+    toy.attempt, toy.outputs = 2, {}
+    assert spark.append(toy, "events", rows(3), {"2011-01-05": seen}) == 1
+    output = published()["outputs"]["events"]
+    assert output["rows"] == 3
+    files = [f"{toy.lake}/curated/events/date=2011-01-05/{file['path']}" for file in output["files"]]
+    assert sorted(row.event_id for row in session.read.parquet(*files).collect()) == ["e1", "e2", "e3"]
+
+    toy.task_id, toy.outputs = "other", {}
+    with pytest.raises(TaskError, match="changed while this task worked on it"):
+        spark.append(toy, "events", rows(4), {"2011-01-05": seen})
+    assert published()["outputs"]["events"] == output
+
+
+def test_rows_of_another_contract_do_not_join_a_partition(session: SparkSession, toy: task.Task) -> None:
+    frame = session.createDataFrame([event(1)], EVENTS).selectExpr("*", "cast('2011-01-05' AS DATE) AS date")
+    spark.append(toy, "events", frame, {"2011-01-05": None})
+    toy.job.outputs["events"] = job_toml.Table(contract="items@1", dataset="curated/events")
+    with pytest.raises(InputError, match="date=2011-01-05 is of contract events@1, but toy adds rows of items@1"):
+        toy.partition("events", "date=2011-01-05")
+    assert toy.partition("events", "date=2011-01-06")[1] is None

@@ -1,0 +1,52 @@
+"""Keys made from IDs: readable, injective, safe for Hadoop paths and file systems."""
+
+import re
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from common.handover.lake import MAX_NAME, encode, task_key
+
+identifiers = st.text(
+    alphabet=st.one_of(st.sampled_from("aB0_-.:+ /~%=é漢😀"), st.characters()), min_size=1, max_size=260
+)
+
+
+def test_ordinary_ids_stay_readable():
+    assert encode("build_interactions") == "build_interactions"
+    assert encode("group.task-1") == "group.task-1"
+    assert encode("a\tb") == "a~09b"  # always two digits, or a tab and a `b` were the byte 9b
+    assert encode("manual__2026-11-23T02:00:00+00:00") == "manual__2026-11-23T02~3a00~3a00~2b00~3a00"
+
+
+@given(identifiers)
+@example("..")
+@example("_temporary")
+@example("a" * 250)
+@example("漢" * 250)
+def test_a_name_is_safe_everywhere(identifier):
+    name = encode(identifier)
+    assert re.fullmatch(r"[A-Za-z0-9~-][A-Za-z0-9_.~-]*", name)
+    assert len(name) <= MAX_NAME
+
+
+@given(identifiers, st.data())
+def test_ids_that_differ_in_one_character_never_share_a_key(identifier, data):
+    position = data.draw(st.integers(0, len(identifier) - 1))
+    other = (
+        identifier[:position] + data.draw(st.sampled_from(":+ /~%._é") | st.characters()) + identifier[position + 1 :]
+    )
+    assume(other != identifier)
+    assert encode(identifier) != encode(other)
+
+
+@given(identifiers, identifiers, identifiers, identifiers)
+def test_the_border_between_ids_is_part_of_the_key(one, two, three, four):
+    assume((one, two) != (three, four))
+    assert task_key("s3://lake", one, two, "task") != task_key("s3://lake", three, four, "task")
+
+
+def test_an_empty_id_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        encode("")

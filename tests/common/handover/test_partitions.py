@@ -1,0 +1,72 @@
+"""The days of a dataset: none is lost, whoever notes some at the same time."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from common.handover import partitions, s3, storage
+
+
+def test_days_that_several_tasks_note_at_the_same_time_are_all_noted(any_lake):
+    dataset = f"{any_lake}/curated/events"
+    assert partitions.registered(dataset) == []
+    wanted = [{f"2011-01-{number:02}", f"2011-02-{number:02}"} for number in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda each: partitions.register(dataset, each), wanted))
+    assert partitions.registered(dataset) == sorted(set.union(*wanted))
+    partitions.register(dataset, {"2010-12-31", "2011-01-01"})
+    assert partitions.registered(dataset) == ["2010-12-31", *sorted(set.union(*wanted))]
+
+
+def delete(uri):
+    if storage.is_s3(uri):
+        bucket, key = s3.bucket_and_key(uri)
+        s3.client().delete_object(Bucket=bucket, Key=key)
+    else:
+        storage.local(uri).unlink()
+
+
+LOST = {
+    "deleted": None,
+    "empty": b"",
+    "cut off": b'{"days": ["2011-01-01", "2011-',
+    "no UTF-8": b"\xff\xfe{}",
+    "no document": b"[]",
+    "no days": b"{}",
+    "not a list": b'{"days": null}',
+    "an empty list": b'{"days": []}',
+    "not days": b'{"days": ["yesterday"]}',
+}
+
+
+@pytest.mark.parametrize("content", LOST.values(), ids=LOST)
+def test_lost_index_is_rebuilt_never_taken_for_empty(any_lake, content):
+    dataset = f"{any_lake}/curated/events"
+    partitions.register(dataset, {"2011-01-01", "2011-01-02"})
+    for folder in ("date=2011-01-01", "date=2011-01-02", "date=not-a-day", "_temporary"):
+        storage.write(f"{dataset}/{folder}/version=a-1-b/part-0", b"x")
+    if content is None:
+        delete(partitions.document(dataset))
+    else:
+        storage.write(partitions.document(dataset), content)
+    assert partitions.registered(dataset) == ["2011-01-01", "2011-01-02"]
+    partitions.register(dataset, {"2011-01-03"})
+    assert json.loads(storage.read(partitions.document(dataset))[0])["days"] == [
+        "2011-01-01",
+        "2011-01-02",
+        "2011-01-03",
+    ]
+
+
+def test_intact_index_is_not_listed(any_lake, monkeypatch):
+    dataset = f"{any_lake}/curated/events"
+    partitions.register(dataset, {"2011-01-01"})
+    monkeypatch.setattr(storage, "folders", lambda folder: pytest.fail("listed"))
+    assert partitions.registered(dataset) == ["2011-01-01"]
+    partitions.register(dataset, {"2011-01-02"})
+
+
+def test_dataset_without_days_has_no_index(any_lake):
+    partitions.register(f"{any_lake}/curated/events", set())
+    assert storage.files(any_lake) == []

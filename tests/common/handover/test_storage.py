@@ -1,0 +1,118 @@
+"""Bytes at a URI: in whole or not at all; folders without what Hadoop hides."""
+
+import multiprocessing
+import os
+
+import pytest
+
+from common.handover import storage
+
+CONTENTS = [b"a" * 300_000, b"b" * 700_000]
+
+
+def rewrite(uri, ended):
+    while not ended.is_set():
+        for content in CONTENTS:
+            storage.write(uri, content)
+
+
+def test_a_reader_never_sees_a_part_of_what_is_written(lake):
+    uri = f"{lake}/folder/file"
+    storage.write(uri, CONTENTS[0])
+    fork = multiprocessing.get_context("fork")
+    ended = fork.Event()
+    writer = fork.Process(target=rewrite, args=(uri, ended))
+    writer.start()
+    try:
+        seen = {storage.read(uri)[0] for _ in range(400)}
+    finally:
+        ended.set()
+        writer.join()
+    assert seen == set(CONTENTS)
+
+
+def test_files_and_folders_are_listed_without_hidden_ones(any_lake):
+    for name in ("b/1", "a/x/2", "a/_temporary/3", "a/.part.crc", "_SUCCESS", "a-longer/4"):
+        storage.write(f"{any_lake}/data/{name}", b"x" * int(name[-1]) if name[-1].isdigit() else b"")
+    if storage.is_s3(any_lake):
+        storage.write(f"{any_lake}/data/a/", b"")  # a folder's marker, as Hadoop leaves them
+    assert storage.files(f"{any_lake}/data/a") == [storage.File(f"{any_lake}/data/a/x/2", 2)]
+    assert [file.bytes for file in storage.files(f"{any_lake}/data")] == [4, 2, 1]
+    assert storage.folders(f"{any_lake}/data") == ["a", "a-longer", "b"]
+    assert storage.folders(f"{any_lake}/nothing") == storage.files(f"{any_lake}/nothing") == []
+
+
+def test_the_files_of_several_folders_are_those_of_each(any_lake):
+    for name in (
+        "b/v-1/1",
+        "a/v-1/x/2",
+        "a/v-1/_temporary/3",
+        "a/v-10/4",
+        "a/v/5",
+        "b/v-1/sub/6",
+        "c/v-1/7",
+        "aa/v-1/8",
+    ):
+        storage.write(f"{any_lake}/data/{name}", b"x" * int(name[-1]))
+    folders = [f"{any_lake}/data/{name}" for name in ("b/v-1", "a/v-1", "nothing/v-1")]
+    found = storage.files_of(folders)
+    assert found == {folder: storage.files(folder) for folder in folders}
+    assert [[file.bytes for file in found[folder]] for folder in folders] == [[1, 6], [2], []]
+    assert storage.files_of([]) == {}
+
+
+def test_deleting_a_folder_leaves_its_neighbour_whose_name_begins_the_same(any_lake):
+    for name in ("attempt-1/file", "attempt-10/file"):
+        storage.write(f"{any_lake}/{name}", b"x")
+    storage.delete(f"{any_lake}/attempt-1")
+    storage.delete(f"{any_lake}/attempt-1")
+    assert [file.uri for file in storage.files(any_lake)] == [f"{any_lake}/attempt-10/file"]
+
+
+def test_what_is_no_place_is_refused():
+    with pytest.raises(ValueError, match="'/lake' is no place that Tandem knows, expected s3://"):
+        storage.is_s3("/lake")
+
+
+def refuse(monkeypatch, module, name, path):
+    """A system call that is not permitted on one path; tests may run as root, whom no mode of a file stops."""
+    call = getattr(module, name)
+
+    def refusing(where, *arguments, **options):
+        if str(where).endswith(path):
+            raise PermissionError(13, "Permission denied", str(where))
+        return call(where, *arguments, **options)
+
+    monkeypatch.setattr(module, name, refusing)
+
+
+@pytest.mark.parametrize("listing", [storage.files, storage.folders, lambda folder: storage.files_of([folder])])
+@pytest.mark.parametrize("closed", ["data", "data/a"])
+def test_folder_that_may_not_be_listed_is_an_error(lake, monkeypatch, listing, closed):
+    storage.write(f"{lake}/data/a/file", b"x")
+    storage.write(f"{lake}/data/b/file", b"x")
+    refuse(monkeypatch, os, "scandir", closed)
+    if listing is storage.folders and closed == "data/a":
+        assert listing(f"{lake}/data") == ["a", "b"]
+        return
+    with pytest.raises(PermissionError):
+        listing(f"{lake}/data")
+
+
+def test_what_cannot_be_deleted_is_an_error(lake, monkeypatch):
+    storage.write(f"{lake}/data/a/file", b"x")
+    refuse(monkeypatch, os, "rmdir", "a")
+    with pytest.raises(PermissionError):
+        storage.delete(f"{lake}/data")
+
+
+def test_links_are_followed_and_reading_one_to_nowhere_is_error(lake):
+    storage.write(f"{lake}/elsewhere/file", b"x")
+    storage.write(f"{lake}/data/own", b"x")
+    folder = storage.local(f"{lake}/data")
+    (folder / "linked").symlink_to(storage.local(f"{lake}/elsewhere"))
+    assert [file.uri for file in storage.files(f"{lake}/data")] == [f"{lake}/data/linked/file", f"{lake}/data/own"]
+    (folder / "broken").symlink_to("nowhere")
+    assert storage.files(f"{lake}/data")[0].uri == f"{lake}/data/broken"  # listed, so that whoever reads it is told
+    with pytest.raises(FileNotFoundError):
+        storage.read(f"{lake}/data/broken")

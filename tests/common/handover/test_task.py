@@ -1,0 +1,487 @@
+"""The command line of every job, its exit codes, its inputs and outputs, its failure document, its result."""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from common.handover import storage
+
+ROOT = Path(__file__).parents[3]
+HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
+OUTPUT = '[outputs.table]\ncontract = "interactions@1"\n'
+INPUT = '[inputs.table]\ncontract = "interactions@1"\n'
+PARAMETER = '[parameters.factors]\ntype = "integer"\ndefault = 16\nrange = [1, 512]\nhelp = "How many."\n'
+START = """import os, sys, time
+from common.handover import storage
+from common.failures import *
+from common.handover import Task, run
+"""
+END = "\nif __name__ == '__main__':\n    run(main)\n"
+WRITE = (
+    START
+    + """
+def main(task):
+    storage.write(f"{task.folder('table')}/part-0", b"12345")
+    task.metrics["size"] = 5
+    task.written("table", 1)
+"""
+    + END
+)
+READ = (
+    START
+    + """
+def main(task):
+    task.metrics["files"] = [file.uri.rpartition("/")[2] for file in task.input("table").files]
+    task.metrics["rows"] = task.input("table").rows
+"""
+    + END
+)
+
+
+def failing(body):
+    return START + f"\ndef main(task):\n    {body}\n" + END
+
+
+def last_line(process):
+    return process.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def writer(make_job):
+    return make_job(HEADER + OUTPUT + PARAMETER, WRITE, "writer")
+
+
+@pytest.fixture
+def reader(make_job):
+    return make_job(HEADER + INPUT, READ, "reader")
+
+
+def test_a_manifest_says_what_was_written_by_whom_and_from_what(writer, reader):
+    assert writer.run("--set", "factors=3", task="one").returncode == 0
+    assert reader.run("--from", "table=one", task="two").returncode == 0
+    written, read = writer.document("manifest.json", "one"), reader.document("manifest.json", "two")
+    assert written["outputs"]["table"] == {
+        "contract": "interactions@1",
+        "rows": 1,
+        "bytes": 5,
+        "files": [{"path": f"attempt-1/{written['task']['process']}/table/part-0", "bytes": 5}],
+    }
+    assert re.fullmatch(r"[0-9a-f]{8}", written["task"]["process"])
+    assert written["parameters"] == {"factors": 3}
+    assert written["task"]["attempt"] == 1
+    assert written["peak_memory_bytes"] > 1_000_000
+    assert re.fullmatch(r"checkout-[0-9a-f]{16}", written["fingerprint"])
+    assert read["metrics"] == {"files": ["part-0"], "rows": 1}
+    assert [parent["uri"] for parent in read["parents"]] == [f"{writer.key('one')}/manifest.json"]
+
+
+def test_a_build_product_knows_its_name_and_fingerprint_whatever_its_folder_is_called(writer):
+    (writer.folder / "fingerprint").write_text("0123456789abcdef real_name\n")
+    assert writer.run().returncode == 0
+    document = writer.document("manifest.json")
+    assert (document["job"], document["fingerprint"]) == ("real_name", "0123456789abcdef")
+
+
+def test_the_hand_over_works_on_the_s3_server(writer, reader, s3_server):
+    writer.lake = reader.lake = "s3://tandem-lake/hand-over"
+    assert writer.run(task="one", environment=s3_server).returncode == 0
+    assert writer.run(task="one", environment=s3_server).returncode == 5
+    second = reader.run("--from", "table=one", task="two", environment=s3_server)
+    assert second.returncode == 0, second.stderr
+
+
+def test_the_same_attempt_publishes_once(writer):
+    assert writer.run().returncode == 0
+    before = writer.document("manifest.json")
+    again = writer.run()
+    assert again.returncode == 5
+    assert last_line(again).endswith("run the task with --attempt 2.")
+    assert writer.document("manifest.json") == before
+    assert writer.run(attempt=2).returncode == 0
+
+
+def test_what_another_process_of_the_attempt_left_is_not_published(make_job):
+    leaves = failing("storage.write(f\"{task.folder('table')}/left\", b'x'); raise TaskError('No.')")
+    job = make_job(HEADER + OUTPUT, leaves)
+    assert job.run().returncode == 1
+    (job.folder / "main.py").write_text(WRITE)
+    assert job.run().returncode == 0
+    manifest = job.document("manifest.json")
+    assert [file["path"] for file in manifest["outputs"]["table"]["files"]] == [
+        f"attempt-1/{manifest['task']['process']}/table/part-0"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--set", "factor=3"], "The parameter 'factor' is unknown to writer; did you mean 'factors'."),
+        (["--set", "factors=0"], "The parameter 'factors' is 0, expected a value from 1 to 512."),
+        (["--set", "factors=many"], "The parameter 'factors' is 'many', expected an integer."),
+        (["--set", "factors"], "'factors' is no pair, expected NAME=VALUE"),
+        (["--from", "events=one"], "writer has no input 'events' that a task hands over; expected none."),
+        (["--map-index", "0"], "writer is not mapped, expected no --map-index."),
+        (["--run-id="], "argument --run-id: an ID is empty, expected at least one character"),
+        (["--lake", "hdfs://x"], "'hdfs://x' is no place that Tandem knows"),
+        (["--colour"], "unrecognized arguments: --colour"),
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_one_sentence_before_anything_is_touched(writer, arguments, sentence, tmp_path):
+    process = writer.run(*arguments)
+    assert process.returncode == 2
+    assert sentence in last_line(process)
+    assert process.stderr.count("\n") == 1
+    assert not (tmp_path / "lake").exists()
+
+
+def test_a_role_without_predecessor_is_named(reader):
+    process = reader.run()
+    assert process.returncode == 2
+    assert last_line(process) == "The predecessor of input 'table' is missing; give it as --from table=TASK_ID."
+
+
+def test_a_wrong_key_in_job_toml_is_named_with_the_nearest(make_job):
+    process = make_job(HEADER + "[parameters.x]\ntype = 'integer'\nhelp = 'x'\nrnage = [0, 1]\n", READ).run()
+    assert process.returncode == 2
+    assert last_line(process) == "The key 'rnage' in [parameters.x] of toy/job.toml is unknown; did you mean 'range'."
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "sentence"),
+    [
+        ("raise InputError('Nothing came.')", 3, "Nothing came."),
+        ("raise GateRefused('Too bad.')", 4, "Too bad."),
+        ("1 / 0", 1, "ZeroDivisionError at main.py:7: division by zero; the stack is above, a retry may help."),
+        (
+            "raise MemoryError",
+            1,
+            "The job ran out of memory; give it more in [resources] of job.toml, or smaller input.",
+        ),
+        ("sys.exit(3)", 1, "SystemExit at main.py:7: 3; the stack is above, a retry may help."),
+        ("pass", 1, "The job ended without writing its output 'table', expected every output of job.toml."),
+    ],
+)
+def test_exit_codes_and_the_last_line(make_job, body, code, sentence):
+    job = make_job(HEADER + OUTPUT, failing(body))
+    process = job.run()
+    assert process.returncode == code
+    assert last_line(process) == sentence
+    failure = job.document("attempt-1/failure.json")
+    assert (failure["exit_code"], failure["sentence"]) == (code, sentence)
+    assert failure["peak_memory_bytes"] > 0
+    assert failure["seconds"] >= 0
+    assert not Path(f"{job.key()}/manifest.json".removeprefix("file://")).exists()
+
+
+def test_a_fenced_process_leaves_no_failure_document(make_job):
+    job = make_job(HEADER + OUTPUT, failing("raise StaleAttempt('Too late.')"))
+    process = job.run()
+    assert (process.returncode, last_line(process)) == (5, "Too late.")
+    assert storage.files(job.key()) == []
+
+
+def test_a_failure_document_holds_the_chain_of_exceptions(make_job):
+    chained = "try: {}['user']\n    except KeyError as error: raise InputError('No user.') from error"
+    job = make_job(HEADER + OUTPUT, failing(chained))
+    assert job.run().returncode == 3
+    chain = job.document("attempt-1/failure.json")["exceptions"]
+    assert [link["type"] for link in chain] == ["InputError", "KeyError"]
+    assert chain[1] == {"type": "KeyError", "message": "'user'", "where": "main.py:7 main"}
+
+
+@pytest.mark.parametrize(("number", "document"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
+def test_a_task_that_is_ended_publishes_nothing(make_job, number, document):
+    job = make_job(
+        HEADER + OUTPUT,
+        WRITE.replace("    task.metrics", "    print('here', flush=True); time.sleep(60)\n    task.metrics"),
+    )
+    process = subprocess.Popen(job.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "here" not in process.stdout.readline():
+        pass
+    before = time.monotonic()
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert time.monotonic() - before < 5
+    assert process.returncode in (143, -signal.SIGKILL)
+    key = Path(job.key().removeprefix("file://"))
+    assert not (key / "manifest.json").exists()
+    assert (key / "attempt-1/failure.json").exists() == document
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda file: file.unlink(), "part-0 is missing, though its manifest lists it"),
+        (lambda file: file.write_bytes(b"123"), "part-0 has 3 bytes, its manifest says 5"),
+    ],
+)
+def test_a_listed_file_that_is_missing_or_shorter_stops_the_reader(writer, reader, harm, sentence):
+    assert writer.run(task="one").returncode == 0
+    (file,) = writer.document("manifest.json", "one")["outputs"]["table"]["files"]
+    harm(Path(f"{writer.key('one')}/{file['path']}".removeprefix("file://")))
+    process = reader.run("--from", "table=one", task="two")
+    assert process.returncode == 3
+    assert sentence in last_line(process)
+
+
+def test_another_contract_stops_the_reader(writer, make_job):
+    assert writer.run(task="one").returncode == 0
+    process = make_job(HEADER + INPUT.replace("interactions@1", "events@1"), READ).run(
+        "--from", "table=one", task="two"
+    )
+    assert process.returncode == 3
+    assert "events@1" in last_line(process)
+    assert "interactions@1" in last_line(process)
+
+
+def test_a_lake_that_is_not_there_stops_the_reader(reader):
+    process = reader.run("--from", "table=one", task="two")
+    assert process.returncode == 3
+    assert last_line(process) == f"There is no lake at {reader.lake}; mount it there, or correct --lake."
+
+
+def test_nothing_published_stops_the_reader(reader):
+    storage.local(reader.lake).mkdir()
+    process = reader.run("--from", "table=one", task="two")
+    assert process.returncode == 3
+    assert "Task 'one' (input 'table') has published nothing" in last_line(process)
+
+
+MAPPED = HEADER + 'mapped_by = "shards"\n' + OUTPUT + PARAMETER.replace("factors", "shards").replace("16", "3")
+
+
+def test_a_reader_of_a_mapped_task_gets_all_parts_or_stops(make_job, reader):
+    mapped = make_job(MAPPED, WRITE, "mapped")
+    for index in (0, 2):
+        assert mapped.run("--map-index", str(index), task="one").returncode == 0
+    process = reader.run("--from", "table=one", task="two")
+    assert process.returncode == 3
+    assert "map-1/manifest.json" in last_line(process)
+    assert mapped.run("--map-index", "1", task="one").returncode == 0
+    assert reader.run("--from", "table=one", task="two").returncode == 0
+    assert reader.document("manifest.json", "two")["metrics"] == {"files": ["part-0"] * 3, "rows": 3}
+    assert len(reader.document("manifest.json", "two")["parents"]) == 3
+
+
+SEED = '[parameters.seed]\ntype = "integer"\ndefault = 1\nhelp = "A number."\n'
+
+
+@pytest.mark.parametrize(
+    ("again", "settings", "stale"),
+    [
+        ([], [], None),
+        (["model"], [], "0, 2"),  # the model was trained again, then shard 1 made again
+        ([], ["--set", "seed=2"], "0, 2"),
+    ],
+)
+def test_shards_not_made_from_the_same_stop_the_reader(make_job, reader, writer, again, settings, stale):
+    shards = make_job(MAPPED + INPUT + SEED, WRITE, "mapped")
+
+    def make(index, *more):
+        process = shards.run("--map-index", str(index), "--from", "table=model", *more, task="one", attempt=attempt)
+        assert process.returncode == 0, process.stderr
+
+    attempt = 1
+    assert writer.run(task="model").returncode == 0
+    for index in range(3):
+        make(index)
+    attempt = 2
+    for task in again:
+        assert writer.run(task=task, attempt=2).returncode == 0
+    make(1, *settings)
+    process = reader.run("--from", "table=one", task="two")
+    if stale is None:
+        assert process.returncode == 0
+        return
+    assert process.returncode == 3
+    assert last_line(process).endswith(f"run task 'one' again with map index {stale}.")
+
+
+def test_of_a_mapped_and_an_unmapped_try_the_newer_is_read(make_job, writer, reader):
+    mapped = make_job(MAPPED, WRITE, "mapped")
+
+    def map_it(attempt):
+        for index in (0, 1):
+            number = ["--map-index", str(index), "--set", "shards=2"]
+            assert mapped.run(*number, task="one", attempt=attempt).returncode == 0
+
+    def read(attempt):
+        assert reader.run("--from", "table=one", task="two", attempt=attempt).returncode == 0
+        return reader.document("manifest.json", "two")["metrics"]["rows"]
+
+    assert writer.run(task="one").returncode == 0
+    assert read(1) == 1
+    map_it(1)
+    assert read(2) == 2
+    assert writer.run(task="one", attempt=2).returncode == 0
+    assert read(3) == 1
+    map_it(2)
+    assert read(4) == 2
+
+
+def test_parts_of_different_counts_stop_the_reader(make_job, reader):
+    mapped = make_job(MAPPED, WRITE, "mapped")
+    for index, count in ((0, 2), (1, 3)):
+        assert mapped.run("--map-index", str(index), "--set", f"shards={count}", task="one").returncode == 0
+    process = reader.run("--from", "table=one", task="two")
+    assert process.returncode == 3
+    assert "is one of 3 parts" in last_line(process)
+
+
+def test_a_map_index_out_of_range_is_refused(make_job):
+    process = make_job(MAPPED, WRITE, "mapped").run("--map-index", "3")
+    assert process.returncode == 2
+    assert "expected 0 to 2" in last_line(process)
+
+
+def test_the_result_file_holds_manifest_and_metrics_and_stays_small(make_job, writer, tmp_path):
+    result = tmp_path / "return.json"
+    assert writer.run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
+    assert json.loads(result.read_text()) == {"manifest": f"{writer.key()}/manifest.json", "metrics": {"size": 5}}
+    job = make_job(HEADER, failing("task.metrics |= {'long': 'x' * 49152, 'short': 1}"))
+    assert job.run(task="long", environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
+    left_out = "1 metrics, 'long' first; the manifest has them."
+    told = {"manifest": f"{job.key('long')}/manifest.json", "metrics": {"short": 1}, "left_out": left_out}
+    assert json.loads(result.read_text()) == told
+
+
+def test_small_metrics_stay_beside_many_and_large_ones(make_job, tmp_path):
+    result = tmp_path / "return.json"
+    many = "task.metrics |= {f'm{n}': n for n in range(100_000)} | {'reasons': {str(n): n for n in range(100_000)}}"
+    assert make_job(HEADER, failing(many)).run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
+    told = json.loads(result.read_text())
+    assert result.stat().st_size <= 48 * 1024
+    assert told["metrics"]["m7"] == 7
+    assert len(told["metrics"]) > 1000
+    assert told["left_out"].startswith(f"{100_001 - len(told['metrics'])} metrics")
+
+
+def test_result_that_cannot_be_told_still_counts(writer, tmp_path):
+    process = writer.run(environment={"TANDEM_RESULT_FILE": str(tmp_path / "no" / "folder")})
+    assert (process.returncode, process.stderr) == (0, "")
+    assert writer.document("manifest.json")["metrics"] == {"size": 5}
+
+
+@pytest.mark.parametrize(
+    "name", ["a\nAll is well.", "a\r\nAll is well.", "a\u2028All is well.", "a\x85All is well.", "a\x1b[2KAll is well."]
+)
+def test_last_line_is_one_line_whatever_names_hold(make_job, name):
+    process = make_job(HEADER, failing("raise InputError(f'{task.run_id} is missing.')")).run(run=name)
+    assert process.returncode == 3
+    assert process.stderr.count("\n") == 1
+    assert process.stderr.splitlines() == [process.stderr.rstrip("\n")]
+    assert "\x1b" not in process.stderr
+    assert all(re.match(r"\d{4}-", line) for line in process.stdout.splitlines())
+
+
+def test_sentence_of_any_length_is_bounded(make_job):
+    process = make_job(HEADER, failing("raise InputError('x' * 1_000_000)")).run()
+    assert 1000 < len(process.stderr) < 5000
+
+
+@pytest.mark.parametrize("identity", ["-x", "--attempt", "-", "-1", "--x=y"])
+def test_id_that_begins_with_a_dash_is_an_id(writer, identity):
+    names = [f"--lake={writer.lake}", f"--dag-id={identity}", f"--run-id={identity}", f"--task-id={identity}"]
+    command = [*writer.command()[:2], *names, "--attempt=1"]
+    process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert process.returncode == 0, process.stderr
+    (found,) = storage.local(f"{writer.lake}/intermediate").rglob("manifest.json")
+    assert json.loads(found.read_text())["task"]["run_id"] == identity
+
+
+@pytest.mark.parametrize("time", ["yesterday", "2011-01-01", "2011-01-01T00:00:00", ""])
+def test_start_of_a_run_without_its_offset_is_refused(writer, time):
+    process = writer.run(f"--run-started={time}")
+    assert process.returncode == 2
+    assert "is not a time" in last_line(process)
+
+
+REPLACES = f'{HEADER}{OUTPUT}[outputs.set]\ncontract = "interactions@1"\ndataset = "curated/set"\n'
+EFFECT = (
+    START
+    + """
+from common.engines import arrow
+def main(task):
+    if "before" in task.run_id:
+        print("here", flush=True); time.sleep(60)
+    folder, publish = arrow.destination(task, "set")
+    storage.write(f"{folder}/part-0", b"1")
+    publish(1)
+    if "after" in task.run_id:
+        print("here", flush=True); time.sleep(60)
+    task.written("table", 0)
+"""
+    + END
+)
+
+
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        ("before", "Terminated by SIGTERM before publishing; rerun the task."),
+        (
+            "after",
+            "Terminated by SIGTERM after it published curated/set/all, without a manifest of its own; rerun the task.",
+        ),
+    ],
+)
+def test_sigterm_tells_what_was_published(make_job, run, sentence):
+    job = make_job(REPLACES, EFFECT)
+    process = started(job.command(run=run))
+    while "here" not in process.stdout.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error.strip()) == (143, sentence)
+    assert job.document("attempt-1/failure.json", run=run)["sentence"] == sentence
+
+
+def test_sigterm_while_publishing_claims_nothing(make_job):
+    """Another process holds the lock of the manifest, so that the write is under way for as long."""
+    job = make_job(REPLACES, EFFECT)
+    key = storage.local(job.key())
+    key.mkdir(parents=True)
+    with (key / ".manifest.json.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = started(job.command())
+        while not storage.local(f"{job.lake}/curated/set/all/manifest.json").exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert error.startswith("Terminated by SIGTERM ")
+    assert "before publishing" not in error
+
+
+def test_sigterm_after_the_manifest_lets_the_task_end_well(writer, tmp_path):
+    """What reads the result comes late: the process waits for it when the signal arrives."""
+    fifo = tmp_path / "result"
+    os.mkfifo(fifo)
+    process = started(writer.command(), TANDEM_RESULT_FILE=str(fifo))
+    while not storage.local(f"{writer.key()}/manifest.json").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert json.loads(fifo.read_text())["metrics"] == {"size": 5}
+    _, error = process.communicate(timeout=20)
+    assert (process.returncode, error) == (0, "")
+    assert not storage.local(f"{writer.key()}/attempt-1/failure.json").exists()
+
+
+def started(command, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def test_help_explains_the_job(writer):
+    process = writer.run("--help")
+    assert process.returncode == 0
+    assert "factors" in process.stdout
+    assert "from 1 to 512: How many. (default 16)" in process.stdout

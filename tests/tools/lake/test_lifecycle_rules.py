@@ -1,0 +1,19 @@
+"""The rules by which the bucket of an environment forgets."""
+
+import boto3
+
+from tools.lake import lifecycle_rules
+
+
+def test_s3_takes_the_rules_and_they_reach_what_tasks_hand_over_alone(moto, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+    client = boto3.client("s3", endpoint_url=moto, region_name="us-east-1")
+    client.create_bucket(Bucket="rules")
+    made = lifecycle_rules.rules("s3://rules/lake", 30)
+    client.put_bucket_lifecycle_configuration(Bucket="rules", LifecycleConfiguration=made)
+    taken = client.get_bucket_lifecycle_configuration(Bucket="rules")["Rules"]
+    ends = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in taken if "Expiration" in rule}
+    assert ends == {"lake/intermediate/": 30, "lake/logs/": 30}
+    former = {rule["Filter"]["Prefix"] for rule in taken if "NoncurrentVersionExpiration" in rule}
+    assert former == {"lake/intermediate/", "lake/curated/", "lake/logs/"}, "raw deliveries can be restored"

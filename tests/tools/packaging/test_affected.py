@@ -1,0 +1,119 @@
+"""What a change touches, told with the imports by which it reaches a job; no checkout is touched for it."""
+
+import subprocess
+
+import pytest
+from small_checkout import write
+
+from common.errors import TaskError
+from tools.packaging import affected
+
+
+def git(root, *arguments):
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=root, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def commit(root):
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--allow-empty", "--message", "A state.")
+    return git(root, "rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(checkout):
+    git(checkout, "init", "--quiet")
+    commit(checkout)
+    return checkout
+
+
+def rows(root, tmp_path, base="HEAD"):
+    """What is told of each job whose product changed since a revision: old and new fingerprint, and why."""
+    former = tmp_path / "former"
+    affected.extract(affected.fork(base, root), former, root)
+    compared = affected.compare(former, root)
+    return {name: (old, new, why) for name, old, new, why in compared if old != new}
+
+
+def test_nothing_changed(repository, tmp_path):
+    write(repository, {"README.md": "new", "common/lonely.py": "1"})
+    assert rows(repository, tmp_path) == {}
+
+
+def test_a_shared_module_is_told_with_the_chain_of_imports_of_each_job(repository, tmp_path):
+    write(repository, {"common/far.py": "FAR = 2\n"})
+    told = rows(repository, tmp_path)
+    assert {name: why for name, (_, _, why) in told.items()} == {
+        "count": ["common/far.py changed: main.py → common.far"],
+        "learn": ["common/far.py changed: main.py → common.near → common.far"],
+    }
+    old, new, _ = told["count"]
+    assert old != new
+    assert len(old) == len(new) == 16
+
+
+def test_what_comes_in_and_what_falls_out_is_told(repository, tmp_path):
+    write(repository, {"jobs/count/main.py": "from common import lonely\n"})
+    assert rows(repository, tmp_path)["count"][2] == [
+        "common/far.py fell out: main.py → common.far",
+        "common/lonely.py came in: main.py → common.lonely",
+        "jobs/count/main.py changed: a file of the job",
+    ]
+
+
+def test_new_jobs_and_jobs_that_are_gone(repository, tmp_path):
+    (repository / "jobs/learn").rename(repository / "jobs/teach")
+    told = rows(repository, tmp_path)
+    assert (told["learn"][1], told["learn"][2]) == ("-", ["the job is gone"])
+    assert (told["teach"][0], told["teach"][2]) == ("-", ["a new job"])
+
+
+def test_changes_for_machines_leave_out_what_is_equal(repository, tmp_path):
+    (repository / "jobs/learn").rename(repository / "jobs/teach")
+    former = tmp_path / "former"
+    affected.extract(affected.fork("HEAD", repository), former, repository)
+    entries = {entry["job"]: entry for entry in affected.changed(affected.compare(former, repository))}
+    assert set(entries) == {"learn", "teach"}  # count is as it was
+    assert entries["learn"]["new"] is None
+    assert entries["teach"]["old"] is None
+    assert len(entries["teach"]["new"]) == 16
+
+
+def test_a_former_state_that_could_not_be_built_is_no_obstacle(repository, tmp_path):
+    (repository / "requirements/learning.txt").unlink()
+    base = commit(repository)
+    write(repository, {"requirements/learning.txt": "numpy==1\n"})
+    old, _, (why,) = rows(repository, tmp_path, base)["learn"]
+    assert old == "-"
+    assert "requirements/learning.txt" in why
+
+
+def test_what_others_did_since_the_branch_began_does_not_count(repository, tmp_path):
+    git(repository, "checkout", "--quiet", "-b", "others")
+    write(repository, {"common/far.py": "FAR = 3\n"})
+    commit(repository)
+    git(repository, "checkout", "--quiet", "-b", "own", "HEAD~1")
+    write(repository, {"common/near.py": "NEAR = 3\n"})
+    commit(repository)
+    assert set(rows(repository, tmp_path, "others")) == {"learn"}
+
+
+def test_the_checkout_and_its_repository_stay_as_they_are(repository, tmp_path):
+    write(repository, {"common/far.py": "FAR = 2\n", "untracked": ""})
+
+    def state():
+        files = {
+            file: file.stat().st_mtime_ns for folder in affected.FOLDERS for file in repository.rglob(f"{folder}/**/*")
+        }
+        asked = (["status", "--porcelain"], ["worktree", "list"], ["rev-parse", "HEAD"], ["for-each-ref"])
+        return files, [git(repository, *arguments) for arguments in asked]
+
+    before = state()
+    rows(repository, tmp_path)
+    assert state() == before
+
+
+def test_an_unknown_revision_is_told_in_one_sentence(repository):
+    with pytest.raises(TaskError, match="merge-base nowhere HEAD failed"):
+        affected.fork("nowhere", repository)

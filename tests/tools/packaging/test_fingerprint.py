@@ -1,0 +1,156 @@
+"""A fingerprint changes with all that goes into a product, and with nothing else."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import grimp
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_checkout import FILES, write
+
+from common.errors import ArgumentError
+from common.handover.job_toml import Job
+from tools.packaging.fingerprint import ROOT, Part, Product, jobs, module_file, product
+
+
+def fingerprints(root: Path) -> dict[str, str]:
+    return {name: product(name, root).fingerprint for name in jobs(root)}
+
+
+def changed(root: Path, path: str, text: str) -> set[str]:
+    """The jobs whose fingerprint another content of one file changes."""
+    before = fingerprints(root)
+    write(root, {path: text})
+    after = fingerprints(root)
+    return {name for name in before if before[name] != after[name]}
+
+
+@pytest.mark.parametrize(
+    ("path", "jobs"),
+    {
+        "common/far.py": {"learn", "count"},
+        "common/near.py": {"learn"},
+        "common/lonely.py": set(),
+        "common/__init__.py": {"learn", "count"},
+        "common/contracts/rows@1.toml": {"learn", "count"},
+        "common/contracts/other@1.toml": set(),
+        "requirements/learning.txt": {"learn"},
+        "requirements/spark.txt": {"count"},
+        "requirements/airflow.txt": set(),
+        "dockerfiles/python-job.Dockerfile": {"learn"},
+        "dockerfiles/spark-job.Dockerfile": {"count"},
+        "dockerfiles/start.py": {"learn"},
+        "jobs/learn/main.py": {"learn"},
+        "jobs/learn/job.toml": {"learn"},
+        "jobs/learn/words.txt": {"learn"},
+        "jobs/learn/help/er.py": {"learn"},
+        "jobs/learn/__init__.py": set(),
+        "jobs/learn/test_main.py": set(),
+        "jobs/learn/tests/words.txt": set(),
+        "jobs/learn/.main.py.swp": set(),
+        "jobs/learn/__pycache__/main.cpython-311.pyc": set(),
+        "README.md": set(),
+    }.items(),
+)
+def test_a_change_counts_for_the_jobs_that_it_reaches_and_no_others(checkout, path, jobs):
+    assert changed(checkout, path, FILES.get(path, "") + "# changed\n") == jobs
+
+
+def test_the_base_image_counts_for_images_and_not_for_bundles(checkout):
+    learn, count = (product(name, checkout, "other:1").fingerprint for name in ("learn", "count"))
+    assert learn != product("learn", checkout).fingerprint
+    assert count == product("count", checkout).fingerprint
+
+
+def test_a_new_name_of_a_file_counts(checkout):
+    write(checkout, {"jobs/learn/a.txt": "x"})
+    before = fingerprints(checkout)
+    (checkout / "jobs/learn/a.txt").rename(checkout / "jobs/learn/b.txt")
+    assert {name for name, old in before.items() if fingerprints(checkout)[name] != old} == {"learn"}
+
+
+def test_line_endings_times_and_the_order_and_place_of_files_do_not_count(checkout, tmp_path):
+    other = tmp_path / "elsewhere" / "copy"
+    for path, text in reversed(FILES.items()):
+        file = other / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(text.replace("\n", "\r\n").encode())
+        file.chmod(0o600)
+    assert fingerprints(other) == fingerprints(checkout)
+    for name in jobs(checkout):
+        one, two = (product(name, root) for root in (checkout, other))
+        assert {path: part.content for path, part in one.parts.items()} == {
+            path: part.content for path, part in two.parts.items()
+        }
+
+
+def test_bytes_that_are_no_text_are_taken_as_they_are(checkout):
+    file = checkout / "jobs/learn/table.bin"
+    file.write_bytes(b"\0\r\n")
+    assert product("learn", checkout).parts["jobs/learn/table.bin"].content == b"\0\r\n"
+
+
+def test_each_module_comes_with_the_shortest_chain_of_imports_to_it(checkout):
+    write(checkout, {"jobs/learn/main.py": "from common import near\n"})
+    parts = product("learn", checkout).parts
+    assert parts["common/far.py"].why == "main.py → common.near → common.far"
+    write(checkout, {"jobs/learn/helper.py": "import common.far\n"})
+    assert product("learn", checkout).parts["common/far.py"].why == "helper.py → common.far"
+
+
+def test_relative_and_late_imports_and_packages_above_a_module_are_followed(checkout):
+    write(checkout, {"jobs/learn/main.py": "def late():\n    from common.parts.one import x\n"})
+    modules = {path for path in product("learn", checkout).parts if path.startswith("common/parts/")}
+    assert modules == {
+        f"common/parts/{name}.py" for name in ("__init__", "one", "two", "four", "deep/__init__", "deep/three")
+    }
+
+
+def test_what_is_named_but_not_there_is_told(checkout):
+    (checkout / "common/contracts/rows@1.toml").unlink()
+    with pytest.raises(ArgumentError, match=r"learn needs common/contracts/rows@1\.toml"):
+        product("learn", checkout)
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return grimp.build_graph("common", "jobs", cache_dir=None)
+
+
+@pytest.mark.parametrize("name", jobs())
+def test_the_modules_of_every_real_job_are_those_that_grimp_finds(graph, name):
+    reached = {module for module in graph.find_upstream_modules(f"jobs.{name}.main") if module.startswith("common")}
+    above = {module[:position] for module in reached for position, letter in enumerate(module) if letter == "."}
+    files = {module_file(module, ROOT).relative_to(ROOT).as_posix() for module in reached | above}
+    assert files == {path for path in product(name).parts if path.startswith("common/") and path.endswith(".py")}
+
+
+def test_a_changed_module_changes_exactly_the_real_jobs_that_import_it(graph, tmp_path):
+    for folder in ("common", "jobs", "requirements", "dockerfiles"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    assert fingerprints(tmp_path) == fingerprints(ROOT)
+    for module in (
+        "common.engines.spark",
+        "common.engines.arrow",
+        "common.recommending.ease",
+        "common.handover.storage",
+    ):
+        file = module_file(module, tmp_path)
+        importers = {each.split(".")[1] for each in graph.find_downstream_modules(module) if each.startswith("jobs.")}
+        assert changed(tmp_path, file.relative_to(tmp_path).as_posix(), file.read_text() + "#\n") == importers
+
+
+PATHS = st.text("ab/\0\n=", max_size=4)
+
+
+@given(*[st.dictionaries(PATHS, st.binary(max_size=3))] * 2)
+def test_products_of_other_files_have_other_fingerprints_in_whatever_order_they_come(one, other):
+    job = Job("toy", "A toy.", "python")
+
+    def fingerprint(files: Iterable[tuple[str, bytes]]) -> str:
+        return Product(job, {path: Part(content, "", "") for path, content in files}, {}).fingerprint
+
+    assert (fingerprint(one.items()) == fingerprint(other.items())) == (one == other)
+    assert fingerprint(one.items()) == fingerprint(reversed(one.items()))

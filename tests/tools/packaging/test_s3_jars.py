@@ -1,0 +1,55 @@
+"""The libraries for S3: each is the one that is pinned, and fingerprints of Spark jobs hold the pins."""
+
+import shutil
+
+import pytest
+
+from common.errors import TaskError
+from tools.packaging import s3_jars
+from tools.packaging.fingerprint import ROOT, product
+
+
+@pytest.fixture
+def jars(tmp_path, monkeypatch):
+    """Two libraries as fetched, and their pins."""
+    (tmp_path / "jars").mkdir()
+    for name in ("one.jar", "two.jar"):
+        (tmp_path / "jars" / name).write_text(name)
+    monkeypatch.setattr(s3_jars.pyspark, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(s3_jars, "PINNED", tmp_path / "s3-jars.sha256")
+    fetched = {file.name: file for file in (tmp_path / "jars").iterdir()}
+    s3_jars.PINNED.write_text("".join(f"{s3_jars.digest(jar)}  {name}\n" for name, jar in sorted(fetched.items())))
+    return fetched
+
+
+@pytest.mark.parametrize("changed", ["content", "missing", "one too many", "unpinned"])
+def test_a_library_that_is_not_pinned_so_is_refused(jars, tmp_path, changed):
+    s3_jars.check(jars, s3_jars.pinned())
+    assert [jar.name for jar in s3_jars.added_jars()] == ["one.jar", "two.jar"]
+    if changed == "content":
+        jars["two.jar"].write_text("another")
+    if changed == "missing":
+        jars.pop("two.jar").unlink()
+    if changed == "one too many":
+        jars["three.jar"] = shutil.copy(jars["two.jar"], tmp_path / "three.jar")
+    if changed == "unpinned":
+        s3_jars.PINNED.write_text(s3_jars.PINNED.read_text().splitlines()[0] + "\n")
+    with pytest.raises(SystemExit, match=r"(two|three)\.jar is .*, expected"):
+        s3_jars.check(jars, s3_jars.pinned())
+    if changed in ("content", "missing"):
+        with pytest.raises(TaskError, match=r"two\.jar is not the library"):
+            s3_jars.added_jars()
+
+
+@pytest.mark.parametrize("name", ["requirements/s3-jars.sha256", "requirements/build.txt"])
+def test_fingerprints_of_spark_jobs_change_with_pins(name):
+    found = product("ingest_events")
+    assert found.parts[name].content == (ROOT / name).read_bytes()
+    assert name in found.parts["Dockerfile"].content.decode()
+
+
+def test_every_requirement_of_products_is_pinned_by_hash():
+    for file in (ROOT / "requirements").glob("*.txt"):
+        entries = file.read_text().replace("\\\n", "").splitlines()
+        unpinned = [line for line in entries if line and not line.startswith("#") and "--hash=sha256:" not in line]
+        assert unpinned == [], file.name

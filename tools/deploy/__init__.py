@@ -1,0 +1,1 @@
+"""Deployment of jobs, DAGs and tables to an environment, and rollback."""

@@ -1,0 +1,47 @@
+"""The tasks of all pipelines, as Airflow imports them: which job each runs, and which tasks hand over to it."""
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+
+from common.errors import TaskError
+from tools.packaging.fingerprint import ROOT
+
+PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
+LIST = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag(sys.argv[1])
+if bag.import_errors:
+    sys.exit("\\n".join(text.strip().splitlines()[-1] for text in bag.import_errors.values()))
+given = lambda task: getattr(task, "partial_kwargs", None) or vars(task)
+tasks = [(dag.dag_id, task.task_id, given(task)) for dag in bag.dags.values() for task in dag.tasks]
+print(json.dumps([(dag, task, of["job"], dict(of["predecessors"])) for dag, task, of in tasks if "job" in of]))
+"""
+
+
+@dataclass(frozen=True)
+class TaskOfPipeline:
+    """A task: its pipeline, its ID, its job, and by role the ID of the task that hands over."""
+
+    pipeline: str
+    task: str
+    job: str
+    predecessors: dict[str, str]
+
+
+def tasks(environment: str) -> list[TaskOfPipeline]:
+    """The tasks of all pipelines that run a job, in an environment; TaskError if Airflow can't import one of them."""
+    with tempfile.TemporaryDirectory() as home:
+        own = {"AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "TANDEM_ENVIRONMENT": environment}
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "TANDEM_"))}
+        ran = subprocess.run(
+            [str(PYTHON), "-c", LIST, str(ROOT / "airflow_dags")], env=kept | own, capture_output=True, text=True
+        )
+    if ran.returncode:
+        last = (ran.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise TaskError(f"Airflow can't import the pipelines; it said last: {last}")
+    return [TaskOfPipeline(*entry) for entry in json.loads(ran.stdout.splitlines()[-1])]

@@ -1,0 +1,1 @@
+"""Care of the lake: people forgotten, garbage and old versions deleted."""

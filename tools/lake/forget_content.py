@@ -1,0 +1,273 @@
+"""Content that names people, counted and copied without them: lines of JSON, Parquet files, JSON documents."""
+
+import ast
+import contextlib
+import gzip
+import io
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from common.ingestion.suppression import People
+
+Named = Counter[str]  # how often each hash of a person was found
+BATCH = 64 * 1024  # rows
+PIECE = 16 << 20  # bytes of a line that are looked at together
+OVERLAP = 4096  # bytes, longer than any ID and the name of its field
+FORGOTTEN = "[forgotten]"
+SHOWN = 40  # letters of a key that reports show
+QUOTED = r"(?<!\w)(?:'[^']+'|\"[^\"]+\")(?!\w)"
+WORD = r"[^\s\"',;:{}()<>|=&?/\[\]\\]+"
+
+
+class Unreadable(Exception):
+    """A file cannot be read to its end, so nobody knows whom it names."""
+
+
+# Lines of JSON, gzipped or not
+
+
+def records(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The records of a file with their ends, numbered; those that are longer than 16 MiB in pieces of one number.
+
+    A line is parted where a carriage return ends a record: Spark does so, and JSON may have one between two fields.
+    """
+    number, begun = 0, False
+    try:
+        while piece := file.readline(PIECE):
+            ended = piece.endswith(b"\n")
+            if begun or not (ended or len(piece) < PIECE) or b"\r" not in piece.rstrip(b"\r\n") or is_json(piece):
+                yield number, piece
+                number += ended
+            else:
+                for part in re.findall(rb"[^\r]+(?:\r\n|\r|\Z)|\r\n|\r", piece):
+                    yield number, part
+                    number += 1
+            begun = not ended
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise Unreadable(str(error)) from None
+
+
+def is_json(line: bytes) -> bool:
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(line)
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def unpacked(file: io.BufferedReader) -> Iterator[Any]:
+    """A file as it is, or what is in it if it is gzipped."""
+    if file.peek(2)[:2] != b"\x1f\x8b":
+        yield file
+        return
+    with gzip.GzipFile(fileobj=file) as content:
+        yield content
+
+
+def find_lines(file: io.BufferedReader, people: People) -> tuple[Named, set[int]]:
+    """The number of lines of a file that name each person, and the positions of these lines."""
+    named: dict[int, set[str]] = {}
+    last, end = -1, b""
+    with unpacked(file) as content:
+        for number, piece in records(content):
+            if found := people.named_in_line(end + piece if number == last else piece):
+                named.setdefault(number, set()).update(found)
+            last, end = number, piece[-OVERLAP:]
+    return Counter(digest for found in named.values() for digest in found), set(named)
+
+
+def copy_lines(file: io.BufferedReader, target: IO[bytes], dropped: set[int]) -> None:
+    """Copy a file without the lines of some numbers, all others byte for byte, packed as it was."""
+    with unpacked(file) as content:
+        packed = content is not file
+        sink: Any = gzip.GzipFile("", "wb", 6, target, mtime=0) if packed else target
+        for number, piece in records(content):
+            if number not in dropped:
+                sink.write(piece)
+        if packed:
+            sink.close()
+
+
+# Parquet
+
+
+def user_columns(schema: pa.Schema) -> list[str]:
+    """The columns that hold user IDs, by their names, which is what contracts agree on."""
+    return [name for name in schema.names if name == "user_id" or name.endswith("_user_id")]
+
+
+def text_columns(schema: pa.Schema) -> list[str]:
+    """The column of a quarantine that holds delivered lines."""
+    return ["content"] if {"content", "reason"} <= set(schema.names) else []
+
+
+def count_parquet(file: Any, people: People) -> Named:
+    """The number of rows of a file that name each person; statistics rule out row groups that hold nobody."""
+    found: Named = Counter()
+    with parquet(file) as source:
+        users, texts = user_columns(source.schema_arrow), text_columns(source.schema_arrow)
+        for group in range(source.metadata.num_row_groups if users or texts else 0):
+            if texts or may_hold(source.metadata.row_group(group), users, people):
+                for batch in source.iter_batches(BATCH, row_groups=[group], columns=users + texts, use_threads=False):
+                    found += find_rows(batch, users, texts, people)[1]
+    return found
+
+
+def copy_parquet(file: Any, target: IO[bytes], people: People) -> int:
+    """Copy a file without the rows that name people, the others in their order; returns how many are left out."""
+    dropped = 0
+    with (
+        parquet(file) as source,
+        pa.PythonFile(target, mode="w") as sink,
+        pq.ParquetWriter(sink, source.schema_arrow, compression="zstd") as writer,
+    ):
+        users, texts = user_columns(source.schema_arrow), text_columns(source.schema_arrow)
+        for batch in source.iter_batches(BATCH, use_threads=False):
+            rows = batch.filter(pc.invert(find_rows(batch, users, texts, people)[0]))
+            dropped += batch.num_rows - rows.num_rows
+            writer.write_batch(rows)
+    return dropped
+
+
+@contextlib.contextmanager
+def parquet(file: Any) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(file, pre_buffer=False) as source:
+            yield source
+    except pa.ArrowInvalid as error:
+        raise Unreadable(str(error)) from None
+
+
+def is_parquet(file: Any) -> bool:
+    """True if a file begins as Parquet files do."""
+    begin = bytes(file.read(4))
+    file.seek(0)
+    return begin == b"PAR1"
+
+
+def may_hold(group: pq.RowGroupMetaData, users: list[str], people: People) -> bool:
+    """True if a person's ID lies between the recorded minimum and maximum of a column, or these are not recorded."""
+    if people.known is None:
+        return True
+    columns = [group.column(position) for position in range(group.num_columns)]
+    for statistics in (column.statistics for column in columns if column.path_in_schema in users):
+        if statistics is None or not statistics.has_min_max or not isinstance(statistics.min, str):
+            return True
+        least, greatest = statistics.min.encode(), statistics.max.encode()
+        if any(least <= user_id.encode("utf-8", "surrogatepass") <= greatest for user_id in people.known):
+            return True
+    return False
+
+
+def find_rows(batch: pa.RecordBatch, users: list[str], texts: list[str], people: People) -> tuple[pa.Array, Named]:
+    """A mask of the rows that name people, and the number of rows for each."""
+    mask = pa.repeat(pa.scalar(False), batch.num_rows)
+    found: Named = Counter()
+    for name in users + texts:
+        encoded = batch[name].cast(pa.string()).dictionary_encode()
+        who = [named_in_value(value, name in texts, people) for value in encoded.dictionary.to_pylist()]
+        hit = pc.fill_null(pa.array([bool(each) for each in who], pa.bool_()).take(encoded.indices), False)
+        new = pc.and_not(hit, mask)
+        for entry in pc.value_counts(encoded.indices.filter(new)).to_pylist():
+            for digest in who[entry["values"]]:
+                found[digest] += entry["counts"]
+        mask = pc.or_(mask, hit)
+    return mask, found
+
+
+def named_in_value(value: str | None, is_line: bool, people: People) -> set[str]:
+    if value is None:
+        return set()
+    if is_line:
+        return people.named_in_quarantine(value)
+    digest = people.find(value)
+    return {digest} if digest else set()
+
+
+# JSON documents
+
+
+def without(document: Any, people: People) -> tuple[Any, Named]:
+    """A manifest or a failure document without people in the values of its metrics and in its sentences."""
+    found: Named = Counter()
+
+    def exact(text: str) -> str:
+        digest = find_shown(text, people)
+        found.update([digest] if digest else [])
+        return FORGOTTEN if digest else text
+
+    def word(match: re.Match[str]) -> str:
+        bare = match[0].rstrip(".!?")
+        return match[0] if exact(bare) is bare else match[0].replace(bare, FORGOTTEN)
+
+    def prose(text: str) -> str:
+        for user_id, digest in (people.known or {}).items():
+            text, times = re.subn(rf"(?<![\w.@+-]){re.escape(user_id)}(?![\w@+-]|\.\w)", FORGOTTEN, text)
+            found[digest] += times
+        return re.sub(WORD, word, re.sub(QUOTED, word, text))
+
+    def walk(node: Any, name: str, personal: bool) -> Any:
+        if isinstance(node, dict):
+            return {key: walk(each, key, personal or key == "metrics") for key, each in node.items()}
+        if isinstance(node, list):
+            return [walk(each, name, personal) for each in node]
+        if isinstance(node, str):
+            return prose(node) if name in ("sentence", "message") else exact(node) if personal else node
+        return node
+
+    return walk(document, "", False), +found
+
+
+def find_shown(text: str, people: People) -> str | None:
+    """The hash of the person whom a text of a report means: an ID, quoted or not, or its first letters and …"""
+    bare = text.removesuffix("…")
+    if bare[:1] in ("'", '"'):
+        with contextlib.suppress(ValueError, SyntaxError):
+            bare = str(ast.literal_eval(bare))
+    begun = [user_id for user_id in people.known or () if user_id[:SHOWN] == bare] if len(bare) == SHOWN else []
+    return people.find(bare) or (people.find(begun[0]) if begun else None)
+
+
+def parsed(content: bytes) -> Any:
+    """A JSON document; Unreadable if it is none."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(str(error)) from None
+
+
+# What only the job that wrote it can mend
+
+
+def count_model(name: str, file: Any, people: People) -> Named:
+    """The number of times that arrays and documents of a model, in fields named after users, name each person."""
+    if name.endswith(".npy") and "user" in name.rpartition("/")[2]:
+        try:
+            values = np.load(io.BytesIO(file.read()), allow_pickle=False).ravel().tolist()
+        except (ValueError, EOFError) as error:
+            raise Unreadable(str(error)) from None
+        return Counter(digest for value in values if (digest := people.find(str(value))))
+    if name.endswith(".json"):
+        return Counter(digest for text in texts_of_users(parsed(file.read())) if (digest := people.find(text)))
+    return Counter()
+
+
+def texts_of_users(node: Any, personal: bool = False) -> Iterator[str]:
+    """The texts of a document in fields that are named after users."""
+    if isinstance(node, dict):
+        for key, each in node.items():
+            yield from texts_of_users(each, personal or "user" in key)
+    elif isinstance(node, list):
+        for each in node:
+            yield from texts_of_users(each, personal)
+    elif isinstance(node, str) and personal:
+        yield node

@@ -1,0 +1,145 @@
+"""Requests to forget people, in the lake: what was found so far, so that a killed one goes on; receipts of those done.
+
+They name people by keyed hashes alone, and so does what is kept of them.
+"""
+
+import datetime
+import json
+import secrets
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.handover import manifest, storage
+from common.ingestion.suppression import FOLDER
+from tools.lake.forget_content import Named
+
+FORMAT = 1
+RECEIPTS = "receipts"
+
+
+@dataclass
+class Request:
+    """Some people to forget. `found` has by path how often each was found, `replaced` when the file was replaced."""
+
+    users: list[str]
+    # To the microsecond, so that names sort by time.
+    name: str = field(
+        default_factory=lambda: f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}"
+    )
+    begun: str = field(default_factory=lambda: now())
+    found: dict[str, dict[str, int]] = field(default_factory=dict)
+    replaced: dict[str, float] = field(default_factory=dict)
+    last_change: float | None = None
+    saved: bool = False
+
+    def merge(self, other: "Request") -> None:
+        """Take over what another process noted of the same request."""
+        self.found = other.found | self.found
+        for path, moment in other.replaced.items():
+            self.replaced[path] = max(moment, self.replaced.get(path, 0))
+        self.last_change = max(filter(None, (self.last_change, other.last_change)), default=None)
+
+    def places(self, user: str) -> dict[str, int]:
+        """The number of times a person was found, by level of the lake, dataset, pipeline and table."""
+        counts: Counter[str] = Counter()
+        for path, named in self.found.items():
+            counts["/".join(path.split("/")[:2])] += named.get(user, 0)
+        return dict(sorted((+counts).items()))
+
+
+class Requests:
+    """The open requests of a lake that are being worked on."""
+
+    def __init__(self, root: str, requests: list[Request]) -> None:
+        self.root = root
+        self.requests = requests
+        self.dirty: list[Request] = []
+
+    def note(self, path: str, named: Named) -> None:
+        """Note that people are about to be taken out of a file or a table."""
+        for request in self.requests:
+            if own := {digest: times for digest, times in sorted(named.items()) if digest in request.users}:
+                request.found[path] = own
+                self.touch(request)
+
+    def replace(self, path: str) -> None:
+        """Note that a file is about to be replaced: it stays for those who read it now."""
+        for request in self.requests:
+            if path in request.found:
+                request.replaced[path] = time.time()
+                self.touch(request)
+
+    def touch(self, request: Request) -> None:
+        request.last_change = time.time()
+        if request not in self.dirty:
+            self.dirty.append(request)
+
+    def replaced_at(self, path: str) -> float | None:
+        """The time at which a file was replaced, None if it was not."""
+        return max((request.replaced[path] for request in self.requests if path in request.replaced), default=None)
+
+    def save(self) -> None:
+        """Bring to the lake what was noted since the last time."""
+        for request in self.dirty:
+            save(self.root, request)
+        self.dirty = []
+
+
+def save(root: str, request: Request) -> None:
+    """Write a request to the lake, whoever else works on it."""
+    while True:
+        try:
+            content, tag = storage.read(uri(root, request))
+            request.merge(from_json(content))
+        except FileNotFoundError:
+            tag = None
+        request.saved = True
+        try:
+            storage.replace(uri(root, request), to_json(request), tag)
+            return
+        except storage.Conflict:
+            continue
+
+
+def open_requests(root: str) -> list[Request]:
+    """The requests of a lake that are not done, the oldest first."""
+    return [from_json(storage.read(file.uri)[0]) for file in storage.files(f"{root}/{FOLDER}/requests")]
+
+
+def complete(root: str, request: Request, checked: dict[str, Any]) -> dict[str, Any]:
+    """Write the receipt of a request and end it; the receipt."""
+    receipt = {
+        "format": FORMAT,
+        "request": request.name,
+        "begun": request.begun,
+        "ended": now(),
+        "lake": root,
+        "users": [
+            {"hash": user, "found": sum(places.values()), "places": places}
+            for user in request.users
+            for places in [request.places(user)]
+        ],
+        "checked": checked,
+    }
+    storage.write(f"{root}/{RECEIPTS}/{request.name}.json", manifest.content(receipt))
+    storage.delete_files([uri(root, request)])
+    return receipt
+
+
+def uri(root: str, request: Request) -> str:
+    return f"{root}/{FOLDER}/requests/{request.name}.json"
+
+
+def to_json(request: Request) -> bytes:
+    return manifest.content({"format": FORMAT, **vars(request)})
+
+
+def from_json(content: bytes) -> Request:
+    document = json.loads(content)
+    return Request(**{name: value for name, value in document.items() if name != "format"})
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""Build products of jobs: fingerprints, images, bundles, and their contents."""

@@ -1,0 +1,165 @@
+"""What goes into the build product of a job, why, and the fingerprint of all that."""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from common.errors import ArgumentError
+from common.handover.job_toml import Job, load
+from tools.packaging import base_image as bases
+from tools.packaging.base_image import BASE_IMAGE
+
+ROOT = Path(__file__).resolve().parents[2]
+# What libraries of Spark jobs are packed for: Graviton, as cluster.json asks for.
+NODES = ("--python-version", "3.11", "--python-platform", "aarch64-manylinux_2_28")
+LAYOUT = {
+    "python": "2",
+    "spark": "3",
+}  # raise it when build.py makes other products of the same files
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of a product: its bytes, the file of the checkout they come from, and why it is in."""
+
+    content: bytes
+    file: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Product:
+    """A job, the parts of its build product by their path in it, and what else decides what it is.
+
+    A Spark job's parts are those of its bundle and of an image that holds the bundle; the image goes by the name of the
+    bundle, whatever base it is built upon.
+    """
+
+    job: Job
+    parts: dict[str, Part]
+    settings: dict[str, str]
+    base_image: str = BASE_IMAGE  # by its name
+    base: str = BASE_IMAGE  # with the digest of its content, where that is known
+
+    @property
+    def contents(self) -> bytes:
+        """The sorted paths with the hashes of their bytes, and the settings: all that the product is."""
+        files = (f"{path}\0{hashlib.sha256(part.content).hexdigest()}\n" for path, part in sorted(self.parts.items()))
+        settings = (f"{name}={value}\n" for name, value in sorted(self.settings.items()))
+        return "".join([*files, *settings]).encode()
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits: the SHA-256 of the contents."""
+        return hashlib.sha256(self.contents).hexdigest()[:16]
+
+    @property
+    def contracts(self) -> list[str]:
+        """The contracts that the job names, sorted."""
+        tables = [*self.job.inputs.values(), *self.job.outputs.values()]
+        return sorted({contract for table in tables for contract in table.fitting})
+
+
+def jobs(root: Path = ROOT) -> list[str]:
+    """The names of all jobs of a checkout, sorted."""
+    return sorted(file.parent.name for file in root.glob("jobs/*/job.toml"))
+
+
+def product(name: str, root: Path = ROOT, base_image: str | None = None, base: str | None = None) -> Product:
+    """The product of a job of a checkout; ArgumentError if its `job.toml` is wrong or names what is not there.
+
+    The base image is that of the Dockerfile if none is named; `base` is the same with the digest of its content, that
+    of the image which the engine has if absent.
+    """
+    base_image = base_image or bases.default(root) or BASE_IMAGE
+    folder = root / "jobs" / name
+    job = load(folder)
+    found = Product(job, {}, {"layout": LAYOUT[job.engine]}, base_image, base or bases.identified(base_image))
+
+    def add(path: str, file: Path, why: str) -> None:
+        if not file.is_file():
+            raise ArgumentError(f"{name} needs {file.relative_to(root)} ({why}), expected such a file in the checkout.")
+        found.parts[path] = Part(content(file), file.relative_to(root).as_posix(), why)
+
+    for file in own_files(folder):
+        add(file.relative_to(root).as_posix(), file, "a file of the job")
+    for module, chain in closure(folder, root).items():
+        path = module_file(module, root)
+        add(path.relative_to(root).as_posix(), path, " → ".join(chain))
+    for contract in found.contracts:
+        path = root / f"common/contracts/{contract}.toml"
+        add(path.relative_to(root).as_posix(), path, "a contract that job.toml names")
+    if job.requirements:
+        add("requirements.txt", root / job.requirements, "the requirements that job.toml names")
+    dockerfile = root / f"dockerfiles/{job.engine}-job.Dockerfile"
+    add("Dockerfile", dockerfile, f"the Dockerfile of {job.engine} jobs")
+    text = dockerfile.read_text("utf-8")
+    for file in sorted([*dockerfile.parent.iterdir(), *(root / "requirements").iterdir()]):
+        copied = file.name if file.parent == dockerfile.parent else f"requirements/{file.name}"
+        if file.is_file() and file.suffix != ".Dockerfile" and copied in text:
+            add(copied, file, f"named by the Dockerfile of {job.engine} jobs")
+    if job.engine == "python":
+        found.settings["base image"] = found.base
+    elif job.requirements:
+        found.settings["cluster"] = " ".join(NODES)
+    return found
+
+
+def content(file: Path) -> bytes:
+    """The bytes of a file as they go into a product: text has line feeds, whatever Git made of them in a checkout."""
+    found = file.read_bytes()
+    return found if b"\0" in found else found.replace(b"\r\n", b"\n")
+
+
+def own_files(folder: Path) -> list[Path]:
+    """The files of a job's folder but for tests, caches, hidden files and the marker of a package."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and not (file.name.startswith("test_") or file.name == "__init__.py")
+        and not any(name.startswith(".") or name in ("__pycache__", "tests") for name in file.relative_to(folder).parts)
+    ]
+
+
+def closure(folder: Path, root: Path) -> dict[str, list[str]]:
+    """The modules of `common` that a job's files reach, each with the shortest chain of imports that leads to it."""
+    chains = {}
+    waiting: list[tuple[Path, str, list[str]]] = [
+        (file, "", [file.relative_to(folder).as_posix()]) for file in own_files(folder) if file.suffix == ".py"
+    ]
+    for file, package, chain in waiting:  # grows while it is walked: breadth first
+        for module in imports(file, package, root):
+            if module not in chains:
+                chains[module] = [*chain, module]
+                path = module_file(module, root)
+                parent = module if path.name == "__init__.py" else module.rpartition(".")[0]
+                waiting.append((path, parent, chains[module]))
+    return chains
+
+
+def imports(file: Path, package: str, root: Path) -> Iterator[str]:
+    """The modules of `common` that a file imports at whatever depth of its code, packages before what is in them."""
+    for node in ast.walk(ast.parse(file.read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{origin}.{alias.name}" for alias in node.names]  # a module, or what is in the module `origin`
+        for name in names:
+            steps = PurePosixPath(*name.split("."))
+            for path in [*reversed(steps.parents), steps]:
+                module = ".".join(path.parts)
+                if path.parts[:1] == ("common",) and module_file(module, root).is_file():
+                    yield module
+
+
+def module_file(module: str, root: Path) -> Path:
+    """The file of a module, or the `__init__.py` of a package."""
+    path = root.joinpath(*module.split("."))
+    package = path / "__init__.py"
+    return package if package.is_file() else path.with_name(f"{path.name}.py")

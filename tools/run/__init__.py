@@ -1,0 +1,1 @@
+"""One job, run by hand, as a step, or once more."""

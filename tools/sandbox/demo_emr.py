@@ -1,0 +1,135 @@
+"""The demo with its Spark jobs on EMR: clusters of moto's interface, whose steps a node on this machine really runs.
+
+The lake is on an S3 server on this machine. Everything that was started is ended; the lake stays in a folder.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from common.errors import TaskError
+from common.handover import storage
+from tools.airflow_api import AirflowError
+from tools.data import load_sample
+from tools.packaging.build import build_bundle
+from tools.packaging.fingerprint import ROOT, jobs, product
+from tools.run.submit import upload
+from tools.sandbox import local_dynamodb, local_s3
+from tools.sandbox.demo import Clock, console, run
+
+NODE = "tools.sandbox.emr_node"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, default=ROOT / ".tandem" / "s3", metavar="PATH", help="of the S3 server")
+    parser.add_argument("--sample", type=Path, default=load_sample.SOURCE, metavar="FILE", help="transactions to load")
+    arguments = parser.parse_args()
+    try:
+        show(arguments.folder, arguments.sample, Clock())
+    except (AirflowError, TaskError) as error:
+        sys.exit(str(error))
+
+
+def show(folder: Path, sample: Path, clock: Clock) -> None:
+    """Run the pipelines and print what became of tasks, clusters, steps and the lake."""
+    lake = f"s3://{local_s3.BUCKET}/lake"
+    with local_s3.running(folder) as variables:
+        os.environ.update(variables)
+        clock.say(f"an S3 server is at {variables['AWS_ENDPOINT_URL']}, the lake in its {lake}")
+        with emr(clock), local_dynamodb.running():
+            os.environ["AIRFLOW_VAR_RELEASE"] = json.dumps(released(lake))
+            clock.say("the bundles of all Spark jobs are in the lake, and Airflow's variable `release` names them")
+            run(lake, sample, clock)
+            table_of_clusters()
+            table_of_lake(lake)
+    console.print(f"The lake stays in {folder / local_s3.BUCKET}. Done in {clock.seconds:.0f} s.")
+
+
+@contextlib.contextmanager
+def emr(clock: Clock) -> Iterator[None]:
+    """EMR's interface and the node behind it, in a process of their own, where Spark jobs run during this block."""
+    node = subprocess.Popen(
+        [sys.executable, "-m", NODE], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert node.stdout is not None
+        url = node.stdout.readline().strip()
+        if not url:
+            raise TaskError(f"{NODE} ended at once; what it said is above.")
+        clock.say(f"EMR's interface is at {url}")
+        os.environ.update(AWS_ENDPOINT_URL_EMR=url, TANDEM_SPARK="emr")
+        yield
+    finally:
+        for name in ("AWS_ENDPOINT_URL_EMR", "TANDEM_SPARK"):
+            os.environ.pop(name, None)
+        node.terminate()
+        node.wait()
+
+
+def released(lake: str) -> dict[str, str]:
+    """Build the bundles of all Spark jobs and bring them to the lake; which they are, by job."""
+    found = {}
+    for wanted in map(product, jobs()):
+        if wanted.job.engine == "spark":
+            build_bundle(wanted)
+            upload(wanted, lake)
+            found[wanted.job.name] = wanted.fingerprint
+    return found
+
+
+def table_of_clusters() -> None:
+    """All clusters that were opened, and their steps."""
+    import boto3
+
+    client = boto3.client("emr")
+    table = Table(title="Clusters and their steps", title_justify="left")
+    for heading in ("", "state", "began after, s", "took, s"):
+        table.add_column(heading, justify="right" if heading.endswith(", s") else "left", overflow="fold")
+    listed = client.list_clusters()["Clusters"]
+    clusters = [client.describe_cluster(ClusterId=each["Id"])["Cluster"] for each in listed]
+    for cluster in sorted(clusters, key=lambda cluster: moment(cluster, "CreationDateTime")):
+        status, created = cluster["Status"], moment(cluster, "CreationDateTime")
+        ready, ended = moment(cluster, "ReadyDateTime"), moment(cluster, "EndDateTime")
+        reason = status["StateChangeReason"]["Code"]
+        name = f"[bold]{cluster['Name']}[/] {cluster['Id']}"
+        table.add_row(name, f"{status['State']} ({reason})", seconds(created, ready), seconds(created, ended))
+        for step in reversed(client.list_steps(ClusterId=cluster["Id"])["Steps"]):
+            began, done = moment(step, "StartDateTime"), moment(step, "EndDateTime")
+            table.add_row(f"  {step['Name']}", step["Status"]["State"], seconds(created, began), seconds(began, done))
+    console.print(table)
+
+
+def moment(described: dict[str, Any], name: str) -> datetime:
+    found: datetime = described["Status"]["Timeline"][name]
+    return found
+
+
+def seconds(since: datetime, until: datetime) -> str:
+    return f"{(until - since).total_seconds():.1f}"
+
+
+def table_of_lake(lake: str) -> None:
+    table = Table(title="What lies in the lake", title_justify="left")
+    for heading in ("below", "files", "MB"):
+        table.add_column(heading, justify="left" if heading == "below" else "right")
+    sizes: dict[str, list[int]] = {}
+    for file in storage.files(lake):
+        place = "/".join(file.uri.removeprefix(f"{lake}/").split("/")[:2])
+        sizes.setdefault(place, []).append(file.bytes)
+    for place, found in sorted(sizes.items()):
+        table.add_row(place, f"{len(found):,}", f"{sum(found) / 1e6:.1f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

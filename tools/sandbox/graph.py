@@ -1,0 +1,70 @@
+"""A picture of a pipeline as Airflow's own page draws it: of its newest run in the Airflow of this checkout, if any.
+
+For an environment that has Playwright (`make graph`); the browser is the machine's own.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from playwright.sync_api import Error, Page, sync_playwright
+
+from tools.airflow_api import Airflow, AirflowError, quoted
+from tools.sandbox.local_airflow import ROOT, start
+
+DAGS = ROOT / "airflow_dags"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SIZE = {"width": 3200, "height": 1400}  # points of the page; the graph gets about half of its width
+MARGIN = 24
+# What lies over the graph: its controls, its map in small, the buttons.
+OVER = ".react-flow__minimap, .react-flow__controls, .react-flow__panel {display: none !important}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    pipelines = sorted(file.parent.name for file in DAGS.glob("*/dag.py"))
+    parser.add_argument("--dag", required=True, choices=pipelines, metavar="ID", help="of the pipeline")
+    parser.add_argument("--file", type=Path, required=True, metavar="PNG", help="to write")
+    arguments = parser.parse_args()
+    browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if not browser:
+        sys.exit(
+            "There is no Chromium; install one (Debian: apt-get install chromium), or name one by CHROMIUM=PROGRAM."
+        )
+    try:
+        with start(say=print) as airflow, tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
+            opened = playwright.chromium.launch_persistent_context(
+                profile,
+                executable_path=browser,
+                viewport=SIZE,
+                device_scale_factor=2,
+                args=["--no-sandbox", "--disable-gpu"],
+            )
+            opened.add_init_script("localStorage.setItem('default_dag_view', '\"graph\"')")
+            picture(airflow, opened.pages[0], arguments.dag, arguments.file)
+            opened.close()
+    except (AirflowError, Error) as error:
+        sys.exit(str(error))
+    print(f"{arguments.file} shows {arguments.dag}.")
+
+
+def picture(airflow: Airflow, page: Page, dag: str, file: Path) -> None:
+    """Write the part of Airflow's page that shows the graph of a pipeline's newest run."""
+    runs = airflow.runs(dag)
+    page.goto(f"{airflow.url}/dags/{dag}" + (f"/runs/{quoted(runs[0]['dag_run_id'])}" if runs else ""))
+    page.wait_for_selector(".react-flow__node")
+    page.add_style_tag(content=OVER)
+    page.wait_for_timeout(3000)  # states come, and the graph is moved to where it fits
+    boxes = [box for node in page.locator(".react-flow__node").all() if (box := node.bounding_box())]
+    left, top = (min(box[side] for box in boxes) - MARGIN for side in ("x", "y"))
+    right = max(box["x"] + box["width"] for box in boxes) + MARGIN
+    bottom = max(box["y"] + box["height"] for box in boxes) + MARGIN
+    file.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=file, clip={"x": left, "y": top, "width": right - left, "height": bottom - top})
+
+
+if __name__ == "__main__":
+    main()

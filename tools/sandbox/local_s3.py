@@ -1,0 +1,55 @@
+"""An S3 server on this machine, versitygw, for as long as a block runs; what it holds are files of a folder."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import TaskError
+from tools.sandbox import parts
+from tools.sandbox.local_airflow import free_port
+
+BUCKET = "tandem-lake"
+
+
+@contextlib.contextmanager
+def running(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
+    """Serve a folder with one bucket, BUCKET; the environment variables by which every client finds the server.
+
+    Installs the server if it is not here. TaskError if it cannot be installed or does not start.
+    """
+    if sentence := parts.install("versitygw"):
+        raise TaskError(sentence)
+    port = free_port(address)
+    url = f"http://{address}:{port}"
+    user, secret = uuid.uuid4().hex, uuid.uuid4().hex
+    (folder / BUCKET).mkdir(parents=True, exist_ok=True)
+    keys = {"ROOT_ACCESS_KEY": user, "ROOT_SECRET_KEY": secret}
+    command = [str(parts.program("versitygw")), "--port", f"{address}:{port}", "--quiet", "posix", str(folder)]
+    server = subprocess.Popen(command, env={**os.environ, **keys}, start_new_session=True)  # Ctrl-C is not for it
+    try:
+        wait_for(port, address)
+        yield {
+            "AWS_ACCESS_KEY_ID": user,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": url,
+        }
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(port: int, address: str = "127.0.0.1", seconds: float = 60) -> None:
+    """Wait until something listens at a port of this machine; TaskError if nothing does in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
+            return
+        time.sleep(0.05)
+    raise TaskError(f"Nothing listens on {address}:{port} after {seconds:.0f} s.")

@@ -1,0 +1,1 @@
+"""New jobs and pipelines, schemas, the documentation site."""
