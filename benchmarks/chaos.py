@@ -31,7 +31,6 @@ import psutil
 from botocore.config import Config
 from rich.console import Console
 from rich.table import Table
-from tools.airflow_api import Airflow, AirflowError, patience
 
 from benchmarks import chaos_check, chaos_plan, chaos_processes
 from benchmarks.chaos_check import Ledger, Reader
@@ -40,6 +39,7 @@ from benchmarks.chaos_processes import JobProcess
 from benchmarks.chaos_servers import DynamoDBProxy, Notes, S3Proxy
 from common.handover import lake
 from tools import tables
+from tools.airflow_api import Airflow, AirflowError, patience
 from tools.data import generate_data
 from tools.data.shop_model import Settings
 from tools.sandbox import local_airflow, local_dynamodb, local_s3

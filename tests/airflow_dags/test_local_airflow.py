@@ -15,8 +15,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tools.airflow_api import AirflowError, Instance, quoted
 
+from tools.airflow_api import AirflowError, Instance, quoted
 from tools.sandbox import local_airflow
 
 INTERACTIONS = 'contract = "interactions@1"'

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from churn_features import CUTS, NOW, features
 from recommending_lake import JOBS, Lake, table
-from test_churn import CUTS, NOW, features
 
 from common.engines.arrays import string_arrays
 from common.handover.job_toml import load
@@ -316,7 +316,7 @@ def test_a_table_of_another_contract_version_is_told_with_both(
         arguments += ["--from", f"{role}=other"]
     if role and "model" in load(JOBS / job).inputs:
         arguments += ["--from", "model=other"]
-    other = contract.replace("@1", "@9")
+    other = f"{contract.partition('@')[0]}@9"
     for manifest in (lake.folder / "lake").rglob("manifest.json"):
         manifest.write_text(manifest.read_text().replace(f'"{contract}"', f'"{other}"'))
     mapped = 0 if "predict" in job else None

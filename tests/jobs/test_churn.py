@@ -1,49 +1,20 @@
 """Training and prediction of churn on users made for it."""
 
-import datetime
 import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from churn_features import CUTS, NOW, features
 from recommending_lake import Lake
 
-from common import contracts
-
-NOW = datetime.date(2011, 6, 1)
-CUTS = [NOW - datetime.timedelta(days=age) for age in (90, 60, 30)]
 FEATURES = ["--from", "features=features"]
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path)
-
-
-def features(users: int, learnable: float = 3.0, seed: int = 0) -> pa.Table:
-    """Users at each cut. Who has few purchases churns, recency tells less; all other features are noise or constant."""
-    random = np.random.default_rng(seed)
-    tables = []
-    for cut in [*CUTS, NOW]:
-        good = random.normal(size=users)
-        churned = random.random(users) < 1 / (1 + np.exp(learnable * good))
-        at_risk = np.arange(users) % 7 > 0
-        columns: dict[str, object] = {
-            "user_id": [f"user {number}" for number in range(users)],
-            "cut": [cut] * users,
-            "at_risk": at_risk.tolist(),
-            "churned": [None] * users if cut == NOW else churned.tolist(),
-            "plan": random.choice(["free", "basic"], users).tolist(),
-        }
-        numbers = {"purchases": np.exp(good), "recency_days": np.exp(random.normal(size=users) - 0.5 * good) * 40}
-        numbers["tenure_days"] = np.full(users, 400.0)
-        for name, column in contracts.load("user_features@1").columns.items():
-            if name not in columns:
-                columns[name] = numbers.get(name, [None if column.nullable else 0.0] * users)
-        table = pa.table(columns)
-        tables.append(table if cut == NOW else table.filter(pa.array(at_risk)))
-    return pa.concat_tables(tables, promote_options="permissive")
 
 
 def put(lake: Lake, rows: pa.Table, task: str = "features") -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from recommending_lake import Lake, table
 
+from common.engines.arrays import strings_of
 from common.recommending.histories import History
 from common.recommending.models import MODELS, from_arrays, ranking_of
 from jobs.train_recommender.main import beats
@@ -91,7 +92,7 @@ def test_the_shipped_model_is_fitted_on_everything(lake: Lake) -> None:
     lake.put("interactions", "interactions@1", interactions(without_last_item() | late))
     assert train(lake) == 0
     arrays, document = lake.model("train_recommender")
-    assert arrays.strings_of("items", arrays).to_pylist() == [item["item_id"] for item in CATALOGUE]
+    assert strings_of("items", arrays).to_pylist() == [item["item_id"] for item in CATALOGUE]
     model = from_arrays(arrays, document["members"])
     bought_it = of_dense(np.eye(ITEMS)[[ITEMS - 1]])
     assert ranking_of(model, bought_it, False).items.size, "the late item says nothing of others"

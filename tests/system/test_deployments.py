@@ -12,8 +12,8 @@ from pathlib import Path
 
 import boto3
 import pytest
-from tools.airflow_api import patience
 
+from tools.airflow_api import patience
 from tools.sandbox import local_airflow
 from tools.sandbox.local_airflow import free_port
 

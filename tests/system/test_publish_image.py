@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pyarrow as pa
+
 from common.contracts import load
 from common.delivery import reader
 from common.delivery.tables import Table

@@ -10,14 +10,10 @@ from pathlib import Path
 
 import botocore.session
 from botocore import xform_name
+from documents import blocks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "airflow_dags").rglob("README.md")]
-
-
-def blocks(page: Path, language: str = "sh") -> list[str]:
-    """The blocks of a page in a language: `sh` is run, `aws` needs an account, all others say what they need."""
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def test_every_target_of_make_that_is_named_exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from documents import blocks
+
 from tools.airflow_api import Airflow
 
 ROOT = Path(__file__).parents[2]

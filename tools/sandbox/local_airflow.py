@@ -1,10 +1,9 @@
-"""Airflow on this machine: starts its parts, waits until they are healthy, asks them over REST, ends them all."""
+"""Airflow on this machine: starts its parts, waits until they are healthy, ends them all."""
 
 import contextlib
 import datetime
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 import signal
@@ -12,22 +11,19 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from tools.airflow_api import Airflow, AirflowError, patience
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / ".venv-airflow" / "bin"
 GRACE_SECONDS = 3  # between TERM and KILL: the scheduler does not always end by itself
 LOCK_SECONDS = 30  # for which a part waits until another one has written to the database
 PARTS = ("api-server", "scheduler", "dag-processor")  # no triggerer: no pipeline defers
-
 # Short intervals, because this is one person's machine; the rest is what a local Airflow has to be told.
 SETTINGS = {
     "CORE__EXECUTOR": "LocalExecutor",
@@ -42,105 +38,6 @@ SETTINGS = {
     "DAG_PROCESSOR__PRINT_STATS_INTERVAL": "0",
     "API__HOST": "127.0.0.1",
 }
-
-
-class AirflowError(Exception):
-    """Airflow did not start, did not answer, or did not do in time what it was asked for."""
-
-
-@dataclass(frozen=True)
-class Instance:
-    """A task of a run, or one of its map instances (map index -1: not mapped)."""
-
-    task_id: str
-    map_index: int
-    try_number: int
-    state: str | None
-    started: str | None
-    ended: str | None
-    seconds: float | None
-
-
-@dataclass(frozen=True)
-class Airflow:
-    """A running Airflow, by its REST interface."""
-
-    url: str
-    token: str
-
-    def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """The answer of GET path, or of POST path with a body, or of another method."""
-        request = urllib.request.Request(
-            f"{self.url}{path}",
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
-            method=method,
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
-
-    def trigger(self, dag: str, conf: dict[str, Any] | None = None) -> str:
-        """Start a run of a pipeline and return its ID."""
-        run: str = self.ask(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf or {}})["dag_run_id"]
-        return run
-
-    def runs(self, dag: str) -> list[dict[str, Any]]:
-        """The newest 100 runs of a pipeline, newest first."""
-        runs: list[dict[str, Any]] = self.ask(f"/api/v2/dags/{dag}/dagRuns?order_by=-run_after")["dag_runs"]
-        return runs
-
-    def next_run(self, dag: str, known: set[str], seconds: float = 60) -> str:
-        """The ID of the first run of a pipeline that is none of the known ones: one that an asset started, say."""
-        for _ in patience(seconds, f"No new run of {dag} began within {seconds:.0f} s"):
-            for run in self.runs(dag):
-                if run["dag_run_id"] not in known:
-                    return str(run["dag_run_id"])
-        raise AssertionError
-
-    def wait(
-        self, dag: str, run: str, seconds: float = 3600, show: Callable[[list[Instance]], None] = lambda instances: None
-    ) -> str:
-        """Wait for a run's end and return its state; `show` gets the states of its tasks twice a second."""
-        for _ in patience(seconds, f"The run {run} of {dag} did not end within {seconds:.0f} s"):
-            state = self.ask(f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}")["state"]
-            show(self.instances(dag, run))
-            if state in ("success", "failed"):
-                return str(state)
-        raise AssertionError
-
-    def instances(self, dag: str, run: str) -> list[Instance]:
-        """All tasks of a run, in the order in which they started."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances?limit=1000"
-        found = [
-            Instance(
-                task_id=each["task_id"],
-                map_index=each["map_index"],
-                try_number=each["try_number"],
-                state=each["state"],
-                started=each["start_date"],
-                ended=each["end_date"],
-                seconds=each["duration"],
-            )
-            for each in self.ask(path)["task_instances"]
-        ]
-        return sorted(found, key=lambda instance: (instance.started or "~", instance.task_id, instance.map_index))
-
-    def xcom(self, dag: str, run: str, instance: Instance) -> Any:
-        """What a task returned; None if it returned nothing."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances/{instance.task_id}/xcomEntries/return_value"
-        try:
-            return self.ask(f"{path}?map_index={instance.map_index}&deserialize=true")["value"]
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return None
-            raise
-
-    def log(self, dag: str, run: str, instance: Instance) -> list[str]:
-        """The lines in the log of a task's newest try, without the marks that fold them on Airflow's page."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances/{instance.task_id}/logs/{instance.try_number}"
-        content = self.ask(f"{path}?map_index={instance.map_index}&full_content=true")["content"]
-        lines = [line if isinstance(line, str) else line["event"] for line in content]
-        return [line for line in lines if not line.startswith(("::group::", "::endgroup::"))]
 
 
 @contextlib.contextmanager
@@ -290,15 +187,6 @@ def children(pid: int) -> list[psutil.Process]:
         return []
 
 
-def patience(seconds: float, otherwise: str) -> Iterator[None]:
-    """Turns of waiting, half a second each; raises AirflowError when the time is up."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        yield
-        time.sleep(0.5)
-    raise AirflowError(f"{otherwise}.")
-
-
 def seconds_of(moment: str | None) -> float:
     return datetime.datetime.fromisoformat(moment).timestamp() if moment else 0
 
@@ -307,10 +195,6 @@ def free_port(address: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
         return int(probe.getsockname()[1])
-
-
-def quoted(run: str) -> str:
-    return urllib.parse.quote(run, safe="")
 
 
 def main() -> None:

@@ -128,7 +128,10 @@ def test_a_number_that_is_none_stops_the_reader_with_its_file(tmp_path, value):
     ("harm", "sentence"),
     [
         (lambda table: table.drop_columns("item_id"), "column 'item_id' is missing, expected string"),
-        (lambda table: table.set_column(2, "weight", pa.array(["much"])), "column 'weight' is string, expected small"),
+        (
+            lambda table: table.set_column(2, "weight", pa.array(["much"])),
+            "column 'weight' is string, expected float32",
+        ),
     ],
 )
 def test_a_file_of_another_contract_is_named_with_its_column(tmp_path, harm, sentence):

@@ -3,16 +3,16 @@
 import json
 import os
 import signal
-import subprocess
 import time
 import urllib.request
 
 import boto3
 import pytest
 from tandem.lake import encode
-from tools.airflow_api import quoted
+from workers import worker
 
 from common.handover import storage
+from tools.airflow_api import quoted
 from tools.sandbox.local_airflow import start
 
 WRITES = '[outputs.interactions]\ncontract = "interactions@1"'
@@ -82,15 +82,6 @@ def states(airflow, dag, run):
 def manifest(workshop, dag, run):
     key = f"{workshop.uri}/intermediate/{dag}/{encode(run)}/{dag}/manifest.json"
     return json.loads(storage.read(key)[0])
-
-
-def worker(airflow, dag, run, task):
-    """The process that works on a task of a run."""
-    instances = airflow.ask(f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances")["task_instances"]
-    (title,) = [f"airflow worker -- {each['id']}" for each in instances if each["task_id"] == task]
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
-    (line,) = [line for line in listed.splitlines() if line.rstrip().endswith(title)]
-    return int(line.split()[0])
 
 
 def fail_by_hand(airflow, dag, run):

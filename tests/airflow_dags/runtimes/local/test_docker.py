@@ -21,8 +21,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from docker.errors import APIError, DockerException, NotFound
 from tandem.runtimes.base import Attempt
 from tandem.runtimes.local.docker import Docker, lines, quantity, remove
-from tools.airflow_api import quoted
 
+from tools.airflow_api import quoted
 from tools.sandbox import local_airflow
 
 ROOT = Path(__file__).parents[4]
