@@ -25,9 +25,9 @@ def test_every_target_of_make_that_is_named_exists():
     assert named <= targets
 
 
-def test_a_job_runs_by_hand_as_the_readme_says(tmp_path):
+def test_a_job_runs_manually_as_its_page_says(tmp_path):
     """All commands of that section, in one shell, with the lake elsewhere."""
-    by_hand = [block for block in blocks(ROOT / "README.md") if "jobs/" in block]
+    by_hand = [block for block in blocks(ROOT / "docs" / "run_a_job.md") if "jobs/" in block]
     assert len(by_hand) == 1
     commands = by_hand[0].replace("make sample\n", f"make sample LAKE=file://{tmp_path}\n")
     commands = commands.replace("file://$PWD/.tandem/lake", f"file://{tmp_path}").replace(
