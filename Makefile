@@ -76,7 +76,7 @@ test-system-jobs: setup
 test-system-airflow: setup
 	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m system $(AIRFLOW_TESTS))
 
-lint: setup ## format, lint, types, generated files, workflows
+lint: setup ## format, lint, types, generated files, language, spelling, workflows
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy common jobs tools benchmarks
@@ -84,6 +84,9 @@ lint: setup ## format, lint, types, generated files, workflows
 	$(JOBS_PYTHON) -m tools.packaging.catalogue --check
 	$(JOBS_PYTHON) -m tools.scaffold.schemas --check
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas --check
+	$(JOBS_PYTHON) -m tools.scaffold.language *.md docs airflow_dags/README.md airflow_dags/*/README.md benchmarks/results.md \
+	    sample_data/*/README.md templates/README.md templates/pipelines/*/README.md
+	.venv/bin/codespell
 	$(if $(ACTIONLINT),$(ACTIONLINT) .github/workflows/*.yml,echo "actionlint is not here, so workflows were not checked; install it: make actionlint")
 
 docs: .venv-docs/ready .tandem/mermaid/ready ## build the documentation site into dist/site; a broken link fails

@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 MAX_WORDS = 16
-MAX_WHATS = 3.0
+MAX_WHAT = 3.0
 SHOWN = 10
 AS_QUESTION = re.compile(r"(What|How|Whether|Where)\b")
 MARKER = re.compile(r"(?:[-*]|\d+\.) ")
@@ -39,8 +39,8 @@ def main() -> None:
     files = sorted({file for path in parser.parse_args().paths for file in expand(path)})
     documents = [text for file in files if file.suffix == ".md" for text in paragraphs(file)]
     docstrings = [text for file in files if file.suffix == ".py" for text in docstrings_of(file)]
-    problems = [*long_sentences(documents), *whats("documents", documents)]
-    problems += [*whats("docstrings", docstrings), *questions(docstrings)]
+    problems = [*long_sentences(documents), *frequent_what("documents", documents)]
+    problems += [*frequent_what("docstrings", docstrings), *questions(docstrings)]
     print("\n".join(problems), end="\n" if problems else "")
     sys.exit(bool(problems))
 
@@ -117,15 +117,15 @@ def long_sentences(documents: list[Text]) -> list[str]:
     return [f"{place(text)}: a sentence of {count} words; split it" for count, text in longest]
 
 
-def whats(kind: str, texts: list[Text]) -> list[str]:
+def frequent_what(kind: str, texts: list[Text]) -> list[str]:
     """Print the frequency of "what"; return where it occurs most if it is over the limit."""
     total = sum(len(words(text.text)) for text in texts)
     if not total:
         return []
     counts = [(len(re.findall(r"\bwhat\b", plain(text.text), re.IGNORECASE)), text) for text in texts]
     frequency = 1000 * sum(count for count, _ in counts) / total
-    print(f'{kind}: {frequency:.1f} times "what" per 1,000 words in {total:,} words, at most {MAX_WHATS:g}')
-    if frequency <= MAX_WHATS:
+    print(f'{kind}: {frequency:.1f} times "what" per 1,000 words in {total:,} words, at most {MAX_WHAT:g}')
+    if frequency <= MAX_WHAT:
         return []
     most = sorted((pair for pair in counts if pair[0]), key=lambda pair: -pair[0])[:SHOWN]
     return [f'{place(text)}: "what" {count} times; name the thing instead' for count, text in most]
