@@ -18,7 +18,7 @@ MAX_WORDS = 16
 MAX_WHAT = 3.0
 SHOWN = 10
 AS_QUESTION = re.compile(r"(What|How|Whether|Where)\b")
-MARKER = re.compile(r"(?:[-*]|\d+\.) ")
+MARKER = re.compile(r"^(?:[-*]|\d+\.) ")
 SENTENCE_END = re.compile(r"(?<=[.!?])[)\"*_]*\s+(?=[\"(*_\[]*[A-Z`0-9])")
 WORD = re.compile(r"\w(?:[\w'’.,/-]*\w)?")
 
