@@ -31,7 +31,7 @@ def lengths(file: Path) -> list[int]:
         ("It is in common/lake.py, version 1.2.\n`make demo` runs it.", [6, 3]),
         ("Over two\nlines, (in brackets.) Then [a link](docs/far_away.md).", [5, 3]),
         ("- one item\n  goes on\n- another\n1. A third: `spark-submit --lake here`", [4, 1, 3]),
-        ("**All of it has .422.** With two.", [4, 2]),
+        ("**All of it has .422.** With two.", [5, 2]),
         ("# A heading. Of words.\n| a table | of words |\n|---|---|", []),
         ("Before.\n```sh\na block. Of code.\n```\nAfter it.", [1, 2]),
     ],
