@@ -37,7 +37,7 @@ from benchmarks.chaos_check import Ledger, Reader
 from benchmarks.chaos_plan import Operation, Round, Strike
 from benchmarks.chaos_processes import JobProcess
 from benchmarks.chaos_servers import DynamoDBProxy, Notes, S3Proxy
-from common.handover import lake
+from common import protocol
 from tools import tables
 from tools.airflow_api import Airflow, AirflowError, patience
 from tools.data import generate_data
@@ -228,7 +228,7 @@ class Chaos:
                 mine = [
                     identity
                     for identity in self.planned
-                    if lake.encode(identity[1]) == task["run"] and identity[2] == chaos_plan.PUBLISH
+                    if protocol.encode(identity[1]) == task["run"] and identity[2] == chaos_plan.PUBLISH
                 ]
             else:
                 mine = [tuple(task[name] for name in ("dag_id", "run_id", "task_id", "map_index", "attempt"))]
@@ -443,12 +443,12 @@ class Chaos:
                 self.counts["tasks"] += 1
                 self.counts["attempts"] += max(instance.try_number, 1)
                 part = None if instance.map_index < 0 else instance.map_index
-                key = lake.task_key(PREFIX, dag, run, instance.task_id, part)
+                key = protocol.task_key(PREFIX, dag, run, instance.task_id, part)
                 chaos_check.check_instance(reader, found, key, instance.state, instance.try_number)
                 if instance.state == "failed":
                     self.check_end(key, instance.try_number, self.airflow.log(dag, run, instance))
             if state == "success":
-                folder = f"{lake.encode(dag)}/{lake.encode(run)}"
+                folder = f"{protocol.encode(dag)}/{protocol.encode(run)}"
                 chaos_check.check_chain(reader, found, folder, self.notes.manifests)
                 delivered = self.runs.get(run, (dag, []))[1]
                 before[dag] |= set(delivered)

@@ -2,6 +2,8 @@
 
 import re
 
+from common.protocol import EXIT_ARGUMENTS, EXIT_INPUT, EXIT_REFUSED, EXIT_STALE
+
 MAX_SENTENCE = 4000  # characters: a name in it may be of any length
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # and halves of surrogate pairs
 
@@ -21,22 +23,22 @@ class TaskError(Exception):
 class ArgumentError(TaskError):
     """The command line or `job.toml` is wrong."""
 
-    exit_code = 2
+    exit_code = EXIT_ARGUMENTS
 
 
 class InputError(TaskError):
     """An input is missing or breaks its contract."""
 
-    exit_code = 3
+    exit_code = EXIT_INPUT
 
 
 class GateRefused(TaskError):
     """A quality gate refused the result."""
 
-    exit_code = 4
+    exit_code = EXIT_REFUSED
 
 
 class StaleAttempt(TaskError):
     """This attempt, or a newer one, has published already."""
 
-    exit_code = 5
+    exit_code = EXIT_STALE

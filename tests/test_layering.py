@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the lowest room to the highest: a module imports from its own room and from lower ones.
 ROOMS = [
+    "common.protocol",
     "common.errors",
     "common.contracts",
     "common.handover",
@@ -38,6 +39,7 @@ ROOMS = [
 AWS = {"boto3", "botocore"}
 # What a room may load beside the standard library and lower rooms: it must start where only that is installed.
 PACKAGES = {
+    "common.protocol": set(),
     "common.errors": set(),
     "common.contracts": set(),
     "common.handover": AWS,

@@ -1,7 +1,8 @@
 """The error of a pipeline that is written wrongly, and the nearest name to a misspelt one."""
 
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+from tandem.protocol import nearest
 
 
 class PipelineError(Exception):
@@ -12,6 +13,4 @@ def check_known(kind: str, name: str, known: Iterable[str], where: str) -> None:
     """Raise PipelineError, naming the nearest known name, if `name` is none of them."""
     names = sorted(known)
     if name not in names:
-        nearest = get_close_matches(name, names, n=1, cutoff=0)
-        advice = f"did you mean '{nearest[0]}'?" if nearest else "there is none here, take it out."
-        raise PipelineError(f"{where} names the {kind} '{name}', which does not exist: {advice}")
+        raise PipelineError(f"{where} names the {kind} '{name}', which does not exist{nearest(name, names)}.")

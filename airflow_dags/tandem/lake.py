@@ -3,37 +3,23 @@
 Jobs wrote what is read here, and a job may be wrong, or not be ours: files are bounded, and no link is followed.
 """
 
-import hashlib
 import json
 import logging
 import os
-import re
 import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-ATTEMPTS = 8  # of a request, as in common.handover.s3: a job's success must not be lost by one cut connection
+from tandem.protocol import S3_ATTEMPTS
+
 MAX_DOCUMENT = 64 << 20  # bytes; a manifest names all files of its task
 log = logging.getLogger(__name__)
 
 
 class Unreadable(Exception):
     """A file is a link, a pipe or another thing that is not a file, or it is too large."""
-
-
-def encode(identifier: str) -> str:
-    """The name of an ID as one segment of a URI, the same as `common.handover.lake.encode`."""
-    content = identifier.encode("utf-8", "surrogatepass")
-    name = re.sub(rb"^[._]|[^A-Za-z0-9_.-]", lambda match: b"~%02x" % match.group()[0], content).decode("ascii")
-    return name if len(name) <= 200 else f"{name[:150]}~~{hashlib.sha256(content).hexdigest()[:32]}"
-
-
-def task_key(lake: str, dag_id: str, run_id: str, task_id: str, map_index: int | None) -> str:
-    """URI of the folder of a task's output; `map_index` is None for a task that is not mapped."""
-    key = "/".join([lake, "intermediate", *map(encode, (dag_id, run_id, task_id))])
-    return key if map_index is None else f"{key}/map-{map_index}"
 
 
 def read_document(uri: str) -> dict[str, Any] | None:
@@ -92,14 +78,14 @@ def read_s3(uri: str, read: Callable[[Any], bytes]) -> bytes:
     from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    client = boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": ATTEMPTS}))
-    for attempt in range(1, ATTEMPTS + 1):
+    client = boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": S3_ATTEMPTS}))
+    for attempt in range(1, S3_ATTEMPTS + 1):
         try:
             return read(client.get_object(Bucket=bucket, Key=key)["Body"])
         except client.exceptions.NoSuchKey:
             raise FileNotFoundError(uri) from None
         except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):  # boto3 does not resend these
-            if attempt == ATTEMPTS:
+            if attempt == S3_ATTEMPTS:
                 raise
             time.sleep(0.1 * 2**attempt)
     raise AssertionError

@@ -16,19 +16,12 @@ from tandem.dag_errors import PipelineError
 from tandem.failure_notice import noted, told
 from tandem.lake import read_document
 from tandem.parameters import Described, check_configuration, check_parameters, given, is_of_its_task
+from tandem.protocol import EXIT_STALE, FINAL, MAX_RESULT, attempt_folder, failure_uri, fit_result, manifest_uri
 from tandem.runtimes.base import Attempt, ContainerRuntime, Outcome
-from tandem.runtimes.output import MAX_RESULT
 from tandem.runtimes.polling import PollingRuntime
 from tandem.runtimes.released import check_bundle
 from tandem.texts import IN_NAMES, check_texts
 
-FINAL = {  # exit codes that another attempt would end with too
-    2: "wrong arguments",
-    3: "an input is missing or breaks its contract",
-    4: "a quality gate refused the result",
-    5: "fenced, this attempt or a newer one has published",
-}
-FENCED = 5
 MAX_SENTENCE = 2000  # characters of what a job says of its failure
 log = logging.getLogger(__name__)
 
@@ -141,16 +134,16 @@ def concluded(work: Attempt, outcome: Outcome) -> Any:
     The manifest is what counts: a job that is ended after it published, by a signal or in its last clean-up, has done
     all that it was to do.
     """
-    uri = f"{work.key}/manifest.json"
+    uri = manifest_uri(work.key)
     manifest = read_document(uri)
     newest = attempt_of(manifest, work)
     if manifest is not None and newest == work.attempt:
         if outcome.exit_code:
             log.warning("%s It had published before, so the task is done: %s", ending(outcome, None, work), uri)
-        return result(outcome) or small({"manifest": uri, "metrics": manifest.get("metrics", {})})
-    document = failure_document(f"{work.key}/attempt-{work.attempt}/failure.json", work)
+        return result(outcome) or fit_result(uri, manifest.get("metrics", {}))
+    document = failure_document(failure_uri(attempt_folder(work.key, work.attempt)), work)
     if outcome.exit_code and document is None and newest > work.attempt:
-        outcome = outcome._replace(exit_code=FENCED, guessed=False)  # clusters tell nothing but that a job failed
+        outcome = outcome._replace(exit_code=EXIT_STALE, guessed=False)  # clusters tell nothing but that a job failed
     failure = AirflowFailException if code_of(outcome, document) in FINAL else AirflowException
     raise failure("\n".join([ending(outcome, document, work), *reasons(outcome, document)]))
 
@@ -192,19 +185,6 @@ def result(outcome: Outcome) -> Any:
     return None
 
 
-def small(xcom: dict[str, Any]) -> dict[str, Any]:
-    """An XCom that fits into Airflow's database: without its largest metrics, of which it says so."""
-    kept = {name: len(json.dumps({name: value})) for name, value in xcom["metrics"].items()}
-    left_out: list[str] = []
-    while kept and sum(kept.values()) > MAX_RESULT - 1024:
-        left_out.append(max(kept, key=lambda name: kept[name]))
-        del kept[left_out[-1]]
-    if not left_out:
-        return xcom
-    told = f"{len(left_out)} metrics, '{left_out[0][:100]}' first; the manifest has them."
-    return {**xcom, "metrics": {name: xcom["metrics"][name] for name in kept}, "left_out": told}
-
-
 def code_of(outcome: Outcome, document: Mapping[str, Any] | None) -> int:
     """The exit code of a work: the one that its job wrote down, because clusters swallow them."""
     return int(document["exit_code"]) if document else outcome.exit_code
@@ -219,7 +199,7 @@ def ending(outcome: Outcome, document: Mapping[str, Any] | None, work: Attempt) 
     elif number in set(Signals):
         how = f"was killed by {Signals(number).name}"
     elif code == 0:
-        how = f"ended with exit code 0, but without a manifest of this attempt at {work.key}/manifest.json"
+        how = f"ended with exit code 0, but without a manifest of this attempt at {manifest_uri(work.key)}"
     else:
         how = f"ended with exit code {code}" + (f" ({FINAL[code]})" if code in FINAL else "")
     return f"Attempt {work.attempt} of {work.task_id} {how}."

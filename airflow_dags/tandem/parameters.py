@@ -1,7 +1,5 @@
 """Check the parameters of a task as its job would, and declare to Airflow those that a run may give."""
 
-import datetime
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,29 +8,12 @@ from airflow.sdk.exceptions import AirflowFailException
 from jinja2 import Environment, meta
 
 from tandem.dag_errors import PipelineError, check_known
+from tandem.protocol import parse_parameter, to_text
 from tandem.texts import short
 
 Described = Mapping[str, Mapping[str, Any]]  # the parameters of a job, as job_catalogue.json has them
-PARSERS: dict[str, Any] = {  # the same as in common.handover.job_toml, which checks again what arrives
-    "integer": int,
-    "number": float,
-    "string": str,
-    "boolean": lambda text: {"true": True, "false": False}[text.lower()],
-    "date": datetime.date.fromisoformat,
-}
-EXPECTED = {
-    "integer": "an integer",
-    "number": "a number",
-    "boolean": "true or false",
-    "date": "a date such as 2011-06-01",
-}
 JSON_TYPES = {"date": "string"}
 OF_A_TASK = {"ti", "task", "task_instance", "task_instance_key_str"}  # names that templates know only in their own task
-
-
-def written(value: Any) -> str:
-    """A parameter's value as a job's command line takes it."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def check_parameters(described: Described, values: Mapping[str, Any], where: str) -> None:
@@ -42,27 +23,17 @@ def check_parameters(described: Described, values: Mapping[str, Any], where: str
     for name, parameter in described.items():
         value = values.get(name)
         if value is not None:
-            check_value(name, parameter, written(value), where)
+            check_value(name, parameter, to_text(value), where)
         elif parameter.get("default") is None:
             raise PipelineError(f"{where} lacks the parameter '{name}'; give it a value ({parameter['help']}).")
 
 
 def check_value(name: str, parameter: Mapping[str, Any], text: str, where: str) -> None:
-    kind = parameter["type"]
-    if kind == "date" and not text:  # as good as not given
-        return
-    shown = f"{where} gives the parameter '{name}' the value {short(text)}"
+    """Raise PipelineError unless the text is a value of the parameter."""
     try:
-        value = PARSERS[kind](text)
-        if kind == "number" and not math.isfinite(value):
-            raise ValueError
-    except (ValueError, KeyError):
-        raise PipelineError(f"{shown}, expected {EXPECTED[kind]}.") from None
-    if "range" in parameter and not parameter["range"][0] <= value <= parameter["range"][1]:
-        least, most = parameter["range"]
-        raise PipelineError(f"{shown}, expected a value from {least} to {most}.")
-    if "choices" in parameter and value not in parameter["choices"]:
-        raise PipelineError(f"{shown}, expected one of {', '.join(parameter['choices'])}.")
+        parse_parameter(parameter["type"], text, parameter.get("range"), parameter.get("choices"))
+    except ValueError as error:
+        raise PipelineError(f"{where} gives the parameter '{name}' the value {short(text)}{error}.") from None
 
 
 def declaration(parameter: Mapping[str, Any], default: Any) -> Param:

@@ -1,6 +1,5 @@
 """Contracts: the named, versioned schemas, with cheap checks of values, of the tables that cross between tasks."""
 
-import difflib
 import functools
 import importlib.resources
 import tomllib
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.errors import ArgumentError
+from common.protocol import nearest
 
 TYPES = {"string", "int64", "float64", "float32", "boolean", "date", "timestamp"}
 CONTROL = r"[\x00-\x1f\x7f-\x9f]"  # control characters, for the regular expressions of Python, Java and Arrow
@@ -153,10 +153,3 @@ def wanted(hint: Any) -> str:
         return f"a list of {number}{'texts' if kinds[0] is str else 'numbers'}"
     names = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
     return names[typing.get_origin(hint) or hint]
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """The end of a sentence about an unknown word: what was probably meant, else all that is known."""
-    if close := difflib.get_close_matches(word, known, 1, 0.5):
-        return f"; did you mean '{close[0]}'"
-    return f"; expected one of {', '.join(known)}" if known else "; expected none"

@@ -19,6 +19,7 @@ from common.handover import s3, storage
 from common.handover.inputs import Input
 from common.handover.storage import File
 from common.handover.task import Task
+from common.protocol import S3_ATTEMPTS
 
 TYPES = {
     "string": pa.string(),
@@ -251,5 +252,5 @@ def s3_filesystem() -> pa.fs.FileSystem:
     return pa.fs.S3FileSystem(
         endpoint_override=s3.endpoint(),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
-        retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=s3.ATTEMPTS),
+        retry_strategy=pa.fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
     )

@@ -4,10 +4,10 @@ import argparse
 import datetime
 from typing import Any, NoReturn
 
-from common.contracts import nearest
 from common.errors import ArgumentError
 from common.handover import storage
 from common.handover.job_toml import Job
+from common.protocol import nearest
 
 
 class Parser(argparse.ArgumentParser):

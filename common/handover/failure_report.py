@@ -10,8 +10,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common import protocol
 from common.errors import StaleAttempt, TaskError, one_line
-from common.handover import lake, manifest, storage
+from common.handover import manifest, storage
 from common.handover.task import Task
 
 LAST_LINE_TO: list[Callable[[str], None]] = []  # where else the last line goes than to this process's stderr
@@ -40,7 +41,7 @@ def tell_last(sentence: str) -> None:
 
 def leave_failure_document(task: Task, code: int, sentence: str, error: BaseException | None) -> None:
     """Leave what happened in the attempt's folder, unless another process of this attempt has published."""
-    there = manifest.load_or_none(lake.manifest(task.key))
+    there = manifest.load_or_none(protocol.manifest_uri(task.key))
     if there and manifest.compared(there.document["task"], task.identity) == 0:
         return
     chain = []
@@ -52,7 +53,7 @@ def leave_failure_document(task: Task, code: int, sentence: str, error: BaseExce
     document = {"format": manifest.FORMAT, "task": task.identity, "job": task.job.name, "fingerprint": task.code}
     document |= {"exit_code": code, "sentence": sentence, "exceptions": chain, "effects": task.effects}
     document |= {**task.given(), **task.times()}
-    storage.write(lake.failure(task.attempt_folder), manifest.content(document))
+    storage.write(protocol.failure_uri(task.attempt_folder), manifest.content(document))
 
 
 def describe_unexpected(error: BaseException) -> str:
@@ -73,7 +74,7 @@ def describe_unexpected(error: BaseException) -> str:
 def terminated(task: Task, at_rest: bool) -> str:
     """One sentence about a task that SIGTERM ends: what it has published, if anything."""
     if not at_rest:
-        return f"Terminated by SIGTERM while publishing; look at {lake.manifest(task.key)}, then rerun the task."
+        return f"Terminated by SIGTERM while publishing; check {protocol.manifest_uri(task.key)}, then rerun the task."
     if not task.effects:
         return "Terminated by SIGTERM before publishing; rerun the task."
     more = f" and {len(task.effects) - 1} more" if len(task.effects) > 1 else ""

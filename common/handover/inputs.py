@@ -5,10 +5,10 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from common import contracts
+from common import contracts, protocol
 from common.contracts import Contract
 from common.errors import InputError
-from common.handover import lake, manifest, partitions, storage
+from common.handover import manifest, partitions, storage
 from common.handover.job_toml import Job, Table
 from common.handover.manifest import Manifest
 from common.handover.storage import File, at_once
@@ -66,7 +66,7 @@ def resolve(reader: Reader, role: str, table: Table) -> Input:
             if table.dates
             else ["all"]
         )
-        found = at_once(manifest.load_or_none, [lake.manifest(f"{folder}/{name}") for name in names])
+        found = at_once(manifest.load_or_none, [protocol.manifest_uri(f"{folder}/{name}") for name in names])
         manifests = [partition for partition in found if partition]
         output = None  # a partition's manifest holds only the one output that fills it
         if not manifests and not table.optional:
@@ -150,7 +150,7 @@ def predecessor_manifests(reader: Reader, role: str) -> list[Manifest]:
     predecessor = reader.predecessors[role]
 
     def shard(index: int | None) -> str:
-        return lake.manifest(lake.task_key(reader.lake, reader.dag_id, reader.run_id, predecessor, index))
+        return protocol.manifest_uri(protocol.task_key(reader.lake, reader.dag_id, reader.run_id, predecessor, index))
 
     plain, first = at_once(manifest.load_or_none, [shard(None), shard(0)])
     if plain and not (first and published(first) > published(plain)):

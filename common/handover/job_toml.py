@@ -1,6 +1,5 @@
 """What `job.toml` says of a job, read strictly: a wrong key is named, with the nearest known one."""
 
-import datetime
 import hashlib
 import math
 import tomllib
@@ -9,16 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from common.contracts import check_keys, check_types, nearest, tables_by_name
+from common.contracts import check_keys, check_types, tables_by_name
 from common.errors import ArgumentError
-
-PARSERS: dict[str, Any] = {
-    "integer": int,
-    "number": float,
-    "string": str,
-    "boolean": lambda text: {"true": True, "false": False}[text.lower()],
-    "date": datetime.date.fromisoformat,
-}
+from common.protocol import PARSERS, nearest, parse_parameter
 
 
 @dataclass(frozen=True)
@@ -211,22 +203,7 @@ def parameter_values(job: Job, given: dict[str, str]) -> dict[str, Any]:
 def parameter_value(name: str, parameter: Parameter, value: Any) -> Any:
     if value is None:
         raise ArgumentError(f"The parameter '{name}' is missing; give it as --set {name}=VALUE ({parameter.help}).")
-    if parameter.type == "date" and value == "":
-        return None
     try:
-        parsed = PARSERS[parameter.type](str(value))
-        if parameter.type == "number" and not math.isfinite(parsed):
-            raise ValueError
-    except (ValueError, KeyError):
-        raise ArgumentError(f"The parameter '{name}' is '{value}', expected {article(parameter.type)}.") from None
-    if parameter.range and not parameter.range[0] <= parsed <= parameter.range[1]:
-        least, most = parameter.range
-        raise ArgumentError(f"The parameter '{name}' is {value}, expected a value from {least} to {most}.")
-    if parameter.choices and parsed not in parameter.choices:
-        raise ArgumentError(f"The parameter '{name}' is '{value}'{nearest(parsed, list(parameter.choices))}.")
-    return parsed
-
-
-def article(kind: str) -> str:
-    words = {"integer": "an integer", "boolean": "true or false", "date": "a date such as 2011-06-01"}
-    return words.get(kind, f"a {kind}")
+        return parse_parameter(parameter.type, str(value), parameter.range, parameter.choices)
+    except ValueError as error:
+        raise ArgumentError(f"The parameter '{name}' is '{value}'{error}.") from None

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from common import protocol
 from common.errors import InputError, TaskError
-from common.handover import lake, manifest, s3, storage
+from common.handover import manifest, s3, storage
 from common.handover.command_line import parse
 from common.handover.failure_report import ended_by_sigterm, tell_failure
 from common.handover.inputs import resolve
 from common.handover.job_toml import code_folder, load
 from common.handover.task import Task
-
-MAX_RESULT = 48 * 1024  # bytes; what an orchestrator keeps of a task is a note, not data
+from common.protocol import fit_result
 
 
 def run(main: Callable[[Task], None]) -> NoReturn:
@@ -46,7 +46,7 @@ def exit_code(main: Callable[[Task], None], folder: Path | zipfile.Path, argumen
 
 
 def work(main: Callable[[Task], None], task: Task) -> None:
-    own_uri = lake.manifest(task.key)
+    own_uri = protocol.manifest_uri(task.key)
     own = manifest.load_or_none(own_uri)
     manifest.fence(task.identity, own)
     with ended_by_sigterm(task), task.line.alive():
@@ -81,24 +81,5 @@ def tell_success(task: Task, own_uri: str, document: dict[str, Any]) -> None:
     for role, output in task.outputs.items():
         task.log("output", role=role, rows=output["rows"], bytes=output["bytes"])
     if file := os.environ.get("TANDEM_RESULT_FILE"):
-        Path(file).write_text(result(own_uri, document["metrics"]))
+        Path(file).write_text(json.dumps(fit_result(own_uri, manifest.plain(document["metrics"]))))
     task.log("done", seconds=document["seconds"], peak_memory_mib=document["peak_memory_bytes"] >> 20, manifest=own_uri)
-
-
-def result(own_uri: str, metrics: dict[str, Any]) -> str:
-    """The manifest's URI and the metrics as JSON; of metrics too large for that, the small ones and what is left out.
-
-    The manifest has all of them.
-    """
-    texts = {name: json.dumps(value) for name, value in manifest.plain(metrics).items()}
-    kept, size = set(), len(own_uri) + 1024
-    for name in sorted(texts, key=lambda name: len(texts[name])):
-        size += len(json.dumps(name)) + len(texts[name]) + 4
-        if size > MAX_RESULT:
-            break
-        kept.add(name)
-    document: dict[str, Any] = {"manifest": own_uri}
-    document["metrics"] = {name: json.loads(text) for name, text in texts.items() if name in kept}
-    if left_out := sorted(texts.keys() - kept):
-        document["left_out"] = f"{len(left_out)} metrics, '{left_out[0][:100]}' first; the manifest has them."
-    return json.dumps(document)

@@ -14,8 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, Any
 
 from common.errors import InputError, TaskError
+from common.protocol import S3_ATTEMPTS
 
-ATTEMPTS = 8  # of a request, over half a minute or so: a server that restarts is back by then
 PART = 8 << 20  # bytes of a part of a multipart upload; S3 allows 10,000 of them
 PARTS_AT_ONCE = 4
 VARIABLES = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if they are temporary, AWS_SESSION_TOKEN"
@@ -55,7 +55,7 @@ def read(uri: str, **part: str) -> tuple[bytes, str]:
         except client().exceptions.NoSuchKey:
             raise FileNotFoundError(uri) from None
         except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):  # the client has let go of it by now
-            if attempt == ATTEMPTS:
+            if attempt == S3_ATTEMPTS:
                 raise
             time.sleep(0.1 * 2**attempt)
             attempt += 1
@@ -76,7 +76,7 @@ def replace(uri: str, content: bytes, seen: str | None) -> bool:
     """Write bytes if what lies at the URI is still what was seen (a tag, or None for nothing); whether it was."""
     bucket, key = bucket_and_key(uri)
     condition: Any = {"IfNoneMatch": "*"} if seen is None else {"IfMatch": seen}
-    for attempt in range(ATTEMPTS):
+    for attempt in range(S3_ATTEMPTS):
         try:
             client().put_object(Bucket=bucket, Key=key, Body=content, **condition, **encryption())
             return True
@@ -275,7 +275,7 @@ def client() -> Any:
     # A server that does not answer is given up after 80 s, not after the eight minutes that are the default.
     options: Any = {
         "connect_timeout": 10,
-        "retries": {"mode": "standard", "max_attempts": ATTEMPTS},
+        "retries": {"mode": "standard", "max_attempts": S3_ATTEMPTS},
         "s3": {"addressing_style": style},
     }
     # Of a session of its own: the shared one keeps the credentials that any other client found first.

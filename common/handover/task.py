@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from common import protocol
 from common.errors import ArgumentError, InputError
-from common.handover import lake, manifest, s3, storage
+from common.handover import manifest, s3, storage
 from common.handover.command_line import checked_predecessors
 from common.handover.heartbeat import Progress, peak_memory
 from common.handover.inputs import Input
@@ -39,8 +40,8 @@ class Task:
         self.parameters = parameter_values(job, dict(arguments.settings))
         self.map_count = self.checked_map_count()
         self.metrics: dict[str, Any] = {}
-        self.key = lake.task_key(self.lake, self.dag_id, self.run_id, self.task_id, self.map_index)
-        self.attempt_folder = lake.attempt_folder(self.key, self.attempt)
+        self.key = protocol.task_key(self.lake, self.dag_id, self.run_id, self.task_id, self.map_index)
+        self.attempt_folder = protocol.attempt_folder(self.key, self.attempt)
         self.process = secrets.token_hex(4)  # two processes may have one attempt's number: each has names of its own
         self.started = datetime.datetime.now(datetime.UTC)
         self.line = Progress(self.task_id if self.map_index is None else f"{self.task_id}[{self.map_index}]")
@@ -154,7 +155,7 @@ class Task:
         """
         table = self.job.outputs[role]
         folder = f"{self.lake}/{table.dataset}/{name}"
-        there = manifest.load_or_none(lake.manifest(folder))
+        there = manifest.load_or_none(protocol.manifest_uri(folder))
         for output in there.document["outputs"].values() if there else ():
             if output["contract"] != table.contract:
                 raise InputError(
@@ -190,7 +191,7 @@ class Task:
         document = self.document({role: {"contract": table.contract, "rows": rows, "bytes": size, "files": paths}})
         document["dropped"] = manifest.dropped(seen, paths, datetime.datetime.now(datetime.UTC))
         with self.effect(f"published {folder.removeprefix(f'{self.lake}/')}"):
-            publish(lake.manifest(folder), document, seen)
+            publish(protocol.manifest_uri(folder), document, seen)
         output = self.outputs.setdefault(
             role, {"contract": table.contract, "dataset": table.dataset, "rows": 0, "bytes": 0, "partitions": {}}
         )

@@ -7,7 +7,8 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import ParamValidationError
 from tandem.dag_errors import PipelineError
-from tandem.parameters import check_parameters, declaration, given, written
+from tandem.parameters import check_parameters, declaration, given
+from tandem.protocol import to_text
 
 from common.errors import ArgumentError
 from common.handover.job_toml import Job, parameter_values, read_parameter
@@ -60,7 +61,7 @@ def refusal(error, check, *arguments):
 def test_airflow_and_job_judge_a_value_alike(name, value, good):
     values = {**GIVEN, name: value}
     here = refusal(PipelineError, check_parameters, DESCRIBED, values, "Task 't'")
-    there = refusal(ArgumentError, parameter_values, job(), {each: written(text) for each, text in values.items()})
+    there = refusal(ArgumentError, parameter_values, job(), {each: to_text(text) for each, text in values.items()})
     assert (not here, not there) == (good, good)
     if not good:
         assert f"'{name}'" in here and f"'{name}'" in there
@@ -144,8 +145,8 @@ RUNS = {  # the configuration of a run, and what the first task that failed says
     "null": ({"since": None, "max_quarantined_share": None}, ""),
     "empty date": ({"since": ""}, ""),
     "given": ({"since": "2011-06-01", "max_quarantined_share": 0.5}, ""),
-    "misspelt key": ({"sinse": "2031-01-01"}, "names the key 'sinse', which does not exist: did you mean 'since'?"),
-    "not for runs": ({"text": "a"}, "names the key 'text', which does not exist: did you mean"),
+    "misspelt key": ({"sinse": "2031-01-01"}, "names the key 'sinse', which does not exist; did you mean 'since'"),
+    "not for runs": ({"text": "a"}, "names the key 'text', which does not exist; did you mean"),
 }
 
 
@@ -232,7 +233,7 @@ def test_what_others_return_is_checked_in_its_own_task(workshop, monkeypatch):
         ({"parameters": {"since": "today"}}, "the value 'today', expected a date such as 2011-06-01."),
         (
             {"at_trigger": ["sinse"]},
-            "p/toy.json names the parameter 'sinse', which does not exist: did you mean 'since'",
+            "p/toy.json names the parameter 'sinse', which does not exist; did you mean 'since'",
         ),
     ],
 )

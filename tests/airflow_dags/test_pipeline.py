@@ -75,12 +75,12 @@ trained >> after
 @pytest.mark.parametrize(
     ("body", "settings", "sentence"),
     [
-        ('dag.container("tran")', {}, "p names the job 'tran', which does not exist: did you mean 'train'?"),
+        ('dag.container("tran")', {}, "p names the job 'tran', which does not exist; did you mean 'train'"),
         ('dag.container("build")', {}, "p runs 'build' as a python job, but its job.toml says engine = \"spark\"."),
         (
             'dag.container("train", interaction=dag.spark("build"))',
             {},
-            "Task 'train' of p names the role 'interaction', which does not exist: did you mean 'interactions'?",
+            "Task 'train' of p names the role 'interaction', which does not exist; did you mean 'interactions'",
         ),
         (
             'dag.container("train")',
@@ -102,12 +102,12 @@ trained >> after
         (
             'dag.container("train", interactions=dag.spark("build"))',
             {"train": {"parameters": {"factor": 3}}},
-            "p/train.json names the parameter 'factor', which does not exist: did you mean 'factors'?",
+            "p/train.json names the parameter 'factor', which does not exist; did you mean 'factors'",
         ),
         (
             'dag.container("train", interactions=dag.spark("build"))',
             {"train": {"conf": {}}},
-            "p/train.json names the setting 'conf', which does not exist: did you mean 'parameters'?",
+            "p/train.json names the setting 'conf', which does not exist; did you mean 'parameters'",
         ),
         ('dag.spark("build", task_id="other")', {}, "p has no other.json; write it, {} if there is nothing to say."),
         ('dag.container("mapped")', {"mapped": {}}, "Task 'mapped' of p is mapped by 'parts'; say into how many:"),

@@ -32,7 +32,8 @@ memory = "256Mi"
 """
 MAIN = """
 import time
-from common.handover import lake, storage
+from common import protocol
+from common.handover import storage
 from common.handover import run
 
 def main(task):

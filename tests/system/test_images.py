@@ -18,9 +18,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from common.handover.job_toml import load
+from common.protocol import image
 from tools.packaging import build
 from tools.packaging.base_image import BASE_IMAGE
-from tools.packaging.build import build_image, context_files, docker, image, image_size, stage
+from tools.packaging.build import build_image, context_files, docker, image_size, stage
 from tools.packaging.fingerprint import ROOT, jobs, product
 from tools.packaging.image_report import probe
 

@@ -9,7 +9,8 @@ from common.delivery import reader
 from common.delivery.tables import Table
 from common.engines import arrow
 from common.handover.runner import exit_code
-from tools.packaging.build import build_image, docker, image
+from common.protocol import image
+from tools.packaging.build import build_image, docker
 from tools.packaging.fingerprint import product
 from tools.run.run import options
 

@@ -6,8 +6,8 @@ import uuid
 import numpy as np
 import pytest
 
+from common import protocol
 from common.engines import arrow
-from common.handover import lake as layout
 from common.handover import manifest, s3, storage
 from tools.sandbox.faulty_proxy import proxy
 
@@ -88,7 +88,7 @@ def test_the_server_enforces_the_conditions_that_publishing_relies_on(s3_server,
 @pytest.mark.parametrize("kind", ["unavailable", "refused", "lost"])
 def test_a_manifest_is_published_once_though_its_request_fails_or_its_answer_is_lost(through, root, kind):
     """The second request finds the condition broken by the first, whose answer was lost, and must not be fenced."""
-    uri = layout.manifest(f"{root}/key")
+    uri = protocol.manifest_uri(f"{root}/key")
     through.fail(kind, writes)
     first = document(1)
     manifest.publish(uri, first, None)
@@ -102,7 +102,7 @@ def test_a_manifest_is_published_once_though_its_request_fails_or_its_answer_is_
 
 
 def test_a_lost_answer_does_not_make_another_attempts_manifest_ones_own(through, root):
-    uri = layout.manifest(f"{root}/key")
+    uri = protocol.manifest_uri(f"{root}/key")
     manifest.publish(uri, document(1), None)
     through.fail("lost", writes)
     with pytest.raises(manifest.StaleAttempt):
@@ -229,7 +229,7 @@ def test_what_is_wrong_with_the_credentials_or_the_server_is_told_in_one_sentenc
 
 
 def test_a_server_that_is_not_there_is_told(through, root, monkeypatch):
-    monkeypatch.setattr(s3, "ATTEMPTS", 1)
+    monkeypatch.setattr(s3, "S3_ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     forget_clients()
     for read in (storage.read, lambda uri: arrow.filesystem(uri).open_input_file(arrow.path(uri))):

@@ -58,7 +58,7 @@ def test_the_commands_say_what_they_did_and_what_is_wrong(moto: str) -> None:
     wrong = told("tools.tables", "--environment", "lapdog", **there)
     assert (wrong.returncode, wrong.stderr) == (
         1,
-        "ENV names the environment 'lapdog', which does not exist: did you mean 'laptop'?\n",
+        "ENV names the environment 'lapdog', which does not exist; did you mean 'laptop'\n",
     )
     rollback = ["tools.deploy.rollback", "--environment", "laptop", "--product"]
     none = told(*rollback, "recommendations", **there)

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from common.handover import lake, manifest, partitions, storage
+from common import protocol
+from common.handover import manifest, partitions, storage
 from common.handover.storage import File, at_once
 from tools.data import shop_model
 from tools.data.shop_model import BLOCK, DAY, EVENTS_A_CHUNK, Settings
@@ -265,7 +266,7 @@ def publish(root: str, asked: dict[str, Any], made: list[Made]) -> None:
         paths = [{"path": each.file.uri.removeprefix(f"{folder}/"), "bytes": each.file.bytes} for each in files]
         output = {"contract": "events@1", "rows": sum(each.rows for each in files), "files": paths}
         output["bytes"] = sum(each.file.bytes for each in files)
-        storage.write(lake.manifest(folder), manifest.content({**common, "outputs": {"events": output}}))
+        storage.write(protocol.manifest_uri(folder), manifest.content({**common, "outputs": {"events": output}}))
 
     by_day = {day: list(files) for day, files in itertools.groupby(sorted(made), lambda each: each.day)}
     partitions.register(f"{root}/curated/events", set(by_day))

@@ -18,6 +18,7 @@ from typing import Any
 
 from common.errors import ArgumentError, TaskError
 from common.handover import storage
+from common.protocol import code_folder
 from tools import environment
 from tools.deploy import releases
 from tools.deploy.releases import Release
@@ -105,7 +106,7 @@ def released_catalogue(lake: str, released: dict[str, str]) -> str:
     """The catalogue of the jobs of a release, as their products describe them."""
 
     def files(job: str) -> list[bytes]:
-        place = releases.product_folder(lake, job, released[job])
+        place = code_folder(lake, job, released[job])
         try:
             return [storage.read(f"{place}/{file}")[0] for file in ("job.toml", "fingerprint")]
         except FileNotFoundError:

@@ -17,9 +17,10 @@ from rich.table import Table
 
 from common.errors import TaskError
 from common.handover import job_toml, storage
+from common.protocol import code_folder, image
 from tools import environment
 from tools.deploy import releases
-from tools.packaging.build import build_bundle, build_image, current, folder, image, mark, named
+from tools.packaging.build import build_bundle, build_image, current, folder, mark, named
 from tools.packaging.fingerprint import Product
 from tools.packaging.push import call, copy, pulled
 
@@ -89,12 +90,12 @@ def bring(wanted: Product, lake: str, registry: str) -> bool:
     else:
         build_bundle(wanted)
         files = {file.name: file.read_bytes() for file in folder(wanted).iterdir()}
-    return releases.store(files, releases.product_folder(lake, wanted.job.name, wanted.fingerprint)) or came
+    return releases.store(files, code_folder(lake, wanted.job.name, wanted.fingerprint)) or came
 
 
 def promote(name: str, fingerprint: str, source: str, source_registry: str, lake: str, registry: str) -> bool:
     """Bring a product from one environment to another as it is; whether anything had to be brought."""
-    place = releases.product_folder(source, name, fingerprint)
+    place = code_folder(source, name, fingerprint)
     files = {file.uri.rpartition("/")[2]: storage.read(file.uri)[0] for file in storage.files(place)}
     came = False
     if described(name, files, place).engine == "python":
@@ -103,7 +104,7 @@ def promote(name: str, fingerprint: str, source: str, source_registry: str, lake
             call("pull", origin)
             copy(origin, remote)
             came = True
-    return releases.store(files, releases.product_folder(lake, name, fingerprint)) or came
+    return releases.store(files, code_folder(lake, name, fingerprint)) or came
 
 
 def described(name: str, files: dict[str, bytes], where: str) -> job_toml.Job:

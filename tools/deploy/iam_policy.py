@@ -17,8 +17,8 @@ from common.delivery.tables import table_name
 from common.errors import ArgumentError, TaskError
 from common.handover import s3
 from common.handover.job_toml import Job, load
-from common.handover.lake import encode
 from common.ingestion import suppression
+from common.protocol import encode
 from tools import environment
 from tools.deploy import pipelines
 from tools.deploy.pipelines import TaskOfPipeline

@@ -171,11 +171,6 @@ def tell(server: Airflow, release: Release, there: Release) -> None:
         ) from None
 
 
-def product_folder(lake: str, job: str, fingerprint: str) -> str:
-    """Where a build product lies in a lake: a bundle, or what describes an image."""
-    return f"{lake}/code/{job}/{fingerprint}"
-
-
 def store(files: dict[str, bytes], remote: str) -> bool:
     """Write the files that a folder lacks, then read all of them back; whether any was written."""
     there = {file.uri for file in storage.files(remote)}

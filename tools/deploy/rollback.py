@@ -5,10 +5,10 @@ import getpass
 import os
 import sys
 
-from common.contracts import nearest
 from common.delivery.tables import Table, client, explained, table_name
 from common.delivery.versions import roll_back
 from common.errors import ArgumentError, TaskError
+from common.protocol import nearest
 from tools.tables import delivery, products, reach
 
 

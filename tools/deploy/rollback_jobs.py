@@ -5,6 +5,7 @@ import sys
 
 from common.errors import InputError, TaskError
 from common.handover import storage
+from common.protocol import code_folder
 from tools import environment
 from tools.deploy import releases
 
@@ -32,7 +33,7 @@ def roll_back(name: str) -> tuple[releases.Release, releases.Release]:
     left, tag = releases.current(lake, server)
     taken = releases.before(lake, left)
     for job, fingerprint in taken.jobs.items():
-        place = releases.product_folder(lake, job, fingerprint)
+        place = code_folder(lake, job, fingerprint)
         if not storage.files(place):
             raise InputError(f"{place} is empty, expected the product of {job} in {taken}; {left} stays in place.")
     releases.switch(lake, server, taken, tag)

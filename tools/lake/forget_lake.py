@@ -25,10 +25,10 @@ from typing import IO, Any, NamedTuple, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from common import contracts
+from common import contracts, protocol
 from common.engines.arrow import filesystem, path
 from common.errors import TaskError
-from common.handover import lake, manifest, s3, storage
+from common.handover import manifest, s3, storage
 from common.handover.job_toml import Job, load
 from common.handover.manifest import Manifest
 from common.ingestion.suppression import People
@@ -186,7 +186,7 @@ class Lake:
         for _ in range(TRIES):
             try:
                 self.publish_once(
-                    manifest.load_or_none(lake.manifest(f"{self.root}/{unit}")) if unit else None, unit, found
+                    manifest.load_or_none(protocol.manifest_uri(f"{self.root}/{unit}")) if unit else None, unit, found
                 )
                 return
             except storage.Conflict:

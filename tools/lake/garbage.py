@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from common.handover import lake, manifest, s3, storage
+from common import protocol
+from common.handover import manifest, s3, storage
 from common.handover.manifest import Manifest
 
 CLOCKS = datetime.timedelta(hours=1)  # by which those of two machines, and a write and its effect, may differ
@@ -119,7 +120,7 @@ def unnamed_versions(found: Lake) -> Iterator[Garbage]:
     versions = grouped(entries(f"{found.root}/curated"), re.compile(r"(.+?)/(version=[^/]+)/.+"))
     old = {place: of_version for place, of_version in versions.items() if found.old(of_version)}
     partitions = sorted({partition for partition, _ in old})
-    uris = [lake.manifest(f"{found.root}/curated/{partition}") for partition in partitions]
+    uris = [protocol.manifest_uri(f"{found.root}/curated/{partition}") for partition in partitions]
     there = dict(zip(partitions, storage.at_once(manifest.load_or_none, uris)))
     for (partition, version), of_version in sorted(old.items()):
         folder = f"curated/{partition}"
@@ -127,7 +128,7 @@ def unnamed_versions(found: Lake) -> Iterator[Garbage]:
         def unneeded(
             partition: str = partition, folder: str = folder, version: str = version, entries: list[Entry] = of_version
         ) -> bool:
-            now = manifest.load_or_none(lake.manifest(f"{found.root}/{folder}"))
+            now = manifest.load_or_none(protocol.manifest_uri(f"{found.root}/{folder}"))
             return may_go(found, folder, version, entries, now) and found.still_old(f"{folder}/{version}")
 
         if may_go(found, folder, version, of_version, there[partition]):

@@ -15,10 +15,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from common.contracts import nearest
 from common.errors import TaskError
 from common.handover import storage
 from common.handover.job_toml import Job
+from common.protocol import bundle_arguments, image, nearest
 from tools.packaging import base_image, sbom
 from tools.packaging.base_image import BASE_IMAGE
 from tools.packaging.docker_client import docker
@@ -187,15 +187,13 @@ def spark_submit(job: Job, bundle: str, where: list[str], arguments: list[str]) 
         "spark.executor.cores": job.spark.get("executor_cores"),
     }
     conf = {name: value for name, value in sizes.items() if value} | job.spark.get("conf", {})
-    archives = []
-    if job.requirements and where == CLUSTER:  # unpacked in the working folder of each process
+    libraries = bool(job.requirements) and where == CLUSTER
+    if libraries:  # unpacked in the working folder of each process
         conf |= {f"{process}.PYTHONPATH": "libraries" for process in ("spark.yarn.appMasterEnv", "spark.executorEnv")}
-        archives = ["--archives", f"{bundle}/{LIBRARIES}#libraries"]
     if where == CLUSTER:
         conf |= {"spark.yarn.maxAppAttempts": "1"}  # YARN would start a driver that failed once more, unasked
     options = [part for name, value in conf.items() for part in ("--conf", f"{name}={value}")]
-    code = ["--py-files", f"{bundle}/code.zip", f"{bundle}/main.py"]
-    return ["spark-submit", *where, "--name", job.name, *options, *archives, *code, *arguments]
+    return ["spark-submit", *where, "--name", job.name, *options, *bundle_arguments(bundle, libraries), *arguments]
 
 
 def stage(place: Path, files: dict[str, bytes]) -> None:
@@ -210,11 +208,6 @@ def stage(place: Path, files: dict[str, bytes]) -> None:
         with storage.locked(place):
             if not place.exists():
                 new.rename(place)
-
-
-def image(job: str, fingerprint: str, registry: str = "") -> str:
-    """The name of a job's image, on this engine or in a registry."""
-    return f"{registry.rstrip('/')}/tandem/{job}:{fingerprint}".lstrip("/")
 
 
 def build_image(wanted: Product, kind: str = "image") -> tuple[bool, int]:

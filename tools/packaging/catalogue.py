@@ -1,4 +1,4 @@
-"""Write airflow_dags/job_catalogue.json, all that DAGs know of jobs, from every job.toml; --check: is it up to date?"""
+"""Write the files by which DAGs know jobs: job_catalogue.json from every job.toml, and a copy of common/protocol.py."""
 
 import argparse
 import dataclasses
@@ -10,6 +10,7 @@ from typing import Any
 from common.handover.job_toml import load
 
 ROOT = Path(__file__).resolve().parents[2]
+PROTOCOL = "common/protocol.py"
 KEYS = ("engine", "mapped_by", "services", "inputs", "outputs", "parameters", "resources", "spark")
 
 
@@ -32,15 +33,24 @@ def given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in pairs if value not in (None, ())}
 
 
+def protocol() -> str:
+    """The protocol as the DAGs have it."""
+    return f"# Generated from common/protocol.py by make format; edit that file.\n{(ROOT / PROTOCOL).read_text()}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if the file is out of date")
-    file = ROOT / "airflow_dags" / "job_catalogue.json"
-    content = catalogue(ROOT / "jobs")
-    if not parser.parse_args().check:
-        file.write_text(content)
-    elif not file.exists() or file.read_text() != content:
-        sys.exit(f"{file.relative_to(ROOT)} differs from jobs/*/job.toml; run make format.")
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if a file is out of date")
+    generated = {
+        ROOT / "airflow_dags" / "job_catalogue.json": ("jobs/*/job.toml", catalogue(ROOT / "jobs")),
+        ROOT / "airflow_dags" / "tandem" / "protocol.py": (PROTOCOL, protocol()),
+    }
+    check = parser.parse_args().check
+    for file, (source, content) in generated.items():
+        if not check:
+            file.write_text(content)
+        elif not file.exists() or file.read_text() != content:
+            sys.exit(f"{file.relative_to(ROOT)} differs from {source}; run make format.")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from common.errors import TaskError
+from common.protocol import image
 from tools.packaging import sbom
 from tools.packaging.base_image import BASE_IMAGE
-from tools.packaging.build import console, image, image_size, materials, named
+from tools.packaging.build import console, image_size, materials, named
 from tools.packaging.docker_client import docker
 from tools.packaging.fingerprint import Product, product
 

@@ -11,8 +11,9 @@ from rich.table import Table
 
 from common.errors import TaskError
 from common.handover import job_toml
+from common.protocol import image
 from tools.environment import load, needed
-from tools.packaging.build import RELEASE, image, image_size, named
+from tools.packaging.build import RELEASE, image_size, named
 from tools.packaging.docker_client import docker
 from tools.packaging.fingerprint import ROOT
 

@@ -18,10 +18,3 @@ def add_task(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--attempt", type=int, default=1, metavar="NUMBER", help="1 if absent")
     parser.add_argument("--run-started", metavar="TIME", help="when the run began, in which another has had its ID")
     parser.add_argument("--map-index", type=int, metavar="NUMBER", help="which instance, if the job is mapped")
-
-
-def identity(task: argparse.Namespace) -> list[str]:
-    """The part of a job's command line that says which task it is."""
-    given = vars(task)
-    names = ("lake", "dag_id", "run_id", "task_id", "attempt", "run_started", "map_index")
-    return [f"--{name.replace('_', '-')}={given[name]}" for name in names if given.get(name) is not None]

@@ -21,13 +21,14 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from common.contracts import nearest
+from common import protocol
 from common.errors import ArgumentError, InputError, TaskError
-from common.handover import Task, lake, manifest, partitions, s3, storage
+from common.handover import Task, manifest, partitions, s3, storage
 from common.handover.command_line import lake_uri, parse
 from common.handover.inputs import Input, resolve
 from common.handover.job_toml import Job, load
 from common.handover.storage import File
+from common.protocol import nearest
 from tools.packaging.build import named
 from tools.packaging.fingerprint import ROOT
 
@@ -64,7 +65,7 @@ def replay(asked: argparse.Namespace) -> int:
     if task.code != document["fingerprint"]:
         console.print(f"it ran code {document['fingerprint']}, this checkout's is {task.code}")
     parts = [asked.dag_id, asked.run_id, asked.task_id, *([] if asked.map_index is None else [f"{asked.map_index}"])]
-    scratch = f"file://{ROOT}/.tandem/replay/{'/'.join(map(lake.encode, parts))}"
+    scratch = f"file://{ROOT}/.tandem/replay/{'/'.join(map(protocol.encode, parts))}"
     wanted = read_then(task, document["parents"])
     fetch(wanted, asked.lake, scratch)
     note_days(wanted, asked.lake, scratch)
@@ -73,13 +74,13 @@ def replay(asked: argparse.Namespace) -> int:
     environment |= {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
     code = subprocess.run(command, env=environment).returncode
     if code == 0:
-        compare(document, manifest.load_or_none(lake.manifest(task.key.replace(asked.lake, scratch, 1))))
+        compare(document, manifest.load_or_none(protocol.manifest_uri(task.key.replace(asked.lake, scratch, 1))))
     return code
 
 
 def left_behind(asked: argparse.Namespace) -> dict[str, Any]:
     """What the newest attempt of a task left that left anything: its manifest, or its failure document."""
-    key = lake.task_key(asked.lake, asked.dag_id, asked.run_id, asked.task_id, asked.map_index)
+    key = protocol.task_key(asked.lake, asked.dag_id, asked.run_id, asked.task_id, asked.map_index)
     names = storage.folders(key)
     if not names:
         above, name = key.rpartition("/")[::2]
@@ -88,7 +89,7 @@ def left_behind(asked: argparse.Namespace) -> dict[str, Any]:
         raise ArgumentError(f"{above} has no folder '{name}'{nearest(name, known)}.")
     if parts := [name for name in names if name.startswith("map-")]:
         raise ArgumentError(f"Task '{asked.task_id}' has {len(parts)} parts; say which one, as in MAP_INDEX=0.")
-    uris = [lake.manifest(key), *(lake.failure(f"{key}/{name}") for name in names)]
+    uris = [protocol.manifest_uri(key), *(protocol.failure_uri(f"{key}/{name}") for name in names)]
     found = [each.document for each in storage.at_once(manifest.load_or_none, uris) if each]
     if not found:
         raise InputError(

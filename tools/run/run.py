@@ -8,15 +8,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from common.errors import TaskError
-from common.handover import s3, storage
+from common.handover import storage
 from common.handover.job_toml import Job
+from common.protocol import arguments, image, is_on_loopback
 from tools.packaging.base_image import BASE_IMAGE
-from tools.packaging.build import build_image, current, image, named
+from tools.packaging.build import build_image, current, named
 from tools.packaging.docker_client import docker_client
-from tools.run.by_hand import add_task, identity
+from tools.run.by_hand import add_task
 
 KILLED = 137
 
@@ -39,7 +39,7 @@ def main() -> None:
         name = image(task.job, wanted.fingerprint)
         if task.help:
             sys.exit(call("run", "--rm", name, "--help"))
-        code = call("run", *options(wanted.job, task.lake), name, *identity(task), *rest)
+        code = call("run", *options(wanted.job, task.lake), name, *arguments(vars(task)), *rest)
     except TaskError as error:
         sys.exit(str(error))
     if code == KILLED:
@@ -60,11 +60,9 @@ def options(job: Job, lake: str) -> list[str]:
     if "cpu" in resources:
         cpu = resources["cpu"]
         given.append(f"--cpus={int(cpu.removesuffix('m')) / 1000 if cpu.endswith('m') else cpu}")
-    services = {"s3": s3.endpoint()} if storage.is_s3(lake) else {}
-    services |= {name: os.environ.get(f"{name.upper()}_ENDPOINT") for name in job.services}
+    services = [*(["s3"] if storage.is_s3(lake) else []), *job.services]
     if services:
-        hosts = [urlsplit(endpoint or "").hostname or "" for endpoint in services.values()]
-        here = any(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)
+        here = any(is_on_loopback(service, os.environ) for service in services)
         given += [f"--network={'host' if here else 'bridge'}", *variables("AWS_"), *variables("DYNAMODB_ENDPOINT")]
     else:
         given += ["--network=none", "--hostname=job", "--add-host=job:127.0.0.1"]  # Java looks its own name up

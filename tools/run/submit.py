@@ -15,13 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common import protocol
 from common.errors import StaleAttempt, TaskError
-from common.handover import lake, manifest, storage
-from tools.deploy.releases import product_folder, store
+from common.handover import manifest, storage
+from common.protocol import code_folder
+from tools.deploy.releases import store
 from tools.environment import ON_YARN, PipelineError, check_texts
 from tools.packaging.build import CLUSTER, build_bundle, folder, install_libraries, named, spark_submit
 from tools.packaging.fingerprint import Product, product
-from tools.run.by_hand import add_task, identity
+from tools.run.by_hand import add_task
 
 POLL_SECONDS = 10
 ALIVE_SECONDS = 30
@@ -49,7 +51,7 @@ def main() -> None:
 def submit(wanted: Product, arguments: argparse.Namespace, rest: list[str]) -> int:
     """Bring the bundle to where it runs, run it and wait; the job's exit code."""
     arguments.task_id = arguments.task_id or wanted.job.name
-    command_line = [*identity(arguments), *rest]
+    command_line = [*protocol.arguments(vars(arguments)), *rest]
     if arguments.cluster:
         check_for_yarn(command_line)
     made, _ = build_bundle(wanted)
@@ -76,7 +78,7 @@ def check_for_yarn(command_line: list[str]) -> None:
 
 def upload(wanted: Product, root: str) -> str:
     """Bring the bundle to the lake's code prefix, what is missing of it; the URI of its folder there."""
-    remote = product_folder(root.rstrip("/"), wanted.job.name, wanted.fingerprint)
+    remote = code_folder(root, wanted.job.name, wanted.fingerprint)
     if store({file.name: file.read_bytes() for file in folder(wanted).iterdir()}, remote):
         say(f"uploaded {remote}")
     return remote
@@ -116,8 +118,8 @@ def run_step(task: argparse.Namespace, command: list[str]) -> int:
     except KeyboardInterrupt:
         say(f"step {step_id} goes on, nobody waits for it any more")
         return INTERRUPTED
-    key = lake.task_key(task.lake.rstrip("/"), task.dag_id, task.run_id, task.task_id, task.map_index)
-    published = manifest.load_or_none(lake.manifest(key))
+    key = protocol.task_key(task.lake.rstrip("/"), task.dag_id, task.run_id, task.task_id, task.map_index)
+    published = manifest.load_or_none(protocol.manifest_uri(key))
     for line in log.rest():
         print(line, flush=True)
     if status["State"] == "COMPLETED" and published and published.document["task"]["attempt"] == task.attempt:
@@ -127,7 +129,7 @@ def run_step(task: argparse.Namespace, command: list[str]) -> int:
         say(f"{name}: {text}")
     if status["State"] == "CANCELLED":
         return INTERRUPTED
-    failure = manifest.load_or_none(lake.failure(lake.attempt_folder(key, task.attempt)))
+    failure = manifest.load_or_none(protocol.failure_uri(protocol.attempt_folder(key, task.attempt)))
     if failure is None and published and published.document["task"]["attempt"] > task.attempt:
         say(f"fenced, because attempt {published.document['task']['attempt']} has published {published.uri}")
         return StaleAttempt.exit_code

@@ -10,9 +10,10 @@ from typing import Any
 
 from rich.table import Table
 
+from common import protocol
 from common.delivery import reader
 from common.delivery.tables import client, table_name
-from common.handover import lake, storage
+from common.handover import storage
 from tools import tables
 from tools.airflow_api import Airflow, AirflowError
 from tools.data import load_sample
@@ -104,8 +105,8 @@ def be_refused(airflow: Airflow, clock: Clock, root: str) -> None:
     run = airflow.trigger("similar_items", {"until": "2009-12-08"})
     if airflow.wait("similar_items", run, show=clock.show("similar_items")) == "success":
         raise AirflowError("Similar items of one week's sales were published; the guard should have refused them.")
-    key = lake.task_key(root, "similar_items", run, "publish_product")
-    told = json.loads(storage.read(lake.failure(lake.attempt_folder(key, 1)))[0])
+    key = protocol.task_key(root, "similar_items", run, "publish_product")
+    told = json.loads(storage.read(protocol.failure_uri(protocol.attempt_folder(key, 1)))[0])
     clock.say(f"[red]refused[/] with exit code {told['exit_code']}: {told['sentence']}")
     same = "the same as" if read("similar_items", "22423") == before else "NOT the same as"
     clock.say(f"frontends read {same} before")

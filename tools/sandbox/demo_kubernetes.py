@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from common.errors import TaskError
+from common.protocol import image
 from tools.airflow_api import AirflowError
 from tools.data import load_sample
-from tools.packaging.build import image
 from tools.packaging.fingerprint import ROOT
 from tools.sandbox import local_dynamodb, local_s3
 from tools.sandbox.demo import Clock, built, console, run

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.contracts import nearest
 from common.errors import ArgumentError, TaskError
+from common.protocol import nearest
 from tools.packaging.catalogue import catalogue
 from tools.scaffold import schemas
 

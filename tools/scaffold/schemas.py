@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from common import contracts
-from common.handover.job_toml import PARSERS, Job, Parameter, Resources, SparkSizes, Table, load
+from common.handover.job_toml import Job, Parameter, Resources, SparkSizes, Table, load
+from common.protocol import PARSERS
 
 ROOT = Path(__file__).resolve().parents[2]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"

@@ -8,9 +8,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from tandem import protocol
 from tandem.catalogue import Job
-from tandem.lake import task_key
-from tandem.parameters import written
 
 
 @dataclass(frozen=True)
@@ -34,22 +33,12 @@ class Attempt:
     @property
     def arguments(self) -> list[str]:
         """The arguments of main.py, the same in every runtime; each in one word, for an ID may begin with a dash."""
-        named = {"lake": self.lake, "dag-id": self.dag_id, "run-id": self.run_id, "task-id": self.task_id}
-        named["attempt"] = str(self.attempt)
-        if self.run_started is not None:
-            named["run-started"] = self.run_started
-        if self.map_index is not None:
-            named["map-index"] = str(self.map_index)
-        return [
-            *(f"--{name}={value}" for name, value in named.items()),
-            *(f"--from={role}={task_id}" for role, task_id in self.predecessors.items()),
-            *(f"--set={name}={written(value)}" for name, value in self.parameters.items()),
-        ]
+        return protocol.arguments(vars(self), self.predecessors, self.parameters)
 
     @property
     def key(self) -> str:
         """URI of the folder that the task's manifest lies in."""
-        return task_key(self.lake.rstrip("/"), self.dag_id, self.run_id, self.task_id, self.map_index)
+        return protocol.task_key(self.lake.rstrip("/"), self.dag_id, self.run_id, self.task_id, self.map_index)
 
     @property
     def names(self) -> dict[str, str]:
@@ -61,7 +50,7 @@ class Attempt:
     @property
     def values(self) -> dict[str, str]:
         """The values of parameters among the arguments, by what each is."""
-        return {f"The parameter '{name}'": written(value) for name, value in self.parameters.items()}
+        return {f"The parameter '{name}'": protocol.to_text(value) for name, value in self.parameters.items()}
 
 
 class Outcome(NamedTuple):
@@ -147,4 +136,4 @@ def bundle(work: Attempt) -> str:
             f"The Airflow variable 'release' names no fingerprint of {work.job}; build the job, bring its bundle to "
             "the lake, and give Airflow what the build left in dist/release.json."
         )
-    return f"{work.lake.rstrip('/')}/code/{work.job}/{work.request['fingerprint']}"
+    return protocol.code_folder(work.lake, work.job, work.request["fingerprint"])

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tandem.lake import Unreadable, read_file
+from tandem.protocol import MAX_RESULT
 
-MAX_RESULT = 48 << 10  # bytes, as in common.handover.task: XComs lie in Airflow's database
 MAX_LINE = 16 << 10  # bytes of output that are a line of the log; a longer one becomes several
 MAX_LAST_LINE = 1000  # characters of the last line, which goes into messages
 log = logging.getLogger(__name__)

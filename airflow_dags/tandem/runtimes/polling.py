@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError, check_known
-from tandem.lake import encode, read_document
+from tandem.lake import read_document
+from tandem.protocol import encode
 from tandem.runtimes.base import Attempt, Outcome, overdue
 from tandem.texts import ON_YARN
 

@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 
+from common import protocol
 from common.errors import InputError, StaleAttempt, TaskError
-from common.handover import lake as layout
 from common.handover import manifest, s3, storage
 from common.handover.inputs import check_files
 from common.handover.runner import exit_code
@@ -174,7 +174,7 @@ def test_killed_writer_leaves_nothing_half_and_next_publishes(tmp_path, lake):
     randomness = random.Random(7)
     lines = lines_of(write_and_publish, folder, f"{lake}-counted")
     outcomes = {"published": 0, "killed": 0}
-    key = layout.task_key(lake, "dag", "run", "task")
+    key = protocol.task_key(lake, "dag", "run", "task")
     for attempt in range(1, KILLS + 1):
         last = randomness.randrange(1, lines * 6 // 5)
         child = os.fork()
@@ -186,14 +186,14 @@ def test_killed_writer_leaves_nothing_half_and_next_publishes(tmp_path, lake):
         _, status = os.waitpid(child, 0)
         outcomes["killed" if os.WIFSIGNALED(status) else "published"] += 1
         assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-        if found := manifest.load_or_none(layout.manifest(key)):
+        if found := manifest.load_or_none(protocol.manifest_uri(key)):
             table = found.document["outputs"]["table"]
             assert len(table["files"]) == 3
             check_files([File(f"{key}/{file['path']}", file["bytes"]) for file in table["files"]])
     assert min(outcomes.values()) > 0, outcomes
     arguments = f"--lake {lake} --dag-id dag --run-id run --task-id task --attempt {KILLS + 1}"
     assert exit_code(write_and_publish, folder, arguments.split()) == 0
-    assert manifest.load_or_none(layout.manifest(key)).document["task"]["attempt"] == KILLS + 1
+    assert manifest.load_or_none(protocol.manifest_uri(key)).document["task"]["attempt"] == KILLS + 1
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from common import protocol
 from common.engines import arrow
 from common.handover import Task, manifest, partitions, s3, storage
-from common.handover import lake as layout
 from common.handover.inputs import check_files
 from common.handover.runner import exit_code
 from common.handover.storage import File
@@ -98,7 +98,7 @@ class Job:
 
     def published(self, run: str = "run") -> manifest.Manifest | None:
         """The task's manifest, its files checked to be there as it says."""
-        return self.checked(layout.task_key(self.lake, "dag", run, "task"), "copy")
+        return self.checked(protocol.task_key(self.lake, "dag", run, "task"), "copy")
 
     def names(self) -> list[str]:
         """What a reader of the dataset finds."""
@@ -106,7 +106,7 @@ class Job:
         return names_in(found) if found else []
 
     def checked(self, folder: str, role: str) -> manifest.Manifest | None:
-        found = manifest.load_or_none(layout.manifest(folder))
+        found = manifest.load_or_none(protocol.manifest_uri(folder))
         if found:
             files = found.document["outputs"][role].get("files", [])
             check_files([File(f"{folder}/{file['path']}", file["bytes"]) for file in files])
@@ -362,7 +362,7 @@ def test_run_made_anew_replaces_and_fences_the_deleted_one(replacing):
 
 def test_clock_that_was_ahead_does_not_block_a_dataset(replacing):
     assert replacing.run(run="ahead") == 0
-    uri = layout.manifest(f"{replacing.lake}/curated/names/all")
+    uri = protocol.manifest_uri(f"{replacing.lake}/curated/names/all")
     found = manifest.load_or_none(uri)
     storage.replace(uri, manifest.content({**found.document, "basis": "2999-01-01T00:00:00+00:00"}), found.tag)
     replacing.deliver("later")

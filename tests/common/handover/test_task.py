@@ -20,7 +20,7 @@ INPUT = '[inputs.table]\ncontract = "interactions@1"\n'
 PARAMETER = '[parameters.factors]\ntype = "integer"\ndefault = 16\nrange = [1, 512]\nhelp = "How many."\n'
 START = """import os, sys, time
 from common.handover import storage
-from common.failures import *
+from common.errors import *
 from common.handover import Task, run
 """
 END = "\nif __name__ == '__main__':\n    run(main)\n"
@@ -123,7 +123,7 @@ def test_what_another_process_of_the_attempt_left_is_not_published(make_job):
     ("arguments", "sentence"),
     [
         (["--set", "factor=3"], "The parameter 'factor' is unknown to writer; did you mean 'factors'."),
-        (["--set", "factors=0"], "The parameter 'factors' is 0, expected a value from 1 to 512."),
+        (["--set", "factors=0"], "The parameter 'factors' is '0', expected a value from 1 to 512."),
         (["--set", "factors=many"], "The parameter 'factors' is 'many', expected an integer."),
         (["--set", "factors"], "'factors' is no pair, expected NAME=VALUE"),
         (["--from", "events=one"], "writer has no input 'events' that a task hands over; expected none."),

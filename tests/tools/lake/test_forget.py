@@ -24,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common import contracts
+from common import contracts, protocol
 from common.delivery import reader, versions
 from common.delivery import tables as delivery_tables
 from common.engines import arrow
 from common.errors import TaskError
-from common.handover import lake, manifest, s3, storage
+from common.handover import manifest, s3, storage
 from common.handover.job_toml import load
 from common.ingestion import suppression
 from jobs.publish_product.main import shortened
@@ -84,7 +84,7 @@ class Shop:
             listed = [{"path": name, "bytes": len(content)} for name, content in files.items()]
             size = sum(file["bytes"] for file in listed)
             document["outputs"][role] = {"contract": contract, "rows": rows, "bytes": size, "files": listed}
-        storage.write(lake.manifest(f"{self.root}/{folder}"), manifest.content({**document, **more}))
+        storage.write(protocol.manifest_uri(f"{self.root}/{folder}"), manifest.content({**document, **more}))
 
     def fill(self, users: list[str]) -> None:
         """All levels of the lake, with rows of each of some users, among them one that is to be forgotten."""
@@ -119,7 +119,7 @@ class Shop:
             "ingest": QUARANTINE,
         }.items():
             files = {f"attempt-2/rows/part-{n}.parquet": content_of(contract, users) for n in range(2)}
-            folder = f"intermediate/dag/{lake.encode(RUN)}/{task}"
+            folder = f"intermediate/dag/{protocol.encode(RUN)}/{task}"
             self.publish(folder, {"rows": (contract, 2 * len(users), files)}, metrics={"users": 3, "largest": users[0]})
             self.orphan(f"{folder}/attempt-1/rows/part-0.parquet", users)
         sentence = f"User '{users[0]}' has two rows, expected one; '{users[1]}' has one."
@@ -153,7 +153,9 @@ class Shop:
     def read(self, folder: str) -> dict[str, list]:
         """The rows that a manifest names, by role, as a task reads them: all files there with their sizes."""
         found: dict[str, list] = {}
-        for role, output in json.loads(storage.read(lake.manifest(f"{self.root}/{folder}"))[0])["outputs"].items():
+        for role, output in json.loads(storage.read(protocol.manifest_uri(f"{self.root}/{folder}"))[0])[
+            "outputs"
+        ].items():
             rows: list = []
             for file in output["files"]:
                 content = storage.read(f"{self.root}/{folder}/{file['path']}")[0]
@@ -658,7 +660,7 @@ def test_running_tasks_lose_nothing_and_bring_nobody_back(shop_of_files: Shop) -
         name = f"version=w{number}-1/p.parquet"
         storage.write(f"{shop.root}/{uri}/{name}", content := content_of("events@1", users))
         while True:  # as a retry does
-            seen = manifest.load_or_none(lake.manifest(f"{shop.root}/{uri}"))
+            seen = manifest.load_or_none(protocol.manifest_uri(f"{shop.root}/{uri}"))
             assert seen
             output = seen.document["outputs"]["events"]
             output["files"].append({"path": name, "bytes": len(content)})

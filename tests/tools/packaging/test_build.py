@@ -20,6 +20,7 @@ from small_checkout import FILES, write
 
 from common.errors import TaskError
 from common.handover import storage
+from common.protocol import image
 from tools.packaging import build, s3_jars
 from tools.packaging.base_image import BASE_IMAGE, identified
 from tools.packaging.fingerprint import product
@@ -241,7 +242,7 @@ def test_a_real_bundle_runs_in_an_empty_folder_with_nothing_but_pyspark(bare_pyt
 def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(docker_engine, checkout, tmp_path):
     write(checkout, {"jobs/learn/unique.txt": uuid.uuid4().hex})
     wanted = product("learn", checkout)
-    name = build.image("learn", wanted.fingerprint)
+    name = image("learn", wanted.fingerprint)
     assert name == f"tandem/learn:{wanted.fingerprint}"
     try:
         made, size = build.build_image(wanted)
@@ -265,7 +266,7 @@ def test_an_image_of_a_spark_job_goes_by_the_name_of_its_bundle_upon_one_base_at
     bundle = product("count", checkout)
     upon = {base: product("count", checkout, base_image=base) for base in (BASE_IMAGE, "scratch")}
     assert {wanted.fingerprint for wanted in upon.values()} == {bundle.fingerprint}
-    name = build.image("count", bundle.fingerprint)
+    name = image("count", bundle.fingerprint)
     try:
         for base, wanted in upon.items():
             assert [build.build_image(wanted)[0], build.build_image(wanted)[0]] == [True, False]

@@ -9,6 +9,7 @@ import uuid
 import pytest
 
 from common.errors import TaskError
+from common.protocol import image
 from tools.packaging import build, push
 
 FINGERPRINT = "0123"
@@ -21,7 +22,7 @@ def make_image():
 
     def make() -> str:
         job = f"toy-{uuid.uuid4().hex[:8]}"
-        name = build.image(job, FINGERPRINT)
+        name = image(job, FINGERPRINT)
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w") as archive:
             entry = tarfile.TarInfo(job)
@@ -42,9 +43,9 @@ def test_an_image_is_in_the_registry_under_its_own_name_and_comes_back_the_same(
     job = make_image()
     remote, digest = push.push(job, FINGERPRINT, registry)
     assert remote == f"{registry}/tandem/{job}:{FINGERPRINT}"
-    image = build.image(job, FINGERPRINT)
-    identity = push.call("image", "inspect", "--format", "{{.Id}}", image)
-    push.call("image", "rm", remote, image)  # so that all of it has to come from the registry
+    local = image(job, FINGERPRINT)
+    identity = push.call("image", "inspect", "--format", "{{.Id}}", local)
+    push.call("image", "rm", remote, local)  # so that all of it has to come from the registry
     push.call("pull", f"{remote.rpartition(':')[0]}@{digest}")
     push.call("pull", remote)
     assert push.call("image", "inspect", "--format", "{{.Id}}", remote) == identity
@@ -56,7 +57,7 @@ def test_a_push_can_be_repeated(registry, make_image):
 
 
 def test_another_image_that_comes_back_is_told(registry, make_image, tmp_path, monkeypatch):
-    job, other = make_image(), build.image(make_image(), FINGERPRINT)
+    job, other = make_image(), image(make_image(), FINGERPRINT)
     client = tmp_path / "docker"  # someone else pushes to the same name between our push and our pull
     real = os.environ.get("DOCKER", "docker")
     client.write_text(

@@ -13,7 +13,7 @@ import pytest
 from common.errors import ArgumentError
 from common.handover import manifest, storage
 from common.handover.job_toml import load
-from common.handover.lake import encode
+from common.protocol import encode
 from tools.packaging.fingerprint import ROOT
 from tools.run import replay
 

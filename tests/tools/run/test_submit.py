@@ -14,8 +14,8 @@ import boto3
 import pytest
 from moto.emr import models
 
+from common import protocol
 from common.errors import TaskError
-from common.handover import lake as places
 from common.handover import storage
 from tools.packaging import build
 from tools.packaging.fingerprint import product
@@ -97,8 +97,8 @@ def count(checkout):
 
 def leave(lake, name, attempt=1, **document):
     """What a job leaves in the lake at its end."""
-    key = places.task_key(lake, "d", "r:1", "count")
-    folder = key if name == "manifest.json" else places.attempt_folder(key, attempt)
+    key = protocol.task_key(lake, "d", "r:1", "count")
+    folder = key if name == "manifest.json" else protocol.attempt_folder(key, attempt)
     storage.write(f"{folder}/{name}", json.dumps({"task": {"attempt": attempt}, **document}).encode())
 
 

@@ -16,6 +16,7 @@ from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError
 from tandem.lake import list_s3, read_s3
 from tandem.pin_release import fingerprint
+from tandem.protocol import bundle_arguments
 from tandem.runtimes.base import Attempt, Cluster, Outcome, bundle
 from tandem.runtimes.cloud_request import check_request, client, merged
 from tandem.runtimes.local.process import SPARKS_OWN
@@ -81,9 +82,7 @@ class Emr(PollingRuntime):
     def command(self, work: Attempt) -> list[str]:
         """The spark-submit of a work's bundle, as the build wrote it into the bundle's submit.txt."""
         place = bundle(work)
-        packed = work.request["libraries"]
-        archives = ["--archives", f"{place}/{packed}#libraries"] if packed else []
-        code = [*archives, "--py-files", f"{place}/code.zip", f"{place}/main.py"]
+        code = bundle_arguments(place, bool(work.request["libraries"]))
         return ["spark-submit", *work.request["options"], *code, *work.arguments]
 
     def sent(self, work: Attempt) -> dict[str, Any]:

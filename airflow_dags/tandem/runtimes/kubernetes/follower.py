@@ -17,9 +17,10 @@ from kubernetes.client import ApiException
 from kubernetes.stream import stream as kubernetes_stream
 from urllib3.exceptions import HTTPError
 
+from tandem.protocol import MAX_RESULT
 from tandem.runtimes.base import Outcome, overdue
 from tandem.runtimes.kubernetes.manifest import CONTAINER
-from tandem.runtimes.output import MAX_LINE, MAX_RESULT, remembered
+from tandem.runtimes.output import MAX_LINE, remembered
 
 GONE = 404
 KILLED = 137

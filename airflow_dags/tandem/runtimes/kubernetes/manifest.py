@@ -9,8 +9,9 @@ from typing import Any
 from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError
 from tandem.pin_release import fingerprint
+from tandem.protocol import image
 from tandem.runtimes.base import Attempt
-from tandem.runtimes.local.docker import quantity
+from tandem.runtimes.quantity import quantity
 
 CONTAINER = "base"  # the name that Airflow's own operator gives the container it runs
 # A pod that is told to end stays two seconds longer than its job, to be seen as it ended; Airflow's own stays for ever.
@@ -40,7 +41,7 @@ def request(template: Path, registry: str, job: Job, cpu_reserved: float) -> dic
     if "cpu" in limits:
         requests["cpu"] = f"{quantity(limits['cpu']) * cpu_reserved * 1000:.0f}m"
     spec["containers"][0] |= {
-        "image": f"{registry}/tandem/{job.name}:{fingerprint(job.name)}".lstrip("/"),
+        "image": image(job.name, fingerprint(job.name), registry),
         "resources": {"requests": requests, "limits": limits},
     }
     return {"fingerprint": fingerprint(job.name), "pod": pod}

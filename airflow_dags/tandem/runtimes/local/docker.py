@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import string
 import tempfile
 import threading
 from collections import deque
@@ -15,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import docker
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
@@ -25,9 +23,11 @@ from requests.exceptions import RequestException
 
 from tandem.catalogue import Job
 from tandem.pin_release import fingerprint
+from tandem.protocol import image, is_on_loopback
 from tandem.runtimes.base import Attempt, Outcome, check_built, overdue
 from tandem.runtimes.local.process import GRACE_SECONDS, pass_on
 from tandem.runtimes.output import lines, read_result
+from tandem.runtimes.quantity import quantity
 from tandem.texts import ANYWHERE
 
 RESULT = "/result"  # the folder of the result file, inside
@@ -35,7 +35,6 @@ NAMED_AFTER = ("key", "dag_id", "run_id", "task_id", "map_index", "attempt", "de
 MAX_PROCESSES = 1024  # threads count, too
 FAILURES = (DockerException, RequestException, AirflowException)  # of an engine
 log = logging.getLogger(__name__)
-UNITS = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class Docker:
             *(f"--{flag}={value}" for flag, value in flags.items() if value),
             *(f"--volume={mount['Source']}:{mount['Target']}" for mount in given["mounts"]),
             *(f"--env={variable}" for variable in given["environment"]),  # by name: the log shows no secret
-            image(work),
+            image_of(work),
         ]
         return [*command, *work.arguments]
 
@@ -178,8 +177,8 @@ def engine() -> Any:
         ) from None
 
 
-def image(work: Attempt) -> str:
-    return f"tandem/{work.job}:{work.request['fingerprint']}"
+def image_of(work: Attempt) -> str:
+    return image(work.job, work.request["fingerprint"])
 
 
 def name(work: Attempt) -> str:
@@ -214,15 +213,8 @@ def options(work: Attempt) -> dict[str, Any]:
     services = [*([] if work.lake.startswith("file://") else ["s3"]), *request.get("services", [])]
     if services:
         given["environment"] |= variables("AWS_") | variables("TANDEM_S3_") | variables("DYNAMODB_ENDPOINT")
-        given["network_mode"] = "host" if any(map(is_on_loopback, services)) else "bridge"
+        given["network_mode"] = "host" if any(is_on_loopback(service, os.environ) for service in services) else "bridge"
     return given
-
-
-def is_on_loopback(service: str) -> bool:
-    """Whether the environment names a server on this machine for a service of Amazon's."""
-    names = (f"{service.upper()}_ENDPOINT", f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL")
-    host = urlsplit(next((os.environ[name] for name in names if os.environ.get(name)), "")).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def variables(prefix: str) -> dict[str, str]:
@@ -230,26 +222,20 @@ def variables(prefix: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
 
 
-def quantity(text: str) -> float:
-    """A number as job.toml and Kubernetes write it: 500m, 2, 512Mi, 4Gi."""
-    number = text.rstrip(string.ascii_letters)
-    return float(number) * UNITS[text.removeprefix(number)]
-
-
 def fetch(client: Any, work: Attempt) -> None:
     """Get the image of a work from the registry, if the engine lacks it; AirflowFailException if there is none."""
     registry = work.request.get("registry")
     try:
-        client.images.get(image(work))
+        client.images.get(image_of(work))
     except ImageNotFound:
         if not registry:
             raise AirflowFailException(
-                f"The engine has no image {image(work)}; build it: make build JOB={work.job}."
+                f"The engine has no image {image_of(work)}; build it: make build JOB={work.job}."
             ) from None
-        repository, tag = f"{registry}/{image(work)}".rsplit(":", 1)
+        repository, tag = f"{registry}/{image_of(work)}".rsplit(":", 1)
         log.info("Pulling %s:%s.", repository, tag)
         try:
-            client.images.pull(repository, tag).tag(image(work))
+            client.images.pull(repository, tag).tag(image_of(work))
         except NotFound as error:
             raise AirflowFailException(
                 f"There is no image {repository}:{tag} ({error.explanation}); release the job: make deploy-jobs."
@@ -266,7 +252,7 @@ def create(client: Any, work: Attempt) -> Any:
     given["environment"] |= {"TANDEM_RESULT_FILE": f"{RESULT}/result.json"}
     try:
         return client.containers.create(
-            image(work),
+            image_of(work),
             work.arguments,
             name=name(work),
             labels={f"tandem.{label}": str(getattr(work, label)) for label in NAMED_AFTER},

@@ -13,7 +13,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from tandem import catalogue
 from tandem.dag_errors import PipelineError
-from tandem.lake import encode
+from tandem.protocol import encode
 from tandem.runtimes.base import Attempt
 from tandem.runtimes.emr.steps import Emr, last_exception
 
@@ -112,8 +112,8 @@ def changed(path, value):
         (
             ("Instances", "InstanceGroups", 0, "InstnceType"),
             "m6g.xlarge",
-            "p/cluster.json, Instances, InstanceGroups[0] names the key 'InstnceType', which does not exist: "
-            "did you mean 'InstanceType'?",
+            "p/cluster.json, Instances, InstanceGroups[0] names the key 'InstnceType', which does not exist; "
+            "did you mean 'InstanceType'",
         ),
         (
             ("Instances", "InstanceGroups", 0, "InstanceCount"),
@@ -153,7 +153,7 @@ def test_an_environment_changes_what_clusters_are_made_of(workshop, monkeypatch)
     assert request["Name"] == CLUSTER["Name"]
     assert request["ReleaseLabel"] == "emr-7.9.0"
     file.write_text(file.read_text().replace("InstanceGroups.primary", "InstanceGroups.prinary"))
-    with pytest.raises(AssertionError, match="names the entry 'prinary', which does not exist: did you mean 'primary'"):
+    with pytest.raises(AssertionError, match="names the entry 'prinary', which does not exist; did you mean 'primary'"):
         workshop.load("p")
 
 

@@ -8,7 +8,7 @@ import urllib.request
 
 import boto3
 import pytest
-from tandem.lake import encode
+from tandem.protocol import encode
 from workers import worker
 
 from common.handover import storage

@@ -32,7 +32,7 @@ def test_an_application_that_aws_would_not_take_is_refused_while_parsing(worksho
     with pytest.raises(AssertionError) as error:
         load(workshop, maximumCapacity={"cpu": "1 vCPU", "memry": "1 GB"})
     assert "p/cluster.emr_serverless.json, maximumCapacity names the key 'memry'" in str(error.value)
-    assert "did you mean 'memory'?" in str(error.value)
+    assert "did you mean 'memory'" in str(error.value)
 
 
 def test_an_application_is_opened_and_closed_around_its_jobs_within_times_that_are_told(workshop, monkeypatch):

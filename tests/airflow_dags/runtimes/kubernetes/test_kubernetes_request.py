@@ -33,7 +33,7 @@ def changed(path, value):
 @pytest.mark.parametrize(
     ("path", "value", "complaint"),
     [
-        (["spec", "tolerationz"], [], "pod.json.spec names the key 'tolerationz', .* did you mean 'tolerations'?"),
+        (["spec", "tolerationz"], [], "pod.json.spec names the key 'tolerationz', .* did you mean 'tolerations'"),
         (["spec", "activeDeadlineSeconds"], "60", "pod.json.spec.activeDeadlineSeconds is '60', expected a number."),
         (["spec", "activeDeadlineSeconds"], True, "pod.json.spec.activeDeadlineSeconds is True, expected a number."),
         (["spec", "enableServiceLinks"], 0, "pod.json.spec.enableServiceLinks is 0, expected true or false."),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster import prepared, wait_for
-from tandem.lake import encode
+from tandem.protocol import encode
 from workers import worker
 
 from common.handover import storage

@@ -527,7 +527,7 @@ def test_the_variable_names_a_runtime_of_the_environment(workshop, monkeypatch):
     monkeypatch.setenv("TANDEM_CONTAINERS", "dokcer")
     workshop.job("toy")
     workshop.pipeline("p", 'dag.container("toy")', toy={})
-    with pytest.raises(AssertionError, match=r"names the runtime 'dokcer', .* did you mean 'docker'\?"):
+    with pytest.raises(AssertionError, match=r"names the runtime 'dokcer', .* did you mean 'docker'"):
         workshop.load("p")
 
 

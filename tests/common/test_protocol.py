@@ -1,12 +1,18 @@
-"""Keys made from IDs: readable, injective, safe for Hadoop paths and file systems."""
+"""Protocol: keys from IDs, arguments, parameters, results; and the copy that the DAGs have."""
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from common.handover.lake import MAX_NAME, encode, task_key
+from common import protocol
+from common.errors import ArgumentError, GateRefused, InputError, StaleAttempt
+from common.protocol import MAX_NAME, encode, task_key
+
+ROOT = Path(__file__).parents[2]
 
 identifiers = st.text(
     alphabet=st.one_of(st.sampled_from("aB0_-.:+ /~%=é漢😀"), st.characters()), min_size=1, max_size=260
@@ -50,3 +56,27 @@ def test_the_border_between_ids_is_part_of_the_key(one, two, three, four):
 def test_an_empty_id_is_refused():
     with pytest.raises(ValueError, match="empty"):
         encode("")
+
+
+def test_copy_of_the_dags_is_current():
+    source, copy = (ROOT / name for name in ("common/protocol.py", "airflow_dags/tandem/protocol.py"))
+    assert copy.read_text().partition("\n")[2] == source.read_text()
+
+
+def test_final_exit_codes_are_those_of_errors():
+    errors = (ArgumentError, InputError, GateRefused, StaleAttempt)
+    assert {error.exit_code for error in errors} == protocol.FINAL.keys()
+
+
+def test_arguments_come_back_as_they_were_given():
+    identity = {"lake": "s3://b", "dag_id": "-d", "run_id": "r=1", "task_id": "t", "attempt": 2, "map_index": None}
+    words = "--lake=s3://b --dag-id=-d --run-id=r=1 --task-id=t --attempt=2 --from=rows=-x --set=sure=true"
+    assert protocol.arguments(identity, {"rows": "-x"}, {"sure": True}) == words.split()
+
+
+def test_result_is_bounded_and_keeps_the_small_metrics():
+    metrics = {"small": 1, "large": "x" * protocol.MAX_RESULT, "text": "é" * 100}
+    result = protocol.fit_result("file:///m", metrics)
+    assert result["metrics"] == {"small": 1, "text": "é" * 100}
+    assert result["left_out"] == "1 metrics, 'large' first; the manifest has them."
+    assert len(json.dumps(result)) <= protocol.MAX_RESULT

@@ -1,0 +1,190 @@
+# Generated from common/protocol.py by make format; edit that file.
+"""The one source of the agreement between jobs and schedulers: names in the lake, arguments, exit codes, results.
+
+Standard library only. `make format` copies this file to airflow_dags/tandem/protocol.py, because neither side of the
+wall imports from the other; `make lint` checks the copy.
+"""
+
+import datetime
+import difflib
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+MAX_NAME = 200  # file systems end at 255 bytes, S3 keys at 1,024: three IDs and a file's name must fit
+MAX_RESULT = 48 << 10  # bytes of a task's result: an orchestrator's database is for notes, not for data
+S3_ATTEMPTS = 8  # of a request, over half a minute or so: a server that restarts is back by then
+
+EXIT_ARGUMENTS, EXIT_INPUT, EXIT_REFUSED, EXIT_STALE = 2, 3, 4, 5
+FINAL = {  # exit codes that a retry would end with too
+    EXIT_ARGUMENTS: "wrong arguments",
+    EXIT_INPUT: "an input is missing or breaks its contract",
+    EXIT_REFUSED: "a quality gate refused the result",
+    EXIT_STALE: "fenced, this attempt or a newer one has published",
+}
+
+PARSERS: dict[str, Any] = {  # by type of a parameter
+    "integer": int,
+    "number": float,
+    "string": str,
+    "boolean": lambda text: {"true": True, "false": False}[text.lower()],
+    "date": datetime.date.fromisoformat,
+}
+EXPECTED = {
+    "integer": "an integer",
+    "number": "a number",
+    "string": "a string",
+    "boolean": "true or false",
+    "date": "a date such as 2011-06-01",
+}
+
+
+# Names in the lake
+
+
+def encode(identifier: str) -> str:
+    """The name of a folder for an ID: readable, injective and safe for Hadoop paths, S3 keys and file systems.
+
+    Letters, digits, `_`, `-` and `.` stay; every other byte of the UTF-8 form becomes `~` and two hexadecimal digits
+    (run IDs hold `:` and `+`, which Hadoop and URLs misread). A first `.` or `_` is written so too, because Hadoop
+    hides such names and `..` climbs. A name over 200 characters keeps 150 and ends in `~~` and a SHA-256 prefix.
+    Raises ValueError for an empty ID.
+    """
+    if not identifier:
+        raise ValueError("An ID is empty, expected at least one character.")
+    name = re.sub(
+        rb"^[._]|[^A-Za-z0-9_.-]",
+        lambda match: b"~%02x" % match.group()[0],
+        identifier.encode("utf-8", "surrogatepass"),
+    ).decode("ascii")
+    if len(name) > MAX_NAME:
+        digest = hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{name[:150]}~~{digest[:32]}"
+    return name
+
+
+def task_key(lake: str, dag_id: str, run_id: str, task_id: str, map_index: int | None = None) -> str:
+    """URI of the folder that holds a task's attempts and the manifest that names the one that counts."""
+    key = "/".join([lake, "intermediate", *map(encode, (dag_id, run_id, task_id))])
+    return key if map_index is None else f"{key}/map-{map_index}"
+
+
+def attempt_folder(key: str, attempt: int) -> str:
+    """URI of the one folder below which an attempt writes."""
+    return f"{key}/attempt-{attempt}"
+
+
+def manifest_uri(folder: str) -> str:
+    """URI of the manifest of a task's key or of a dataset's partition."""
+    return f"{folder}/manifest.json"
+
+
+def failure_uri(attempt: str) -> str:
+    """URI of the failure document in an attempt's folder."""
+    return f"{attempt}/failure.json"
+
+
+def code_folder(lake: str, job: str, fingerprint: str) -> str:
+    """URI of the folder that holds the bundle of a Spark job."""
+    return f"{lake.rstrip('/')}/code/{job}/{fingerprint}"
+
+
+def bundle_arguments(folder: str, libraries: bool) -> list[str]:
+    """The arguments of spark-submit that name a bundle's files; `libraries` are unpacked where each process works."""
+    archives = ["--archives", f"{folder}/libraries.zip#libraries"] if libraries else []
+    return [*archives, "--py-files", f"{folder}/code.zip", f"{folder}/main.py"]
+
+
+def image(job: str, fingerprint: str, registry: str = "") -> str:
+    """The name of a job's image, on this engine or in a registry."""
+    return f"{registry.rstrip('/')}/tandem/{job}:{fingerprint}".lstrip("/")
+
+
+# Arguments and parameters
+
+
+def arguments(
+    identity: Mapping[str, Any],
+    predecessors: Mapping[str, str] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """The arguments of every job's main.py; each in one word, because an ID may begin with a dash.
+
+    `identity` has lake, dag_id, run_id, task_id, attempt, run_started and map_index; None is left out.
+    """
+    names = ("lake", "dag_id", "run_id", "task_id", "attempt", "run_started", "map_index")
+    return [
+        *(f"--{name.replace('_', '-')}={identity[name]}" for name in names if identity.get(name) is not None),
+        *(f"--from={role}={task_id}" for role, task_id in (predecessors or {}).items()),
+        *(f"--set={name}={to_text(value)}" for name, value in (parameters or {}).items()),
+    ]
+
+
+def to_text(value: Any) -> str:
+    """The value of a parameter as the command line takes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parse_parameter(
+    kind: str, text: str, limits: Sequence[float] | None = None, choices: Sequence[str] | None = None
+) -> Any:
+    """The typed value of a parameter; ValueError says what is expected instead, as the end of a sentence.
+
+    `limits` are inclusive. A date of the empty string is None: not given.
+    """
+    if kind == "date" and not text:
+        return None
+    try:
+        value = PARSERS[kind](text)
+        if kind == "number" and not math.isfinite(value):
+            raise ValueError
+    except (ValueError, KeyError):
+        raise ValueError(f", expected {EXPECTED[kind]}") from None
+    if limits and not limits[0] <= value <= limits[1]:
+        raise ValueError(f", expected a value from {limits[0]} to {limits[1]}")
+    if choices and value not in choices:
+        raise ValueError(nearest(value, list(choices)))
+    return value
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The end of a sentence about an unknown word: the word that was probably meant, else all known ones."""
+    if close := difflib.get_close_matches(word, known, 1, 0.5):
+        return f"; did you mean '{close[0]}'"
+    return f"; expected one of {', '.join(known)}" if known else "; expected none"
+
+
+# Results
+
+
+def fit_result(manifest_uri: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a task for its orchestrator: the manifest's URI and the metrics, at most MAX_RESULT bytes as JSON.
+
+    The largest metrics are left out, and `left_out` says so; the manifest has all of them. Metrics are plain JSON.
+    """
+    sizes = {name: len(json.dumps(name)) + len(json.dumps(value)) + 4 for name, value in metrics.items()}
+    kept, size = set(), len(manifest_uri) + 1024
+    for name in sorted(sizes, key=lambda name: sizes[name]):
+        size += sizes[name]
+        if size > MAX_RESULT:
+            break
+        kept.add(name)
+    result: dict[str, Any] = {"manifest": manifest_uri}
+    result["metrics"] = {name: value for name, value in metrics.items() if name in kept}
+    if left_out := sorted(sizes.keys() - kept):
+        result["left_out"] = f"{len(left_out)} metrics, '{left_out[0][:100]}' first; the manifest has them."
+    return result
+
+
+# Services of this machine
+
+
+def is_on_loopback(service: str, environment: Mapping[str, str]) -> bool:
+    """Return True if the environment names a server on this machine for one of Amazon's services, such as `s3`."""
+    names = (f"{service.upper()}_ENDPOINT", f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL")
+    host = urlsplit(next((environment[name] for name in names if environment.get(name)), "")).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
