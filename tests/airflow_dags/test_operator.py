@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tandem.operator import attempt_of, small
+from tandem.operator import attempt_of
 from tandem.runtimes.base import Attempt
 from tandem.runtimes.local.process import Process
 
@@ -188,17 +188,6 @@ def test_the_lake_on_s3_is_an_airflow_variable_away(workshop, s3_server, monkeyp
     assert ran.xcoms["write"]["metrics"] == {"rows": 7}
     assert ran.xcoms["write"]["manifest"].startswith("s3://tandem-lake/pipelines/intermediate/remote/")
     assert "The gate refused it." in ran.log
-
-
-def test_xcom_keeps_the_metrics_that_fit_and_says_what_it_left_out():
-    metrics = {"rows": 7, "reasons": {str(number): number for number in range(100_000)}}
-    kept = small({"manifest": "uri", "metrics": metrics})
-    assert kept == {
-        "manifest": "uri",
-        "metrics": {"rows": 7},
-        "left_out": "1 metrics, 'reasons' first; the manifest has them.",
-    }
-    assert small({"manifest": "uri", "metrics": {"rows": 7}}) == {"manifest": "uri", "metrics": {"rows": 7}}
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ RUNS = {  # the configuration of a run, and what the first task that failed says
     "empty date": ({"since": ""}, ""),
     "given": ({"since": "2011-06-01", "max_quarantined_share": 0.5}, ""),
     "misspelt key": ({"sinse": "2031-01-01"}, "names the key 'sinse', which does not exist; did you mean 'since'"),
-    "not for runs": ({"text": "a"}, "names the key 'text', which does not exist; did you mean"),
+    "not for runs": ({"text": "a"}, "names the key 'text', which does not exist; expected one of"),
 }
 
 

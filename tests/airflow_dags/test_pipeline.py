@@ -107,7 +107,7 @@ trained >> after
         (
             'dag.container("train", interactions=dag.spark("build"))',
             {"train": {"conf": {}}},
-            "p/train.json names the setting 'conf', which does not exist; did you mean 'parameters'",
+            "p/train.json names the setting 'conf', which does not exist; expected one of at_trigger, parameters.",
         ),
         ('dag.spark("build", task_id="other")', {}, "p has no other.json; write it, {} if there is nothing to say."),
         ('dag.container("mapped")', {"mapped": {}}, "Task 'mapped' of p is mapped by 'parts'; say into how many:"),
