@@ -130,7 +130,7 @@ def test_columns_that_break_the_contract_refuse_the_output(session: SparkSession
     frame = session.createDataFrame([event(1)], EVENTS)
     with pytest.raises(GateRefused, match="'country' is missing"):
         spark.write(toy, "out", frame.drop("country"))
-    with pytest.raises(GateRefused, match="'quantity' is int, expected integer"):
+    with pytest.raises(GateRefused, match="'quantity' is int, expected int64"):
         spark.write(toy, "out", frame.withColumn("quantity", frame.quantity.cast("int")))
 
 
