@@ -17,7 +17,7 @@ from tandem.parameters import check_parameters, declaration
 from tandem.pin_release import TASK, PinRelease
 from tandem.run_check import check_run
 from tandem.runtimes.base import Cluster, ContainerRuntime
-from tandem.watcher import Done
+from tandem.watcher import Watcher
 
 Task = BaseOperator | MappedOperator
 SPARK_SETTINGS = ("conf", "driver_memory", "executor_memory", "executor_cores", "deploy_mode")
@@ -252,9 +252,9 @@ class Pipeline:
             self.wrap_with_cluster(cluster, tasks, before)
         if opened:
             own = {task.task_id for cluster, _ in opened for task in (cluster.open, cluster.ready)}
-            done = Done(task_id="done", own={TASK, *self.jobs, *own})
-            [*last, *(cluster.close for cluster, _ in opened)] >> done
-            done.as_teardown(on_failure_fail_dagrun=True)
+            watcher = Watcher(task_id="watcher", own={TASK, *self.jobs, *own})
+            [*last, *(cluster.close for cluster, _ in opened)] >> watcher
+            watcher.as_teardown(on_failure_fail_dagrun=True)
 
     def wrap_with_cluster(self, cluster: Cluster, tasks: list[Task], before: Mapping[str, set[str]]) -> None:
         """Open a cluster before its tasks and close it after them; `before` has what each Spark task waits for."""

@@ -12,7 +12,7 @@ from tandem.failure_notice import FAILURE, note_failure
 FAILED = ("failed", "upstream_failed")
 
 
-class Done(BaseOperator):
+class Watcher(BaseOperator):
     """Fails if a task of its run failed or was skipped by hand, and says why; `own` are tasks that skip nothing.
 
     Airflow decides on a run by its last tasks. A cluster's closing is one of them and succeeds after a failure, too;

@@ -172,9 +172,9 @@ def test_a_cluster_is_opened_just_before_the_first_spark_task_and_closed_right_a
     assert dag.get_task("close").upstream_task_ids == {"build", "open"}
     assert dag.get_task("open").is_setup
     assert dag.get_task("close").is_teardown
-    assert dag.get_task("done").upstream_task_ids == {"after", "close"}
-    assert dag.get_task("done").is_teardown
-    assert dag.get_task("done").on_failure_fail_dagrun
+    assert dag.get_task("watcher").upstream_task_ids == {"after", "close"}
+    assert dag.get_task("watcher").is_teardown
+    assert dag.get_task("watcher").on_failure_fail_dagrun
 
 
 def test_a_cluster_is_kept_for_the_spark_task_after_a_container(clustered):
@@ -196,7 +196,7 @@ def test_a_cluster_is_opened_anew_after_a_container_if_the_pipeline_says_so(clus
     assert dag.get_task("open_refine").upstream_task_ids == {"train"}
     assert dag.get_task("refine").upstream_task_ids == {"build", "train", "open_refine", "ready_refine"}
     assert dag.get_task("close_refine").upstream_task_ids == {"refine", "open_refine"}
-    assert dag.get_task("done").upstream_task_ids == {"after", "close", "close_refine"}
+    assert dag.get_task("watcher").upstream_task_ids == {"after", "close", "close_refine"}
 
 
 def test_tasks_of_one_pipeline_run_on_clusters_of_different_files(clustered):
@@ -211,7 +211,7 @@ dag.spark("refine", task_id="again", interactions=built, cluster="cluster_large"
     assert dag.get_task("close").upstream_task_ids == {"build", "open"}
     assert dag.get_task("open_large").upstream_task_ids == {"build"}
     assert dag.get_task("close_large").upstream_task_ids == {"refine", "again", "open_large"}
-    assert dag.get_task("done").upstream_task_ids == {"refine", "again", "close", "close_large"}
+    assert dag.get_task("watcher").upstream_task_ids == {"refine", "again", "close", "close_large"}
 
 
 def test_where_nothing_opens_there_is_no_cluster_in_the_graph(jobs):
@@ -222,13 +222,13 @@ def test_where_nothing_opens_there_is_no_cluster_in_the_graph(jobs):
 @pytest.mark.parametrize(
     ("name", "body", "states"),
     [
-        ("fine", HYBRID, {"build": "success", "close": "success", "done": "success", "run": "success"}),
+        ("fine", HYBRID, {"build": "success", "close": "success", "watcher": "success", "run": "success"}),
         (
             "work_fails",
             'dag.spark("broken", interactions=dag.spark("build"))',
-            {"broken": "failed", "close": "success", "done": "failed", "run": "failed"},
+            {"broken": "failed", "close": "success", "watcher": "failed", "run": "failed"},
         ),
-        ("leak", HYBRID, {"build": "success", "close": "failed", "done": "failed", "run": "failed"}),
+        ("leak", HYBRID, {"build": "success", "close": "failed", "watcher": "failed", "run": "failed"}),
     ],
 )
 def test_no_failure_is_hidden_and_the_cluster_is_closed_after_one(clustered, name, body, states):
@@ -269,14 +269,16 @@ def test_a_task_of_the_librarys_is_skipped_only_after_one_that_was_or_by_hand(cl
     clustered.job("parts", engine='python"\nmapped_by = "factors', more=f"{READS}\n{PARAMETER}")
     body = f'{HYBRID}dag.container("parts", factors=2, interactions=built)'
     clustered.pipeline("p", body, cluster={"Name": "big"}, build={}, train={}, parts={})
-    done = clustered.load("p").get_task("done")
+    watcher = clustered.load("p").get_task("watcher")
     all_of_them = ["before", "open", "ready", "build", "close", "train", "after", "parts_0", "parts_1"]
-    instance = Ended({task: "skipped" if task in skipped else "success" for task in all_of_them} | {"done": "running"})
+    instance = Ended(
+        {task: "skipped" if task in skipped else "success" for task in all_of_them} | {"watcher": "running"}
+    )
     if not by_hand:
-        done.execute({"ti": instance})
+        watcher.execute({"ti": instance})
         return
     with pytest.raises(AirflowFailException, match=rf"by hand.*skipped: {', '.join(by_hand)}\.$") as error:
-        done.execute({"ti": instance})
+        watcher.execute({"ti": instance})
     assert instance.pushed == {"failure": str(error.value)}
 
 
@@ -296,5 +298,5 @@ def test_a_run_succeeds_though_a_task_of_others_skipped_what_follows_it(clustere
         "ready": "skipped",
         "build": "skipped",
         "close": "skipped",
-        "done": "success",
+        "watcher": "success",
     }

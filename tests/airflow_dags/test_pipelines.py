@@ -77,7 +77,7 @@ def test_another_runtime_of_spark_changes_operators_and_nothing_in_any_folder(ba
         here, there = bag.dags[folder], other.dags[folder]
         added = set(there.task_dict) - set(here.task_dict)
         assert added <= {each for each in added if each.startswith(("open_", "await_", "close_"))} | {
-            "done",
+            "watcher",
             "pin_release",
         }
         around += len(added)

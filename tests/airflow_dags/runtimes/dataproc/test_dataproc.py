@@ -81,7 +81,7 @@ def test_a_run_has_a_cluster_of_its_own_which_is_closed_by_the_name_that_it_was_
     monkeypatch.setattr(dataproc, "DataprocHook", Hook)
     monkeypatch.setattr(dataproc.DataprocClusterLink, "persist", lambda **options: None)
     dag = load()
-    assert set(dag.task_dict) == {"pin_release", "open_cluster", "build", "close_cluster", "done"}
+    assert set(dag.task_dict) == {"pin_release", "open_cluster", "build", "close_cluster", "watcher"}
     opened, closed = dag.get_task("open_cluster"), dag.get_task("close_cluster")
     assert closed.is_teardown
     for run in ("one", "other"):

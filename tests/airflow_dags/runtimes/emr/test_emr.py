@@ -213,7 +213,7 @@ def ends(aws, make_workshop, tmp_path_factory):
 def test_a_cluster_is_closed_and_its_run_failed_after_a_job_failed(ends):
     ran, cluster, _ = ends
     around = {"open_cluster": "success", "await_cluster": "success", "close_cluster": "success"}
-    assert state(ran).items() >= {**around, "done": "failed", "run": "failed"}.items()
+    assert state(ran).items() >= {**around, "watcher": "failed", "run": "failed"}.items()
     assert cluster["Id"] == ran.xcoms["open_cluster"]
     assert cluster["Name"] == f"emr_ends {ran.run_id}"
     assert cluster["ReleaseLabel"] == "emr-7.9.0"

@@ -39,7 +39,7 @@ def test_an_application_is_opened_and_closed_around_its_jobs_within_times_that_a
     monkeypatch.setenv("TANDEM_SPARK", "emr_serverless")
     dag = load(workshop, maximumCapacity={"cpu": "1 vCPU", "memory": "1 GB"})
     opened, closed = dag.get_task("open_cluster"), dag.get_task("close_cluster")
-    assert set(dag.task_dict) == {"pin_release", "open_cluster", "build", "close_cluster", "done"}
+    assert set(dag.task_dict) == {"pin_release", "open_cluster", "build", "close_cluster", "watcher"}
     assert opened.release_label == "emr-7.9.0"
     assert opened.waiter_delay * opened.waiter_max_attempts == closed.waiter_delay * closed.waiter_max_attempts == 600
     assert closed.is_teardown
@@ -82,7 +82,7 @@ def test_a_flaky_job_runs_again_and_one_that_fails_says_why_and_no_application_i
     described = {"cluster.emr_serverless": APPLICATION}
     workshop.pipeline("serverless", 'dag.spark("flaky")\ndag.spark("killed")', flaky={}, killed={}, **described)
     ran = workshop.run("serverless")
-    around = dict.fromkeys(("pin_release", "open_cluster", "close_cluster"), "success") | {"done": "failed"}
+    around = dict.fromkeys(("pin_release", "open_cluster", "close_cluster"), "success") | {"watcher": "failed"}
     assert ran.states == {**around, "flaky": "success", "killed": "failed"}
     assert ran.state == "failed"
     ((state, runs),) = applications("serverless")
