@@ -39,7 +39,7 @@ from benchmarks.chaos_processes import JobProcess
 from benchmarks.chaos_servers import DynamoDBProxy, Notes, S3Proxy
 from common import protocol
 from tools import tables
-from tools.airflow_api import Airflow, AirflowError, patience
+from tools.airflow_api import Airflow, AirflowError, poll
 from tools.data import generate_data
 from tools.data.shop_model import Settings
 from tools.sandbox import local_airflow, local_dynamodb, local_s3
@@ -357,11 +357,11 @@ class Chaos:
 
     def patiently(self, path: str, body: Any = None, method: str | None = None) -> Any:
         """Ask Airflow until it responds, for three minutes at most: the machine is busy."""
-        for _ in patience(180, f"Airflow does not answer {path}"):
+        for _ in poll(180, f"Airflow does not answer {path}"):
             with contextlib.suppress(TimeoutError, ConnectionError, urllib.error.URLError):
                 try:
                     with self.asking:  # two writes at once make Airflow's server wait for itself on SQLite
-                        return self.airflow.ask(path, body, method)
+                        return self.airflow.call(path, body, method)
                 except urllib.error.HTTPError as error:
                     if error.code == 409:  # the answer to the first try was lost
                         return None
@@ -380,7 +380,7 @@ class Chaos:
         """Wait until no run is under way, and none is about to begin; the states of the round's runs."""
         quiet = 0
         enough = 16 if any(run.dag == chaos_plan.INGEST_EVENTS for run in self.round.runs) else 6  # assets take time
-        for _ in patience(PATIENCE, f"The runs of round {self.round.number} did not end"):
+        for _ in poll(PATIENCE, f"The runs of round {self.round.number} did not end"):
             states = self.states()
             busy = [run for run, state in states.items() if state not in ("success", "failed")]
             busy += [thread for thread in self.threads if thread.is_alive()]  # type: ignore[misc]

@@ -24,6 +24,7 @@ ROOMS = [
     "common.recommending",
     "common.churn",
     "jobs",
+    "tools.command_line",
     "tools.environment",
     "tools.airflow_api",
     "tools.tables",

@@ -1,1 +1,1 @@
-"""What people run by hand or through make: `python -m tools.<name> --help`."""
+"""Programs that people run through make or directly: `python -m tools.<name> --help`."""

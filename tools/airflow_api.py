@@ -11,7 +11,7 @@ from typing import Any
 
 
 class AirflowError(Exception):
-    """Airflow did not start, did not answer, or did not do in time what it was asked for."""
+    """Airflow did not start, did not answer, or missed a deadline."""
 
 
 @dataclass(frozen=True)
@@ -34,30 +34,30 @@ class Airflow:
     url: str
     token: str
 
-    def ask(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """The answer of GET path, or of POST path with a body, or of another method."""
+    def call(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        """Return the response of GET path, of POST path with a body, or of another method."""
         request = urllib.request.Request(
             f"{self.url}{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            return json.load(response)
 
     def trigger(self, dag: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run of a pipeline and return its ID."""
-        run: str = self.ask(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf or {}})["dag_run_id"]
+        run: str = self.call(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf or {}})["dag_run_id"]
         return run
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
-        """The newest 100 runs of a pipeline, newest first."""
-        runs: list[dict[str, Any]] = self.ask(f"/api/v2/dags/{dag}/dagRuns?order_by=-run_after")["dag_runs"]
+        """Return the newest 100 runs of a pipeline, newest first."""
+        runs: list[dict[str, Any]] = self.call(f"/api/v2/dags/{dag}/dagRuns?order_by=-run_after")["dag_runs"]
         return runs
 
     def next_run(self, dag: str, known: set[str], seconds: float = 60) -> str:
-        """The ID of the first run of a pipeline that is none of the known ones: one that an asset started, say."""
-        for _ in patience(seconds, f"No new run of {dag} began within {seconds:.0f} s"):
+        """Wait for a run of a pipeline that is not a known one, started by an asset for example; return its ID."""
+        for _ in poll(seconds, f"No new run of {dag} began within {seconds:.0f} s"):
             for run in self.runs(dag):
                 if run["dag_run_id"] not in known:
                     return str(run["dag_run_id"])
@@ -67,17 +67,17 @@ class Airflow:
         self, dag: str, run: str, seconds: float = 3600, show: Callable[[list[Instance]], None] = lambda instances: None
     ) -> str:
         """Wait for a run's end and return its state; `show` gets the states of its tasks twice a second."""
-        for _ in patience(seconds, f"The run {run} of {dag} did not end within {seconds:.0f} s"):
-            state = self.ask(f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}")["state"]
+        for _ in poll(seconds, f"The run {run} of {dag} did not end within {seconds:.0f} s"):
+            state = self.call(f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}")["state"]
             show(self.instances(dag, run))
             if state in ("success", "failed"):
                 return str(state)
         raise AssertionError
 
     def instances(self, dag: str, run: str) -> list[Instance]:
-        """All tasks of a run, in the order in which they started."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances?limit=1000"
-        found = [
+        """Return all tasks of a run, in the order in which they started."""
+        path = f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}/taskInstances?limit=1000"
+        instances = [
             Instance(
                 task_id=each["task_id"],
                 map_index=each["map_index"],
@@ -87,36 +87,36 @@ class Airflow:
                 ended=each["end_date"],
                 seconds=each["duration"],
             )
-            for each in self.ask(path)["task_instances"]
+            for each in self.call(path)["task_instances"]
         ]
-        return sorted(found, key=lambda instance: (instance.started or "~", instance.task_id, instance.map_index))
+        return sorted(instances, key=lambda instance: (instance.started or "~", instance.task_id, instance.map_index))
 
     def xcom(self, dag: str, run: str, instance: Instance) -> Any:
-        """What a task returned; None if it returned nothing."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances/{instance.task_id}/xcomEntries/return_value"
+        """Return the result of a task; None if it has none."""
+        path = f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}/taskInstances/{instance.task_id}/xcomEntries/return_value"
         try:
-            return self.ask(f"{path}?map_index={instance.map_index}&deserialize=true")["value"]
+            return self.call(f"{path}?map_index={instance.map_index}&deserialize=true")["value"]
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return None
             raise
 
     def log(self, dag: str, run: str, instance: Instance) -> list[str]:
-        """The lines in the log of a task's newest try, without the marks that fold them on Airflow's page."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances/{instance.task_id}/logs/{instance.try_number}"
-        content = self.ask(f"{path}?map_index={instance.map_index}&full_content=true")["content"]
+        """Return the log lines of a task's newest try, without the marks that fold them on Airflow's page."""
+        path = f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}/taskInstances/{instance.task_id}/logs/{instance.try_number}"
+        content = self.call(f"{path}?map_index={instance.map_index}&full_content=true")["content"]
         lines = [line if isinstance(line, str) else line["event"] for line in content]
         return [line for line in lines if not line.startswith(("::group::", "::endgroup::"))]
 
 
-def patience(seconds: float, otherwise: str) -> Iterator[None]:
-    """Turns of waiting, half a second each; raises AirflowError when the time is up."""
+def poll(seconds: float, failure: str) -> Iterator[None]:
+    """Yield every half second; raise AirflowError when the time is up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         yield
         time.sleep(0.5)
-    raise AirflowError(f"{otherwise}.")
+    raise AirflowError(f"{failure}.")
 
 
-def quoted(run: str) -> str:
+def quote_id(run: str) -> str:
     return urllib.parse.quote(run, safe="")

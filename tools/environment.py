@@ -1,4 +1,4 @@
-"""What tools know of an environment; by itself: all its values, and the file that each comes from."""
+"""Settings of an environment, for tools; as a program: print all values, and the file of each."""
 
 import argparse
 import sys
@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import ArgumentError
+from tools.command_line import exit_on_task_error
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ROOT / "airflow_dags" / "environments"
-sys.path.append(str(ROOT / "airflow_dags"))  # the part of it that needs no Airflow
+sys.path.append(str(ROOT / "airflow_dags"))  # its modules without an import of Airflow
 
 from tandem import settings  # noqa: E402
 from tandem.dag_errors import PipelineError as PipelineError  # noqa: E402
@@ -22,45 +23,43 @@ from tandem.texts import check_texts as check_texts  # noqa: E402
 
 
 def load(name: str) -> Settings:
-    """An environment's settings; ArgumentError names what is wrong or missing in its files."""
+    """Load an environment's settings; ArgumentError names the wrong or missing value in its files."""
     try:
         return settings.load(ENVIRONMENTS, name, "ENV")
     except PipelineError as error:
         raise ArgumentError(str(error)) from None
 
 
-def needed(said: Settings, key: str, example: str) -> Any:
-    """A value that an environment may leave out; ArgumentError says what to write if it does."""
-    if said.get(key) is None:
-        raise ArgumentError(f'{said.file} names no {key}, expected {key} = "{example}"; add it there.')
-    return said[key]
+def require(settings: Settings, key: str, example: str) -> Any:
+    """Return a value that an environment may omit; ArgumentError with an example if it does."""
+    if settings.get(key) is None:
+        raise ArgumentError(f'{settings.file} has no {key}, expected {key} = "{example}"; add it there.')
+    return settings[key]
 
 
-def lake(said: Settings) -> str:
-    """The URI of an environment's lake; ArgumentError where only Airflow can tell it."""
-    if "{{" in said["lake"]:
+def lake(settings: Settings) -> str:
+    """Return the URI of an environment's lake; ArgumentError if only Airflow can render it."""
+    if "{{" in settings["lake"]:
         raise ArgumentError(
-            f"The lake of {said.file} is a template of Airflow's; {said.name} has nothing to deploy to."
+            f"The lake in {settings.file} is an Airflow template; {settings.name} has nothing to deploy to."
         )
-    return str(said["lake"]).rstrip("/")
+    return str(settings["lake"]).rstrip("/")
 
 
-def root(said: Settings, named: str | None) -> str:
-    """The URI of the lake that a tool works on: the one that was named, else the environment's, here on a laptop."""
-    here = f"file://{ROOT}/.tandem/lake"
-    return (named or (here if said.name == "laptop" else lake(said))).rstrip("/")
+def resolve_lake(settings: Settings, uri: str | None) -> str:
+    """Return the URI of the lake for a tool: the given one, else the environment's, on a laptop the checkout's."""
+    local = f"file://{ROOT}/.tandem/lake"
+    return (uri or (local if settings.name == "laptop" else lake(settings))).rstrip("/")
 
 
+@exit_on_task_error()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--environment", required=True, metavar="NAME", help="one of airflow_dags/environments")
-    try:
-        said = load(parser.parse_args().environment)
-    except ArgumentError as error:
-        sys.exit(str(error))
-    table = Table("key", "value", "from", title=f"Environment {said.name}", title_justify="left")
-    for path, value in sorted(settings.leaves(said.table)):
-        table.add_row(".".join(path), str(value), said.sources[path])
+    loaded = load(parser.parse_args().environment)
+    table = Table("key", "value", "from", title=f"Environment {loaded.name}", title_justify="left")
+    for path, value in sorted(settings.leaves(loaded.table)):
+        table.add_row(".".join(path), str(value), loaded.sources[path])
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 

@@ -33,7 +33,7 @@ def prepared(folder: Path, serve_s3: Callable[..., Any], images: list[str]) -> I
             for name, value in variables.items():
                 patch.setenv(name, value)
             patch.setattr(boto3, "DEFAULT_SESSION", None)  # it would keep the keys of another test's S3 server
-            namespace.give(found.namespace, variables)
+            namespace.write_secret(found.namespace, variables)
             yield found
     finally:
         found.close()
@@ -52,7 +52,7 @@ class Cluster:
 
     def open(self) -> None:
         """Make the name space; a pod that wants more memory than there is reason for exceeds its quota."""
-        namespace.make(self.namespace)
+        namespace.create(self.namespace)
         quota = {"metadata": {"name": "much"}, "spec": {"hard": {"requests.memory": "1Ti"}}}
         self.core.create_namespaced_resource_quota(self.namespace, quota)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.airflow_api import AirflowError, Instance, quoted
+from tools.airflow_api import AirflowError, Instance, quote_id
 from tools.sandbox import local_airflow
 
 INTERACTIONS = 'contract = "interactions@1"'
@@ -149,7 +149,7 @@ def test_a_failed_tasks_log_ends_with_its_own_error_and_one_that_is_failed_by_ha
 
     wait_for(lambda: any("job=fails attempt=2" in line for line in airflow.log("fails", run, second)))
     pid = wait_for(lambda: next((pid for pid in [int((folder / "pid").read_text() or 0)] if pid and alive(pid)), None))
-    path = f"{airflow.url}/api/v2/dags/fails/dagRuns/{quoted(run)}/taskInstances/fails"
+    path = f"{airflow.url}/api/v2/dags/fails/dagRuns/{quote_id(run)}/taskInstances/fails"
     request = urllib.request.Request(path, b'{"new_state": "failed"}', method="PATCH")
     request.add_header("Authorization", f"Bearer {airflow.token}")
     request.add_header("Content-Type", "application/json")

@@ -13,7 +13,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from tools.airflow_api import patience
+from tools.airflow_api import poll
 from tools.sandbox import local_airflow
 from tools.sandbox.local_airflow import free_port
 
@@ -153,7 +153,7 @@ def airflows(checkout, make_home, variables):
 
 def release(airflow):
     """What a release names, and its number."""
-    variable = airflow.ask("/api/v2/variables/release")
+    variable = airflow.call("/api/v2/variables/release")
     return json.loads(variable["value"]), variable["description"]
 
 
@@ -171,7 +171,7 @@ def go(checkout, name):
 
 
 def begun(airflow, run, task, state="running"):
-    for _ in patience(90, f"{task} is not {state}"):
+    for _ in poll(90, f"{task} is not {state}"):
         if any(each.task_id == task and each.state == state for each in airflow.instances("greetings", run)):
             return
 
@@ -202,15 +202,15 @@ def test_a_deployment_that_is_killed_releases_nothing_and_goes_on_when_it_is_rep
     client.chmod(0o755)
     killed = checkout.make("deploy_jobs", "preprod", DOCKER=str(client))
     assert killed.returncode == -9
-    assert {each["key"] for each in airflows["preprod"].ask("/api/v2/variables")["variables"]} == set()
+    assert {each["key"] for each in airflows["preprod"].call("/api/v2/variables")["variables"]} == set()
 
     told = checkout.done("deploy_jobs", "preprod")
-    assert "New runs of preprod take release 1; it had nothing." in told
+    assert "New runs of preprod use release 1; before, they used nothing." in told
     jobs, number = release(airflows["preprod"])
     assert (set(jobs), number) == ({"count", "greet"}, "release 1")
     again = checkout.done("deploy_jobs", "preprod")
-    assert again.count("there already") == 2
-    assert "preprod has release 1 in place, which is the same." in again
+    assert again.count("up to date") == 2
+    assert "preprod already runs release 1 with these jobs." in again
 
 
 def versions_kept(checkout):
@@ -230,19 +230,19 @@ def test_a_run_keeps_its_release_until_it_is_begun_anew(checkout, airflows):
     assert len(kept) == 6
     assert {"none", "old 5", "old 4", "old 3", "old 2"} < kept
     remove_images()
-    for _ in patience(90, "the DAG did not come"):
-        if airflow.ask("/api/v2/dags")["dags"]:
+    for _ in poll(90, "the DAG did not come"):
+        if airflow.call("/api/v2/dags")["dags"]:
             break
     run = airflow.trigger("greetings")
     begun(airflow, run, "first")
     checkout.say("two")
-    assert "take release 2; it had release 1" in checkout.done("deploy_jobs", "preprod")
+    assert "use release 2; before, they used release 1" in checkout.done("deploy_jobs", "preprod")
     go(checkout, "preprod")
     assert airflow.wait("greetings", run, 120) == "success"
     assert said(airflow, run) == {"first": "one", "second": "one"}
 
     body = {"dry_run": False, "task_ids": ["pin_release"], "include_downstream": True, "dag_run_id": run}
-    airflow.ask("/api/v2/dags/greetings/clearTaskInstances", {**body, "only_failed": False})
+    airflow.call("/api/v2/dags/greetings/clearTaskInstances", {**body, "only_failed": False})
     assert airflow.wait("greetings", run, 120) == "success"
     assert said(airflow, run) == {"first": "two", "second": "two"}
 
@@ -256,8 +256,8 @@ def test_production_gets_what_runs_before_it_without_a_build(checkout, airflows)
     go(checkout, "prod")
     remove_images()
     airflow = airflows["prod"]
-    for _ in patience(90, "the DAG did not come"):
-        if airflow.ask("/api/v2/dags")["dags"]:
+    for _ in poll(90, "the DAG did not come"):
+        if airflow.call("/api/v2/dags")["dags"]:
             break
     run = airflow.trigger("greetings")
     assert airflow.wait("greetings", run, 120) == "success"
@@ -267,7 +267,7 @@ def test_production_gets_what_runs_before_it_without_a_build(checkout, airflows)
 
 def test_a_rollback_returns_to_the_release_before_and_no_further_than_there_are_any(checkout, airflows):
     two, _ = release(airflows["preprod"])
-    assert "New runs take release 1 again, instead of release 2" in checkout.done("rollback_jobs", "preprod")
+    assert "new runs use release 1 instead of release 2" in checkout.done("rollback_jobs", "preprod")
     one, number = release(airflows["preprod"])
     assert (number, one["count"]) == ("release 1", two["count"])
     assert one["greet"] != two["greet"]
@@ -275,4 +275,4 @@ def test_a_rollback_returns_to_the_release_before_and_no_further_than_there_are_
     refused = checkout.make("rollback_jobs", "preprod")
     assert (refused.returncode, refused.stderr) == (1, "Release 1 is the first one; there is none to return to.\n")
     checkout.say("three")
-    assert "take release 3; it had release 1" in checkout.done("deploy_jobs", "preprod")
+    assert "use release 3; before, they used release 1" in checkout.done("deploy_jobs", "preprod")

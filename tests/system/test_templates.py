@@ -108,13 +108,13 @@ def test_new_pipelines_of_all_patterns_run_through_airflow_with_a_new_job_in_one
                 break
         else:
             pytest.fail("".join(said))
-        airflow = Airflow(found[1], Airflow(found[1], "").ask("/auth/token")["access_token"])
+        airflow = Airflow(found[1], Airflow(found[1], "").call("/auth/token")["access_token"])
         pipelines = ("weekly_items", *OTHERS)
         runs = {name: airflow.trigger(name) for name in pipelines}
         assert {name: airflow.wait(name, run, 400) for name, run in runs.items()} == dict.fromkeys(runs, "success")
         tasks = {name: {each.task_id for each in airflow.instances(name, run)} for name, run in runs.items()}
         assert tasks["weekly_items"] > {"popular_items", "popular_goods"}
-        shown = airflow.ask("/api/v2/dags/weekly_items/details")
+        shown = airflow.call("/api/v2/dags/weekly_items/details")
         assert shown["doc_md"].startswith("# weekly_items\n")
         assert shown["description"].startswith("Predictions for every user")
         assert shown["owners"] == ["personalization"]

@@ -1,4 +1,4 @@
-"""What tests of build products share."""
+"""Fixtures of tests of build products."""
 
 from pathlib import Path
 

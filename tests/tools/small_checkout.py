@@ -1,4 +1,4 @@
-"""A small checkout: a Python job and a Spark job that share a module, which only one of them imports itself."""
+"""A small checkout: a Python job and a Spark job that share a module; only the Spark job imports it directly."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The commands that make tables and go back to the version before, as they are typed."""
+"""The commands that create tables and roll back a version, as typed."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from tools import tables as tool
 ROOT = Path(__file__).parents[2]
 
 
-def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+def run_tool(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=ROOT,
@@ -24,7 +24,7 @@ def told(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_every_product_has_a_table_and_a_second_call_makes_none(dynamodb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_makes_a_table_per_product_once(dynamodb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = f"t{uuid.uuid4().hex}-"
     monkeypatch.setattr(tool, "delivery", lambda environment: {"tables": prefix, "billing": "on-demand"})
     made = dict(tool.create("any"))
@@ -35,7 +35,7 @@ def test_every_product_has_a_table_and_a_second_call_makes_none(dynamodb: str, m
     assert set(made) <= set(names)
 
 
-def test_billing_is_the_environments(dynamodb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_billing_follows_the_environment(dynamodb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = f"t{uuid.uuid4().hex}-"
     section = {"tables": prefix, "billing": "provisioned", "read_units": 5, "write_units": 2}
     monkeypatch.setattr(tool, "delivery", lambda environment: section)
@@ -44,25 +44,25 @@ def test_billing_is_the_environments(dynamodb: str, monkeypatch: pytest.MonkeyPa
         assert (found["ReadCapacityUnits"], found["WriteCapacityUnits"]) == (5, 2)
 
 
-def test_the_commands_say_what_they_did_and_what_is_wrong(moto: str) -> None:
-    there = {
+def test_commands_report_results_and_errors(moto: str) -> None:
+    environment = {
         "DYNAMODB_ENDPOINT": moto,
         "AWS_ACCESS_KEY_ID": "a",
         "AWS_SECRET_ACCESS_KEY": "b",
         "AWS_REGION": "eu-west-1",
     }
-    there |= {"AWS_DEFAULT_REGION": "eu-west-1"}
-    made = told("tools.tables", "--environment", "laptop", **there)
+    environment |= {"AWS_DEFAULT_REGION": "eu-west-1"}
+    made = run_tool("tools.tables", "--environment", "laptop", **environment)
     assert made.returncode == 0, made.stderr
     assert "tandem-laptop-recommendations" in made.stdout
-    wrong = told("tools.tables", "--environment", "lapdog", **there)
+    wrong = run_tool("tools.tables", "--environment", "lapdog", **environment)
     assert (wrong.returncode, wrong.stderr) == (
         1,
         "ENV names the environment 'lapdog', which does not exist; did you mean 'laptop'\n",
     )
     rollback = ["tools.deploy.rollback", "--environment", "laptop", "--product"]
-    none = told(*rollback, "recommendations", **there)
+    none = run_tool(*rollback, "recommendations", **environment)
     assert none.returncode == 1
     assert "has shown no version before the one in place" in none.stderr
-    wrong = told(*rollback, "recommendation", **there)
+    wrong = run_tool(*rollback, "recommendation", **environment)
     assert wrong.stderr == "There is no product 'recommendation'; did you mean 'recommendations'.\n"

@@ -1,4 +1,4 @@
-"""What tools read of environments."""
+"""Settings of environments, as tools read them."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from common.errors import ArgumentError
 from tools import environment
 
 
-def test_what_is_shown_has_all_values_and_the_files_they_come_from():
+def test_listing_has_all_values_and_their_files():
     command = [sys.executable, "-m", "tools.environment", "--environment", "prod"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, cwd=environment.ROOT).stdout
     lines = [[part.strip() for part in line.split("│")[1:-1]] for line in shown.splitlines() if "│" in line]
@@ -18,14 +18,14 @@ def test_what_is_shown_has_all_values_and_the_files_they_come_from():
     assert ["retries", "2", "shared.toml"] in lines
 
 
-def test_an_unknown_environment_is_told_with_the_nearest_name():
+def test_unknown_environment_is_reported_with_nearest_name():
     with pytest.raises(ArgumentError, match=r"ENV names the environment 'stagng'.*did you mean 'staging'"):
         environment.load("stagng")
 
 
-def test_what_the_laptop_does_not_name_is_told_with_what_to_write():
+def test_missing_setting_is_reported_with_an_example():
     laptop = environment.load("laptop")
-    with pytest.raises(ArgumentError, match=r'laptop.toml names no registry, expected registry = "HOST"; add it there'):
-        environment.needed(laptop, "registry", "HOST")
+    with pytest.raises(ArgumentError, match=r'laptop.toml has no registry, expected registry = "HOST"; add it there'):
+        environment.require(laptop, "registry", "HOST")
     with pytest.raises(ArgumentError, match="laptop has nothing to deploy to"):
         environment.lake(laptop)

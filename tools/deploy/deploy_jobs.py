@@ -1,15 +1,17 @@
-"""Release jobs to an environment: build what changed, bring images and bundles there, then let new runs take them.
+"""Release jobs to an environment: build changed jobs, upload images and bundles, then let new runs use them.
 
-An environment that promotes another one gets what runs there, as it is, without a build. What lies under a fingerprint
-already is read, never written again. The release is put in place last, by one conditional write in the lake: whoever
-stops this before leaves the old release in place, and running it again resumes where it stopped. Of two deployments at
-once, the second to end fails. Airflow is told after the switch; if that is missed, the next deployment makes up for it.
+An environment that promotes another one gets the products that run there, unchanged, without a build. A product whose
+fingerprint is already there is verified, never rewritten. The release goes live last, by one conditional write in the
+lake: a deployment that stops before it leaves the old release live, and the next one resumes where it stopped. Of two
+concurrent deployments, the second to end fails. Airflow is updated after the switch; if that step is missed, the next
+deployment makes up for it.
 """
 
 import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -19,104 +21,127 @@ from common.errors import TaskError
 from common.handover import job_toml, storage
 from common.protocol import code_folder, image
 from tools import environment
+from tools.command_line import exit_on_task_error
 from tools.deploy import releases
-from tools.packaging.build import build_bundle, build_image, current, folder, mark, named
+from tools.environment import Settings
+from tools.packaging.build import build_bundle, build_image, current_product, folder, mark, select_jobs
 from tools.packaging.fingerprint import Product
-from tools.packaging.push import call, copy, pulled
+from tools.packaging.push import copy, pull, run_docker
+
+Upload = Callable[[str, str], bool]  # of a job by its name and fingerprint; True if anything was missing
+REGISTRY = "HOST[:PORT][/PREFIX]"
 
 console = Console(width=None if sys.stdout.isatty() else 160)
 
 
+@exit_on_task_error()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--environment", required=True, metavar="NAME", help="one of airflow_dags/environments")
-    parser.add_argument("--job", action="append", metavar="JOB", help="a job, all of them if none is named")
+    parser.add_argument("--job", action="append", metavar="JOB", help="a job; all jobs if none is named")
     arguments = parser.parse_args()
-    try:
-        deploy(arguments.environment, arguments.job)
-    except TaskError as error:
-        sys.exit(str(error))
+    deploy(arguments.environment, arguments.job)
 
 
 def deploy(name: str, names: list[str] | None) -> None:
-    """Bring products to an environment and release them."""
-    said = environment.load(name)
-    lake, registry = environment.lake(said), environment.needed(said, "registry", "HOST[:PORT][/PREFIX]")
-    server = releases.airflow(said)
-    seen, tag = releases.current(lake, server)
-    table = Table(title=f"Released to {name}", title_justify="left")
-    for heading in ("job", "fingerprint", "", "seconds"):
-        table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
-    if said.get("promotes"):
-        source = environment.load(said["promotes"])
-        there = releases.running(releases.airflow(source))
-        wanted = releases.chosen(names, there.jobs, f"The release of {source.name}")
-        console.print(f"promoting {there} of {source.name}", highlight=False)
+    """Upload products to an environment and release them."""
+    settings = environment.load(name)
+    lake, registry = environment.lake(settings), environment.require(settings, "registry", REGISTRY)
+    server = releases.connect(settings)
+    live, tag = releases.current(lake, server)
+    promotes = settings.get("promotes")
+    if promotes:
+        fingerprints, upload = plan_promotion(environment.load(promotes), names, lake, registry)
     else:
-        built = {each: current(each) for each in named(names)}
-        wanted = {each: found.fingerprint for each, found in built.items()}
-    for each, fingerprint in sorted(wanted.items()):
-        started = time.monotonic()
-        console.print(f"{each} {fingerprint}", highlight=False)
-        if said.get("promotes"):
-            came = promote(each, fingerprint, environment.lake(source), source["registry"], lake, registry)
-        else:
-            came = bring(built[each], lake, registry)
-        table.add_row(each, fingerprint, "brought" if came else "there already", f"{time.monotonic() - started:.1f}")
-    jobs = wanted if said.get("promotes") and not names else seen.jobs | wanted
-    if jobs == seen.jobs:
-        told = tag is not None and releases.tell_airflow(lake, server)
+        fingerprints, upload = plan_build(names, lake, registry)
+    table = upload_all(fingerprints, upload, f"Released to {name}")
+    jobs = fingerprints if promotes and not names else live.jobs | fingerprints
+    if jobs == live.jobs:
+        corrected = tag is not None and releases.update_airflow(lake, server)
         console.print(table)
-        console.print(f"{name} has {seen} in place, which is the same.", highlight=False)
-        if told:
-            console.print(f"Airflow had another release, because a deployment was interrupted; new runs take {seen}.")
+        console.print(f"{name} already runs {live} with these jobs.", highlight=False)
+        if corrected:
+            console.print(f"Airflow had another release, because a deployment was interrupted; new runs use {live}.")
         return
-    release = releases.record(lake, jobs, seen)
+    release = releases.record(lake, jobs, live)
     releases.switch(lake, server, release, tag)
     console.print(table)
-    console.print(f"New runs of {name} take {release}; it had {seen}.", highlight=False)
+    console.print(f"New runs of {name} use {release}; before, they used {live}.", highlight=False)
 
 
-def bring(wanted: Product, lake: str, registry: str) -> bool:
-    """Bring a product of this checkout, built if it is not there; whether anything had to be brought."""
-    came = False
-    if wanted.job.engine == "python":
-        remote = image(wanted.job.name, wanted.fingerprint, registry)
-        if not pulled(remote):
-            build_image(wanted)
-            copy(image(wanted.job.name, wanted.fingerprint), remote)
-            came = True
-        files = {"job.toml": wanted.parts[f"jobs/{wanted.job.name}/job.toml"].content, "fingerprint": mark(wanted)}
+def plan_promotion(
+    source: Settings, names: list[str] | None, lake: str, registry: str
+) -> tuple[dict[str, str], Upload]:
+    """The fingerprints that another environment runs, and how to copy a job from there."""
+    origin = releases.airflow_release(releases.connect(source))
+    fingerprints = releases.select(names, origin.jobs, f"The release of {source.name}")
+    console.print(f"promoting {origin} of {source.name}", highlight=False)
+    source_lake = environment.lake(source)
+    return fingerprints, lambda job, fingerprint: promote(
+        job, fingerprint, source_lake, source["registry"], lake, registry
+    )
+
+
+def plan_build(names: list[str] | None, lake: str, registry: str) -> tuple[dict[str, str], Upload]:
+    """The fingerprints of jobs of this checkout, and how to build and upload one."""
+    products = {job: current_product(job) for job in select_jobs(names)}
+    fingerprints = {job: product.fingerprint for job, product in products.items()}
+    return fingerprints, lambda job, _: build_and_upload(products[job], lake, registry)
+
+
+def upload_all(fingerprints: dict[str, str], upload: Upload, title: str) -> Table:
+    """Upload jobs one after the other; return a table of them with durations."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("job", "fingerprint", "", "seconds"):
+        table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
+    for job, fingerprint in sorted(fingerprints.items()):
+        started = time.monotonic()
+        console.print(f"{job} {fingerprint}", highlight=False)
+        state = "uploaded" if upload(job, fingerprint) else "up to date"
+        table.add_row(job, fingerprint, state, f"{time.monotonic() - started:.1f}")
+    return table
+
+
+def build_and_upload(product: Product, lake: str, registry: str) -> bool:
+    """Upload a product of this checkout, built if it is missing; True if anything was uploaded."""
+    job, pushed = product.job.name, False
+    if product.job.engine == "python":
+        remote = image(job, product.fingerprint, registry)
+        if not pull(remote):
+            build_image(product)
+            copy(image(job, product.fingerprint), remote)
+            pushed = True
+        files = {"job.toml": product.files[f"jobs/{job}/job.toml"].content, "fingerprint": mark(product)}
     else:
-        build_bundle(wanted)
-        files = {file.name: file.read_bytes() for file in folder(wanted).iterdir()}
-    return releases.store(files, code_folder(lake, wanted.job.name, wanted.fingerprint)) or came
+        build_bundle(product)
+        files = {file.name: file.read_bytes() for file in folder(product).iterdir()}
+    return releases.store(files, code_folder(lake, job, product.fingerprint)) or pushed
 
 
-def promote(name: str, fingerprint: str, source: str, source_registry: str, lake: str, registry: str) -> bool:
-    """Bring a product from one environment to another as it is; whether anything had to be brought."""
-    place = code_folder(source, name, fingerprint)
-    files = {file.uri.rpartition("/")[2]: storage.read(file.uri)[0] for file in storage.files(place)}
-    came = False
-    if described(name, files, place).engine == "python":
-        origin, remote = image(name, fingerprint, source_registry), image(name, fingerprint, registry)
-        if not pulled(remote):
-            call("pull", origin)
+def promote(job: str, fingerprint: str, source: str, source_registry: str, lake: str, registry: str) -> bool:
+    """Copy a product from one environment to another, unchanged; True if anything was copied."""
+    origin_folder = code_folder(source, job, fingerprint)
+    files = {file.uri.rpartition("/")[2]: storage.read(file.uri)[0] for file in storage.files(origin_folder)}
+    pushed = False
+    if parse_job(job, files, origin_folder).engine == "python":
+        origin, remote = image(job, fingerprint, source_registry), image(job, fingerprint, registry)
+        if not pull(remote):
+            run_docker("pull", origin)
             copy(origin, remote)
-            came = True
-    return releases.store(files, code_folder(lake, name, fingerprint)) or came
+            pushed = True
+    return releases.store(files, code_folder(lake, job, fingerprint)) or pushed
 
 
-def described(name: str, files: dict[str, bytes], where: str) -> job_toml.Job:
-    """A job as the job.toml of its product says it; TaskError if there is none."""
+def parse_job(name: str, files: dict[str, bytes], uri: str) -> job_toml.Job:
+    """Parse the job.toml of a product; TaskError if it has none."""
     if "job.toml" not in files:
-        raise TaskError(f"{where} has no job.toml of {name}, expected its product; release it there again.")
+        raise TaskError(f"{uri} has no job.toml of {name}, expected its product; release it there again.")
     with tempfile.TemporaryDirectory() as temporary:
-        place = Path(temporary) / name
-        place.mkdir()
+        job_folder = Path(temporary) / name
+        job_folder.mkdir()
         for file in ("job.toml", "fingerprint"):
-            (place / file).write_bytes(files[file])
-        return job_toml.load(place)
+            (job_folder / file).write_bytes(files[file])
+        return job_toml.load(job_folder)
 
 
 if __name__ == "__main__":

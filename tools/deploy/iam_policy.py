@@ -1,14 +1,13 @@
-"""The least AWS policy of a job, of its tasks in one pipeline, or of the nodes of a pipeline's clusters.
+"""The minimal AWS policy of a job, of its tasks in one pipeline, or of the nodes of a pipeline's clusters.
 
-A job may read what its inputs name and write what its outputs name, keep the hand-overs of its own tasks, read those of
-the tasks before them, read its own code, and use the tables of the products that it is handed. Nothing may write code
-or releases but deployments. The key that TANDEM_S3_KMS_KEY names, if it does, is one that the job may encrypt and
-decrypt with, by way of S3. EMR gives all steps of a cluster one role: --pipeline without --job is for that.
+A job may read the datasets of its inputs and write those of its outputs, keep the hand-overs of its own tasks, read
+those of their predecessors, read its own code, and use the DynamoDB tables of the products that it is handed. Only
+deployments may write code or releases. If TANDEM_S3_KMS_KEY names a key, the job may encrypt and decrypt with it,
+through S3. EMR gives all steps of a cluster one role: use --pipeline without --job for that.
 """
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -20,15 +19,16 @@ from common.handover.job_toml import Job, load
 from common.ingestion import suppression
 from common.protocol import encode
 from tools import environment
+from tools.command_line import exit_on_task_error
 from tools.deploy import pipelines
 from tools.deploy.pipelines import TaskOfPipeline
 from tools.lake.forget_lake import ingests_users
-from tools.packaging.build import named
+from tools.packaging.build import select_jobs
 from tools.packaging.fingerprint import ROOT
 
 READ = ["s3:GetObject"]
 WRITE = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload"]
-DELETE = ["s3:DeleteObject"]  # what Spark's committer moves
+DELETE = ["s3:DeleteObject"]  # files that Spark's committer moves
 LOG = ["s3:PutObject"]
 ENCRYPT = ["kms:Decrypt", "kms:GenerateDataKey"]
 TABLE = [
@@ -36,7 +36,7 @@ TABLE = [
     for name in (
         "BatchGetItem",
         "BatchWriteItem",
-        "ConditionCheckItem",  # this, PutItem and UpdateItem are what a transaction needs
+        "ConditionCheckItem",  # a transaction needs this, PutItem and UpdateItem
         "GetItem",
         "PartiQLUpdate",
         "PutItem",
@@ -46,56 +46,54 @@ TABLE = [
 ]
 
 
+@exit_on_task_error()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--environment", required=True, metavar="NAME", help="one of airflow_dags/environments")
-    parser.add_argument("--job", metavar="JOB", help="whose policy it is; all Spark jobs of the pipeline if absent")
-    parser.add_argument("--pipeline", metavar="PIPELINE", help="the only one in which the role is for the job")
+    parser.add_argument("--job", metavar="JOB", help="its job; all Spark jobs of the pipeline if absent")
+    parser.add_argument("--pipeline", metavar="PIPELINE", help="limit the policy to this pipeline")
     arguments = parser.parse_args()
-    try:
-        said = environment.load(arguments.environment)
-        lake = environment.lake(said)
-        if not lake.startswith("s3://"):
-            raise TaskError(f"The lake of {said.name} is {lake}, expected s3://…; what is no S3 needs no policy.")
-        known = pipelines.tasks(said.name)
-        wanted = chosen(known, arguments.job, arguments.pipeline)
-        print(json.dumps(policy(wanted, known, lake, said["delivery"]["tables"], s3.key_of_encryption()), indent=2))
-    except TaskError as error:
-        sys.exit(str(error))
+    settings = environment.load(arguments.environment)
+    lake = environment.lake(settings)
+    if not lake.startswith("s3://"):
+        raise TaskError(f"The lake of {settings.name} is {lake}, expected s3://…; other storage needs no policy.")
+    known = pipelines.tasks(settings.name)
+    selected = select(known, arguments.job, arguments.pipeline)
+    print(json.dumps(policy(selected, known, lake, settings["delivery"]["tables"], s3.key_of_encryption()), indent=2))
 
 
-def chosen(known: list[TaskOfPipeline], job: str | None, pipeline: str | None) -> list[TaskOfPipeline]:
-    """The tasks that a policy is for; ArgumentError if there are none."""
+def select(known: list[TaskOfPipeline], job: str | None, pipeline: str | None) -> list[TaskOfPipeline]:
+    """Select the tasks that a policy is for; ArgumentError if there are none."""
     if job is None and pipeline is None:
-        raise ArgumentError("No job and no pipeline is named; give JOB=…, PIPELINE=… or both.")
+        raise ArgumentError("Neither a job nor a pipeline is named; give JOB=…, PIPELINE=… or both.")
     if job:
-        named([job])
-    found = [
+        select_jobs([job])
+    selected = [
         task
         for task in known
         if task.pipeline == (pipeline or task.pipeline) and (task.job == job if job else job_of(task).engine == "spark")
     ]
-    if not found:
+    if not selected:
         raise ArgumentError(
-            f"No task of {pipeline or 'any pipeline'} runs {job or 'a Spark job'}, so there is nothing to allow; name "
-            "a job and a pipeline that runs it."
+            f"No task of {pipeline or 'any pipeline'} runs {job or 'a Spark job'}, so there is nothing to allow; "
+            "name a job and a pipeline that runs it."
         )
-    return found
+    return selected
 
 
 def policy(
     tasks: list[TaskOfPipeline], known: list[TaskOfPipeline], lake: str, tables: str, key: str | None = None
 ) -> dict[str, Any]:
-    """The policy document of tasks on a lake on S3, of tables whose names begin so, of a KMS key's ARN or ID."""
+    """Return the policy document of tasks: a lake on S3, the prefix of table names, a KMS key's ARN or ID."""
     readable, writable, deletable = folders(tasks)
     bucket, _, prefix = lake.removeprefix("s3://").partition("/")
     prefix = f"{prefix}/" if prefix else ""
-    place = f"arn:aws:s3:::{bucket}"
+    bucket_arn = f"arn:aws:s3:::{bucket}"
 
     def objects(names: Iterable[str]) -> list[str]:
-        return [f"{place}/{prefix}{name}/*" for name in sorted(names)]
+        return [f"{bucket_arn}/{prefix}{name}/*" for name in sorted(names)]
 
-    # IfExists: S3 asks for this right, without a prefix, before it says of an object that it is not there.
+    # IfExists: S3 checks this right, without a prefix, before it reports that an object does not exist.
     listed = {"StringLikeIfExists": {"s3:prefix": [f"{prefix}{name}/*" for name in sorted(readable | writable)]}}
     jobs = [job_of(task) for task in tasks]
     spark = any(job.engine == "spark" for job in jobs)
@@ -104,8 +102,8 @@ def policy(
         statement("Write", WRITE, objects(writable)),
         statement("Delete", DELETE, objects(deletable)),
         statement("Log", LOG, objects(["logs/emr", "logs/emr-serverless"])) if spark else {},
-        {**statement("List", ["s3:ListBucket"], [place]), "Condition": listed},
-        statement("ListUploads", ["s3:ListBucketMultipartUploads"], [place]),
+        {**statement("List", ["s3:ListBucket"], [bucket_arn]), "Condition": listed},
+        statement("ListUploads", ["s3:ListBucketMultipartUploads"], [bucket_arn]),
     ]
     if names := sorted({table_name(tables, contract) for task in tasks for contract in products(task, known)}):
         statements.append(statement("Tables", TABLE, [f"arn:aws:dynamodb:*:*:table/{name}" for name in names]))
@@ -115,25 +113,25 @@ def policy(
 
 
 def folders(tasks: list[TaskOfPipeline]) -> tuple[set[str], set[str], set[str]]:
-    """The folders of the lake that tasks only read, those that they write, and those in which they delete."""
+    """Return the folders of the lake that tasks only read, that they write, and in which they delete."""
     read, written, deleted = set(), set(), set()
     for task in tasks:
         job = job_of(task)
-        own = hand_over(task.pipeline, task.task)
+        own_folders = hand_over(task.pipeline, task.task)
         read |= {str(table.dataset or table.raw) for table in job.inputs.values() if not table.handed_over}
         read |= {hand_over(task.pipeline, predecessor) for predecessor in task.predecessors.values()}
         datasets = {table.dataset for table in job.outputs.values() if table.dataset}
-        written |= {own, *datasets}
-        deleted |= {own, *(f"{dataset}/{of}" for dataset in datasets for of in ("_*", "*/version=*"))}
+        written |= {own_folders, *datasets}
+        deleted |= {own_folders, *(f"{dataset}/{of}" for dataset in datasets for of in ("_*", "*/version=*"))}
         if job.engine == "spark":
             read.add(f"code/{job.name}")  # its bundle
         if ingests_users(job):
-            read.add(suppression.FOLDER)  # whom to leave out
+            read.add(suppression.FOLDER)  # users to leave out
     return read - written, written, deleted
 
 
 def hand_over(pipeline: str, task: str) -> str:
-    """The folders of a task in all runs of its pipeline."""
+    """Return the pattern of a task's folders in all runs of its pipeline."""
     return f"intermediate/{encode(pipeline)}/*/{encode(task)}"
 
 
@@ -142,17 +140,21 @@ def job_of(task: TaskOfPipeline) -> Job:
 
 
 def products(task: TaskOfPipeline, known: list[TaskOfPipeline]) -> set[str]:
-    """The contracts of the products that a task is handed, if it talks to DynamoDB."""
+    """Return the contracts of the products that a task is handed, if it uses DynamoDB."""
     if "dynamodb" not in job_of(task).services:
         return set()
-    before = [other for other in known if other.pipeline == task.pipeline and other.task in task.predecessors.values()]
-    written = {contract for other in before for table in job_of(other).outputs.values() for contract in table.fitting}
+    predecessors = [
+        other for other in known if other.pipeline == task.pipeline and other.task in task.predecessors.values()
+    ]
+    written = {
+        contract for other in predecessors for table in job_of(other).outputs.values() for contract in table.fitting
+    }
     taken = {contract for table in job_of(task).inputs.values() for contract in table.fitting}
     return {contract for contract in written & taken if contracts.load(contract).product}
 
 
 def encryption(key: str) -> dict[str, Any]:
-    """The statement on a KMS key, by way of S3 alone; ArgumentError for an alias, which no policy grants rights on."""
+    """Return the statement on a KMS key, through S3 only; ArgumentError for an alias: policies grant rights on keys."""
     if "alias/" in key:
         raise ArgumentError(
             f"TANDEM_S3_KMS_KEY names the alias {key}, but policies grant rights on keys; give the key's ID or ARN."

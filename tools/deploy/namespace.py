@@ -1,8 +1,8 @@
-"""A name space of a Kubernetes cluster for jobs: rights, secret, images. It is for Airflow's Python, with its client.
+"""A namespace of a Kubernetes cluster for jobs: rights, secret, images. Runs in Airflow's Python, which has the client.
 
-TANDEM_LOAD_IMAGE is the command that brings an archive of `docker save` to the nodes (`kind load image-archive`), for
-clusters without a registry. TANDEM_HOST_FOR_PODS is this machine's address as pods reach it; without it, it is the
-address by which this machine reaches the API server.
+TANDEM_LOAD_IMAGE is the command that loads an archive of `docker save` into the nodes (`kind load image-archive`), for
+clusters without a registry. TANDEM_HOST_FOR_PODS is this machine's address as pods reach it; the default is the address
+from which this machine reaches the API server.
 """
 
 import argparse
@@ -20,33 +20,33 @@ from urllib.parse import urlsplit
 
 from kubernetes import client, config
 
-SECRET = "lake"  # which the pod template names
+SECRET = "lake"  # the name in the pod template
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--host", action="store_true", help="print this machine's address for pods, and nothing else")
-    parser.add_argument("--name", help="the name space to make, if it is not there; its secret comes as JSON on stdin")
+    parser.add_argument("--host", action="store_true", help="only print this machine's address for pods")
+    parser.add_argument("--name", help="the namespace to create if missing; its secret is read from stdin as JSON")
     arguments = parser.parse_args()
     config.load_kube_config()
     if arguments.host:
         print(host())
     else:
-        make(arguments.name)
-        give(arguments.name, json.load(sys.stdin))
+        create(arguments.name)
+        write_secret(arguments.name, json.load(sys.stdin))
 
 
 def host() -> str:
-    """The address of this machine for pods."""
-    if given := os.environ.get("TANDEM_HOST_FOR_PODS"):
-        return given
+    """Return the address of this machine for pods."""
+    if configured := os.environ.get("TANDEM_HOST_FOR_PODS"):
+        return configured
     server = urlsplit(client.Configuration.get_default_copy().host)
     with socket.create_connection((server.hostname, server.port or 443)) as connection:
         return str(connection.getsockname()[0])
 
 
-def make(name: str) -> None:
-    """A name space that takes no pod that may do more than the strictest standard of Kubernetes allows."""
+def create(name: str) -> None:
+    """Create a namespace that admits only pods within the strictest security standard of Kubernetes."""
     core = client.CoreV1Api()
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     try:
@@ -58,8 +58,8 @@ def make(name: str) -> None:
         time.sleep(0.2)
 
 
-def give(name: str, variables: dict[str, str]) -> None:
-    """Give all pods of a name space environment variables."""
+def write_secret(name: str, variables: dict[str, str]) -> None:
+    """Set the environment variables of all pods of a namespace."""
     core = client.CoreV1Api()
     encoded = {key: base64.b64encode(value.encode()).decode() for key, value in variables.items()}
     body = {"metadata": {"name": SECRET}, "data": encoded}
@@ -72,7 +72,7 @@ def give(name: str, variables: dict[str, str]) -> None:
 
 
 def load(images: list[str]) -> None:
-    """Bring images of the Docker engine to the nodes, by the command that TANDEM_LOAD_IMAGE names."""
+    """Load images of the Docker engine into the nodes with the command in TANDEM_LOAD_IMAGE."""
     with tempfile.TemporaryDirectory() as folder:
         archive = Path(folder) / "images.tar"
         subprocess.run([os.environ.get("DOCKER", "docker"), "save", "--output", archive, *images], check=True)

@@ -1,4 +1,4 @@
-"""The tasks of all pipelines, as Airflow imports them: which job each runs, and which tasks hand over to it."""
+"""The tasks of all pipelines as Airflow imports them: the job of each, and the tasks that hand over to it."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from common.errors import TaskError
 from tools.packaging.fingerprint import ROOT
 
 PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
-LIST = """
+LIST_PROGRAM = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag(sys.argv[1])
 if bag.import_errors:
     sys.exit("\\n".join(text.strip().splitlines()[-1] for text in bag.import_errors.values()))
-given = lambda task: getattr(task, "partial_kwargs", None) or vars(task)
-tasks = [(dag.dag_id, task.task_id, given(task)) for dag in bag.dags.values() for task in dag.tasks]
+operator_arguments = lambda task: getattr(task, "partial_kwargs", None) or vars(task)
+tasks = [(dag.dag_id, task.task_id, operator_arguments(task)) for dag in bag.dags.values() for task in dag.tasks]
 print(json.dumps([(dag, task, of["job"], dict(of["predecessors"])) for dag, task, of in tasks if "job" in of]))
 """
 
@@ -34,14 +34,17 @@ class TaskOfPipeline:
 
 
 def tasks(environment: str) -> list[TaskOfPipeline]:
-    """The tasks of all pipelines that run a job, in an environment; TaskError if Airflow can't import one of them."""
+    """Return all tasks that run a job, in an environment; TaskError if Airflow can't import a pipeline."""
     with tempfile.TemporaryDirectory() as home:
-        own = {"AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "TANDEM_ENVIRONMENT": environment}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "TANDEM_"))}
+        overrides = {"AIRFLOW_HOME": home, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "TANDEM_ENVIRONMENT": environment}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "TANDEM_"))}
         ran = subprocess.run(
-            [str(PYTHON), "-c", LIST, str(ROOT / "airflow_dags")], env=kept | own, capture_output=True, text=True
+            [str(PYTHON), "-c", LIST_PROGRAM, str(ROOT / "airflow_dags")],
+            env=inherited | overrides,
+            capture_output=True,
+            text=True,
         )
     if ran.returncode:
-        last = (ran.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise TaskError(f"Airflow can't import the pipelines; it said last: {last}")
+        last = (ran.stderr.strip().splitlines() or ["no output"])[-1]
+        raise TaskError(f"Airflow can't import the pipelines; its last line: {last}")
     return [TaskOfPipeline(*entry) for entry in json.loads(ran.stdout.splitlines()[-1])]

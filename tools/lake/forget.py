@@ -30,7 +30,7 @@ from tools.lake import forget_tables
 from tools.lake.forget_lake import Lake, Pass
 from tools.lake.forget_requests import RECEIPTS, Request, Requests, complete, open_requests, save
 from tools.packaging.fingerprint import ROOT
-from tools.tables import LOCAL, reach
+from tools.tables import LOCAL, use_local_server
 
 VARIABLE = "TANDEM_FORGET_USER"
 REPLAYS = ROOT / ".tandem" / "replay"  # copies of what tasks read, which make replay fetches again
@@ -74,7 +74,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     said = environment.load(arguments.environment)
-    root = environment.root(said, arguments.lake)
+    root = environment.resolve_lake(said, arguments.lake)
     try:
         minutes = said["forget_grace_minutes"] if arguments.grace_minutes is None else arguments.grace_minutes
         sys.exit(forget(root, said, asked_for(arguments.users), minutes * 60))
@@ -151,7 +151,7 @@ def personal_tables(said: Settings) -> list[Table]:
     if said.name == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT") and not LOCAL.is_file():
         console.print("The laptop's DynamoDB does not run, and keeps nothing when it does not.")
         return []
-    reach(said.name)
+    use_local_server(said.name)
     names = forget_tables.personal_tables(said["delivery"]["tables"])
     with explained(", ".join(names)):
         made = client(TABLE_THREADS)

@@ -23,7 +23,7 @@ from common.handover.command_line import lake_uri
 from tools import environment
 from tools.lake import garbage
 from tools.lake.garbage import Garbage
-from tools.tables import delivery, products, reach
+from tools.tables import delivery, products, use_local_server
 
 KINDS = {"run": "runs", "process": "folders of processes that do not count", "version": "versions that nothing names"}
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -38,7 +38,7 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         said = environment.load(asked.environment)
-        root = environment.root(said, asked.lake)
+        root = environment.resolve_lake(said, asked.lake)
         days = said["keep_intermediate_days"] if asked.days is None else asked.days
         if days < 1:
             raise ArgumentError(f"DAYS is {days}, expected one at least: a run of today may still be at work.")
@@ -92,7 +92,7 @@ def live_runs(name: str, root: str, needed: bool) -> set[str]:
     brought_along = name == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT")
     try:
         if brought_along:
-            reach(name)
+            use_local_server(name)
         uris = set(published(name))
     except TaskError as error:
         if needed and not brought_along:

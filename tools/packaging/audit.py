@@ -1,6 +1,6 @@
 """Look up known vulnerabilities of pinned libraries: exit 0 for none, 1 for some, 2 if not all could be checked.
 
-Libraries that the database does not answer for count as unchecked, so that no database never looks like no finding.
+Libraries without an answer of the database count as unchecked: an unreachable database is not a clean result.
 """
 
 import argparse
@@ -31,7 +31,7 @@ class Finding:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="requirements; all if none is named")
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="requirements; all files if none is named")
     files = parser.parse_args().files or sorted((ROOT / "requirements").glob("*.txt"))
     console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(title="Known vulnerabilities", title_justify="left")
@@ -48,30 +48,35 @@ def main() -> None:
     console.print(f"Checked {checked} pinned libraries in {len(files)} files: {table.row_count} known vulnerabilities.")
     if unchecked:
         console.print(
-            f"{unchecked} could not be checked ({reason}); run make audit where the database of PyPI can be reached.",
+            f"{unchecked} could not be checked ({reason}); run make audit where PyPI's database is reachable.",
             markup=False,
         )
     sys.exit(1 if table.row_count else 2 if unchecked else 0)
 
 
 def audit(file: Path) -> tuple[list[Finding], int, int, str]:
-    """Findings in a file of requirements, how many libraries were checked and how many not, and why not."""
+    """Audit a file of requirements; return findings, the number of libraries checked and unchecked, and why not."""
     process = subprocess.run([PROGRAM, "--requirement", file, *OPTIONS], capture_output=True, text=True)
     try:
-        return judged(json.loads(process.stdout)["dependencies"])
+        return evaluate(json.loads(process.stdout)["dependencies"])
     except (json.JSONDecodeError, KeyError):
         pinned = [line for line in file.read_text("utf-8").splitlines() if line[:1].isalnum()]
         lines = process.stderr.strip().splitlines() or ["pip-audit gave no reason"]
         return [], 0, len(pinned), lines[-1]
 
 
-def judged(dependencies: list[dict[str, Any]]) -> tuple[list[Finding], int, int, str]:
-    """Findings among what pip-audit reports of each library, with the numbers of those checked and not, and why not."""
+def evaluate(dependencies: list[dict[str, Any]]) -> tuple[list[Finding], int, int, str]:
+    """Return the findings of pip-audit's report, the number of libraries checked and unchecked, and why not."""
     skipped = [entry["skip_reason"] for entry in dependencies if "skip_reason" in entry]
     findings = [
-        Finding(entry["name"], entry["version"], found["id"], ", ".join(found["fix_versions"]) or "no version")
+        Finding(
+            entry["name"],
+            entry["version"],
+            vulnerability["id"],
+            ", ".join(vulnerability["fix_versions"]) or "no version",
+        )
         for entry in dependencies
-        for found in entry.get("vulns", [])
+        for vulnerability in entry.get("vulns", [])
     ]
     return findings, len(dependencies) - len(skipped), len(skipped), skipped[0] if skipped else ""
 

@@ -14,29 +14,29 @@ DEFAULT = re.compile(r"(?m)^ARG BASE_IMAGE=(\S+)$")
 
 
 def default(root: Path) -> str | None:
-    """The base that the Dockerfile of a checkout names where nothing else does, None if it names none."""
+    """Return the default base in the Dockerfile of a checkout, None if it has none."""
     file = root / "dockerfiles/python-job.Dockerfile"
-    found = DEFAULT.search(file.read_text("utf-8")) if file.is_file() else None
-    return found[1] if found else None
+    match = DEFAULT.search(file.read_text("utf-8")) if file.is_file() else None
+    return match[1] if match else None
 
 
 BASE_IMAGE = default(ROOT) or "scratch"
 
 
-def identified(name: str) -> str:
-    """The name of an image with the digest of its content, NAME@sha256:…, if the name pins it or the engine has it."""
+def with_digest(name: str) -> str:
+    """Return an image name with the digest of its content, NAME@sha256:…, if the name pins it or the engine has it."""
     return name if "@" in name else f"{name}{digest(name, docker_client(), os.environ.get('DOCKER_HOST'))}"
 
 
 @functools.cache
 def digest(name: str, client: str, host: str | None) -> str:
-    """The digest of an image on the engine that a client reaches, after an @; empty if it is not there.
+    """Return "@" and the digest of an image on the engine of a client; empty if the engine lacks it.
 
-    Asked once in a process: it costs 30 ms, and products are compared by the hundred.
+    Cached per process: a call costs 30 ms, and products are compared by the hundred.
     """
     try:
         inspected = docker("image", "inspect", name)
-    except TaskError:  # no client: nothing is built here
+    except TaskError:  # without a client nothing is built
         return ""
     if inspected.returncode:
         return ""
@@ -46,15 +46,15 @@ def digest(name: str, client: str, host: str | None) -> str:
     return f"@{pulled[0].rpartition('@')[2] if pulled else image['Id']}"
 
 
-def fetch(name: str) -> bool:
-    """Pull a base that the engine lacks; True if it was pulled. TaskError if no registry in reach has it."""
+def pull_if_missing(name: str) -> bool:
+    """Pull a base that the engine lacks; True if it was pulled. TaskError if no reachable registry has it."""
     if docker("image", "inspect", name).returncode == 0 or docker("version").returncode:
-        return False  # an engine that does not answer is told by whoever builds
+        return False  # the build reports an engine that does not answer
     process = docker("pull", "--quiet", name)
     if process.returncode:
         raise TaskError(
-            f"The base image {name} is neither here nor can it be pulled ({process.stderr.strip()}); pull it, or name "
-            "another one: BASE_IMAGE=NAME."
+            f"The base image {name} is neither on this engine nor can it be pulled ({process.stderr.strip()}); pull "
+            "it, or name another one: BASE_IMAGE=NAME."
         )
     digest.cache_clear()
     return True

@@ -1,4 +1,4 @@
-"""Write the files by which DAGs know jobs: job_catalogue.json from every job.toml, and a copy of common/protocol.py."""
+"""Write generated files of DAGs: job_catalogue.json from every job.toml, and a copy of common/protocol.py."""
 
 import argparse
 import dataclasses
@@ -15,26 +15,26 @@ KEYS = ("engine", "mapped_by", "services", "inputs", "outputs", "parameters", "r
 
 
 def catalogue(jobs: Path) -> str:
-    """The catalogue of all jobs in a folder, as JSON; ArgumentError names what is wrong in a job.toml."""
-    found = [load(file.parent) for file in sorted(jobs.glob("*/job.toml"))]
+    """Return the catalogue of all jobs in a folder, as JSON; ArgumentError for an error in a job.toml."""
+    loaded = [load(file.parent) for file in sorted(jobs.glob("*/job.toml"))]
     entries = {
         job.name: {
             key: value
-            for key, value in dataclasses.asdict(job, dict_factory=given).items()
-            if key in KEYS or (key == "requirements" and job.engine == "spark")  # an image holds them already
+            for key, value in dataclasses.asdict(job, dict_factory=drop_empty).items()
+            if key in KEYS or (key == "requirements" and job.engine == "spark")  # an image contains them already
         }
-        for job in found
+        for job in loaded
     }
     return json.dumps(entries, indent=2, default=str) + "\n"
 
 
-def given(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The fields of a job, parameter or table that its job.toml fills."""
+def drop_empty(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a job, parameter or table that have a value."""
     return {name: value for name, value in pairs if value not in (None, ())}
 
 
 def protocol() -> str:
-    """The protocol as the DAGs have it."""
+    """Return the copy of the protocol for DAGs."""
     return f"# Generated from common/protocol.py by make format; edit that file.\n{(ROOT / PROTOCOL).read_text()}"
 
 

@@ -23,5 +23,5 @@ def docker(*arguments: str, stdin: str | None = None) -> "subprocess.CompletedPr
 
 
 def docker_client() -> str:
-    """The program that DOCKER names."""
+    """Return the program that DOCKER names."""
     return os.environ.get("DOCKER", "docker")

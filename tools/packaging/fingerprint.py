@@ -1,4 +1,4 @@
-"""What goes into the build product of a job, why, and the fingerprint of all that."""
+"""The files of a job's build product, the reason for each, and the fingerprint of the product."""
 
 import ast
 import hashlib
@@ -12,41 +12,41 @@ from tools.packaging import base_image as bases
 from tools.packaging.base_image import BASE_IMAGE
 
 ROOT = Path(__file__).resolve().parents[2]
-# What libraries of Spark jobs are packed for: Graviton, as cluster.json asks for.
+# The platform of Spark jobs' libraries: Graviton, as in cluster.json.
 NODES = ("--python-version", "3.11", "--python-platform", "aarch64-manylinux_2_28")
 LAYOUT = {
     "python": "2",
     "spark": "3",
-}  # raise it when build.py makes other products of the same files
+}  # raise it when build.py builds other products from the same files
 
 
 @dataclass(frozen=True)
-class Part:
-    """A file of a product: its bytes, the file of the checkout they come from, and why it is in."""
+class ProductFile:
+    """A file of a product: its bytes, its source file in the checkout, and the reason why it is in."""
 
     content: bytes
-    file: str
-    why: str
+    source: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Product:
-    """A job, the parts of its build product by their path in it, and what else decides what it is.
+    """A job, the files of its build product by their path in it, and the settings that also identify it.
 
-    A Spark job's parts are those of its bundle and of an image that holds the bundle; the image goes by the name of the
-    bundle, whatever base it is built upon.
+    A Spark job's files are those of its bundle and of an image that contains the bundle; the image has the name of the
+    bundle, whatever its base is.
     """
 
     job: Job
-    parts: dict[str, Part]
+    files: dict[str, ProductFile]
     settings: dict[str, str]
-    base_image: str = BASE_IMAGE  # by its name
-    base: str = BASE_IMAGE  # with the digest of its content, where that is known
+    base_image: str = BASE_IMAGE  # the name
+    base: str = BASE_IMAGE  # the name with the digest of its content, if known
 
     @property
     def contents(self) -> bytes:
-        """The sorted paths with the hashes of their bytes, and the settings: all that the product is."""
-        files = (f"{path}\0{hashlib.sha256(part.content).hexdigest()}\n" for path, part in sorted(self.parts.items()))
+        """The sorted paths with the hashes of their bytes, and the settings: everything that identifies the product."""
+        files = (f"{path}\0{hashlib.sha256(file.content).hexdigest()}\n" for path, file in sorted(self.files.items()))
         settings = (f"{name}={value}\n" for name, value in sorted(self.settings.items()))
         return "".join([*files, *settings]).encode()
 
@@ -63,32 +63,34 @@ class Product:
 
 
 def jobs(root: Path = ROOT) -> list[str]:
-    """The names of all jobs of a checkout, sorted."""
+    """Return the names of all jobs of a checkout, sorted."""
     return sorted(file.parent.name for file in root.glob("jobs/*/job.toml"))
 
 
 def product(name: str, root: Path = ROOT, base_image: str | None = None, base: str | None = None) -> Product:
-    """The product of a job of a checkout; ArgumentError if its `job.toml` is wrong or names what is not there.
+    """Return the product of a job; ArgumentError if its `job.toml` is wrong or names a missing file.
 
-    The base image is that of the Dockerfile if none is named; `base` is the same with the digest of its content, that
-    of the image which the engine has if absent.
+    The base image defaults to that of the Dockerfile. `base` is its name with the digest of its content, by default
+    that of the engine's image.
     """
     base_image = base_image or bases.default(root) or BASE_IMAGE
     folder = root / "jobs" / name
     job = load(folder)
-    found = Product(job, {}, {"layout": LAYOUT[job.engine]}, base_image, base or bases.identified(base_image))
+    built = Product(job, {}, {"layout": LAYOUT[job.engine]}, base_image, base or bases.with_digest(base_image))
 
-    def add(path: str, file: Path, why: str) -> None:
+    def add(path: str, file: Path, reason: str) -> None:
         if not file.is_file():
-            raise ArgumentError(f"{name} needs {file.relative_to(root)} ({why}), expected such a file in the checkout.")
-        found.parts[path] = Part(content(file), file.relative_to(root).as_posix(), why)
+            raise ArgumentError(
+                f"{name} needs {file.relative_to(root)} ({reason}), expected such a file in the checkout."
+            )
+        built.files[path] = ProductFile(content(file), file.relative_to(root).as_posix(), reason)
 
-    for file in own_files(folder):
+    for file in job_files(folder):
         add(file.relative_to(root).as_posix(), file, "a file of the job")
     for module, chain in closure(folder, root).items():
         path = module_file(module, root)
         add(path.relative_to(root).as_posix(), path, " → ".join(chain))
-    for contract in found.contracts:
+    for contract in built.contracts:
         path = root / f"common/contracts/{contract}.toml"
         add(path.relative_to(root).as_posix(), path, "a contract that job.toml names")
     if job.requirements:
@@ -101,20 +103,20 @@ def product(name: str, root: Path = ROOT, base_image: str | None = None, base: s
         if file.is_file() and file.suffix != ".Dockerfile" and copied in text:
             add(copied, file, f"named by the Dockerfile of {job.engine} jobs")
     if job.engine == "python":
-        found.settings["base image"] = found.base
+        built.settings["base image"] = built.base
     elif job.requirements:
-        found.settings["cluster"] = " ".join(NODES)
-    return found
+        built.settings["cluster"] = " ".join(NODES)
+    return built
 
 
 def content(file: Path) -> bytes:
-    """The bytes of a file as they go into a product: text has line feeds, whatever Git made of them in a checkout."""
-    found = file.read_bytes()
-    return found if b"\0" in found else found.replace(b"\r\n", b"\n")
+    """Return the bytes of a file in a product: line feeds in text, whatever line endings Git wrote in the checkout."""
+    read = file.read_bytes()
+    return read if b"\0" in read else read.replace(b"\r\n", b"\n")
 
 
-def own_files(folder: Path) -> list[Path]:
-    """The files of a job's folder but for tests, caches, hidden files and the marker of a package."""
+def job_files(folder: Path) -> list[Path]:
+    """Return the files of a job's folder without tests, caches, hidden files and the marker of a package."""
     return [
         file
         for file in sorted(folder.rglob("*"))
@@ -125,12 +127,12 @@ def own_files(folder: Path) -> list[Path]:
 
 
 def closure(folder: Path, root: Path) -> dict[str, list[str]]:
-    """The modules of `common` that a job's files reach, each with the shortest chain of imports that leads to it."""
+    """Return the modules of `common` that a job's files reach, each with the shortest chain of imports to it."""
     chains = {}
     waiting: list[tuple[Path, str, list[str]]] = [
-        (file, "", [file.relative_to(folder).as_posix()]) for file in own_files(folder) if file.suffix == ".py"
+        (file, "", [file.relative_to(folder).as_posix()]) for file in job_files(folder) if file.suffix == ".py"
     ]
-    for file, package, chain in waiting:  # grows while it is walked: breadth first
+    for file, package, chain in waiting:  # grows during iteration: breadth first
         for module in imports(file, package, root):
             if module not in chains:
                 chains[module] = [*chain, module]
@@ -141,7 +143,7 @@ def closure(folder: Path, root: Path) -> dict[str, list[str]]:
 
 
 def imports(file: Path, package: str, root: Path) -> Iterator[str]:
-    """The modules of `common` that a file imports at whatever depth of its code, packages before what is in them."""
+    """Yield the modules of `common` that a file imports anywhere in its code, packages before their modules."""
     for node in ast.walk(ast.parse(file.read_bytes())):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -149,7 +151,7 @@ def imports(file: Path, package: str, root: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             origin = ".".join([*above, *([node.module] if node.module else [])])
-            names = [f"{origin}.{alias.name}" for alias in node.names]  # a module, or what is in the module `origin`
+            names = [f"{origin}.{alias.name}" for alias in node.names]  # a module, or a name in the module `origin`
         for name in names:
             steps = PurePosixPath(*name.split("."))
             for path in [*reversed(steps.parents), steps]:
@@ -159,7 +161,7 @@ def imports(file: Path, package: str, root: Path) -> Iterator[str]:
 
 
 def module_file(module: str, root: Path) -> Path:
-    """The file of a module, or the `__init__.py` of a package."""
+    """Return the file of a module, or the `__init__.py` of a package."""
     path = root.joinpath(*module.split("."))
     package = path / "__init__.py"
     return package if package.is_file() else path.with_name(f"{path.name}.py")

@@ -1,4 +1,4 @@
-"""Run inside the image of a job, from its standard input: how fast it starts, and what of its packages it imports."""
+"""Measure the start time and the imported files of a job's image; runs inside it, from its standard input."""
 
 import json
 import os
@@ -21,7 +21,7 @@ print(round(time.process_time(), 3), len(sys.modules))
 
 
 def main() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"  # a second thread of BLAS spins while it waits, which is no import
+    os.environ["OMP_NUM_THREADS"] = "1"  # a waiting second thread of BLAS spins, which would count as import time
     imports = [subprocess.check_output([sys.executable, "-c", IMPORTS]).split() for _ in range(5)]
     report = {
         "python_seconds": seconds("-c", "pass"),
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def seconds(*arguments: str) -> float:
-    """Processor time of a Python process, the least of five: other work stretches it less than the time on the wall."""
+    """Return the processor time of a Python process, the minimum of five: load affects it less than wall time."""
     times = []
     for _ in range(5):
         before = os.times()
@@ -55,7 +55,7 @@ def seconds(*arguments: str) -> float:
 
 
 def used_files() -> set[str]:
-    """The files that are read, or mapped as libraries, when the job imports all it names and makes its S3 client."""
+    """Return the files that are read or mapped when the job does its imports and creates its S3 client."""
     opened = set()
     sys.addaudithook(lambda event, arguments: opened.add(str(arguments[0])) if event == "open" else None)
     runpy.run_path(MAIN)
@@ -68,10 +68,10 @@ def used_files() -> set[str]:
 
 
 def files(listed: list[PackagePath]) -> list[Path]:
-    """The files of a package that are there, compiled ones in the place of their sources."""
-    there = [PACKAGES / str(file) for file in listed]
-    compiled = [file.with_suffix(".pyc") for file in there if file.suffix == ".py"]
-    return [file for file in [*there, *compiled] if file.is_file() and not file.is_symlink()]
+    """Return the existing files of a package, compiled modules instead of their sources."""
+    installed = [PACKAGES / str(file) for file in listed]
+    compiled = [file.with_suffix(".pyc") for file in installed if file.suffix == ".py"]
+    return [file for file in [*installed, *compiled] if file.is_file() and not file.is_symlink()]
 
 
 main()

@@ -1,6 +1,6 @@
-"""Bring the libraries by which Spark reads and writes S3 into this environment's Spark (10 MB).
+"""Install the S3 libraries of this environment's Spark (10 MB).
 
-requirements/s3-jars.sha256 pins each; `python -m tools.packaging.s3_jars --pin` writes it after a change of PACKAGES.
+requirements/s3-jars.sha256 pins each; run `python -m tools.packaging.s3_jars --pin` after a change of PACKAGES.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from common.errors import TaskError
 
 PINNED = Path(__file__).parents[2] / "requirements" / "s3-jars.sha256"
 HADOOP = "3.4.1"  # the version that pyspark bundles
-AWS = "2.25.53"  # older ones lack the transfer manager; the bundle that hadoop-aws asks for is 558 MB
+AWS = "2.25.53"  # older ones lack the transfer manager; the bundle that hadoop-aws depends on is 558 MB
 PACKAGES = [
     f"org.apache.hadoop:hadoop-aws:{HADOOP}",
     f"org.apache.spark:spark-hadoop-cloud_2.13:{pyspark.__version__}",
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def fetch(folder: Path) -> dict[str, Path]:
-    """The libraries by their names, fetched from a Maven repository."""
+    """Fetch the libraries from a Maven repository; return their files by name."""
     program = folder / "nothing.py"
     program.write_text("")
     command = [
@@ -63,29 +63,29 @@ def fetch(folder: Path) -> dict[str, Path]:
         *("--packages", ",".join(PACKAGES), "--exclude-packages", ",".join(EXCLUDED), str(program)),
     ]
     process = subprocess.run(command, capture_output=True, text=True)
-    found = list(folder.glob("ivy/jars/*.jar"))
-    if process.returncode or not found:
+    jars = list(folder.glob("ivy/jars/*.jar"))
+    if process.returncode or not jars:
         print(process.stderr[-4000:], file=sys.stderr)
         raise SystemExit("The libraries for S3 could not be fetched, expected a reachable Maven repository.")
-    named = {jar.name.split("_", 1)[1]: jar for jar in found}  # Ivy puts the organisation before the name
-    own = {Path(file).name for file in files("pyspark") or []}
-    return {name: jar for name, jar in named.items() if name not in own}
+    by_name = {jar.name.split("_", 1)[1]: jar for jar in jars}  # Ivy puts the organisation before the name
+    bundled = {Path(file).name for file in files("pyspark") or []}
+    return {name: jar for name, jar in by_name.items() if name not in bundled}
 
 
 def pinned() -> dict[str, str]:
-    """The SHA-256 of each library by its name."""
+    """Return the SHA-256 of each library by its name."""
     return {name: expected for expected, name in (line.split() for line in PINNED.read_text().splitlines())}
 
 
 def check(fetched: dict[str, Path], expected: dict[str, str]) -> None:
-    """Exit for the first library that is missing, one too many, or not what is pinned."""
+    """Exit for the first library that is missing, unexpected, or differs from its pin."""
     for name in sorted(fetched.keys() | expected.keys()):
-        found = digest(fetched[name]) if name in fetched else "missing"
-        if found != expected.get(name):
+        actual = digest(fetched[name]) if name in fetched else "missing"
+        if actual != expected.get(name):
             wanted = expected.get(name, "no such library")
             raise SystemExit(
-                f"{name} is {found}, expected {wanted} as {PINNED.name} pins it; nothing was "
-                "added. If PACKAGES changed, pin what they are now: python -m tools.packaging.s3_jars --pin."
+                f"{name} is {actual}, expected {wanted} as {PINNED.name} pins it; nothing was "
+                "added. If PACKAGES changed, pin the new libraries: python -m tools.packaging.s3_jars --pin."
             )
 
 
@@ -93,17 +93,17 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def same(there: Path, jar: Path) -> bool:
-    return there.is_file() and digest(there) == digest(jar)
+def same(installed: Path, jar: Path) -> bool:
+    return installed.is_file() and digest(installed) == digest(jar)
 
 
 def added_jars() -> list[Path]:
-    """The libraries in this environment's Spark that did not come with it; TaskError if one is not what is pinned."""
+    """Return the libraries added to this environment's Spark; TaskError if one differs from its pin."""
     jars = Path(pyspark.__file__).parent / "jars"
     for name, expected in pinned().items():
         if not (jars / name).is_file() or digest(jars / name) != expected:
             raise TaskError(
-                f"{jars / name} is not the library that {PINNED.name} pins; remove .venv, then run make setup."
+                f"{jars / name} differs from the library that {PINNED.name} pins; remove .venv, then run make setup."
             )
     return [jars / name for name in sorted(pinned())]
 

@@ -1,4 +1,4 @@
-"""Write the bill of materials of an image: a CycloneDX document of its base and the libraries installed upon it."""
+"""Write the bill of materials of an image: a CycloneDX document of its base and the libraries installed on it."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from tools.packaging.docker_client import docker
 from tools.packaging.fingerprint import Product
 from tools.packaging.s3_jars import added_jars
 
-NAMESPACE = uuid.UUID("5f0f9b3e-7a0c-4b8e-9d0a-2f6c1d3b7e41")  # of serial numbers, which are made of fingerprints
+NAMESPACE = uuid.UUID("5f0f9b3e-7a0c-4b8e-9d0a-2f6c1d3b7e41")  # of serial numbers, which are derived from fingerprints
 IN_IMAGES = {
     "implementation_name": "cpython",
     "os_name": "posix",
@@ -40,7 +40,7 @@ def write(wanted: Product, kind: str, file: Path) -> None:
 
 
 def document(wanted: Product, kind: str, system: Iterable[Component], jars: Iterable[Path]) -> str:
-    """The bill of materials as JSON: the same bytes for the same image, so without a time."""
+    """Return the bill of materials as JSON, without a time: the same bytes for the same image."""
     name = f"tandem/{wanted.job.name}"
     image = Component(
         type=ComponentType.CONTAINER,
@@ -49,17 +49,17 @@ def document(wanted: Product, kind: str, system: Iterable[Component], jars: Iter
         description=wanted.job.description,
         bom_ref=f"{name}:{wanted.fingerprint}",
     )
-    found = [base(wanted.base), *system, *libraries(wanted, kind), *map(jar, jars)]
-    bom = Bom(serial_number=uuid.uuid5(NAMESPACE, f"{wanted.fingerprint} {kind} {wanted.base}"), components=found)
+    components = [base(wanted.base), *system, *libraries(wanted, kind), *map(jar, jars)]
+    bom = Bom(serial_number=uuid.uuid5(NAMESPACE, f"{wanted.fingerprint} {kind} {wanted.base}"), components=components)
     bom.metadata.component = image
-    bom.register_dependency(image, found)
+    bom.register_dependency(image, components)
     content = json.loads(JsonV1Dot6(bom).output_as_string())
     del content["metadata"]["timestamp"]
     return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def base(name: str) -> Component:
-    """The base image, with the digest of its content as its version."""
+    """Return the base image, with the digest of its content as its version."""
     image, _, digest = name.partition("@")
     hashes = [HashType(alg=HashAlgorithm.SHA_256, content=digest.removeprefix("sha256:"))] if digest else []
     return Component(
@@ -68,23 +68,23 @@ def base(name: str) -> Component:
 
 
 def libraries(wanted: Product, kind: str) -> Iterator[Component]:
-    """The libraries that the requirements of an image name and that are installed where it runs."""
-    files = ["requirements.txt"] if kind == "emr-image" else sorted(wanted.parts)
-    names = [name for name in files if re.fullmatch(r"requirements(/[\w-]+)?\.txt", name) and name in wanted.parts]
-    names = [name for name in names if name != "requirements/build.txt"]  # what libraries are built with stays outside
-    found = {}
+    """Yield the libraries in an image's requirements whose markers apply inside it."""
+    files = ["requirements.txt"] if kind == "emr-image" else sorted(wanted.files)
+    names = [name for name in files if re.fullmatch(r"requirements(/[\w-]+)?\.txt", name) and name in wanted.files]
+    names = [name for name in names if name != "requirements/build.txt"]  # build tools are not in the image
+    components = {}
     for name in names:
-        for line in wanted.parts[name].content.decode().replace("\\\n", " ").splitlines():
+        for line in wanted.files[name].content.decode().replace("\\\n", " ").splitlines():
             text, *hashes = re.split(r"\s+--hash=sha256:", line.partition("#")[0].strip())
             if text:
                 requirement = Requirement(text)
                 if requirement.marker is None or requirement.marker.evaluate(IN_IMAGES):
-                    found[requirement.name] = library(requirement, [each.strip() for each in hashes])
-    yield from found.values()
+                    components[requirement.name] = library(requirement, [each.strip() for each in hashes])
+    yield from components.values()
 
 
 def library(requirement: Requirement, hashes: list[str]) -> Component:
-    """A pinned requirement, with the hashes of all files of which one is installed."""
+    """Return a pinned requirement with the hashes of all its files; one of them is installed."""
     name, version = requirement.name, str(requirement.specifier).removeprefix("==")
     package = PackageURL("pypi", None, name.lower(), version)
     distribution = ExternalReference(
@@ -96,19 +96,22 @@ def library(requirement: Requirement, hashes: list[str]) -> Component:
 
 
 def jar(file: Path) -> Component:
-    """A Java library, by the coordinates that Maven left in it, else by its file name."""
+    """Return a Java library by the Maven coordinates in it, else by its file name."""
     hashes = [HashType(alg=HashAlgorithm.SHA_256, content=hashlib.sha256(file.read_bytes()).hexdigest())]
     with zipfile.ZipFile(file) as archive:
         poms = [entry for entry in archive.namelist() if re.fullmatch(r"META-INF/maven/.*/pom\.properties", entry)]
         text = archive.read(poms[0]).decode() if len(poms) == 1 else ""
-    told = dict(re.findall(r"(?m)^(groupId|artifactId|version)=(\S+)", text))
-    if len(told) == 3:
-        return purl(PackageURL("maven", told["groupId"], told["artifactId"], told["version"]), hashes=hashes)
+    coordinates = dict(re.findall(r"(?m)^(groupId|artifactId|version)=(\S+)", text))
+    if len(coordinates) == 3:
+        return purl(
+            PackageURL("maven", coordinates["groupId"], coordinates["artifactId"], coordinates["version"]),
+            hashes=hashes,
+        )
     return Component(type=ComponentType.LIBRARY, name=file.name, hashes=hashes, bom_ref=file.name)
 
 
 def system_packages(image: str) -> list[Component]:
-    """The packages of Debian's kind that an image has; none if it has another kind, or is not here."""
+    """Return the Debian packages of an image; none if it has another kind of packages, or is not on this engine."""
     listed = docker("run", "--rm", "--network", "none", "--entrypoint", "sh", image, "-c", LISTED)
     if listed.returncode:
         return []
@@ -123,7 +126,7 @@ def system_packages(image: str) -> list[Component]:
 def purl(
     url: PackageURL, hashes: Iterable[HashType] = (), external_references: Iterable[ExternalReference] = ()
 ) -> Component:
-    """A library that a package URL names."""
+    """Return the component of a package URL."""
     return Component(
         type=ComponentType.LIBRARY,
         group=url.namespace if url.type == "maven" else None,

@@ -29,7 +29,7 @@ from common.handover.inputs import Input, resolve
 from common.handover.job_toml import Job, load
 from common.handover.storage import File
 from common.protocol import nearest
-from tools.packaging.build import named
+from tools.packaging.build import select_jobs
 from tools.packaging.fingerprint import ROOT
 
 NOBODY = "http://127.0.0.1:9"  # the port of the service that discards
@@ -57,7 +57,7 @@ def replay(asked: argparse.Namespace) -> int:
     """Fetch what the task's newest attempt read, run its job on that, and compare; the job's exit code."""
     document = left_behind(asked)
     console.print(f"attempt {document['task']['attempt']} of {asked.task_id} {how_it_ended(document)}")
-    (name,) = named([document["job"]])
+    (name,) = select_jobs([document["job"]])
     folder = ROOT / "jobs" / name
     job = load(folder)
     environment = harmless(job, os.environ)

@@ -14,7 +14,7 @@ from common.handover import storage
 from common.handover.job_toml import Job
 from common.protocol import arguments, image, is_on_loopback
 from tools.packaging.base_image import BASE_IMAGE
-from tools.packaging.build import build_image, current, named
+from tools.packaging.build import build_image, current_product, select_jobs
 from tools.packaging.docker_client import docker_client
 from tools.run.by_hand import add_task
 
@@ -33,8 +33,8 @@ def main() -> None:
         sys.exit(0 if task.help else 2)
     task.task_id = task.task_id or task.job
     try:
-        named([task.job])
-        wanted = current(task.job, task.base_image)
+        select_jobs([task.job])
+        wanted = current_product(task.job, task.base_image)
         build_image(wanted)
         name = image(task.job, wanted.fingerprint)
         if task.help:

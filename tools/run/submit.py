@@ -21,7 +21,7 @@ from common.handover import manifest, storage
 from common.protocol import code_folder
 from tools.deploy.releases import store
 from tools.environment import ON_YARN, PipelineError, check_texts
-from tools.packaging.build import CLUSTER, build_bundle, folder, install_libraries, named, spark_submit
+from tools.packaging.build import CLUSTER, build_bundle, folder, install_libraries, select_jobs, spark_submit
 from tools.packaging.fingerprint import Product, product
 from tools.run.by_hand import add_task
 
@@ -39,7 +39,7 @@ def main() -> None:
     add_task(parser)
     arguments, rest = parser.parse_known_args()
     try:
-        named([arguments.job])
+        select_jobs([arguments.job])
         wanted = product(arguments.job)
         if wanted.job.engine != "spark":
             raise TaskError(f"{arguments.job} is a Python job, expected a Spark job; images run by make run.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Error, Page, sync_playwright
 
-from tools.airflow_api import Airflow, AirflowError, quoted
+from tools.airflow_api import Airflow, AirflowError, quote_id
 from tools.sandbox.local_airflow import ROOT, start
 
 DAGS = ROOT / "airflow_dags"
@@ -54,7 +54,7 @@ def main() -> None:
 def picture(airflow: Airflow, page: Page, dag: str, file: Path) -> None:
     """Write the part of Airflow's page that shows the graph of a pipeline's newest run."""
     runs = airflow.runs(dag)
-    page.goto(f"{airflow.url}/dags/{dag}" + (f"/runs/{quoted(runs[0]['dag_run_id'])}" if runs else ""))
+    page.goto(f"{airflow.url}/dags/{dag}" + (f"/runs/{quote_id(runs[0]['dag_run_id'])}" if runs else ""))
     page.wait_for_selector(".react-flow__node")
     page.add_style_tag(content=OVER)
     page.wait_for_timeout(3000)  # states come, and the graph is moved to where it fits

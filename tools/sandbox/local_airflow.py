@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from tools.airflow_api import Airflow, AirflowError, patience
+from tools.airflow_api import Airflow, AirflowError, poll
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / ".venv-airflow" / "bin"
@@ -139,19 +139,19 @@ def wait_until_healthy(
     """Wait until the scheduler is alive and every pipeline of the folder was read since the start."""
     expected = {file.parent.name for file in dags.glob("*/dag.py")}
     airflow = None
-    for _ in patience(180, f"Airflow is not healthy after 180 s; its logs are in {home}"):
+    for _ in poll(180, f"Airflow is not healthy after 180 s; its logs are in {home}"):
         for part, process in parts.items():
             if process.poll() is not None:
                 lines = (home / f"{part}.log").read_text(errors="replace").splitlines()[-10:]
                 raise AirflowError(f"Airflow's {part} ended by itself; it said last:\n" + "\n".join(lines))
         with contextlib.suppress(OSError):  # URLError is one: nothing listens yet
-            airflow = airflow or Airflow(url, Airflow(url, "").ask("/auth/token")["access_token"])
-            airflow.ask("/execution/health")  # makes the server build what tasks talk to, seconds before the first one
-            for broken in airflow.ask("/api/v2/importErrors")["import_errors"]:
+            airflow = airflow or Airflow(url, Airflow(url, "").call("/auth/token")["access_token"])
+            airflow.call("/execution/health")  # makes the server build what tasks talk to, seconds before the first one
+            for broken in airflow.call("/api/v2/importErrors")["import_errors"]:
                 if seconds_of(broken["timestamp"]) >= began:
                     raise AirflowError(f"{broken['filename']} does not import:\n{broken['stack_trace'].strip()}")
-            health = airflow.ask("/api/v2/monitor/health")
-            found = airflow.ask("/api/v2/dags?limit=100")["dags"]
+            health = airflow.call("/api/v2/monitor/health")
+            found = airflow.call("/api/v2/dags?limit=100")["dags"]
             read = {dag["dag_id"] for dag in found if seconds_of(dag["last_parsed_time"]) >= began}
             if health["scheduler"]["status"] == "healthy" and read >= expected:
                 return airflow

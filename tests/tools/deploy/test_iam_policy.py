@@ -1,4 +1,4 @@
-"""The least policy of a job: valid for AWS, all that its tasks touch in it, and nothing of anyone else's."""
+"""The minimal policy of a job: valid for AWS, sufficient for its tasks, closed to everything else."""
 
 import fnmatch
 import ipaddress
@@ -12,7 +12,7 @@ from common.errors import ArgumentError
 from tools.deploy import iam_policy, pipelines
 from tools.packaging.fingerprint import ROOT, jobs
 
-PLACE = "arn:aws:s3:::bucket/lake"
+LAKE = "arn:aws:s3:::bucket/lake"
 
 
 @pytest.fixture(scope="module")
@@ -21,28 +21,28 @@ def known() -> list[pipelines.TaskOfPipeline]:
 
 
 def resources(document, action):
-    """What an action is allowed on."""
+    """Return the resources on which an action is allowed."""
     allowed = [each for each in document["Statement"] if action in each["Action"]]
     return {resource for each in allowed for resource in each["Resource"]}
 
 
 def policy(known, job=None, pipeline=None, lake="s3://bucket/lake", key=None):
-    return iam_policy.policy(iam_policy.chosen(known, job, pipeline), known, lake, "tandem-test-", key)
+    return iam_policy.policy(iam_policy.select(known, job, pipeline), known, lake, "tandem-test-", key)
 
 
 def may(document, action, path):
-    """Whether an action is allowed on an object of the lake."""
-    return any(fnmatch.fnmatchcase(f"{PLACE}/{path}", allowed) for allowed in resources(document, action))
+    """Return True if an action is allowed on an object of the lake."""
+    return any(fnmatch.fnmatchcase(f"{LAKE}/{path}", allowed) for allowed in resources(document, action))
 
 
 @pytest.mark.parametrize("job", jobs())
-def test_every_jobs_policy_is_one_that_aws_takes(known, job):
+def test_policy_of_every_job_is_valid_for_aws(known, job):
     found = parliament.analyze_policy_string(json.dumps(policy(known, job))).findings
     assert [str(finding) for finding in found] == []
 
 
 @pytest.mark.parametrize("job", jobs())
-def test_no_job_writes_what_is_not_its_own(known, job):
+def test_no_job_writes_files_of_another(known, job):
     document = policy(known, job)
     own = {(task.pipeline, task.task) for task in known if task.job == job}
     for task in known:
@@ -56,7 +56,7 @@ def test_no_job_writes_what_is_not_its_own(known, job):
 
 
 @pytest.mark.parametrize("job", jobs())
-def test_a_job_reads_hand_overs_of_tasks_before_it_alone(known, job):
+def test_job_reads_hand_overs_of_its_predecessors_only(known, job):
     document = policy(known, job)
     own = [task for task in known if task.job == job]
     readable = {(task.pipeline, name) for task in own for name in (task.task, *task.predecessors.values())}
@@ -88,33 +88,33 @@ def test_a_job_reads_hand_overs_of_tasks_before_it_alone(known, job):
         ("train_recommender", "s3:PutObject", "logs/emr/j-1/steps/s-1/stderr.gz", False),
     ],
 )
-def test_levels_of_the_lake_are_open_as_far_as_needed(known, job, action, path, allowed):
+def test_levels_of_the_lake_are_open_as_needed(known, job, action, path, allowed):
     assert may(policy(known, job), action, path) == allowed
 
 
 @pytest.mark.parametrize("job", jobs())
-def test_listing_is_limited_to_what_may_be_read(known, job):
+def test_listing_is_limited_to_readable_folders(known, job):
     document = policy(known, job)
     (statement,) = [each for each in document["Statement"] if each["Sid"] == "List"]
     prefixes = statement["Condition"]["StringLikeIfExists"]["s3:prefix"]
     assert {f"arn:aws:s3:::bucket/{prefix}" for prefix in prefixes} <= resources(document, "s3:GetObject")
 
 
-def test_a_publishing_job_uses_the_table_of_what_it_is_handed(known):
-    place = "arn:aws:dynamodb:*:*:table/tandem-test-"
+def test_publishing_job_uses_tables_of_its_inputs(known):
+    prefix = "arn:aws:dynamodb:*:*:table/tandem-test-"
     one = policy(known, "publish_product", "similar_items")
-    assert resources(one, "dynamodb:BatchWriteItem") == {f"{place}similar_items"}
+    assert resources(one, "dynamodb:BatchWriteItem") == {f"{prefix}similar_items"}
     every = resources(policy(known, "publish_product"), "dynamodb:BatchWriteItem")
     assert every == {
-        f"{place}{name}" for name in ("characteristics", "recommendations", "similar_items", "trending_items")
+        f"{prefix}{name}" for name in ("characteristics", "recommendations", "similar_items", "trending_items")
     }
     assert resources(policy(known, "ingest_events"), "dynamodb:PutItem") == set()
 
 
-def test_nodes_of_a_pipeline_get_what_its_spark_jobs_need(known):
+def test_nodes_of_a_pipeline_get_rights_of_its_spark_jobs(known):
     document = policy(known, pipeline="daily_recommendations")
     written = {path for path in resources(document, "s3:PutObject") if "/logs/" not in path}
-    assert written == {f"{PLACE}/intermediate/daily_recommendations/*/build_interactions/*"}
+    assert written == {f"{LAKE}/intermediate/daily_recommendations/*/build_interactions/*"}
 
 
 @pytest.mark.parametrize(
@@ -125,13 +125,13 @@ def test_nodes_of_a_pipeline_get_what_its_spark_jobs_need(known):
         (None, "ingest_items", "No task of ingest_items runs a Spark job"),
     ],
 )
-def test_what_no_pipeline_runs_gets_no_policy(known, job, pipeline, sentence):
+def test_job_in_no_pipeline_gets_no_policy(known, job, pipeline, sentence):
     with pytest.raises(ArgumentError, match=sentence):
         policy(known, job, pipeline)
 
 
 @pytest.mark.parametrize("key", ["0f7c-id", "arn:aws:kms:*:*:key/0f7c-id"])
-def test_a_key_of_the_lake_may_be_used_through_s3_alone(known, key):
+def test_key_of_the_lake_is_usable_through_s3_only(known, key):
     document = policy(known, "ingest_events", key=key)
     assert [str(finding) for finding in parliament.analyze_policy_string(json.dumps(document)).findings] == []
     for action in ("kms:GenerateDataKey", "kms:Decrypt"):
@@ -140,12 +140,12 @@ def test_a_key_of_the_lake_may_be_used_through_s3_alone(known, key):
     assert statement["Condition"] == {"StringLike": {"kms:ViaService": "s3.*.amazonaws.com"}}
 
 
-def test_a_key_that_is_named_by_an_alias_is_told_to_be_named_otherwise(known):
+def test_alias_of_a_key_is_refused(known):
     with pytest.raises(ArgumentError, match=r"the alias alias/lake, .* give the key's ID or ARN"):
         policy(known, "ingest_events", key="alias/lake")
 
 
-def test_the_network_policy_keeps_pods_from_metadata_of_clouds():
+def test_network_policy_blocks_metadata_servers_of_clouds():
     file = ROOT / "airflow_dags" / "environments" / "network_policy.yaml"
     policy = yaml.safe_load(file.read_text())
     pod = json.loads((file.parent / "pod.json").read_text())

@@ -1,4 +1,4 @@
-"""Two deployments at once, stopped at every step: nothing that reported success is lost, nothing stays half done."""
+"""Concurrent deployments, stopped at every step: no reported success is lost, no state stays partial."""
 
 import contextlib
 import io
@@ -18,22 +18,22 @@ from tools.deploy import deploy_dags, releases, rollback_jobs
 from tools.deploy.releases import Release
 from tools.packaging import build
 
-STEPS = 12  # more than a deployment takes: reads and writes of lake and Airflow
+STEPS = 12  # more reads and writes of lake and Airflow than a deployment makes
 
 
 class Killed(Exception):
-    """A process that ends where it stands."""
+    """The process ends at once."""
 
 
 class Variables:
-    """Airflow's interface for variables: what is written last holds, without a condition."""
+    """Airflow's interface for variables: the last write wins, without a condition."""
 
     url = "http://airflow"
 
     def __init__(self) -> None:
         self.variable: dict | None = None
 
-    def ask(self, path: str, body: dict | None = None, method: str | None = None) -> dict:
+    def call(self, path: str, body: dict | None = None, method: str | None = None) -> dict:
         pause()
         if body is None and self.variable is None:
             raise error(404)
@@ -52,7 +52,7 @@ turns = threading.local()
 
 
 def pause() -> None:
-    """Let the other deployment run, or end this one, where the test says so."""
+    """Run the plan of the test: another deployment, or the end of this one."""
     if plan := getattr(turns, "plan", None):
         plan()
 
@@ -60,12 +60,11 @@ def pause() -> None:
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch):
     for name in ("read", "replace", "files"):
-        there = getattr(storage, name)
-        monkeypatch.setattr(storage, name, stepped(there))
+        monkeypatch.setattr(storage, name, as_step(getattr(storage, name)))
 
 
-def stepped(function: Callable) -> Callable:
-    """A verb of the storage as one step: a conditional write is none to stop in."""
+def as_step(function: Callable) -> Callable:
+    """Make a function of the storage one step: a conditional write can't stop in between."""
 
     def call(*arguments):
         pause()
@@ -79,7 +78,7 @@ def stepped(function: Callable) -> Callable:
 
 
 def at(step: int, act: Callable[[], None]) -> Callable[[], None]:
-    """A plan that acts before one step of a deployment."""
+    """Return a plan that acts before one step of a deployment."""
     left = iter([False] * step + [True])
 
     def plan() -> None:
@@ -91,8 +90,8 @@ def at(step: int, act: Callable[[], None]) -> Callable[[], None]:
     return plan
 
 
-def planned(plan: Callable[[], None] | None, act: Callable[[], None]) -> None:
-    """Do something by a plan."""
+def run_with_plan(plan: Callable[[], None] | None, act: Callable[[], None]) -> None:
+    """Act while a plan runs at every step."""
     turns.plan = plan
     try:
         act()
@@ -105,9 +104,9 @@ def kill() -> None:
 
 
 def deploy(lake: str, server: Variables, job: str, fingerprint: str = "1") -> Release:
-    """What `make deploy-jobs JOB=…` does once the products are there."""
-    seen, tag = releases.current(lake, server)
-    release = releases.record(lake, seen.jobs | {job: fingerprint}, seen)
+    """Release a job whose product is uploaded, as `make deploy-jobs JOB=…` does."""
+    live, tag = releases.current(lake, server)
+    release = releases.record(lake, live.jobs | {job: fingerprint}, live)
     releases.switch(lake, server, release, tag)
     return release
 
@@ -116,12 +115,12 @@ def outcome(act: Callable[[], Release], done: dict[str, Release], name: str) -> 
     try:
         done[name] = act()
     except TaskError as failure:
-        assert "meanwhile" in str(failure)
+        assert "concurrently" in str(failure)
 
 
 @pytest.fixture(params=["new environment", "environment of before", "second release"])
 def server(request, lake) -> Variables:
-    """Airflow before the two deployments: nothing in it, a release that the lake does not know, or one of the lake."""
+    """Airflow before the two deployments: empty, with a release that the lake lacks, or with one of the lake."""
     server = Variables()
     if request.param == "environment of before":
         server.variable = {"key": "release", "value": '{"old": "0"}', "description": "release 7"}
@@ -131,45 +130,45 @@ def server(request, lake) -> Variables:
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_no_successful_deployment_is_lost_at_any_interleaving(lake, server, step):
+def test_successful_deployment_survives_any_interleaving(lake, server, step):
     done: dict[str, Release] = {}
 
     def other() -> None:
         outcome(lambda: deploy(lake, server, "b"), done, "b")
 
-    planned(at(step, other), lambda: outcome(lambda: deploy(lake, server, "a"), done, "a"))
-    in_place, _ = releases.current(lake, server)
+    run_with_plan(at(step, other), lambda: outcome(lambda: deploy(lake, server, "a"), done, "a"))
+    live, _ = releases.current(lake, server)
     assert done, "at least one of two deployments succeeds"
-    assert set(done) <= set(in_place.jobs), "what reported success is in the release in place"
-    assert releases.running(server) == in_place
+    assert set(done) <= set(live.jobs), "a reported success is in the live release"
+    assert releases.airflow_release(server) == live
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_a_deployment_after_a_killed_one_leaves_a_whole_state(lake, server, step):
-    planned(at(step, kill), lambda: ended(lambda: deploy(lake, server, "a")))
+def test_deployment_after_a_killed_one_is_consistent(lake, server, step):
+    run_with_plan(at(step, kill), lambda: run_until_killed(lambda: deploy(lake, server, "a")))
     release = deploy(lake, server, "b")
-    assert releases.running(server) == release == releases.current(lake, server)[0]
+    assert releases.airflow_release(server) == release == releases.current(lake, server)[0]
     if rest := {job: fingerprint for job, fingerprint in release.jobs.items() if job != "b"}:
-        assert releases.before(lake, release).jobs == rest
+        assert releases.predecessor(lake, release).jobs == rest
 
 
-def ended(act: Callable[[], Release]) -> None:
+def run_until_killed(act: Callable[[], Release]) -> None:
     with contextlib.suppress(Killed):
         act()
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_a_repeated_deployment_repairs_what_a_killed_one_left(lake, server, step):
-    planned(at(step, kill), lambda: ended(lambda: deploy(lake, server, "a")))
-    seen, tag = releases.current(lake, server)
-    if "a" in seen.jobs and tag:
-        releases.tell_airflow(lake, server)
-        assert releases.running(server) == seen
+def test_repeated_deployment_repairs_a_killed_one(lake, server, step):
+    run_with_plan(at(step, kill), lambda: run_until_killed(lambda: deploy(lake, server, "a")))
+    live, tag = releases.current(lake, server)
+    if "a" in live.jobs and tag:
+        releases.update_airflow(lake, server)
+        assert releases.airflow_release(server) == live
     else:
-        assert releases.running(server) == seen, "nothing was switched"
+        assert releases.airflow_release(server) == live, "nothing was switched"
 
 
-def test_a_late_word_to_airflow_is_corrected_by_who_said_it(lake):
+def test_stale_write_to_airflow_is_corrected_by_its_writer(lake):
     server = Variables()
     deploy(lake, server, "a")
     newer = Release(9, {"a": "2"})
@@ -178,25 +177,25 @@ def test_a_late_word_to_airflow_is_corrected_by_who_said_it(lake):
         releases.switch(lake, server, newer, releases.current(lake, server)[1])
 
     for step in range(STEPS):
-        planned(at(step, other), lambda: releases.tell_airflow(lake, server))
-        assert releases.running(server) == releases.current(lake, server)[0]
+        run_with_plan(at(step, other), lambda: releases.update_airflow(lake, server))
+        assert releases.airflow_release(server) == releases.current(lake, server)[0]
 
 
 @pytest.fixture
 def rollback(lake, monkeypatch) -> Callable[[Variables], tuple[Release, Release]]:
-    """`make rollback-jobs` of an environment whose products are all there."""
+    """`make rollback-jobs` of an environment that has all products."""
 
     def roll_back(server: Variables) -> tuple[Release, Release]:
-        monkeypatch.setattr(releases, "airflow", lambda said: server)
+        monkeypatch.setattr(releases, "connect", lambda settings: server)
         monkeypatch.setattr(rollback_jobs.environment, "load", lambda name: SimpleNamespace())
-        monkeypatch.setattr(rollback_jobs.environment, "lake", lambda said: lake)
+        monkeypatch.setattr(rollback_jobs.environment, "lake", lambda settings: lake)
         return rollback_jobs.roll_back("dev")
 
     return roll_back
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_a_rollback_beside_a_deployment_loses_neither(lake, rollback, step):
+def test_rollback_concurrent_with_deployment_loses_neither(lake, rollback, step):
     server = Variables()
     for number in (1, 2):
         deploy(lake, server, "a", str(number))
@@ -206,41 +205,41 @@ def test_a_rollback_beside_a_deployment_loses_neither(lake, rollback, step):
     def other() -> None:
         outcome(lambda: deploy(lake, server, "b"), done, "deployment")
 
-    planned(at(step, other), lambda: outcome(lambda: rollback(server)[1], done, "rollback"))
-    in_place, _ = releases.current(lake, server)
-    assert releases.running(server) == in_place
-    assert in_place in done.values()
+    run_with_plan(at(step, other), lambda: outcome(lambda: rollback(server)[1], done, "rollback"))
+    live, _ = releases.current(lake, server)
+    assert releases.airflow_release(server) == live
+    assert live in done.values()
     if set(done) == {"deployment", "rollback"}:
-        one_after_the_other = ({"a": "2"}, {"a": "1", "b": "1"})  # the deployment first, or the rollback
-        assert in_place.jobs in one_after_the_other
+        serial_results = ({"a": "2"}, {"a": "1", "b": "1"})  # the deployment first, or the rollback
+        assert live.jobs in serial_results
 
 
 @pytest.mark.parametrize("step", range(STEPS))
-def test_a_rollback_that_is_killed_is_ended_by_the_next_deployment(lake, rollback, step):
+def test_killed_rollback_is_completed_by_the_next_deployment(lake, rollback, step):
     server = Variables()
     for number in (1, 2):
         deploy(lake, server, "a", str(number))
         storage.write(f"{lake}/code/a/{number}/main.py", b"")
-    planned(at(step, kill), lambda: ended(lambda: rollback(server)[1]))
+    run_with_plan(at(step, kill), lambda: run_until_killed(lambda: rollback(server)[1]))
     release = deploy(lake, server, "b")
-    assert releases.running(server) == releases.current(lake, server)[0] == release
+    assert releases.airflow_release(server) == releases.current(lake, server)[0] == release
 
 
-def note(folder: Path, name: str) -> None:
+def record_builds(folder: Path, name: str) -> None:
     build.RELEASE = folder / "release.json"
     product = SimpleNamespace(job=SimpleNamespace(name=name, engine="spark"), fingerprint="1")
     for _ in range(20):
-        build.note_release(product)  # type: ignore[arg-type]
+        build.record_build(product)  # type: ignore[arg-type]
 
 
-def test_builds_that_run_at_once_all_note_their_product(tmp_path):
+def test_concurrent_builds_all_record_their_product(tmp_path):
     names = [f"job_{number}" for number in range(8)]
     with multiprocessing.get_context("fork").Pool(8) as pool:
-        pool.starmap(note, [(tmp_path, name) for name in names])
+        pool.starmap(record_builds, [(tmp_path, name) for name in names])
     assert sorted(json.loads((tmp_path / "release.json").read_text())) == names
 
 
-def test_builds_of_one_bundle_at_once_keep_the_first(tmp_path):
+def test_concurrent_builds_of_one_bundle_keep_the_first(tmp_path):
     def second(path: str) -> bytes:
         build.stage(tmp_path / "0123", {"main.py": b"first"})
         return b"second"
@@ -257,14 +256,14 @@ def version(folder: Path, name: str) -> Path:
     return new
 
 
-def test_dags_of_two_deployments_at_once_are_not_both_deployed(tmp_path):
+def test_second_of_two_concurrent_dag_deployments_fails(tmp_path):
     (tmp_path / "versions" / "old").mkdir(parents=True)
     link = tmp_path / "current"
     link.symlink_to("versions/old")
     before = link.resolve()
-    deploy_dags.put_in_place(version(tmp_path, "one"), "one", link, before)
-    with pytest.raises(TaskError, match="version one in place meanwhile"):
-        deploy_dags.put_in_place(version(tmp_path, "two"), "two", link, before)
+    deploy_dags.switch_link(version(tmp_path, "one"), "one", link, before)
+    with pytest.raises(TaskError, match="concurrently switched to the DAGs of version one"):
+        deploy_dags.switch_link(version(tmp_path, "two"), "two", link, before)
     assert link.resolve().name == "one"
-    deploy_dags.put_in_place(version(tmp_path, "again"), "one", link, before)  # the same DAGs, by both
+    deploy_dags.switch_link(version(tmp_path, "again"), "one", link, before)  # the same DAGs, so no conflict
     assert link.resolve().name == "one"

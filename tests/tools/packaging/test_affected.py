@@ -1,4 +1,4 @@
-"""What a change touches, told with the imports by which it reaches a job; no checkout is touched for it."""
+"""Products that a change affects, with the imports that lead to it; the checkout stays untouched."""
 
 import subprocess
 
@@ -29,58 +29,58 @@ def repository(checkout):
 
 
 def rows(root, tmp_path, base="HEAD"):
-    """What is told of each job whose product changed since a revision: old and new fingerprint, and why."""
+    """Return the jobs whose products changed since a revision: old and new fingerprint, and the reasons."""
     former = tmp_path / "former"
     affected.extract(affected.fork(base, root), former, root)
     compared = affected.compare(former, root)
     return {name: (old, new, why) for name, old, new, why in compared if old != new}
 
 
-def test_nothing_changed(repository, tmp_path):
+def test_files_outside_products_affect_nothing(repository, tmp_path):
     write(repository, {"README.md": "new", "common/lonely.py": "1"})
     assert rows(repository, tmp_path) == {}
 
 
-def test_a_shared_module_is_told_with_the_chain_of_imports_of_each_job(repository, tmp_path):
+def test_shared_module_is_reported_with_chain_of_imports_per_job(repository, tmp_path):
     write(repository, {"common/far.py": "FAR = 2\n"})
-    told = rows(repository, tmp_path)
-    assert {name: why for name, (_, _, why) in told.items()} == {
+    changes = rows(repository, tmp_path)
+    assert {name: why for name, (_, _, why) in changes.items()} == {
         "count": ["common/far.py changed: main.py → common.far"],
         "learn": ["common/far.py changed: main.py → common.near → common.far"],
     }
-    old, new, _ = told["count"]
+    old, new, _ = changes["count"]
     assert old != new
     assert len(old) == len(new) == 16
 
 
-def test_what_comes_in_and_what_falls_out_is_told(repository, tmp_path):
+def test_added_and_removed_files_are_reported(repository, tmp_path):
     write(repository, {"jobs/count/main.py": "from common import lonely\n"})
     assert rows(repository, tmp_path)["count"][2] == [
-        "common/far.py fell out: main.py → common.far",
-        "common/lonely.py came in: main.py → common.lonely",
+        "common/far.py removed: main.py → common.far",
+        "common/lonely.py added: main.py → common.lonely",
         "jobs/count/main.py changed: a file of the job",
     ]
 
 
-def test_new_jobs_and_jobs_that_are_gone(repository, tmp_path):
+def test_new_and_removed_jobs_are_reported(repository, tmp_path):
     (repository / "jobs/learn").rename(repository / "jobs/teach")
-    told = rows(repository, tmp_path)
-    assert (told["learn"][1], told["learn"][2]) == ("-", ["the job is gone"])
-    assert (told["teach"][0], told["teach"][2]) == ("-", ["a new job"])
+    changes = rows(repository, tmp_path)
+    assert (changes["learn"][1], changes["learn"][2]) == ("-", ["the job is gone"])
+    assert (changes["teach"][0], changes["teach"][2]) == ("-", ["a new job"])
 
 
-def test_changes_for_machines_leave_out_what_is_equal(repository, tmp_path):
+def test_changes_for_machines_omit_equal_products(repository, tmp_path):
     (repository / "jobs/learn").rename(repository / "jobs/teach")
     former = tmp_path / "former"
     affected.extract(affected.fork("HEAD", repository), former, repository)
     entries = {entry["job"]: entry for entry in affected.changed(affected.compare(former, repository))}
-    assert set(entries) == {"learn", "teach"}  # count is as it was
+    assert set(entries) == {"learn", "teach"}  # count did not change
     assert entries["learn"]["new"] is None
     assert entries["teach"]["old"] is None
     assert len(entries["teach"]["new"]) == 16
 
 
-def test_a_former_state_that_could_not_be_built_is_no_obstacle(repository, tmp_path):
+def test_former_state_that_could_not_be_built_is_reported(repository, tmp_path):
     (repository / "requirements/learning.txt").unlink()
     base = commit(repository)
     write(repository, {"requirements/learning.txt": "numpy==1\n"})
@@ -89,7 +89,7 @@ def test_a_former_state_that_could_not_be_built_is_no_obstacle(repository, tmp_p
     assert "requirements/learning.txt" in why
 
 
-def test_what_others_did_since_the_branch_began_does_not_count(repository, tmp_path):
+def test_later_commits_of_the_base_branch_do_not_count(repository, tmp_path):
     git(repository, "checkout", "--quiet", "-b", "others")
     write(repository, {"common/far.py": "FAR = 3\n"})
     commit(repository)
@@ -99,21 +99,21 @@ def test_what_others_did_since_the_branch_began_does_not_count(repository, tmp_p
     assert set(rows(repository, tmp_path, "others")) == {"learn"}
 
 
-def test_the_checkout_and_its_repository_stay_as_they_are(repository, tmp_path):
+def test_comparison_leaves_checkout_and_repository_untouched(repository, tmp_path):
     write(repository, {"common/far.py": "FAR = 2\n", "untracked": ""})
 
     def state():
         files = {
             file: file.stat().st_mtime_ns for folder in affected.FOLDERS for file in repository.rglob(f"{folder}/**/*")
         }
-        asked = (["status", "--porcelain"], ["worktree", "list"], ["rev-parse", "HEAD"], ["for-each-ref"])
-        return files, [git(repository, *arguments) for arguments in asked]
+        queries = (["status", "--porcelain"], ["worktree", "list"], ["rev-parse", "HEAD"], ["for-each-ref"])
+        return files, [git(repository, *arguments) for arguments in queries]
 
     before = state()
     rows(repository, tmp_path)
     assert state() == before
 
 
-def test_an_unknown_revision_is_told_in_one_sentence(repository):
+def test_unknown_revision_is_reported_in_one_sentence(repository):
     with pytest.raises(TaskError, match="merge-base nowhere HEAD failed"):
         affected.fork("nowhere", repository)

@@ -1,4 +1,4 @@
-"""An audit tells vulnerable from clean, and clean from unchecked, by exit code and sentence."""
+"""An audit distinguishes vulnerable, clean and unchecked by exit code and sentence."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ CASES = {
 
 
 @pytest.fixture
-def ran(tmp_path, monkeypatch, capsys):
+def audit_with(tmp_path, monkeypatch, capsys):
     """Run an audit of two requirements, with a program that prints what pip-audit would."""
     requirements = tmp_path / "requirements.txt"
     requirements.write_text("six==1.17.0 \\\n    --hash=sha256:00\njinja2==2.4.1 \\\n    --hash=sha256:00\n")
@@ -46,21 +46,21 @@ def ran(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_exit_code_and_sentence_tell_the_result(ran, case):
+def test_exit_code_and_sentence_match_the_result(audit_with, case):
     dependencies, code, sentence = CASES[case]
     report = json.dumps({"dependencies": dependencies, "fixes": []})
-    assert ran(f"cat <<'END'\n{report}\nEND\nexit {1 if code == 1 else 0}")[0] == code
-    assert sentence in ran(f"cat <<'END'\n{report}\nEND")[1]
+    assert audit_with(f"cat <<'END'\n{report}\nEND\nexit {1 if code == 1 else 0}")[0] == code
+    assert sentence in audit_with(f"cat <<'END'\n{report}\nEND")[1]
 
 
-def test_unreachable_database_is_not_a_clean_result(ran):
-    code, told = ran("echo 'requests.exceptions.ConnectionError: no route' >&2; exit 1")
+def test_unreachable_database_is_not_a_clean_result(audit_with):
+    code, output = audit_with("echo 'requests.exceptions.ConnectionError: no route' >&2; exit 1")
     assert code == 2
-    assert "2 could not be checked (requests.exceptions.ConnectionError: no route)" in told
+    assert "2 could not be checked (requests.exceptions.ConnectionError: no route)" in output
 
 
 @pytest.mark.system
-def test_pip_audit_takes_the_options():
-    """Of the real program, which has an environment of its own."""
-    told = subprocess.run([audit.PROGRAM, "--help"], capture_output=True, text=True).stdout
-    assert {option for option in audit.OPTIONS if option.startswith("--")} <= set(told.replace(",", " ").split())
+def test_pip_audit_accepts_the_options():
+    """The real program, which has its own environment."""
+    output = subprocess.run([audit.PROGRAM, "--help"], capture_output=True, text=True).stdout
+    assert {option for option in audit.OPTIONS if option.startswith("--")} <= set(output.replace(",", " ").split())

@@ -1,4 +1,4 @@
-"""The content of the base decides on an image's fingerprint, so a new base makes new images."""
+"""The content of the base is part of an image's fingerprint, so a new base makes new images."""
 
 import json
 import re
@@ -14,27 +14,27 @@ from tools.packaging.docker_client import docker
 from tools.packaging.fingerprint import product
 
 
-def imported(name: str, content: str) -> None:
-    """Give an image of one file a name."""
-    made = docker("import", "--change", f"LABEL content={content}", "/dev/null", name)
-    assert made.returncode == 0, made.stderr
+def import_image(name: str, content: str) -> None:
+    """Import an image with a label, under a name."""
+    process = docker("import", "--change", f"LABEL content={content}", "/dev/null", name)
+    assert process.returncode == 0, process.stderr
     base_image.digest.cache_clear()  # as in another process
 
 
 @pytest.fixture
 def base():
-    """The name of a base image that the engine has."""
+    """The name of a base image of the engine."""
     name = f"tandem-test/base:{uuid.uuid4().hex}"
-    imported(name, "one")
+    import_image(name, "one")
     yield name
     docker("image", "rm", name)
 
 
 @pytest.mark.usefixtures("docker_engine")
-def test_new_content_of_a_base_makes_a_new_fingerprint(checkout, base):
+def test_new_content_of_base_makes_new_fingerprint(checkout, base):
     first, bundle = product("learn", checkout, base), product("count", checkout, base)
     assert product("learn", checkout, base).fingerprint == first.fingerprint
-    imported(base, "two")
+    import_image(base, "two")
     second = product("learn", checkout, base)
     assert second.fingerprint != first.fingerprint
     assert product("count", checkout, base).fingerprint == bundle.fingerprint  # a bundle has no base
@@ -48,14 +48,14 @@ def test_affected_names_the_new_content_of_a_base(checkout, base, tmp_path, monk
     monkeypatch.setattr(build, "RELEASE", tmp_path / "release.json")
     write(checkout, {"dockerfiles/python-job.Dockerfile": f"ARG BASE_IMAGE={base}\nFROM ${{BASE_IMAGE}}\n"})
     built = product("learn", checkout, base)
-    build.note_release(built)
-    imported(base, "two")
+    build.record_build(built)
+    import_image(base, "two")
     bases = json.loads(build.BASES.read_text())
     rows = {name: (old, new, why) for name, old, new, why in affected.compare(checkout, checkout, bases)}
     old, new, why = rows["learn"]
     assert old == built.fingerprint
     assert new == product("learn", checkout, base).fingerprint != old
-    assert why == [f"base image changed: {built.base} → {base_image.identified(base)}"]
+    assert why == [f"base image changed: {built.base} → {base_image.with_digest(base)}"]
     assert rows["count"][0] == rows["count"][1]
 
 
@@ -72,18 +72,18 @@ def test_affected_names_a_base_that_the_dockerfile_pins(checkout, tmp_path):
 
 
 @pytest.mark.usefixtures("docker_engine")
-def test_base_that_no_registry_has_is_named():
-    with pytest.raises(TaskError, match=r"base image tandem-test/none:x is neither here nor can it be pulled"):
-        base_image.fetch("tandem-test/none:x")
+def test_base_that_no_registry_has_is_reported():
+    with pytest.raises(TaskError, match="tandem-test/none:x is neither on this engine nor can it be pulled"):
+        base_image.pull_if_missing("tandem-test/none:x")
 
 
-def test_without_an_engine_the_name_counts(checkout, monkeypatch):
+def test_name_counts_without_an_engine(checkout, monkeypatch):
     monkeypatch.setenv("DOCKER", "no-such-client")
-    assert base_image.identified("python:3") == "python:3"
+    assert base_image.with_digest("python:3") == "python:3"
     assert product("learn", checkout, "python:3").base == "python:3"
 
 
-def test_base_is_named_in_one_place():
+def test_all_dockerfiles_name_the_same_base():
     named = {
         file.name: base_image.DEFAULT.search(file.read_text())[1]
         for file in (base_image.ROOT / "dockerfiles").glob("*.Dockerfile")

@@ -1,4 +1,4 @@
-"""Products: bundles with the same bytes everywhere that run by themselves, images by fingerprint with their labels."""
+"""Products: reproducible, self-contained bundles, and images by fingerprint with their labels."""
 
 import datetime
 import gzip
@@ -22,19 +22,19 @@ from common.errors import TaskError
 from common.handover import storage
 from common.protocol import image
 from tools.packaging import build, s3_jars
-from tools.packaging.base_image import BASE_IMAGE, identified
+from tools.packaging.base_image import BASE_IMAGE, with_digest
 from tools.packaging.fingerprint import product
 from tools.run import submit
 
 
 @pytest.fixture(autouse=True)
 def dist(tmp_path, monkeypatch):
-    """Where products go, instead of the checkout's own folder."""
+    """Write products to a temporary folder instead of the checkout."""
     monkeypatch.setattr(build, "DIST", tmp_path / "dist")
     monkeypatch.setattr(build, "BASES", tmp_path / "dist" / "bases.json")
 
 
-def test_a_bundle_has_the_same_bytes_in_every_checkout(checkout, tmp_path):
+def test_bundle_has_the_same_bytes_in_every_checkout(checkout, tmp_path):
     other = tmp_path / "other"
     for path, text in reversed(FILES.items()):
         write(other, {path: text.replace("\n", "\r\n")})
@@ -43,24 +43,24 @@ def test_a_bundle_has_the_same_bytes_in_every_checkout(checkout, tmp_path):
     assert build.bundle_files(product("count", checkout)) == build.bundle_files(product("count", other))
 
 
-def test_the_zip_of_a_bundle_has_fixed_times_rights_and_order(checkout, tmp_path):
+def test_zip_of_bundle_has_fixed_times_rights_and_order(checkout, tmp_path):
     wanted = product("count", checkout)
     build.build_bundle(wanted)
-    place = tmp_path / "dist" / "count" / wanted.fingerprint
-    assert sorted(file.name for file in place.iterdir()) == [
+    folder = tmp_path / "dist" / "count" / wanted.fingerprint
+    assert sorted(file.name for file in folder.iterdir()) == [
         *("code.zip", "contents", "fingerprint", "job.toml", "main.py", "submit.txt")
     ]
-    entries = zipfile.ZipFile(place / "code.zip").infolist()
+    entries = zipfile.ZipFile(folder / "code.zip").infolist()
     assert [entry.filename for entry in entries] == [
         *("common/__init__.py", "common/contracts/rows@1.toml", "common/far.py", "fingerprint", "job.toml")
     ]
     assert {(entry.date_time, entry.external_attr >> 16, entry.compress_type) for entry in entries} == {
         ((1980, 1, 1, 0, 0, 0), 0o100644, zipfile.ZIP_STORED)
     }
-    assert (place / "fingerprint").read_text() == f"{wanted.fingerprint} count\n"
+    assert (folder / "fingerprint").read_text() == f"{wanted.fingerprint} count\n"
 
 
-def test_the_text_of_a_bundle_is_the_command_with_the_sizes_of_the_job(checkout):
+def test_bundle_contains_its_command_with_sizes_of_the_job(checkout):
     text = build.bundle_files(product("count", checkout))["submit.txt"].decode()
     assert text == (
         "spark-submit --master yarn --deploy-mode cluster --name count --conf spark.driver.memory=1g "
@@ -70,7 +70,7 @@ def test_the_text_of_a_bundle_is_the_command_with_the_sizes_of_the_job(checkout)
     )
 
 
-# A library that is not in the environment of the tests.
+# This library is not in the environment of the tests.
 INFLECTION = "inflection==0.5.1 --hash=sha256:{}\n"
 INFLECTION_HASH = "f38b2b640938a4f35ade69ac3d053042959b62a0f1076a5bbaa1b9526605a8a2"
 
@@ -89,7 +89,7 @@ def with_library(checkout):
     return declare
 
 
-def test_libraries_that_a_cluster_lacks_are_packed_and_given_to_all_its_processes(with_library):
+def test_libraries_of_a_job_are_packed_for_all_processes(with_library):
     files = build.bundle_files(with_library(INFLECTION_HASH))
     names = zipfile.ZipFile(io.BytesIO(files["libraries.zip"])).namelist()
     assert "inflection/__init__.py" in names
@@ -104,7 +104,7 @@ def test_libraries_that_a_cluster_lacks_are_packed_and_given_to_all_its_processe
         assert f" {part} " in command
 
 
-def test_libraries_are_packed_for_the_processors_python_and_c_library_of_the_clusters(with_library, checkout):
+def test_libraries_are_packed_for_the_platform_of_the_clusters(with_library, checkout):
     wanted = with_library(INFLECTION_HASH)
     pinned = (build.ROOT / "requirements/airflow.txt").read_text()
     markupsafe = re.search(r"(?m)^markupsafe==.*\n(    --hash=.*\n)+", pinned)[0]
@@ -113,11 +113,11 @@ def test_libraries_are_packed_for_the_processors_python_and_c_library_of_the_clu
     assert "markupsafe/_speedups.cpython-311-aarch64-linux-gnu.so" in names
     clusters = [json.loads(file.read_text()) for file in build.ROOT.glob("airflow_dags/*/cluster.json")]
     types = [group["InstanceType"] for cluster in clusters for group in cluster["Instances"]["InstanceGroups"]]
-    assert types and all(re.match(r"[a-z]+\d+g", name) for name in types)  # Graviton, as NODES says
+    assert types and all(re.match(r"[a-z]+\d+g", name) for name in types)  # Graviton, as in NODES
     assert wanted.settings["cluster"] == "--python-version 3.11 --python-platform aarch64-manylinux_2_28"
 
 
-def test_a_library_with_another_hash_is_not_packed(with_library):
+def test_library_with_another_hash_is_refused(with_library):
     with pytest.raises(TaskError, match=r"(?s)requirements/own\.txt can't be installed.*[Hh]ash mismatch"):
         build.bundle_files(with_library("0" * 64))
 
@@ -139,7 +139,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_job_with_libraries_of_its_own_runs_from_its_bundle(tmp_path, lake, monkeypatch):
+def test_job_with_own_libraries_runs_from_its_bundle(tmp_path, lake, monkeypatch):
     root = tmp_path / "real"
     root.mkdir()
     for name in ("common", "dockerfiles"):
@@ -156,43 +156,43 @@ def test_a_job_with_libraries_of_its_own_runs_from_its_bundle(tmp_path, lake, mo
     assert manifest["metrics"]["words"] == ["CD", "AB"]
 
 
-def test_what_is_there_is_not_made_again(checkout, tmp_path):
+def test_existing_bundle_is_not_rebuilt(checkout, tmp_path):
     wanted = product("count", checkout)
-    made, size = build.build_bundle(wanted)
+    built, size = build.build_bundle(wanted)
     file = tmp_path / "dist" / "count" / wanted.fingerprint / "main.py"
     before = file.stat()
-    assert (made, size > 0) == (True, True)
+    assert (built, size > 0) == (True, True)
     assert build.build_bundle(wanted) == (False, size)
     assert file.stat().st_ino == before.st_ino
 
 
-def test_a_build_that_breaks_off_leaves_nothing_that_looks_finished(tmp_path):
+def test_failed_build_leaves_no_folder(tmp_path):
     with pytest.raises(TypeError):
         build.stage(tmp_path / "job" / "0123", {"main.py": b"", "job.toml": None})
     assert list((tmp_path / "job").iterdir()) == []
 
 
-def test_a_release_keeps_the_last_product_of_each_job(checkout, tmp_path, monkeypatch):
+def test_release_file_keeps_the_last_product_of_each_job(checkout, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "RELEASE", tmp_path / "dist" / "release.json")
     count, learn = product("count", checkout), product("learn", checkout)
-    build.note_release(count)
-    build.note_release(learn)
+    build.record_build(count)
+    build.record_build(learn)
     write(checkout, {"jobs/count/more.txt": ""})
     newer = product("count", checkout)
-    build.note_release(newer)
+    build.record_build(newer)
     release = json.loads(build.RELEASE.read_text())
     assert release == {"count": newer.fingerprint, "learn": learn.fingerprint}
     assert newer.fingerprint != count.fingerprint
 
 
-def test_an_unknown_job_is_told_with_the_nearest_name():
+def test_unknown_job_is_reported_with_nearest_name():
     with pytest.raises(TaskError, match="did you mean 'ingest_events'"):
-        build.named(["ingest_event"])
+        build.select_jobs(["ingest_event"])
 
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a Python that knows its own library, pyspark and py4j, and nothing else."""
+    """The environment of a Python with its standard library, pyspark and py4j only."""
     folder = tmp_path_factory.mktemp("bare")
     site = Path(pyspark.__file__).parents[1]
     for package in ("pyspark", "py4j"):
@@ -202,51 +202,51 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     python.chmod(0o755)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SPARK"))}
     environment |= {"PYTHONPATH": str(folder), "PYSPARK_PYTHON": str(python), "SPARK_HOME": str(site / "pyspark")}
-    for package, there in (("py4j", True), ("common", False), ("numpy", False), ("boto3", False)):
-        told = subprocess.run([python, "-c", f"import {package}"], env=environment, cwd=folder, capture_output=True)
-        assert (told.returncode == 0) == there, package
+    for package, importable in (("py4j", True), ("common", False), ("numpy", False), ("boto3", False)):
+        process = subprocess.run([python, "-c", f"import {package}"], env=environment, cwd=folder, capture_output=True)
+        assert (process.returncode == 0) == importable, package
     return environment
 
 
 EVENT = {"event_id": "e1", "user_id": "u", "item_id": "cup", "type": "purchase", "quantity": 1, "unit_price": 2.5}
 
 
-@pytest.mark.parametrize("main_elsewhere", [False, True], ids=["unpacked", "as a cluster lays it down"])
-def test_a_real_bundle_runs_in_an_empty_folder_with_nothing_but_pyspark(bare_python, tmp_path, main_elsewhere):
+@pytest.mark.parametrize("main_elsewhere", [False, True], ids=["unpacked", "as on a cluster"])
+def test_real_bundle_runs_with_nothing_but_pyspark(bare_python, tmp_path, main_elsewhere):
     wanted = product("ingest_events")
     build.build_bundle(wanted)
-    place = tmp_path / "unpacked"
-    shutil.copytree(tmp_path / "dist" / "ingest_events" / wanted.fingerprint, place)
-    main = place / "main.py"
-    if main_elsewhere:  # alone in a folder, without what lies beside it in the bundle
+    folder = tmp_path / "unpacked"
+    shutil.copytree(tmp_path / "dist" / "ingest_events" / wanted.fingerprint, folder)
+    main = folder / "main.py"
+    if main_elsewhere:  # alone in a folder, without the other files of the bundle
         main = tmp_path / "staging" / "main.py"
         main.parent.mkdir()
-        (place / "main.py").rename(main)
-        (place / "job.toml").unlink()
-        (place / "fingerprint").unlink()
+        (folder / "main.py").rename(main)
+        (folder / "job.toml").unlink()
+        (folder / "fingerprint").unlink()
     lake = f"file://{tmp_path}/lake"
     event = EVENT | {"time": f"{datetime.date(2011, 6, 1)}T10:00:00Z", "country": None}
     deliveries = f"{lake}/raw/events/arrival=2011-06-01/events.jsonl.gz"
     storage.write(deliveries, gzip.compress(json.dumps(event).encode()))
     quick = "spark.driver.extraJavaOptions=-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"
     submit = [f"{bare_python['SPARK_HOME']}/bin/spark-submit", "--master", "local[2]", "--conf", quick]
-    submit += ["--py-files", place / "code.zip"]
+    submit += ["--py-files", folder / "code.zip"]
     identity = ["--lake", lake, "--dag-id", "d", "--run-id", "r", "--task-id", "t", "--attempt", "1"]
-    process = subprocess.run([*submit, main, *identity], env=bare_python, cwd=place, capture_output=True, text=True)
+    process = subprocess.run([*submit, main, *identity], env=bare_python, cwd=folder, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr[-3000:]
     manifest = json.loads(storage.read(f"{lake}/intermediate/d/r/t/manifest.json")[0])
     assert (manifest["job"], manifest["fingerprint"]) == ("ingest_events", wanted.fingerprint)
     assert manifest["outputs"]["events"]["rows"] == 1
 
 
-def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(docker_engine, checkout, tmp_path):
+def test_image_is_built_once_and_labelled(docker_engine, checkout, tmp_path):
     write(checkout, {"jobs/learn/unique.txt": uuid.uuid4().hex})
     wanted = product("learn", checkout)
     name = image("learn", wanted.fingerprint)
     assert name == f"tandem/learn:{wanted.fingerprint}"
     try:
-        made, size = build.build_image(wanted)
-        assert made
+        built, size = build.build_image(wanted)
+        assert built
         assert build.build_image(wanted) == (False, size)
         bill = json.loads((tmp_path / f"dist/learn/{wanted.fingerprint}.cdx.json").read_text())
         assert bill["metadata"]["component"]["version"] == wanted.fingerprint
@@ -261,7 +261,7 @@ def test_an_image_is_built_once_by_fingerprint_and_says_what_it_is(docker_engine
         build.docker("image", "rm", name)
 
 
-def test_an_image_of_a_spark_job_goes_by_the_name_of_its_bundle_upon_one_base_at_a_time(docker_engine, checkout):
+def test_spark_image_has_the_name_of_its_bundle_on_any_base(docker_engine, checkout):
     write(checkout, {"jobs/count/unique.txt": uuid.uuid4().hex})
     bundle = product("count", checkout)
     upon = {base: product("count", checkout, base_image=base) for base in (BASE_IMAGE, "scratch")}
@@ -270,20 +270,20 @@ def test_an_image_of_a_spark_job_goes_by_the_name_of_its_bundle_upon_one_base_at
     try:
         for base, wanted in upon.items():
             assert [build.build_image(wanted)[0], build.build_image(wanted)[0]] == [True, False]
-            assert build.label(name, "tandem.base") == identified(base)
+            assert build.label(name, "tandem.base") == with_digest(base)
     finally:
         build.docker("image", "rm", name)
 
 
-def test_what_cannot_be_made_of_a_job_is_told(checkout):
+def test_unsupported_kind_of_product_is_refused(checkout):
     with pytest.raises(TaskError, match="learn is a Python job, expected a Spark job"):
         build.build_bundle(product("learn", checkout))
     for wanted in (product("learn", checkout, base_image="emr"), product("count", checkout)):
-        with pytest.raises(TaskError, match="An emr-image is that of a Spark job upon an EMR release"):
+        with pytest.raises(TaskError, match="An emr-image needs a Spark job and an EMR release"):
             build.build_image(wanted, "emr-image")
 
 
-def test_the_files_that_an_image_is_built_from(checkout):
+def test_build_context_has_all_files_of_an_image(checkout):
     wanted = product("learn", checkout)
     files = build.context_files(wanted)
     assert sorted(files) == [
@@ -307,7 +307,7 @@ def test_the_files_that_an_image_is_built_from(checkout):
     assert {name for name in files if name.startswith("s3-jars/")} == {f"s3-jars/{name}" for name in s3_jars.pinned()}
 
 
-def test_a_build_that_docker_refuses_is_told_with_what_docker_says(docker_engine, checkout, capsys):
+def test_failed_docker_build_is_reported_with_its_output(docker_engine, checkout, capsys):
     missing = uuid.uuid4().hex
     write(checkout, {"dockerfiles/python-job.Dockerfile": f"FROM scratch\nCOPY {missing} /\n"})
     with pytest.raises(TaskError, match="image of learn could not be built"):
@@ -315,7 +315,7 @@ def test_a_build_that_docker_refuses_is_told_with_what_docker_says(docker_engine
     assert missing in capsys.readouterr().err
 
 
-def test_an_engine_or_a_client_that_is_not_there_is_told(checkout, tmp_path, monkeypatch):
+def test_missing_engine_or_client_is_reported(checkout, tmp_path, monkeypatch):
     monkeypatch.setenv("DOCKER", "no-such-client")
     with pytest.raises(TaskError, match="no docker client 'no-such-client'"):
         build.build_image(product("learn", checkout))

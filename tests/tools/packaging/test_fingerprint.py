@@ -1,4 +1,4 @@
-"""A fingerprint changes with all that goes into a product, and with nothing else."""
+"""A fingerprint changes with every file of a product, and with nothing else."""
 
 import shutil
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from small_checkout import FILES, write
 
 from common.errors import ArgumentError
 from common.handover.job_toml import Job
-from tools.packaging.fingerprint import ROOT, Part, Product, jobs, module_file, product
+from tools.packaging.fingerprint import ROOT, Product, ProductFile, jobs, module_file, product
 
 
 def fingerprints(root: Path) -> dict[str, str]:
@@ -20,7 +20,7 @@ def fingerprints(root: Path) -> dict[str, str]:
 
 
 def changed(root: Path, path: str, text: str) -> set[str]:
-    """The jobs whose fingerprint another content of one file changes."""
+    """Write new content to one file; return the jobs whose fingerprints change."""
     before = fingerprints(root)
     write(root, {path: text})
     after = fingerprints(root)
@@ -54,24 +54,24 @@ def changed(root: Path, path: str, text: str) -> set[str]:
         "README.md": set(),
     }.items(),
 )
-def test_a_change_counts_for_the_jobs_that_it_reaches_and_no_others(checkout, path, jobs):
+def test_change_affects_only_the_jobs_that_use_the_file(checkout, path, jobs):
     assert changed(checkout, path, FILES.get(path, "") + "# changed\n") == jobs
 
 
-def test_the_base_image_counts_for_images_and_not_for_bundles(checkout):
+def test_base_image_counts_for_images_not_for_bundles(checkout):
     learn, count = (product(name, checkout, "other:1").fingerprint for name in ("learn", "count"))
     assert learn != product("learn", checkout).fingerprint
     assert count == product("count", checkout).fingerprint
 
 
-def test_a_new_name_of_a_file_counts(checkout):
+def test_new_name_of_a_file_counts(checkout):
     write(checkout, {"jobs/learn/a.txt": "x"})
     before = fingerprints(checkout)
     (checkout / "jobs/learn/a.txt").rename(checkout / "jobs/learn/b.txt")
     assert {name for name, old in before.items() if fingerprints(checkout)[name] != old} == {"learn"}
 
 
-def test_line_endings_times_and_the_order_and_place_of_files_do_not_count(checkout, tmp_path):
+def test_line_endings_times_order_and_location_do_not_count(checkout, tmp_path):
     other = tmp_path / "elsewhere" / "copy"
     for path, text in reversed(FILES.items()):
         file = other / path
@@ -81,34 +81,34 @@ def test_line_endings_times_and_the_order_and_place_of_files_do_not_count(checko
     assert fingerprints(other) == fingerprints(checkout)
     for name in jobs(checkout):
         one, two = (product(name, root) for root in (checkout, other))
-        assert {path: part.content for path, part in one.parts.items()} == {
-            path: part.content for path, part in two.parts.items()
+        assert {path: file.content for path, file in one.files.items()} == {
+            path: file.content for path, file in two.files.items()
         }
 
 
-def test_bytes_that_are_no_text_are_taken_as_they_are(checkout):
+def test_binary_files_are_taken_unchanged(checkout):
     file = checkout / "jobs/learn/table.bin"
     file.write_bytes(b"\0\r\n")
-    assert product("learn", checkout).parts["jobs/learn/table.bin"].content == b"\0\r\n"
+    assert product("learn", checkout).files["jobs/learn/table.bin"].content == b"\0\r\n"
 
 
-def test_each_module_comes_with_the_shortest_chain_of_imports_to_it(checkout):
+def test_each_module_has_its_shortest_chain_of_imports(checkout):
     write(checkout, {"jobs/learn/main.py": "from common import near\n"})
-    parts = product("learn", checkout).parts
-    assert parts["common/far.py"].why == "main.py → common.near → common.far"
+    files = product("learn", checkout).files
+    assert files["common/far.py"].reason == "main.py → common.near → common.far"
     write(checkout, {"jobs/learn/helper.py": "import common.far\n"})
-    assert product("learn", checkout).parts["common/far.py"].why == "helper.py → common.far"
+    assert product("learn", checkout).files["common/far.py"].reason == "helper.py → common.far"
 
 
-def test_relative_and_late_imports_and_packages_above_a_module_are_followed(checkout):
+def test_relative_late_and_package_imports_are_followed(checkout):
     write(checkout, {"jobs/learn/main.py": "def late():\n    from common.parts.one import x\n"})
-    modules = {path for path in product("learn", checkout).parts if path.startswith("common/parts/")}
+    modules = {path for path in product("learn", checkout).files if path.startswith("common/parts/")}
     assert modules == {
         f"common/parts/{name}.py" for name in ("__init__", "one", "two", "four", "deep/__init__", "deep/three")
     }
 
 
-def test_what_is_named_but_not_there_is_told(checkout):
+def test_missing_file_is_reported(checkout):
     (checkout / "common/contracts/rows@1.toml").unlink()
     with pytest.raises(ArgumentError, match=r"learn needs common/contracts/rows@1\.toml"):
         product("learn", checkout)
@@ -120,14 +120,14 @@ def graph():
 
 
 @pytest.mark.parametrize("name", jobs())
-def test_the_modules_of_every_real_job_are_those_that_grimp_finds(graph, name):
+def test_modules_of_real_jobs_agree_with_grimp(graph, name):
     reached = {module for module in graph.find_upstream_modules(f"jobs.{name}.main") if module.startswith("common")}
     above = {module[:position] for module in reached for position, letter in enumerate(module) if letter == "."}
     files = {module_file(module, ROOT).relative_to(ROOT).as_posix() for module in reached | above}
-    assert files == {path for path in product(name).parts if path.startswith("common/") and path.endswith(".py")}
+    assert files == {path for path in product(name).files if path.startswith("common/") and path.endswith(".py")}
 
 
-def test_a_changed_module_changes_exactly_the_real_jobs_that_import_it(graph, tmp_path):
+def test_changed_module_affects_exactly_its_importers(graph, tmp_path):
     for folder in ("common", "jobs", "requirements", "dockerfiles"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     assert fingerprints(tmp_path) == fingerprints(ROOT)
@@ -146,11 +146,11 @@ PATHS = st.text("ab/\0\n=", max_size=4)
 
 
 @given(*[st.dictionaries(PATHS, st.binary(max_size=3))] * 2)
-def test_products_of_other_files_have_other_fingerprints_in_whatever_order_they_come(one, other):
+def test_different_files_have_different_fingerprints(one, other):
     job = Job("toy", "A toy.", "python")
 
     def fingerprint(files: Iterable[tuple[str, bytes]]) -> str:
-        return Product(job, {path: Part(content, "", "") for path, content in files}, {}).fingerprint
+        return Product(job, {path: ProductFile(content, "", "") for path, content in files}, {}).fingerprint
 
     assert (fingerprint(one.items()) == fingerprint(other.items())) == (one == other)
     assert fingerprint(one.items()) == fingerprint(reversed(one.items()))

@@ -1,4 +1,4 @@
-"""The libraries for S3: each is the one that is pinned, and fingerprints of Spark jobs hold the pins."""
+"""The libraries for S3: each matches its pin, and fingerprints of Spark jobs include the pins."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def jars(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("changed", ["content", "missing", "one too many", "unpinned"])
-def test_a_library_that_is_not_pinned_so_is_refused(jars, tmp_path, changed):
+def test_library_that_differs_from_its_pin_is_refused(jars, tmp_path, changed):
     s3_jars.check(jars, s3_jars.pinned())
     assert [jar.name for jar in s3_jars.added_jars()] == ["one.jar", "two.jar"]
     if changed == "content":
@@ -37,15 +37,15 @@ def test_a_library_that_is_not_pinned_so_is_refused(jars, tmp_path, changed):
     with pytest.raises(SystemExit, match=r"(two|three)\.jar is .*, expected"):
         s3_jars.check(jars, s3_jars.pinned())
     if changed in ("content", "missing"):
-        with pytest.raises(TaskError, match=r"two\.jar is not the library"):
+        with pytest.raises(TaskError, match=r"two\.jar differs from the library"):
             s3_jars.added_jars()
 
 
 @pytest.mark.parametrize("name", ["requirements/s3-jars.sha256", "requirements/build.txt"])
 def test_fingerprints_of_spark_jobs_change_with_pins(name):
-    found = product("ingest_events")
-    assert found.parts[name].content == (ROOT / name).read_bytes()
-    assert name in found.parts["Dockerfile"].content.decode()
+    wanted = product("ingest_events")
+    assert wanted.files[name].content == (ROOT / name).read_bytes()
+    assert name in wanted.files["Dockerfile"].content.decode()
 
 
 def test_every_requirement_of_products_is_pinned_by_hash():

@@ -1,4 +1,4 @@
-"""A version is tagged only from a clean tree, with a changelog, upwards; a refusal leaves everything as it was."""
+"""A version is tagged only from a clean tree, with a changelog, upwards; a refusal changes nothing."""
 
 import datetime
 import subprocess

@@ -12,7 +12,7 @@ from tandem.protocol import encode
 from workers import worker
 
 from common.handover import storage
-from tools.airflow_api import quoted
+from tools.airflow_api import quote_id
 from tools.sandbox.local_airflow import start
 
 WRITES = '[outputs.interactions]\ncontract = "interactions@1"'
@@ -85,12 +85,12 @@ def manifest(workshop, dag, run):
 
 
 def fail_by_hand(airflow, dag, run):
-    airflow.ask(f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}", {"state": "failed"}, "PATCH")
+    airflow.call(f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}", {"state": "failed"}, "PATCH")
 
 
 def forget_cluster(airflow, dag, run):
     """Delete what open_cluster returned."""
-    path = f"/api/v2/dags/{dag}/dagRuns/{quoted(run)}/taskInstances/open_cluster/xcomEntries/return_value"
+    path = f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}/taskInstances/open_cluster/xcomEntries/return_value"
     headers = {"Authorization": f"Bearer {airflow.token}"}
     urllib.request.urlopen(urllib.request.Request(f"{airflow.url}{path}", headers=headers, method="DELETE"))
 
@@ -126,10 +126,10 @@ def test_a_task_whose_worker_was_killed_is_tried_again_after_its_step_was_cancel
 
 def test_a_run_that_is_failed_by_hand_before_its_first_task_opens_nothing(started):
     _, airflow = started
-    airflow.ask("/api/v2/dags/quick", {"is_paused": True}, "PATCH")
+    airflow.call("/api/v2/dags/quick", {"is_paused": True}, "PATCH")
     run = airflow.trigger("quick")
     fail_by_hand(airflow, "quick", run)
-    airflow.ask("/api/v2/dags/quick", {"is_paused": False}, "PATCH")
+    airflow.call("/api/v2/dags/quick", {"is_paused": False}, "PATCH")
     assert airflow.wait("quick", run, 120) == "failed"
     assert clusters_of("quick", run) == []
 

@@ -45,7 +45,7 @@ def cluster(release, serve_s3, tmp_path_factory):
             patch.setenv("DYNAMODB_ENDPOINT", f"http://{host}:{port}")
             patch.setenv("PYTHONPATH", str(ROOT))
             given = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "DYNAMODB_"))}
-            namespace.give(found.namespace, given)
+            namespace.write_secret(found.namespace, given)
             identity = ("--dag-id", "d", "--run-id", "r", "--task-id", "ingest_items", "--attempt", "1")
             local_s3.wait_for(port, host)
             for command in (

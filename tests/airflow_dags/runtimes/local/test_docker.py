@@ -22,7 +22,7 @@ from docker.errors import APIError, DockerException, NotFound
 from tandem.runtimes.base import Attempt
 from tandem.runtimes.local.docker import Docker, lines, quantity, remove
 
-from tools.airflow_api import quoted
+from tools.airflow_api import quote_id
 from tools.sandbox import local_airflow
 
 ROOT = Path(__file__).parents[4]
@@ -503,7 +503,7 @@ def test_neither_a_killed_worker_nor_a_task_that_is_failed_by_hand_leaves_a_cont
 
         run = airflow.trigger("failed")
         sleeping()
-        path = f"{airflow.url}/api/v2/dags/failed/dagRuns/{quoted(run)}/taskInstances/toy"
+        path = f"{airflow.url}/api/v2/dags/failed/dagRuns/{quote_id(run)}/taskInstances/toy"
         request = urllib.request.Request(path, b'{"new_state": "failed"}', method="PATCH")
         request.add_header("Authorization", f"Bearer {airflow.token}")
         request.add_header("Content-Type", "application/json")
