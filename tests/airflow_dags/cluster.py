@@ -101,7 +101,7 @@ class Cluster:
                         return pod
             return None
 
-        return wait_for(saying, 60)
+        return wait_for(saying)
 
 
 class Proxy:
@@ -165,8 +165,8 @@ class Proxy:
         return file
 
 
-def wait_for(what, seconds=30):
-    deadline = time.monotonic() + seconds
+def wait_for(what):
+    deadline = time.monotonic() + 300
     while not (found := what()):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -139,12 +139,12 @@ python = "{PYTHON}"
 [container.docker]
 [container.kubernetes_pod]
 template = "pod.json"
-startup_seconds = 60
+startup_seconds = 300
 keep_failed = false
 cpu_reserved = 0.5
 [container.kubernetes_job]
 template = "pod.json"
-startup_seconds = 60
+startup_seconds = 300
 keep_failed = false
 cpu_reserved = 0.5
 ttl_seconds = 600
@@ -158,8 +158,8 @@ master = "local[1]"
 "spark.ui.enabled" = "false"
 [spark.emr]
 poll_seconds = 0.2
-ready_seconds = 8
-pending_seconds = 3
+ready_seconds = 300
+pending_seconds = 300
 log_seconds = 1
 [spark.emr.cluster]
 LogUri = "{{{{ var.value.get('lake') }}}}/logs/"

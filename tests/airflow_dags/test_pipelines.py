@@ -14,7 +14,7 @@ DAGS = ROOT / "airflow_dags"
 FOLDERS = sorted(file.parent.name for file in DAGS.glob("*/dag.py"))
 
 # Parses each pipeline twice in a process of its own, because imports that the first parse makes are Airflow's affair,
-# and prints what the second one opened, connected to or started, and its seconds.
+# and prints what the second one opened, connected to or started, and its seconds of processor time.
 PARSE = """
 import json, runpy, sys, time
 sys.path.insert(0, sys.argv[1])
@@ -24,9 +24,9 @@ sys.addaudithook(lambda event, arguments: seen.append([event, str(arguments[0])]
 for folder in sys.argv[2:]:
     runpy.run_path(f"{sys.argv[1]}/{folder}/dag.py")
     seen.clear()
-    began = time.perf_counter()
+    began = time.process_time()
     runpy.run_path(f"{sys.argv[1]}/{folder}/dag.py")
-    parsed[folder] = [list(seen), time.perf_counter() - began]
+    parsed[folder] = [list(seen), time.process_time() - began]
 print(json.dumps(parsed))
 """
 

@@ -188,17 +188,29 @@ def test_an_attempt_that_died_after_the_switch_is_repeated_without_harm(shop: Sh
         versions.roll_back(shop.store)
 
 
+KILLED = """
+import itertools, os, signal
+from common.delivery import writer
+from jobs.publish_product import main as job
+
+batches, put_batch = itertools.count(), writer.put_batch
+
+def put_some(*arguments):
+    if next(batches) == 10:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return put_batch(*arguments)
+
+writer.put_batch = put_some
+job.run(job.main)
+"""
+
+
 def test_a_killed_task_goes_on_where_it_stopped(shop: Shop, dynamodb: str) -> None:
     assert shop.publish(users(300, "ab")) == 0
     lake = shop.lake(users(1200))
-    command = [sys.executable, str(JOBS / "publish_product" / "main.py"), *lake.identity("publish_product")]
-    process = subprocess.Popen([*command, *shop.given(), "--set", "parallel=2"], env=os.environ)
-    for _ in range(1000):
-        time.sleep(0.05)
-        if shop.store.client.scan(TableName=shop.store.name, Select="COUNT")["Count"] > 300 + 200:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    command = [sys.executable, "-c", KILLED, *lake.identity("publish_product"), *shop.given(), "--set", "parallel=2"]
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(JOBS.parent)})
+    assert killed.returncode == -signal.SIGKILL
     there = len(shop.items()) - 300 - 3  # without the version before, descriptions and the pointer
     assert 0 < there < 1200
     assert shop.shown("user-0") == ["a", "b"]
@@ -207,6 +219,11 @@ def test_a_killed_task_goes_on_where_it_stopped(shop: Shop, dynamodb: str) -> No
     assert there <= metrics["found"] <= there + 2 * writer.BATCH  # the server may have had two batches in its hands
     assert metrics["written"] == 1200 - metrics["found"]
     assert shop.shown("user-1199") == list("abcde")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.01)
 
 
 SLOW_EXPIRY = """
@@ -249,8 +266,9 @@ def test_readers_see_one_version_or_the_other_in_whole_and_never_go_back(shop: S
     threads = [threading.Thread(target=read, args=[position]) for position in range(3)]
     for thread in threads:
         thread.start()
+    until(lambda: all(seen))
     assert shop.publish(new) == 0
-    time.sleep(0.2)
+    until(lambda: all(reads[-1][1][0] == "new" for reads in seen))
     ended.set()
     for thread in threads:
         thread.join()

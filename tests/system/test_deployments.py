@@ -111,9 +111,7 @@ class Checkout:
 
     def make(self, tool: str, name: str, **variables: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", f"tools.{tool}", "--environment", name]
-        return subprocess.run(
-            command, cwd=self.root, env={**os.environ, **variables}, capture_output=True, text=True, timeout=300
-        )
+        return subprocess.run(command, cwd=self.root, env={**os.environ, **variables}, capture_output=True, text=True)
 
     def done(self, tool: str, name: str) -> str:
         ran = self.make(tool, name)
@@ -238,12 +236,12 @@ def test_a_run_keeps_its_release_until_it_is_begun_anew(checkout, airflows):
     checkout.say("two")
     assert "use release 2; before, they used release 1" in checkout.done("deploy_jobs", "preprod")
     go(checkout, "preprod")
-    assert airflow.wait("greetings", run, 120) == "success"
+    assert airflow.wait("greetings", run, 300) == "success"
     assert said(airflow, run) == {"first": "one", "second": "one"}
 
     body = {"dry_run": False, "task_ids": ["pin_release"], "include_downstream": True, "dag_run_id": run}
     airflow.call("/api/v2/dags/greetings/clearTaskInstances", {**body, "only_failed": False})
-    assert airflow.wait("greetings", run, 120) == "success"
+    assert airflow.wait("greetings", run, 300) == "success"
     assert said(airflow, run) == {"first": "two", "second": "two"}
 
 
@@ -260,7 +258,7 @@ def test_production_gets_what_runs_before_it_without_a_build(checkout, airflows)
         if airflow.call("/api/v2/dags")["dags"]:
             break
     run = airflow.trigger("greetings")
-    assert airflow.wait("greetings", run, 120) == "success"
+    assert airflow.wait("greetings", run, 300) == "success"
     assert said(airflow, run) == {"first": "two", "second": "two"}
     assert "/prod-" in airflow.xcom("greetings", run, airflow.instances("greetings", run)[-1])["manifest"]
 

@@ -120,7 +120,7 @@ def test_new_pipelines_of_all_patterns_run_through_airflow_with_a_new_job_in_one
         assert shown["owners"] == ["personalization"]
     finally:
         os.killpg(process.pid, signal.SIGTERM)  # make gets it, too, and hands it on
-        process.communicate(timeout=60)
+        process.communicate()
     listed = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
     assert f"{copy.root}/.venv-airflow/bin/airflow" not in listed
 

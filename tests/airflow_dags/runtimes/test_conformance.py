@@ -214,7 +214,7 @@ def cluster(kubernetes, release, serve_s3, tmp_path_factory):
 @pytest.mark.parametrize(("before", "job"), list(itertools.pairwise(JOBS)))
 def test_a_pod_leaves_on_s3_what_a_container_leaves_in_files(compared, release, cluster, before, job, kind):
     """The daily recommendations, from their first Python job to their last."""
-    settings = {"registry": "", "template": cluster.template, "startup_seconds": 120, "keep_failed": False}
+    settings = {"registry": "", "template": cluster.template, "startup_seconds": 300, "keep_failed": False}
     settings["cpu_reserved"] = 0.2  # a node of two processors never has both to give; the limit stays the container's
     runtime = kind(**settings, **({"ttl_seconds": 600} if kind is KubernetesJob else {}))
     uri = f"s3://tandem-lake/{kind.__name__}/{job}"

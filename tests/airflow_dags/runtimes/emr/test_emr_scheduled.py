@@ -67,7 +67,7 @@ def cluster_of(dag, run):
     return found[0] if found else None
 
 
-def until(condition, seconds=120):
+def until(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -110,7 +110,7 @@ def test_a_run_that_is_failed_by_hand_leaves_no_step_and_no_cluster(started):
     until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
     fail_by_hand(airflow, "sleeps", run)
     until(lambda: cluster_of("sleeps", run) == ("TERMINATED", {"1": "CANCELLED"}))
-    assert airflow.wait("sleeps", run, 120) == "failed"
+    assert airflow.wait("sleeps", run, 300) == "failed"
     until(lambda: states(airflow, "sleeps", run)["close_cluster"] == "success")
 
 
@@ -130,7 +130,7 @@ def test_a_run_that_is_failed_by_hand_before_its_first_task_opens_nothing(starte
     run = airflow.trigger("quick")
     fail_by_hand(airflow, "quick", run)
     airflow.call("/api/v2/dags/quick", {"is_paused": False}, "PATCH")
-    assert airflow.wait("quick", run, 120) == "failed"
+    assert airflow.wait("quick", run, 300) == "failed"
     assert clusters_of("quick", run) == []
 
 
@@ -139,7 +139,7 @@ def test_a_run_that_is_failed_by_hand_while_it_asks_for_its_cluster_leaves_none(
     run = airflow.trigger("late")
     until(lambda: cluster_of("late", run))
     fail_by_hand(airflow, "late", run)
-    assert airflow.wait("late", run, 120) == "failed"
+    assert airflow.wait("late", run, 300) == "failed"
     until(lambda: cluster_of("late", run) == ("TERMINATED", {}))
     assert states(airflow, "late", run)["close_cluster"] == "upstream_failed"
 
@@ -149,7 +149,7 @@ def test_a_cluster_is_opened_again_if_the_worker_was_killed_before_it_told_which
     run = airflow.trigger("late")
     until(lambda: cluster_of("late", run))
     os.kill(worker(airflow, "late", run, "open_cluster"), signal.SIGKILL)
-    assert airflow.wait("late", run, 120) == "success"
+    assert airflow.wait("late", run, 300) == "success"
     assert clusters_of("late", run) == [("WAITING", {}), ("TERMINATED", {"1": "COMPLETED"})]
 
 
@@ -159,6 +159,6 @@ def test_a_run_whose_cluster_airflow_forgot_has_failed(started):
     until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
     forget_cluster(airflow, "sleeps", run)
     fail_by_hand(airflow, "sleeps", run)
-    assert airflow.wait("sleeps", run, 120) == "failed"
+    assert airflow.wait("sleeps", run, 300) == "failed"
     assert states(airflow, "sleeps", run)["close_cluster"] == "failed"
     assert cluster_of("sleeps", run) == ("WAITING", {"1": "CANCELLED"})

@@ -120,7 +120,7 @@ def state(run):
 
 
 def until(condition):
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -141,7 +141,7 @@ def test_cancel_ends_a_run_while_another_thread_watches_it(direct):
     with ThreadPoolExecutor(1) as pool:
         watched = pool.submit(RUNTIME.watch, run)
         RUNTIME.cancel(run)
-        outcome = watched.result(timeout=30)
+        outcome = watched.result()
     assert outcome.exit_code == 1
     assert outcome.explanation.startswith(f"Job run {run.id} of application {run.work.cluster} is CANCELLED.")
     ps = ["ps", "-A", "-o", "args="]

@@ -81,7 +81,7 @@ def ran(cluster, dags, release, home):
         patch.setenv("AIRFLOW_VAR_RELEASE", json.dumps(release))
         with start(LAKE, home=home, dags=dags) as airflow:
             run = airflow.trigger(DAG)
-            wait_for(lambda: cluster.pods(f"task_id={KILLED}"), 180)
+            wait_for(lambda: cluster.pods(f"task_id={KILLED}"))
             cluster.said(f"task_id={KILLED}", "started")
             os.kill(worker(airflow, DAG, run, KILLED), signal.SIGKILL)
             state = airflow.wait(DAG, run, 240)
