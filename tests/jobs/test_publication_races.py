@@ -177,6 +177,7 @@ def steps(store: Store) -> dict[int, str]:
     return {number: name for number, name in enumerate(called) if number == 0 or name != called[number - 1]}
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("action", ["rollback", "newer", "older", "killed before", "killed after"])
 def test_publication_interrupted_at_each_request_ends_right(store: Store, action: str) -> None:
     killed = action.startswith("killed")

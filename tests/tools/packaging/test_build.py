@@ -211,6 +211,7 @@ def bare_python(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 EVENT = {"event_id": "e1", "user_id": "u", "item_id": "cup", "type": "purchase", "quantity": 1, "unit_price": 2.5}
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("main_elsewhere", [False, True], ids=["unpacked", "as on a cluster"])
 def test_real_bundle_runs_with_nothing_but_pyspark(bare_python, tmp_path, main_elsewhere):
     wanted = product("ingest_events")
