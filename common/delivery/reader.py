@@ -1,9 +1,9 @@
-"""What a frontend does to read a product: two GetItems.
+"""Reading of a product as a frontend does it: two GetItems.
 
-The first reads the pointer, the second the item in the version that it points to. Whoever is not listed in that version
-gets the rows for all others, which the pointer brings along. Versions lie beside each other, in partitions that are
-named after version and bucket, so a version can be counted without a look at the others; a key's bucket is its CRC-32
-(of ISO 3309, as zlib and java.util.zip have it) modulo the number of buckets.
+The first reads the pointer, the second the item in the version that it points to. A key that is not listed in that
+version gets the default rows, which the pointer contains. Each version has its own partitions, named after version and
+bucket, so a version can be counted without reading the others. A key's bucket is its CRC-32 (of ISO 3309, as in zlib
+and java.util.zip) modulo the number of buckets.
 """
 
 import zlib
@@ -18,27 +18,27 @@ POINTER: Item = {"part": {"S": "current"}, "id": {"S": "current"}}
 
 
 def read(client: Any, table: str, key: str) -> Any:
-    """What the version in place shows for a key: a list of rows or one row, numbers as Decimal.
+    """Return the content of the live version for a key: a list of rows or one row, numbers as Decimal.
 
-    `client` is boto3's client of DynamoDB. Returns what is shown to all others if the key is not listed, None if there
-    is no such thing or nothing was published yet.
+    `client` is boto3's client of DynamoDB. Returns the default content if the key is not listed, None if there is none
+    or nothing was published yet.
     """
-    # Consistent, so that a switch is one for all; the item was there and counted before the pointer came to it.
+    # Consistent, so that all readers switch at once; the items were written and counted before the pointer moved.
     pointer = client.get_item(TableName=table, Key=POINTER, ConsistentRead=True).get("Item")
     if pointer is None:
         return None
-    found = pointer
-    if 0 < len(key.encode()) <= MAX_KEY:  # no other key is listed, and DynamoDB refuses to look for one
-        place = place_of(pointer["version"]["S"], int(pointer["buckets"]["N"]), key)
-        found = client.get_item(TableName=table, Key=place).get("Item", pointer)
-    return TypeDeserializer().deserialize(found["content"]) if "content" in found else None
+    item = pointer
+    if 0 < len(key.encode()) <= MAX_KEY:  # DynamoDB refuses other keys, so none is listed
+        key_of_item = primary_key(pointer["version"]["S"], int(pointer["buckets"]["N"]), key)
+        item = client.get_item(TableName=table, Key=key_of_item).get("Item", pointer)
+    return TypeDeserializer().deserialize(item["content"]) if "content" in item else None
 
 
-def place_of(version: str, buckets: int, key: str) -> Item:
-    """The primary key of the item that a version has for a key."""
+def primary_key(version: str, buckets: int, key: str) -> Item:
+    """Return the primary key of a version's item for a key."""
     return {"part": {"S": f"{version}/{bucket_of(key, buckets)}"}, "id": {"S": key}}
 
 
 def bucket_of(key: str, buckets: int) -> int:
-    """The bucket that a key lies in, from 0."""
+    """Return the bucket of a key, from 0."""
     return zlib.crc32(key.encode()) % buckets

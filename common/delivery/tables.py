@@ -1,4 +1,4 @@
-"""The tables of products: their names and keys, the client that talks to them, and what is wrong if none answers."""
+"""DynamoDB tables of products: names, keys, creation, the client, and its errors as sentences."""
 
 import contextlib
 import os
@@ -21,14 +21,14 @@ from botocore.exceptions import (
 
 from common.errors import ArgumentError, TaskError
 
-CREATION_TIME = 300.0  # seconds; Amazon takes ten or so
-EXPIRY = "expires"  # the attribute
+CREATION_TIME = 300.0  # seconds; Amazon takes about ten
+EXPIRY = "expires"  # attribute with the time of expiry
 REFUSALS = ("AccessDeniedException", "UnrecognizedClientException", "InvalidSignatureException")
 
 
 @dataclass(frozen=True)
 class Table:
-    """A product's table, by a client for as many threads as work at once."""
+    """A product's table, and the number of threads that its client serves concurrently."""
 
     client: Any
     name: str
@@ -36,26 +36,26 @@ class Table:
 
 
 def client(connections: int = 10) -> Any:
-    """A client of the DynamoDB that DYNAMODB_ENDPOINT names, else of Amazon's; for so many threads at once."""
+    """Return a client of the DynamoDB at DYNAMODB_ENDPOINT, else of Amazon's, for `connections` threads."""
     config = Config(
         retries={"mode": "standard", "max_attempts": 6},
         max_pool_connections=connections,
-        parameter_validation=False,  # of items made by our own code, 25 a request: a fifth of the processor time
+        parameter_validation=False,  # our own code made the items, 25 per request: it saves a fifth of the CPU time
     )
     with explained():
         return boto3.client("dynamodb", endpoint_url=os.environ.get("DYNAMODB_ENDPOINT") or None, config=config)
 
 
 def table_name(prefix: str, contract: str) -> str:
-    """The name of a product's table: the same for all versions of its contract."""
+    """Return the name of a product's table, which all versions of its contract share."""
     return prefix + contract.partition("@")[0]
 
 
 def create(client: Any, table: str, capacity: dict[str, int] | None) -> list[str]:
-    """Create a product's table, on demand or with ReadCapacityUnits and WriteCapacityUnits, and let its items expire.
+    """Create a product's table, on demand or with ReadCapacityUnits and WriteCapacityUnits, and enable expiry.
 
-    Returns what was missing and is there now: "table", "expiry", both or nothing. A call that was killed, or another
-    that is under way, is resumed.
+    Returns the steps that were missing: "table", "expiry", both or none. Resumes a call that was killed, or one that
+    runs concurrently.
     """
     billing: Any = {"BillingMode": "PAY_PER_REQUEST"}
     if capacity:
@@ -70,7 +70,7 @@ def create(client: Any, table: str, capacity: dict[str, int] | None) -> list[str
                 **billing,
             )
             done.append("table")
-        except client.exceptions.ResourceInUseException:  # it is there, is being made or is being deleted
+        except client.exceptions.ResourceInUseException:  # it exists, is being created or is being deleted
             pass
         wait_until_active(client, table)
         if let_expire(client, table):
@@ -79,25 +79,25 @@ def create(client: Any, table: str, capacity: dict[str, int] | None) -> list[str
 
 
 def wait_until_active(client: Any, table: str) -> None:
-    """Wait for a table that is being made; TaskError after CREATION_TIME."""
+    """Wait for a table that is being created; TaskError after CREATION_TIME."""
     deadline = time.monotonic() + CREATION_TIME
     while True:
         try:
             status = client.describe_table(TableName=table)["Table"]["TableStatus"]
-        except client.exceptions.ResourceNotFoundException:  # so soon after its creation, or it was being deleted
+        except client.exceptions.ResourceNotFoundException:  # not visible yet, or it was being deleted
             status = "missing"
         if status == "ACTIVE":
             return
         if time.monotonic() > deadline:
             raise TaskError(
-                f"Table {table} is {status}, expected ACTIVE within {CREATION_TIME:.0f} s; run make create-tables "
-                "again, it resumes."
+                f"Table {table} is {status}, expected ACTIVE within {CREATION_TIME:.0f} s; rerun make create-tables, "
+                "it resumes."
             )
         time.sleep(1)
 
 
 def let_expire(client: Any, table: str) -> bool:
-    """Have DynamoDB delete items of a table at the time in `expires`; False if it does so already."""
+    """Make DynamoDB delete items of a table at the time in `expires`; False if it does so already."""
     described = client.describe_time_to_live(TableName=table)["TimeToLiveDescription"]
     status, attribute = described["TimeToLiveStatus"], described.get("AttributeName", EXPIRY)
     if status in ("ENABLED", "ENABLING") and attribute == EXPIRY:
@@ -105,7 +105,7 @@ def let_expire(client: Any, table: str) -> bool:
     if status != "DISABLED":
         raise TaskError(
             f"The expiry of {table} is {status} by '{attribute}', expected ENABLED by '{EXPIRY}'; disable it if it is "
-            "enabled, and run make create-tables again in an hour."
+            "enabled, and rerun make create-tables in an hour."
         )
     try:
         client.update_time_to_live(TableName=table, TimeToLiveSpecification={"Enabled": True, "AttributeName": EXPIRY})
@@ -116,13 +116,13 @@ def let_expire(client: Any, table: str) -> bool:
             ("ENABLING", EXPIRY),
         ):
             raise
-        return False  # another call was quicker
+        return False  # a concurrent call was quicker
     return True
 
 
 @contextlib.contextmanager
 def explained(table: str = "") -> Iterator[None]:
-    """Say what is wrong with DynamoDB: ArgumentError where no retry mends it (no table, no credentials, no rights)."""
+    """Explain errors of DynamoDB: ArgumentError if no retry helps (no table, no credentials, no rights)."""
     where = os.environ.get("DYNAMODB_ENDPOINT") or "Amazon's DynamoDB"
     try:
         yield
@@ -131,15 +131,15 @@ def explained(table: str = "") -> Iterator[None]:
             f"{str(error).rstrip('.')}, expected AWS credentials and AWS_DEFAULT_REGION for {where}; set them."
         ) from None
     except (ConnectionClosedError, ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError):
-        raise TaskError(f"{where} can't be reached; check DYNAMODB_ENDPOINT and the network, then try again.") from None
+        raise TaskError(f"{where} can't be reached; check DYNAMODB_ENDPOINT and the network, then retry.") from None
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code == "ResourceNotFoundException" and table:
             raise ArgumentError(
-                f"There is no table {table} at {where}; make it with make create-tables ENV=…, or correct 'tables'."
+                f"{where} has no table {table}; create it with make create-tables ENV=…, or correct 'tables'."
             ) from None
         if code in REFUSALS:
             raise ArgumentError(
-                f"{where} refuses these credentials ({code}) for table '{table}'; give ones that may use it."
+                f"{where} refuses these credentials ({code}) for table '{table}'; use credentials with access to it."
             ) from None
         raise

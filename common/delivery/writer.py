@@ -1,29 +1,28 @@
-"""Items of a version into a table: written in parallel, counted, read back, in the end left to expire."""
+"""Items of a version in a table: written in parallel, counted, read back, and finally expired."""
 
 import itertools
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
 from common.delivery.items import Items
-from common.delivery.reader import Item, place_of
+from common.delivery.reader import Item, primary_key
 from common.delivery.tables import Table
 from common.delivery.throttling import THROTTLED, UNAVAILABLE, request, send_all
 from common.errors import TaskError
 
-BATCH = 25  # items; DynamoDB takes no more in one BatchWriteItem or BatchExecuteStatement
+BATCH = 25  # items; the limit of one BatchWriteItem or BatchExecuteStatement
 GET_BATCH = 100  # items of one BatchGetItem
 
 
 def write(table: Table, items: Items, version: str, progress: Callable[[int], None]) -> dict[str, int]:
-    """Write the items of a version that are not there yet; `progress` is told how many are there.
+    """Write the missing items of a version; `progress` gets the number of items stored so far.
 
-    Returns how many were written, how many were there from an attempt that was killed, and how many were sent again
-    because the table was throttled.
+    Returns the numbers of items written, found from a killed attempt, and re-sent because the table was throttled.
     """
     counts = {"written": 0, "found": 0, "sent_again": 0}
     lock = threading.Lock()
@@ -36,29 +35,28 @@ def write(table: Table, items: Items, version: str, progress: Callable[[int], No
 
     def write_bucket(bucket: int) -> None:
         first, after = int(items.buckets[bucket]), int(items.buckets[bucket + 1])
-        there = keys_of(table, f"{version}/{bucket}") if after > first else set()
-        count(found=len(there))
+        stored = keys_of(table, f"{version}/{bucket}") if after > first else set()
+        count(found=len(stored))
         for start in range(first, after, BATCH):
             end = min(start + BATCH, after)
             contents = zip(items.keys[start:end], items.contents(start, end))
             requests = [
-                {"PutRequest": {"Item": {**place, "content": content}}}
+                {"PutRequest": {"Item": {"part": {"S": f"{version}/{bucket}"}, "id": {"S": key}, "content": content}}}
                 for key, content in contents
-                if key not in there
-                for place in [{"part": {"S": f"{version}/{bucket}"}, "id": {"S": key}}]
+                if key not in stored
             ]
             if requests:
                 count(sent_again=put_batch(table, requests))
                 count(written=len(requests))
 
-    at_once(table, write_bucket, range(len(items.buckets) - 1))
+    for_each_bucket(table, write_bucket, range(len(items.buckets) - 1))
     return counts
 
 
-def expire(table: Table, version: str, buckets: int, expires: int, told: Callable[[int], None]) -> None:
-    """Let DynamoDB delete the items of a version from `expires` on, in seconds since 1970.
+def expire(table: Table, version: str, buckets: int, expires: int, progress: Callable[[int], None]) -> None:
+    """Make DynamoDB delete the items of a version from `expires` on, in seconds since 1970.
 
-    What expires already is left as it is, so this goes on where it was stopped. `told` gets how many more do.
+    Items that expire already are left unchanged, so this resumes. `progress` gets the number of further items.
     """
 
     def expire_bucket(bucket: int) -> int:
@@ -69,11 +67,11 @@ def expire(table: Table, version: str, buckets: int, expires: int, told: Callabl
             count += len(batch)
         return count
 
-    at_once(table, expire_bucket, range(buckets), told)
+    for_each_bucket(table, expire_bucket, range(buckets), progress)
 
 
 def expire_batch(table: Table, part: str, keys: list[str], expires: int) -> None:
-    """Set when at most 25 items expire; those that are gone by now stay gone, which a put would bring back."""
+    """Set the expiry of at most 25 items; an update, because a put would recreate items deleted by now."""
 
     def send(waiting: list[str]) -> list[str]:
         statement = f'UPDATE "{table.name}" SET expires = ? WHERE part = ? AND id = ?'
@@ -94,7 +92,7 @@ def expire_batch(table: Table, part: str, keys: list[str], expires: int) -> None
 
 
 def put_batch(table: Table, requests: list[Any]) -> int:
-    """Write at most 25 items, however often the table is throttled; how many had to be sent again."""
+    """Write at most 25 items, and return the number re-sent because the table was throttled."""
 
     def send(waiting: list[Any]) -> list[Any]:
         response = table.client.batch_write_item(RequestItems={table.name: waiting})
@@ -105,50 +103,50 @@ def put_batch(table: Table, requests: list[Any]) -> int:
 
 
 def check(table: Table, items: Items, version: str, sample: int, progress: Callable[[int], None]) -> None:
-    """TaskError unless the table holds as many items of a version as it should, and those of a sample as they are."""
+    """Raise TaskError unless the table has all items of a version, those of a sample with equal content."""
     done = 0
 
     def count_bucket(bucket: int) -> int:
         expected = int(items.buckets[bucket + 1] - items.buckets[bucket])
         return len(keys_of(table, f"{version}/{bucket}")) if expected else 0
 
-    def counted(number: int) -> None:
+    def add(number: int) -> None:
         nonlocal done
         done += number
         progress(done)
 
-    at_once(table, count_bucket, range(len(items.buckets) - 1), counted)
+    for_each_bucket(table, count_bucket, range(len(items.buckets) - 1), add)
     if done != len(items.keys):
         raise TaskError(
-            f"{table.name} holds {done:,} items of version {version}, expected {len(items.keys):,}; the pointer was "
-            "not moved, run the task again."
+            f"{table.name} contains {done:,} items of version {version}, expected {len(items.keys):,}; the pointer was "
+            "not moved, rerun the task."
         )
     chosen = random.Random(version).sample(range(len(items.keys)), min(sample, len(items.keys)))
     buckets = len(items.buckets) - 1
-    found = contents_of(table, version, buckets, [items.keys[position] for position in chosen])
+    stored = contents_of(table, version, buckets, [items.keys[position] for position in chosen])
     for position in chosen:
         key = items.keys[position]
-        if comparable(found.get(key)) != comparable(items.contents(position, position + 1)[0]):
+        if comparable(stored.get(key)) != comparable(items.contents(position, position + 1)[0]):
             raise TaskError(
-                f"{table.name} gives back something else for '{key}' of version {version} than was written; the "
-                "pointer was not moved, run the task again with a new input."
+                f"{table.name} returns other content for '{key}' of version {version} than was written; the pointer "
+                "was not moved, rerun the task with a new input."
             )
 
 
 def keys_of(table: Table, part: str) -> set[str]:
-    """The keys of all items that lie in a partition and do not expire."""
+    """Return the keys of all items in a partition that do not expire."""
     return {item["id"]["S"] for item in items_of(table, part, ProjectionExpression="id")}
 
 
-def items_of(table: Table, part: str, **wanted: Any) -> Iterator[Item]:
-    """All items that lie in a partition and do not expire, sorted by their keys."""
+def items_of(table: Table, part: str, **options: Any) -> Iterator[Item]:
+    """Yield all items in a partition that do not expire, sorted by their keys."""
     query = {
         "TableName": table.name,
         "KeyConditionExpression": "part = :part",
         "FilterExpression": "attribute_not_exists(expires)",
         "ExpressionAttributeValues": {":part": {"S": part}},
         "ConsistentRead": True,
-        **wanted,
+        **options,
     }
     while True:
         page = request(table, "query", **query)
@@ -159,37 +157,37 @@ def items_of(table: Table, part: str, **wanted: Any) -> Iterator[Item]:
 
 
 def contents_of(table: Table, version: str, buckets: int, keys: list[str]) -> dict[str, Any]:
-    """What a version shows for each of the keys that it lists."""
-    found: dict[str, Any] = {}
+    """Return the content of each key that a version lists."""
+    contents: dict[str, Any] = {}
 
     def send(waiting: list[Any]) -> list[Any]:
         response = table.client.batch_get_item(RequestItems={table.name: {"Keys": waiting, "ConsistentRead": True}})
-        found.update({item["id"]["S"]: item["content"] for item in response["Responses"].get(table.name, [])})
+        contents.update({item["id"]["S"]: item["content"] for item in response["Responses"].get(table.name, [])})
         left: list[Any] = response["UnprocessedKeys"].get(table.name, {}).get("Keys", [])
         return left
 
     for start in range(0, len(keys), GET_BATCH):
-        send_all(table, [place_of(version, buckets, key) for key in keys[start : start + GET_BATCH]], send)
-    return found
+        send_all(table, [primary_key(version, buckets, key) for key in keys[start : start + GET_BATCH]], send)
+    return contents
 
 
 def comparable(value: Any) -> Any:
-    """An attribute value in a form in which equal ones are equal, however DynamoDB writes their numbers."""
+    """Return an attribute value in a form to compare, however DynamoDB writes its numbers."""
     return value and TypeDeserializer().deserialize(value)
 
 
-def at_once(
-    table: Table, function: Callable[[int], Any], numbers: Iterable[int], told: Callable[[Any], None] = lambda _: None
+def for_each_bucket(
+    table: Table, function: Callable[[int], Any], buckets: range, on_result: Callable[[Any], None] = lambda _: None
 ) -> None:
-    """Call a function for all numbers, as many at once as the table has threads; `told` gets each result as it comes.
+    """Call a function for all buckets, on the threads of the table; `on_result` gets each result as it arrives.
 
-    The first exception ends it, without a start of what waits.
+    The first exception ends it; calls that wait are not started.
     """
     with ThreadPoolExecutor(table.threads) as pool:
-        futures = [pool.submit(function, number) for number in numbers]
+        futures = [pool.submit(function, bucket) for bucket in buckets]
         try:
             for future in as_completed(futures):
-                told(future.result())
+                on_result(future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

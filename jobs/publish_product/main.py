@@ -1,28 +1,29 @@
-"""A product to where frontends read it: guarded, written beside the version in place, checked, switched to.
+"""Publish a product where frontends read it: guard, write next to the live version, check, switch.
 
-What the guard refuses is refused before anything is written. Versions that were replaced long ago are left to expire;
-a failure of that is reported, because the product is published by then.
+The guard refuses a product before anything is written. Versions that were replaced long ago are left to expire; a
+failure of that step is only reported, because the product is published by then.
 """
 
 import datetime
 import hashlib
 import random
+from functools import partial
 from typing import Any
 
 from common.delivery.items import EXPLAINED, Items, make_items
 from common.delivery.reader import Item
 from common.delivery.tables import Table, client, explained, table_name
-from common.delivery.versions import abandon, announce, dated, observe, refuse_older, retire, switch, written
+from common.delivery.versions import abandon, announce, observe, refuse_older, retire, switch, timestamp, with_date
 from common.delivery.writer import check, contents_of, write
 from common.engines import arrow
 from common.errors import GateRefused
 from common.handover import Task, run
 from common.handover.manifest import basis
 
-SAMPLE = 1000  # keys that are compared with the version in place
+SAMPLE = 1000  # keys that are compared with the live version
 READ_BACK = 200  # items that are read back after writing
-MAX_UNPUBLISHABLE = 10  # keys from which max_unpublishable_share holds, so that one does not stop a small product
-EXAMPLES = 3  # keys of each reason
+MIN_UNPUBLISHABLE = 10  # keys from which max_unpublishable_share applies, so that one does not stop a small product
+EXAMPLES = 3  # keys per reason
 
 
 def main(task: Task) -> None:
@@ -37,7 +38,7 @@ def main(task: Task) -> None:
     check_unpublishable(task, items, source.contract.name)
     with explained(table.name):
         seen, now = observe(table)
-        version = dated(table, description(task, items), now)
+        version = with_date(table, description(task, items), now)
         refuse_older(table, version, seen, now)
         guard(task, items, table, seen)
         publish(task, items, table, version, seen)
@@ -46,7 +47,7 @@ def main(task: Task) -> None:
 
 
 def check_unpublishable(task: Task, items: Items, contract: str) -> None:
-    """Report the keys that DynamoDB cannot hold; GateRefused if they are too many."""
+    """Report the keys that DynamoDB cannot store; GateRefused if they are too many."""
     if not items.unpublishable:
         return
     task.metrics["unpublishable_keys"] = {
@@ -55,38 +56,38 @@ def check_unpublishable(task: Task, items: Items, contract: str) -> None:
     }
     left_out = sum(map(len, items.unpublishable.values()))
     total, limit = len(items.keys) + left_out, task.parameters["max_unpublishable_share"]
-    if left_out > limit * total and (left_out >= MAX_UNPUBLISHABLE or 2 * left_out > total):
+    if left_out > limit * total and (left_out >= MIN_UNPUBLISHABLE or 2 * left_out > total):
         reasons = "; ".join(
             f"{EXPLAINED[reason]}: {len(keys):,}, such as {shortened(keys[0])}"
             for reason, keys in items.unpublishable.items()
         )
         raise GateRefused(
             f"{left_out:,} of {total:,} keys of {contract} cannot be stored ({reasons}), "
-            f"where max_unpublishable_share allows {limit:.0%}, so nothing is published; correct the task that wrote "
-            "them, or raise max_unpublishable_share."
+            f"max_unpublishable_share allows {limit:.0%}, so nothing is published; correct the task that wrote them, "
+            "or raise max_unpublishable_share."
         )
     task.log("left out", keys=left_out, reasons=task.metrics["unpublishable_keys"])
 
 
 def shortened(key: str) -> str:
-    """The beginning of a key on one line, whatever it holds."""
+    """Return the beginning of a key, on one line."""
     return repr(key[:40]) + ("…" if len(key) > 40 else "")
 
 
 def description(task: Task, items: Items) -> Item:
-    """The version that this task publishes, as attributes of the pointer.
+    """Return the version that this task publishes, as attributes of the pointer.
 
-    It is named after the moment at which the product was computed, and after what it was computed by and of: a retry
-    goes on with the version of the attempt before it, and a run that was overtaken, or that took its input before the
-    live one did, cannot take the pointer.
+    Its name contains the moment at which the product was computed, and a hash of its inputs and code: a retry resumes
+    the version of the previous attempt, and a run that was overtaken, or whose input is older than that of the live
+    version, cannot move the pointer.
     """
     manifests = task.input("product").manifests
     computed = max(parent.document["ended"] for parent in manifests)
-    made_of = hashlib.sha256("".join([*sorted(parent.digest for parent in manifests), task.code]).encode())
+    sources = hashlib.sha256("".join([*sorted(parent.digest for parent in manifests), task.code]).encode())
     text = {
-        "version": f"{computed.removesuffix('+00:00')}Z-{made_of.hexdigest()[:8]}",
+        "version": f"{computed.removesuffix('+00:00')}Z-{sources.hexdigest()[:8]}",
         "computed": computed,
-        "basis": written(min(basis(parent.document) for parent in manifests)),
+        "basis": timestamp(min(basis(parent.document) for parent in manifests)),
         "manifest": manifests[0].uri,
     }
     numbers = {"items": len(items.keys), "buckets": len(items.buckets) - 1}
@@ -98,19 +99,17 @@ def description(task: Task, items: Items) -> Item:
 
 
 def guard(task: Task, items: Items, table: Table, seen: Item | None) -> None:
-    """Raise GateRefused if the product must not replace the live version; the findings become metrics."""
+    """Raise GateRefused if the product must not replace the live version; its figures become metrics."""
     parameters, name = task.parameters, table.name
     if not items.rows:
-        raise GateRefused(
-            f"The product for {name} has no rows, so nothing is published; look at the task that wrote it."
-        )
-    users, default = with_default_rows(task, items)
+        raise GateRefused(f"The product for {name} has no rows, so nothing is published; check the task that wrote it.")
+    users, default = count_default_users(task, items)
     task.metrics |= {"items": len(items.keys), "rows": items.rows, "default_share": round(default / max(users, 1), 4)}
     if default > parameters["max_default_share"] * users:
         raise GateRefused(
-            f"{default:,} of {users:,} users get no more than the default rows of {name}, {default / users:.0%} where "
-            f"max_default_share allows {parameters['max_default_share']:.0%}: that is not personalization; look at "
-            "what the predictions lack, or raise max_default_share."
+            f"{default:,} of {users:,} users get only the default rows of {name}, {default / users:.0%}; "
+            f"max_default_share allows {parameters['max_default_share']:.0%}: that is not personalization; check the "
+            "predictions for missing users, or raise max_default_share."
         )
     if seen is None:
         return
@@ -119,8 +118,8 @@ def guard(task: Task, items: Items, table: Table, seen: Item | None) -> None:
     if len(items.keys) < before * (1 - parameters["max_key_drop"]):
         raise GateRefused(
             f"The product for {name} has {len(items.keys):,} keys, {1 - len(items.keys) / before:.0%} fewer than the "
-            f"{before:,} of the version in place, where max_key_drop allows {parameters['max_key_drop']:.0%}: part of "
-            "the input is probably missing; look at it, or raise max_key_drop."
+            f"{before:,} of the live version; max_key_drop allows {parameters['max_key_drop']:.0%}: part of the input "
+            "is probably missing; check it, or raise max_key_drop."
         )
     overlap = mean_overlap(items, table, seen)
     if overlap is None:
@@ -128,32 +127,32 @@ def guard(task: Task, items: Items, table: Table, seen: Item | None) -> None:
     task.metrics["overlap"] = round(overlap, 4)
     if overlap < parameters["min_overlap"]:
         raise GateRefused(
-            f"The lists for {name} have {overlap:.0%} in common with the version in place, on average of up to "
-            f"{SAMPLE:,} keys, where min_overlap asks for {parameters['min_overlap']:.0%}: so much does not change "
-            "from one run to the next; look at the models, or lower min_overlap if the change is meant."
+            f"The lists for {name} have {overlap:.0%} in common with the live version, on average of up to {SAMPLE:,} "
+            f"keys; min_overlap requires {parameters['min_overlap']:.0%}: one run rarely changes that much; check the "
+            "models, or lower min_overlap if the change is intended."
         )
 
 
-def with_default_rows(task: Task, items: Items) -> tuple[int, int]:
-    """Users, and those of them who get no more than the default rows.
+def count_default_users(task: Task, items: Items) -> tuple[int, int]:
+    """Return the number of users, and of those who get only the default rows.
 
-    Those are the ones whose own rows are the default ones, and those who have none, of whom the task that wrote the
-    product tells in its metric users_with_default_rows_only.
+    They either have rows equal to the default ones, or none: the task that wrote the product counts the latter in its
+    metric users_with_default_rows_only.
     """
     unlisted = sum(
         parent.document["metrics"].get("users_with_default_rows_only", 0) for parent in task.input("product").manifests
     )
     same = 0
     if items.default and items.product.compared:
-        default = compared(items.default, items.product.compared)
+        default = compared_values(items.default, items.product.compared)
         for start in range(0, len(items.keys), 10_000):
             contents = items.contents(start, min(start + 10_000, len(items.keys)))
-            same += sum(compared(content, items.product.compared) == default for content in contents)
+            same += sum(compared_values(content, items.product.compared) == default for content in contents)
     return len(items.keys) + unlisted, same + unlisted
 
 
 def mean_overlap(items: Items, table: Table, seen: Item) -> float | None:
-    """Mean share, over a sample of keys in both versions, of the longer list that stands in both lists.
+    """Return the mean, over a sample of keys in both versions, of the share of the longer list that both contain.
 
     None if the product has no values to compare, or no key is in both.
     """
@@ -166,13 +165,14 @@ def mean_overlap(items: Items, table: Table, seen: Item) -> float | None:
     shares = []
     for position, key in zip(chosen, keys):
         if key in before:
-            lists = [set(compared(each, name)) for each in (items.contents(position, position + 1)[0], before[key])]
-            shares.append(len(lists[0] & lists[1]) / max(1, *map(len, lists)))
+            contents = items.contents(position, position + 1)[0], before[key]
+            now, then = (set(compared_values(content, name)) for content in contents)
+            shares.append(len(now & then) / max(1, len(now), len(then)))
     return sum(shares) / len(shares) if shares else None
 
 
-def compared(content: Any, name: str) -> list[Any]:
-    """The values by which the content of an item is compared with another's."""
+def compared_values(content: Any, name: str) -> list[Any]:
+    """Return the values by which the contents of two items are compared."""
     return [next(iter(row["M"][name].values())) for row in content.get("L", [content])]
 
 
@@ -193,15 +193,13 @@ def publish(task: Task, items: Items, table: Table, version: Item, seen: Item | 
 
 
 def expire_replaced(task: Task, table: Table) -> None:
-    """Let expire what nobody rolls back to any more; what fails is reported, and the next publication resumes it."""
+    """Expire versions kept long enough; a failure is reported, and the next publication resumes."""
     keep = datetime.timedelta(days=task.parameters["keep_days"])
-
-    def told(done: int, total: int) -> None:
-        task.progress("items of old versions left to expire", done, total)
 
     try:
         with explained(table.name):
-            task.metrics["expired"] = retire(table, keep, told)
+            progress = partial(task.progress, "items of old versions left to expire")
+            task.metrics["expired"] = retire(table, keep, progress)
     except Exception as error:
         task.metrics["expiry_error"] = f"{type(error).__name__}: {error}"[:300]
         task.log("expiry failed", error=repr(task.metrics["expiry_error"]))

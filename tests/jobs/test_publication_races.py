@@ -1,4 +1,4 @@
-"""Publications during which something else happens, before each of their requests, and clocks that disagree."""
+"""Publications interrupted at each of their requests, and clocks that disagree."""
 
 import datetime
 import email.utils
@@ -36,11 +36,11 @@ OPERATIONS = {
 
 
 class Killed(BaseException):
-    """The end of a process that catches nothing."""
+    """Death of a process, which no handler catches."""
 
 
 class Interrupted:
-    """A client of DynamoDB that calls `action` once, before its request of a number, or after it."""
+    """A client of DynamoDB that calls `action` once, before or after its request `number`."""
 
     def __init__(self, client: Any, number: int, action: Callable[[], None], after: bool = False) -> None:
         self.client, self.number, self.action, self.after = client, number, action, after
@@ -65,7 +65,7 @@ class Interrupted:
 
 
 class Store:
-    """A table in which a, b and c were published, and the runs that may publish into it."""
+    """A table with a, b and c published, and the runs that may publish into it."""
 
     def __init__(self, folder: Path, store: Table, monkeypatch: pytest.MonkeyPatch) -> None:
         self.table, self.monkeypatch = store, monkeypatch
@@ -73,34 +73,34 @@ class Store:
         self.lakes = {}
         for name in ("a", "b", "c", "older", "d", "newer", "last"):
             self.lakes[name] = lake_of(folder / name, name)
-        date(self.lakes["last"], datetime.datetime.now(datetime.UTC) + HOUR)  # is taken for the time of publication
+        date(self.lakes["last"], datetime.datetime.now(datetime.UTC) + HOUR)  # replaced by the time of publication
         for name in "abc":
             assert self.run(name) == 0
         self.expire_kept("a")
         self.items = scan(self.table)
 
-    def another(self) -> None:
-        """Go on with a table of another name, as this one was in the beginning."""
+    def reset(self) -> None:
+        """Switch to a new table with the initial content of this one."""
         name = tables.table_name(f"t{uuid.uuid4().hex}-", CONTRACT)
         tables.create(self.table.client, name, None)
         self.table = replace(self.table, name=name)
         writer.put_batch(self.table, [{"PutRequest": {"Item": item}} for item in self.items])
 
     def run(self, name: str, client: Any = None) -> int:
-        """The exit code of a publication."""
+        """Return the exit code of a publication."""
         lake = self.lakes[name]
         (lake.folder / "lake/intermediate/dag/run/publish_product/manifest.json").unlink(missing_ok=True)
         prefix = self.table.name.removesuffix("recommendations")
         with self.monkeypatch.context() as patch:
             patch.setattr(job, "client", lambda connections: client or self.table.client)
-            given = ("--from", "product=select", "--set", f"tables={prefix}", "--set", "parallel=1")
-            return lake.run("publish_product", *given)
+            arguments = ("--from", "product=select", "--set", f"tables={prefix}", "--set", "parallel=1")
+            return lake.run("publish_product", *arguments)
 
     def roll_back(self) -> None:
         versions.roll_back(self.table, "Ada")
 
     def shown(self) -> str:
-        """The version that frontends read, after a look whether it is complete and lasts."""
+        """Return the version that frontends read; assert that it is complete and does not expire."""
         live = versions.pointer(self.table)
         assert live is not None
         (entry,) = (item for item in scan(self.table) if item["id"] == live["version"])
@@ -113,26 +113,26 @@ class Store:
         return str(shown)
 
     def expire_kept(self, *names: str) -> None:
-        """Let the time be over for which the named versions, or all, are kept."""
+        """End the time for which the named versions, or all, are kept."""
         over = {"N": str(int(time.time()) - 1)}
         for entry in scan(self.table):
             if "kept_until" in entry and (not names or entry["content"]["L"][0]["M"]["item_id"]["S"] in names):
                 writer.put_batch(self.table, [{"PutRequest": {"Item": {**entry, "kept_until": over}}}])
 
     def unlisted(self) -> set[str]:
-        """The versions with items that last and no entry by which a later publication lets them expire."""
+        """Return the versions with lasting items but no entry, so that no publication would expire them."""
         items = [item for item in scan(self.table) if "expires" not in item]
         listed = {item["id"]["S"] for item in items if item["part"]["S"] == versions.VERSIONS}
         return {version for item in items for version, slash, _ in [item["part"]["S"].partition("/")] if slash} - listed
 
     def lasting(self) -> set[str]:
-        """The versions of which there are items that do not expire."""
+        """Return the versions with items that do not expire."""
         items = [item for item in scan(self.table) if "expires" not in item]
         return {item["content"]["L"][-1]["M"]["item_id"]["S"] for item in items if item["part"]["S"] != "current"}
 
 
 def lake_of(folder: Path, name: str) -> Lake:
-    """A lake in which a task has just written recommendations that show a name."""
+    """Return a lake with fresh recommendations that show a name."""
     lake = Lake(folder)
     rows = [
         {"user_id": user, "rank": rank, "item_id": item, "item_name": item, "score": 0.1}
@@ -148,7 +148,7 @@ NUMBERS = itertools.count()
 
 
 def date(lake: Lake, ended: datetime.datetime) -> None:
-    """Let the product be computed at a time, and later ones of the same time a little later."""
+    """Set when the product was computed; each call adds a millisecond more."""
     manifest = lake.folder / "lake/intermediate/dag/run/select/manifest.json"
     document = json.loads(manifest.read_text())
     ended += datetime.timedelta(milliseconds=next(NUMBERS))
@@ -166,11 +166,11 @@ def store(tmp_path: Path, product_table: Table, monkeypatch: pytest.MonkeyPatch)
 
 
 def steps(store: Store) -> dict[int, str]:
-    """The requests of a publication by number, the first one of each kind in a row."""
-    store.another()
+    """Return the requests of a publication by number, the first of each run of equal ones."""
+    store.reset()
     client = Interrupted(store.table.client, -1, lambda: None)
     assert store.run("d", client) == 0
-    assert client.called.count("transact_write_items") == 3, "the switch, c is kept for some days, a is no more"
+    assert client.called.count("transact_write_items") == 3, "the switch, c gets its date, a is retired"
     assert "a" not in store.lasting()
     called = [f"{name} after the switch" if number > client.called.index("transact_write_items") else name
               for number, name in enumerate(client.called)]  # fmt: skip
@@ -179,7 +179,7 @@ def steps(store: Store) -> dict[int, str]:
 
 @pytest.mark.system
 @pytest.mark.parametrize("action", ["rollback", "newer", "older", "killed before", "killed after"])
-def test_publication_interrupted_at_each_request_ends_right(store: Store, action: str) -> None:
+def test_publication_interrupted_at_any_request_ends_right(store: Store, action: str) -> None:
     killed = action.startswith("killed")
 
     def kill() -> None:
@@ -193,7 +193,7 @@ def test_publication_interrupted_at_each_request_ends_right(store: Store, action
             codes.append(store.run(action))
 
     for number in steps(store):
-        store.another()
+        store.reset()
         before: list[str] = []
         codes: list[int] = []
         client = Interrupted(store.table.client, number, kill if killed else interrupt, action == "killed after")
@@ -216,7 +216,7 @@ def test_publication_interrupted_at_each_request_ends_right(store: Store, action
 
 
 def leave_nothing(store: Store, where: str) -> None:
-    """Publish once more and let the time of all others be over: all their items expire."""
+    """Publish once more and end the time of all others: assert that all their items expire."""
     assert store.run("last") == 0, where
     for _ in range(2):
         store.expire_kept()
@@ -232,7 +232,7 @@ def test_retry_after_a_rollback_is_fenced_and_the_next_run_publishes(store: Stor
         assert store.run(name) == 5
         sentence = capsys.readouterr().err.splitlines()[-1]
         assert "because Ada rolled" in sentence
-        assert sentence.endswith("run the pipeline again, which computes a new one.")
+        assert sentence.endswith("rerun the pipeline to compute a new one.")
     assert store.shown() == "c"
     assert store.run("last") == 0
     assert store.run("d") == 5
@@ -241,13 +241,13 @@ def test_retry_after_a_rollback_is_fenced_and_the_next_run_publishes(store: Stor
 
 
 def test_slower_run_of_older_input_is_fenced(store: Store, capsys) -> None:
-    date(store.lakes["older"], datetime.datetime.now(datetime.UTC) - HOUR / 4)  # after d, but begun before it
+    date(store.lakes["older"], datetime.datetime.now(datetime.UTC) - HOUR / 4)  # computed after d, from older input
     assert (store.run("d"), store.run("older")) == (0, 5)
     assert "because its oldest input was taken at" in capsys.readouterr().err.splitlines()[-1]
     assert store.shown() == "d"
 
 
-def test_rolling_back_twice_leads_one_version_further(store: Store) -> None:
+def test_second_rollback_goes_one_version_further(store: Store) -> None:
     for shown in ("b", "a"):
         if shown == "a":
             store.monkeypatch.setattr(versions, "GRACE", -HOUR)
@@ -264,9 +264,9 @@ def test_rollback_interrupted_by_a_publication_changes_nothing(store: Store, num
         versions.roll_back(replace(store.table, client=client), "Ada")
         done = True
     except versions.TaskError as error:
-        assert "moved meanwhile" in str(error)
+        assert "moved concurrently" in str(error)
         done = False
-    if number < 3:  # it saw c, or d, in place
+    if number < 3:  # c, or d, was live when it read the pointer
         assert codes == [0]
         assert (done, store.shown()) == ((True, "c") if number == 0 else (False, "d"))
     else:
@@ -278,19 +278,19 @@ def test_rollback_during_expiry_saves_the_version_or_is_refused(store: Store) ->
     store.expire_kept()
     rolled: list[bool] = []
 
-    def go_back() -> None:
+    def roll_back() -> None:
         try:
             store.roll_back()
             rolled.append(True)
         except versions.TaskError as error:
-            assert "is kept no longer" in str(error)
+            assert "is no longer kept" in str(error)
             rolled.append(False)
 
     for number in range(40):
-        store.another()
+        store.reset()
         store.expire_kept("b")
         rolled.clear()
-        client = Interrupted(store.table.client, number, go_back)
+        client = Interrupted(store.table.client, number, roll_back)
         versions.retire(replace(store.table, client=client), AT_ONCE, lambda done, total: None)
         if not rolled:
             break
@@ -300,13 +300,13 @@ def test_rollback_during_expiry_saves_the_version_or_is_refused(store: Store) ->
     assert number > 5
 
 
-def test_failure_after_the_switch_is_reported_and_resumed(store: Store) -> None:
+def test_failure_after_the_switch_is_reported_and_resumes(store: Store) -> None:
     def refuse() -> None:
         raise RuntimeError("no more")
 
     numbers = [number for number, name in steps(store).items() if name.endswith("after the switch")]
     for number in numbers[1:]:  # the first one reads the pointer, as part of the switch
-        store.another()
+        store.reset()
         client = Interrupted(store.table.client, number, refuse)
         assert store.run("d", client) == 0, client.called[-1]
         metrics = store.lakes["d"].manifest("publish_product")["metrics"]
@@ -315,7 +315,7 @@ def test_failure_after_the_switch_is_reported_and_resumed(store: Store) -> None:
         leave_nothing(store, client.called[-1])
 
 
-def test_version_left_to_expire_while_it_was_written_leaks_nothing(store: Store) -> None:
+def test_version_retired_while_it_is_written_leaks_nothing(store: Store) -> None:
     def let_expire() -> None:
         assert store.run("newer") == 0
         for _ in range(2):
@@ -323,10 +323,10 @@ def test_version_left_to_expire_while_it_was_written_leaks_nothing(store: Store)
             versions.retire(store.table, AT_ONCE, lambda done, total: None)
 
     for number in [number for number in steps(store) if number > 3]:
-        store.another()
+        store.reset()
         client = Interrupted(store.table.client, number, let_expire)
         code = store.run("d", client)
-        if "transact_write_items" in client.called[:number]:  # it was switched to
+        if "transact_write_items" in client.called[:number]:  # switched to it
             assert code == 0
             break
         assert code in (1, 5)
@@ -336,7 +336,7 @@ def test_version_left_to_expire_while_it_was_written_leaks_nothing(store: Store)
 
 
 class Clock:
-    """Lets a table's server tell another time than this machine has."""
+    """Shifts the time of a table's server against that of this machine."""
 
     def __init__(self, store: Store, ahead: datetime.timedelta) -> None:
         self.ahead = ahead
@@ -351,21 +351,21 @@ class Clock:
 
 @pytest.mark.parametrize("ahead", [-2 * HOUR, AT_ONCE, 2 * HOUR], ids=["behind", "right", "ahead"])
 @pytest.mark.parametrize("producer", [-5 * HOUR, AT_ONCE, 5 * HOUR], ids=["behind", "right", "ahead"])
-def test_no_clock_blocks_a_product_or_revives_what_was_left(
+def test_no_clock_blocks_a_product_or_undoes_a_rollback(
     tmp_path: Path, store: Store, ahead: datetime.timedelta, producer: datetime.timedelta
 ) -> None:
-    """The first product is dated by a producer's clock, all others by the store's; publishers have this machine's."""
+    """The first product has the date of a producer's clock, all others the store's; publishers have this machine's."""
     clock = Clock(store, ahead)
     store.items = []
-    store.another()
+    store.reset()
     date(store.lakes["a"], clock.now() - HOUR + producer)
     date(store.lakes["b"], clock.now() - HOUR / 60)
     assert store.run("a") == 0
     assert store.run("b") == (0 if producer <= AT_ONCE else 5)
-    date(store.lakes["c"], clock.now() + HOUR)  # which is taken for the time of publication
+    date(store.lakes["c"], clock.now() + HOUR)  # replaced by the time of publication
     assert store.run("c") == 0
     store.roll_back()
-    time.sleep(1)  # the store's clock has whole seconds, and this machine's does not tell the fraction if it is wrong
+    time.sleep(1)  # the store's clock has whole seconds; this machine's adds no fraction if it is wrong
     assert [store.run(name) for name in ("b", "c")] == [0 if producer <= AT_ONCE else 5, 5]  # b may be live
     date(store.lakes["d"], clock.now() + datetime.timedelta(seconds=2))
     assert store.run("d") == 0
@@ -375,27 +375,27 @@ def test_no_clock_blocks_a_product_or_revives_what_was_left(
 
 @pytest.mark.parametrize("ahead", [HOUR, 1000 * HOUR])
 def test_live_version_dated_in_the_future_does_not_block(store: Store, ahead: datetime.timedelta) -> None:
-    """As a release left it that did not look at the store's clock."""
+    """A release that ignored the store's clock could leave such a version."""
     live = versions.pointer(store.table) or {}
-    future = {"S": versions.written(datetime.datetime.now(datetime.UTC) + ahead)}
-    for place in (reader.POINTER, versions.version_place(live["version"]["S"])):
-        store.table.client.put_item(TableName=store.table.name, Item={**live, **place, "computed": future})
+    future = {"S": versions.timestamp(datetime.datetime.now(datetime.UTC) + ahead)}
+    for key in (reader.POINTER, versions.version_key(live["version"]["S"])):
+        store.table.client.put_item(TableName=store.table.name, Item={**live, **key, "computed": future})
     assert store.run("d") == 0
     store.roll_back()
     assert (store.run("d"), store.shown()) == (5, "c")
     assert store.run("last") == 0
 
 
-def test_store_time_is_of_its_second_whatever_this_clock_says(product_table: Table) -> None:
+def test_store_time_keeps_the_second_of_the_store(product_table: Table) -> None:
     for ahead in (-HOUR, datetime.timedelta(seconds=-1), AT_ONCE, datetime.timedelta(seconds=1), HOUR):
-        told = (datetime.datetime.now(datetime.UTC) + ahead).replace(microsecond=0)
-        header = {"ResponseMetadata": {"HTTPHeaders": {"date": email.utils.format_datetime(told)}}}
-        assert told <= versions.store_time(header) < told + versions.SECOND
+        sent = (datetime.datetime.now(datetime.UTC) + ahead).replace(microsecond=0)
+        header = {"ResponseMetadata": {"HTTPHeaders": {"date": email.utils.format_datetime(sent)}}}
+        assert sent <= versions.store_time(header) < sent + versions.SECOND
 
 
-def test_decision_is_told_with_who_and_when() -> None:
+def test_refusal_after_a_rollback_names_person_and_time() -> None:
     version = {"version": {"S": "v"}, "computed": {"S": "2026-01-01T00:00:00.000+00:00"}}
-    there = {**version, "version": {"S": "u"}, "rolled_back": {"S": "2026-01-01T00:00:00.000+00:00"}}
-    there["rolled_back_by"] = {"S": "Ada"}
+    current = {**version, "version": {"S": "u"}, "rolled_back": {"S": "2026-01-01T00:00:00.000+00:00"}}
+    current["rolled_back_by"] = {"S": "Ada"}
     with pytest.raises(StaleAttempt, match=r"because Ada rolled t back at 2026-01-01T00:00:00.000\+00:00"):
-        versions.refuse_older(Table(None, "t", 1), version, there, datetime.datetime.now(datetime.UTC))
+        versions.refuse_older(Table(None, "t", 1), version, current, datetime.datetime.now(datetime.UTC))

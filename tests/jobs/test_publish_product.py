@@ -30,7 +30,7 @@ Lists = dict[str | None, list[str]]
 
 
 class Shop:
-    """Runs publish_product into one table, from lakes in each of which a task has just written recommendations."""
+    """Runs of publish_product into one table, each from a lake with freshly written recommendations."""
 
     def __init__(self, folder: Path, store: Table) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class Shop:
         self.numbers = itertools.count()
 
     def lake(self, lists: Lists, **changes: Any) -> Lake:
-        """A lake with these lists of items by user; `changes` are other values of columns in all rows."""
+        """Return a lake with lists of items by user; `changes` override columns in all rows."""
         rows = [
             {"user_id": user, "rank": rank, "item_id": item, "item_name": item.upper(), "score": 0.1, **changes}
             for user, items in lists.items()
@@ -50,9 +50,9 @@ class Shop:
         return lake
 
     def run(self, lake: Lake, *arguments: str) -> int:
-        return lake.run("publish_product", *self.given(), *arguments)
+        return lake.run("publish_product", *self.arguments(), *arguments)
 
-    def given(self) -> list[str]:
+    def arguments(self) -> list[str]:
         prefix = self.store.name.removesuffix("recommendations")
         return ["--from", "product=select", "--set", f"tables={prefix}"]
 
@@ -60,11 +60,11 @@ class Shop:
         return self.run(self.lake(lists, **changes), *arguments)
 
     def shown(self, user: str) -> list[str] | None:
-        found = reader.read(self.store.client, self.store.name, user)
-        return found and [row["item_id"] for row in found]
+        rows = reader.read(self.store.client, self.store.name, user)
+        return rows and [row["item_id"] for row in rows]
 
     def items(self) -> list[dict[str, Any]]:
-        """All that the table holds."""
+        """Return all items of the table."""
         pages = self.store.client.get_paginator("scan").paginate(TableName=self.store.name)
         return [item for page in pages for item in page["Items"]]
 
@@ -75,7 +75,7 @@ def shop(tmp_path: Path, product_table: Table) -> Shop:
 
 
 def users(count: int, items: str = "abcde", first: int = 0) -> Lists:
-    """A default row and so many users with the same list."""
+    """Return a default row and `count` users with the same list."""
     return {None: ["default"], **{f"user-{number}": list(items) for number in range(first, first + count)}}
 
 
@@ -83,7 +83,7 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_a_version_is_read_with_two_gets_and_whoever_is_not_listed_gets_the_default(shop: Shop) -> None:
+def test_read_takes_two_gets_and_defaults_for_unlisted_keys(shop: Shop) -> None:
     assert shop.shown("a") is None
     assert shop.publish({None: ["cup"], "a": ["lamp", "cup"], "ü": ["pot"]}) == 0
     gets = []
@@ -95,7 +95,7 @@ def test_a_version_is_read_with_two_gets_and_whoever_is_not_listed_gets_the_defa
     assert shown == [{"item_id": "pot", "item_name": "POT", "score": Decimal("0.1"), "reason": None}]
 
 
-def test_the_next_version_replaces_all_of_the_one_before(shop: Shop) -> None:
+def test_next_version_replaces_the_previous_one_entirely(shop: Shop) -> None:
     assert shop.publish({None: ["cup"], "a": ["lamp", "cup"], "b": ["pot"]}) == 0
     assert shop.publish({None: ["pot"], "a": ["cup", "pot"], "c": ["cup"]}) == 0
     assert [shop.shown(user) for user in "abc"] == [["cup", "pot"], ["pot"], ["cup"]]
@@ -104,19 +104,19 @@ def test_the_next_version_replaces_all_of_the_one_before(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("lists", "arguments", "complaint"),
     [
-        (users(7), [], "has 7 keys, 30% fewer than the 10 of the version in place, where max_key_drop allows 20%"),
-        (users(10, "fghij"), [], "have 0% in common with the version in place"),
-        (users(10, "afghi"), ["--set", "min_overlap=0.21"], "20% in common .* where min_overlap asks for 21%"),
+        (users(7), [], "has 7 keys, 30% fewer than the 10 of the live version; max_key_drop allows 20%"),
+        (users(10, "fghij"), [], "have 0% in common with the live version"),
+        (users(10, "afghi"), ["--set", "min_overlap=0.21"], "20% in common .* min_overlap requires 21%"),
         (
             {**users(5), **{f"new-{number}": ["default"] for number in range(6)}},
             [],
-            "6 of 11 users get no more than the default rows .* 55% where max_default_share allows 50%",
+            "6 of 11 users get only the default rows .* 55%; max_default_share allows 50%",
         ),
         ({}, [], "has no rows, so nothing is published"),
     ],
     ids=["users", "lists", "lists by parameter", "default rows", "nothing"],
 )
-def test_what_the_guard_refuses_is_refused_before_anything_is_written(
+def test_guard_refuses_before_anything_is_written(
     shop: Shop, capsys: pytest.CaptureFixture[str], lists: Lists, arguments: list[str], complaint: str
 ) -> None:
     assert shop.publish(users(10)) == 0
@@ -126,7 +126,7 @@ def test_what_the_guard_refuses_is_refused_before_anything_is_written(
     assert sorted(shop.items(), key=str) == sorted(before, key=str)
 
 
-def test_what_a_parameter_allows_is_published(shop: Shop) -> None:
+def test_parameters_relax_the_guard(shop: Shop) -> None:
     assert shop.publish(users(10)) == 0
     assert shop.publish(users(8)) == 0
     limits = ("max_key_drop=0.5", "min_overlap=0", "max_default_share=1")
@@ -134,20 +134,20 @@ def test_what_a_parameter_allows_is_published(shop: Shop) -> None:
     assert shop.shown("user-0") == ["x"]
 
 
-def test_users_without_rows_of_their_own_count_as_users_with_default_rows(shop: Shop, capsys) -> None:
-    lake = Lake(shop.folder / "told")
+def test_users_without_rows_count_as_users_with_default_rows(shop: Shop, capsys) -> None:
+    lake = Lake(shop.folder / "counted")
     rows = [{"user_id": "a", "rank": 1, "item_id": "cup", "item_name": "CUP", "score": 0.1, "reason": None}]
 
     def select(task):
         task.metrics["users_with_default_rows_only"] = 2
-        job.tables.write(task, "rows", table(CONTRACT, rows))
+        job.arrow.write(task, "rows", table(CONTRACT, rows))
 
     lake.write("select", CONTRACT, select)
     assert shop.run(lake) == 4
-    assert "2 of 3 users get no more than the default rows" in last_line(capsys)
+    assert "2 of 3 users get only the default rows" in last_line(capsys)
 
 
-def test_a_version_that_was_computed_before_the_one_in_place_is_fenced(shop: Shop, capsys) -> None:
+def test_version_computed_before_the_live_one_is_fenced(shop: Shop, capsys) -> None:
     older, newer = shop.lake(users(3, "a")), shop.lake(users(3, "ab"))
     assert shop.run(newer) == 0
     before = shop.items()
@@ -158,7 +158,7 @@ def test_a_version_that_was_computed_before_the_one_in_place_is_fenced(shop: Sho
 
 
 @pytest.mark.parametrize(("other", "exit_code", "shown"), [("newer", 5, "c"), ("older", 1, "a")])
-def test_a_pointer_that_moves_while_a_version_is_written_is_left_where_it_is(
+def test_pointer_that_moved_during_the_write_is_left_unchanged(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, other: str, exit_code: int, shown: str
 ) -> None:
     lakes = {"older": shop.lake(users(3, "a")), "own": shop.lake(users(3, "b")), "newer": shop.lake(users(3, "c"))}
@@ -173,18 +173,18 @@ def test_a_pointer_that_moves_while_a_version_is_written_is_left_where_it_is(
         patch.setattr(job, "check", check_and_be_overtaken)
         assert shop.run(lakes["own"], *loose) == exit_code
     assert shop.shown("user-0") == [shown]
-    if exit_code == 1:  # worth a retry, which finds all items there
+    if exit_code == 1:  # worth a retry, which finds all items written
         assert shop.run(lakes["own"], *loose) == 0
         assert lakes["own"].manifest("publish_product")["metrics"]["written"] == 0
         assert shop.shown("user-0") == ["b"]
 
 
-def test_an_attempt_that_died_after_the_switch_is_repeated_without_harm(shop: Shop) -> None:
+def test_attempt_killed_after_the_switch_is_repeated_safely(shop: Shop) -> None:
     lake = shop.lake(users(3))
     for _ in range(2):
         assert shop.run(lake) == 0
         (lake.folder / "lake/intermediate/dag/run/publish_product/manifest.json").unlink()
-    with pytest.raises(versions.TaskError, match="has shown no version before"):  # it does not follow itself
+    with pytest.raises(versions.TaskError, match="has no earlier version"):  # it does not follow itself
         versions.roll_back(shop.store)
 
 
@@ -205,18 +205,26 @@ job.run(job.main)
 """
 
 
-def test_a_killed_task_goes_on_where_it_stopped(shop: Shop, dynamodb: str) -> None:
+def test_killed_task_resumes(shop: Shop, dynamodb: str) -> None:
     assert shop.publish(users(300, "ab")) == 0
     lake = shop.lake(users(1200))
-    command = [sys.executable, "-c", KILLED, *lake.identity("publish_product"), *shop.given(), "--set", "parallel=2"]
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        *lake.identity("publish_product"),
+        *shop.arguments(),
+        "--set",
+        "parallel=2",
+    ]
     killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(JOBS.parent)})
     assert killed.returncode == -signal.SIGKILL
-    there = len(shop.items()) - 300 - 3  # without the version before, descriptions and the pointer
-    assert 0 < there < 1200
+    stored = len(shop.items()) - 300 - 3  # without the previous version, the entries and the pointer
+    assert 0 < stored < 1200
     assert shop.shown("user-0") == ["a", "b"]
     assert shop.run(lake) == 0
     metrics = lake.manifest("publish_product")["metrics"]
-    assert there <= metrics["found"] <= there + 2 * writer.BATCH  # the server may have had two batches in its hands
+    assert stored <= metrics["found"] <= stored + 2 * writer.BATCH  # two batches may have been in flight
     assert metrics["written"] == 1200 - metrics["found"]
     assert shop.shown("user-1199") == list("abcde")
 
@@ -235,22 +243,22 @@ job.run(job.main)
 """
 
 
-def test_sigterm_after_the_switch_tells_what_was_published(shop: Shop) -> None:
+def test_sigterm_after_the_switch_names_the_published_version(shop: Shop) -> None:
     lake = shop.lake(users(3))
-    command = [sys.executable, "-c", SLOW_EXPIRY, *lake.identity("publish_product"), *shop.given()]
+    command = [sys.executable, "-c", SLOW_EXPIRY, *lake.identity("publish_product"), *shop.arguments()]
     environment = {**os.environ, "PYTHONPATH": str(JOBS.parent)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
     assert any(line == "retiring\n" for line in process.stdout)
     process.send_signal(signal.SIGTERM)
-    told = process.communicate()[1].splitlines()[-1]
+    last = process.communicate()[1].splitlines()[-1]
     assert process.returncode == 128 + signal.SIGTERM
     live = versions.pointer(shop.store) or {}
-    assert f"published version {live['version']['S']} of {shop.store.name}" in told
+    assert f"published version {live['version']['S']} of {shop.store.name}" in last
     assert shop.run(lake) == 0
 
 
-def test_readers_see_one_version_or_the_other_in_whole_and_never_go_back(shop: Shop) -> None:
+def test_readers_see_whole_versions_and_never_an_older_one(shop: Shop) -> None:
     old = {None: ["old"], **{f"user-{number}": ["old", "both"] for number in range(20)}, "gone": ["old", "both"]}
     new = {None: ["new"], **{f"user-{number}": ["new", "both"] for number in range(20)}, "come": ["new", "both"]}
     assert shop.publish(old) == 0
@@ -275,13 +283,13 @@ def test_readers_see_one_version_or_the_other_in_whole_and_never_go_back(shop: S
     for reads in seen:
         assert {age for _, (age, *_) in reads} == {"old", "new"}
         assert [age for _, (age, *_) in reads] == sorted((age for _, (age, *_) in reads), reverse=True)
-        for user, found in reads:
-            lists = new if found[0] == "new" else old
-            assert found == lists.get(user, lists[None])
+        for user, items in reads:
+            lists = new if items[0] == "new" else old
+            assert items == lists.get(user, lists[None])
 
 
 def throttled(client: Any, answers: list[str]) -> Callable[..., Any]:
-    """A client's batch_write_item that takes but a part, or nothing, as often as the answers say so."""
+    """Return a batch_write_item that processes all, half or nothing, by `answers` from the last on."""
     real = client.batch_write_item
     lock = threading.Lock()
 
@@ -300,7 +308,7 @@ def throttled(client: Any, answers: list[str]) -> Callable[..., Any]:
     return batch_write_item
 
 
-def test_what_a_throttled_table_leaves_is_sent_again_until_it_is_there(
+def test_unprocessed_items_of_a_throttled_table_are_resent(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = tables.client(4)
@@ -315,11 +323,11 @@ def test_what_a_throttled_table_leaves_is_sent_again_until_it_is_there(
     monkeypatch.setattr(client, "batch_write_item", throttled(client, ["nothing"] * 1000))
     assert shop.publish(users(301)) == 1
     assert "because it is throttled; raise its capacity" in last_line(capsys)
-    assert len(shop.items()) == 300 + 3  # two descriptions and the pointer
+    assert len(shop.items()) == 300 + 3  # two entries and the pointer
 
 
 @pytest.mark.parametrize("spoilt", ["lost", "changed"])
-def test_a_version_that_is_not_as_it_was_written_is_not_switched_to(
+def test_version_stored_differently_is_not_switched_to(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], spoilt: str
 ) -> None:
     assert shop.publish(users(5, "a")) == 0
@@ -327,21 +335,21 @@ def test_a_version_that_is_not_as_it_was_written_is_not_switched_to(
     def write_and_spoil(*arguments: Any) -> Any:
         written = writer.write(*arguments)
         item = next(item for item in shop.items() if item["part"]["S"].startswith(arguments[2]))
-        place = {name: item[name] for name in ("part", "id")}
+        key = {name: item[name] for name in ("part", "id")}
         if spoilt == "lost":
-            shop.store.client.delete_item(TableName=shop.store.name, Key=place)
+            shop.store.client.delete_item(TableName=shop.store.name, Key=key)
         else:
             shop.store.client.put_item(TableName=shop.store.name, Item={**item, "content": {"L": []}})
         return written
 
     monkeypatch.setattr(job, "write", write_and_spoil)
     assert shop.publish(users(5, "ab")) == 1
-    expected = "holds 4 items .* expected 5" if spoilt == "lost" else "gives back something else for 'user-"
+    expected = "contains 4 items .* expected 5" if spoilt == "lost" else "returns other content for 'user-"
     assert re.search(expected, last_line(capsys))
     assert shop.shown("user-0") == ["a"]
 
 
-def test_nothing_that_is_shown_expires_and_what_was_replaced_does_when_its_days_are_over(
+def test_replaced_versions_expire_after_their_days_the_live_one_never(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for size in (30, 29):
@@ -351,16 +359,19 @@ def test_nothing_that_is_shown_expires_and_what_was_replaced_does_when_its_days_
     assert replaced["items"]["N"] == "30"
     assert abs(int(replaced["kept_until"]["N"]) - time.time() - 3 * 86_400) < 60
 
-    over = {**replaced, "kept_until": {"N": str(int(time.time()) - 1)}}  # three days later, say
+    over = {**replaced, "kept_until": {"N": str(int(time.time()) - 1)}}  # as three days later
     shop.store.client.put_item(TableName=shop.store.name, Item=over)
     called: set[str] = set()
     client = tables.client(4)
     client.meta.events.register("before-call.dynamodb", lambda model, **_: called.add(f"dynamodb:{model.name}"))
     monkeypatch.setattr(job, "client", lambda connections: client)
     assert shop.run(lake := shop.lake(users(28))) == 0
-    called -= {"dynamodb:TransactWriteItems", "dynamodb:BatchExecuteStatement"}  # which need the rights of their parts
+    called -= {
+        "dynamodb:TransactWriteItems",
+        "dynamodb:BatchExecuteStatement",
+    }  # these need the rights of their actions
     called |= {"dynamodb:ConditionCheckItem", "dynamodb:PartiQLUpdate"}
-    assert called == set(iam_policy.TABLE), "what the job may do is what it does"
+    assert called == set(iam_policy.TABLE), "the policy allows exactly the requests of the job"
     assert lake.manifest("publish_product")["metrics"]["expired"] == 30
     oldest = replaced["version"]["S"]
     for item in shop.items():
@@ -370,7 +381,7 @@ def test_nothing_that_is_shown_expires_and_what_was_replaced_does_when_its_days_
     assert (expiry["TimeToLiveStatus"], expiry["AttributeName"]) == ("ENABLED", "expires")
 
 
-def test_a_product_that_was_computed_long_ago_is_published_as_any(shop: Shop) -> None:
+def test_product_computed_long_ago_is_published(shop: Shop) -> None:
     lake = shop.lake(users(2))
     manifest = lake.folder / "lake/intermediate/dag/run/select/manifest.json"
     document = json.loads(manifest.read_text())
@@ -381,7 +392,7 @@ def test_a_product_that_was_computed_long_ago_is_published_as_any(shop: Shop) ->
     assert all("expires" not in item for item in shop.items())
 
 
-def test_key_that_cannot_be_stored_is_left_out_counted_and_reported(shop: Shop) -> None:
+def test_key_that_cannot_be_stored_is_left_out_and_reported(shop: Shop) -> None:
     lists: Lists = {"big": [f"item-{number:05}" for number in range(400)], "small": ["a"], "": ["b"]}
     lists |= {"u" * 1025: ["c"], "\x00\x1b[31m\u2028": ["d"], "ü" * 512: ["e"], "v\n" * 600: ["f"], **users(5)}
     lake = shop.lake(lists, item_name="n" * 1000)  # DynamoDB takes up to 409,600 bytes
@@ -426,7 +437,7 @@ def test_share_of_keys_that_cannot_be_stored_is_limited(
 def test_default_rows_that_cannot_be_stored_are_refused(shop: Shop, capsys, changes: dict[str, Any]) -> None:
     assert shop.publish({None: ["a", "b"], **{f"user-{n}": [] for n in range(9)}}, **changes) == 4
     line = last_line(capsys)
-    assert line.startswith(f"The rows of {CONTRACT} without a key, which are shown to whoever is not listed")
+    assert line.startswith(f"The default rows of {CONTRACT}, those without a key, cannot be stored")
     assert shop.items() == []
 
 
@@ -441,7 +452,7 @@ def test_default_rows_that_cannot_be_stored_are_refused(shop: Shop, capsys, chan
             4,
             "1 of 1 keys of recommendations@1 cannot be stored (a number is not below",
         ),
-        ({"a": ["cup", "pot"]}, {"rank": 1}, 4, "(two rows are in the same place: 1, such as 'a')"),
+        ({"a": ["cup", "pot"]}, {"rank": 1}, 4, "(two rows have the same position: 1, such as 'a')"),
         ({"": ["cup"]}, {}, 4, "(it is empty: 1, such as '')"),
         ({"u" * 1025: ["cup"]}, {}, 4, "(it has more than 1,024 bytes: 1, such as 'uuu"),
         ({}, {}, 4, "has no rows"),
@@ -452,7 +463,7 @@ def test_default_rows_that_cannot_be_stored_are_refused(shop: Shop, capsys, chan
     ],
     ids=["NaN", "infinite", "large", "twice", "no key", "long key", "empty", "one user", "default", "tiny", "names"],
 )
-def test_bad_input_ends_in_a_sentence_and_its_exit_code(
+def test_bad_product_ends_in_a_sentence_and_its_exit_code(
     shop: Shop,
     capsys: pytest.CaptureFixture[str],
     lists: Lists,
@@ -468,7 +479,7 @@ def test_bad_input_ends_in_a_sentence_and_its_exit_code(
         assert {user: shop.shown(user or "nobody") for user in lists} == lists
 
 
-def test_a_table_of_another_contract_is_refused(shop: Shop, capsys) -> None:
+def test_product_of_another_contract_is_refused(shop: Shop, capsys) -> None:
     lake = Lake(shop.folder)
     rows = [{"user_id": "a", "rank": 1, "item_id": "cup", "score": 1.0, "explained_by_item_id": None, "model": "ease"}]
     lake.put("select", "predictions@2", table("predictions@2", rows))
@@ -476,7 +487,7 @@ def test_a_table_of_another_contract_is_refused(shop: Shop, capsys) -> None:
     assert "has 0 outputs of contract recommendations@1" in last_line(capsys)
 
 
-def test_what_no_retry_mends_is_told_as_such(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_table_and_credentials_end_in_exit_code_2(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     shop.store = dataclasses.replace(shop.store, name=f"missing-{shop.store.name}")
     assert shop.publish(users(1)) == 2
     assert "make create-tables" in last_line(capsys)
@@ -487,12 +498,12 @@ def test_what_no_retry_mends_is_told_as_such(shop: Shop, capsys: pytest.CaptureF
     ]
     nobody = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     nobody |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(shop.folder), "AWS_DEFAULT_REGION": "eu-central-1"}
-    told = subprocess.run([*command, *shop.given()], env=nobody, capture_output=True, text=True)
-    assert told.returncode == 2
-    assert "expected AWS credentials and AWS_DEFAULT_REGION" in told.stderr.splitlines()[-1]
+    ended = subprocess.run([*command, *shop.arguments()], env=nobody, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "expected AWS credentials and AWS_DEFAULT_REGION" in ended.stderr.splitlines()[-1]
 
 
-def test_a_server_that_does_not_answer_is_told_by_its_own_name_and_tried_again(shop: Shop, capsys, monkeypatch) -> None:
+def test_unreachable_server_is_named_and_worth_a_retry(shop: Shop, capsys, monkeypatch) -> None:
     monkeypatch.setenv("DYNAMODB_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     assert shop.publish(users(1)) == 1

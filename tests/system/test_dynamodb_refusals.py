@@ -15,7 +15,7 @@ import pytest
 from common.contracts import Column, Contract, Product
 from common.delivery import tables
 from common.delivery.items import Items, make_items
-from common.delivery.reader import MAX_KEY, place_of
+from common.delivery.reader import MAX_KEY, primary_key
 from common.delivery.tables import Table
 from common.delivery.writer import BATCH, GET_BATCH
 from common.engines.arrow import arrow_schema
@@ -56,7 +56,7 @@ def table(strict_dynamodb: str) -> Table:
 
 
 def item(key: str, **more: Any) -> dict[str, Any]:
-    return {**place_of(VERSION, 16, key), "content": {"L": []}, **more}
+    return {**primary_key(VERSION, 16, key), "content": {"L": []}, **more}
 
 
 def refused(match: str, client: Any) -> Any:
@@ -68,7 +68,7 @@ def test_a_full_batch_is_taken_and_one_more_item_is_not(table: Table) -> None:
     table.client.batch_write_item(RequestItems={table.name: puts[:BATCH]})
     with refused("ValidationException", table.client):
         table.client.batch_write_item(RequestItems={table.name: puts})
-    keys = [place_of(VERSION, 16, f"user-{number}") for number in range(GET_BATCH + 1)]
+    keys = [primary_key(VERSION, 16, f"user-{number}") for number in range(GET_BATCH + 1)]
     answer = table.client.batch_get_item(RequestItems={table.name: {"Keys": keys[:GET_BATCH]}})
     assert len(answer["Responses"][table.name]) == BATCH
     with refused("ValidationException", table.client):
@@ -83,7 +83,7 @@ def test_a_key_twice_in_a_batch_is_refused(table: Table) -> None:
 @pytest.mark.parametrize("key", ["a", "\x00", "ü" * (MAX_KEY // 2)])
 def test_a_key_that_is_published_can_be_stored(table: Table, key: str) -> None:
     table.client.put_item(TableName=table.name, Item=item(key))
-    assert table.client.get_item(TableName=table.name, Key=place_of(VERSION, 16, key))["Item"]
+    assert table.client.get_item(TableName=table.name, Key=primary_key(VERSION, 16, key))["Item"]
 
 
 @pytest.mark.parametrize("key", ["", "a" * (MAX_KEY + 1)])
@@ -91,7 +91,7 @@ def test_a_key_that_is_left_out_is_refused(table: Table, key: str) -> None:
     with refused("ValidationException", table.client):
         table.client.put_item(TableName=table.name, Item={**item("a"), "id": {"S": key}})
     with refused("ValidationException", table.client):
-        table.client.get_item(TableName=table.name, Key={**place_of(VERSION, 16, "a"), "id": {"S": key}})
+        table.client.get_item(TableName=table.name, Key={**primary_key(VERSION, 16, "a"), "id": {"S": key}})
 
 
 def test_a_reserved_word_is_refused_and_its_alias_is_not(table: Table) -> None:

@@ -63,6 +63,6 @@ def test_commands_report_results_and_errors(moto: str) -> None:
     rollback = ["tools.deploy.rollback", "--environment", "laptop", "--product"]
     none = run_tool(*rollback, "recommendations", **environment)
     assert none.returncode == 1
-    assert "has shown no version before the one in place" in none.stderr
+    assert "has no earlier version to roll back to" in none.stderr
     wrong = run_tool(*rollback, "recommendation", **environment)
     assert wrong.stderr == "There is no product 'recommendation'; did you mean 'recommendations'.\n"

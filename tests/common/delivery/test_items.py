@@ -27,7 +27,7 @@ KINDS = {
 }
 ONE_ROW = Contract(
     "things@1",
-    "One row a key.",
+    "One row per key.",
     {"key": Column("string"), **{name: Column(kind, nullable=True) for name, kind in KINDS.items()}},
     product=Product("key"),
 )
@@ -43,7 +43,7 @@ def items_of(contract: Contract, rows: list[dict]) -> Items:
     return make_items(pa.Table.from_pylist(rows, arrow_schema(contract, list(contract.columns))), contract)
 
 
-def test_every_type_arrives_as_a_frontend_reads_it_and_no_number_is_a_float() -> None:
+def test_values_of_every_type_are_read_without_floats() -> None:
     row = {
         "key": "a",
         "text": "ä",
@@ -73,7 +73,7 @@ keys = st.one_of(st.none(), st.text(min_size=1, max_size=3))
 
 
 @given(st.lists(st.tuples(keys, st.integers(0, 5)), unique=True, max_size=30), st.randoms())
-def test_items_are_by_bucket_and_key_and_hold_their_rows_in_order(rows: list[tuple], random) -> None:
+def test_items_are_sorted_by_bucket_and_key_with_ordered_rows(rows: list[tuple], random) -> None:
     expected: dict[str | None, list[str]] = {}
     for key, place in sorted(rows, key=lambda row: row[1]):
         expected.setdefault(key, []).append(f"{key}{place}")
@@ -87,9 +87,9 @@ def test_items_are_by_bucket_and_key_and_hold_their_rows_in_order(rows: list[tup
     assert default is None or [row["M"]["value"]["S"] for row in items.default["L"]] == default
     count = len(items.buckets) - 1
     for bucket in range(count):
-        own = items.keys[items.buckets[bucket] : items.buckets[bucket + 1]]
-        assert {bucket_of(key, count) for key in own} <= {bucket}
-        assert own == sorted(own, key=str.encode)
+        keys = items.keys[items.buckets[bucket] : items.buckets[bucket + 1]]
+        assert {bucket_of(key, count) for key in keys} <= {bucket}
+        assert keys == sorted(keys, key=str.encode)
 
 
 UNPUBLISHABLE = {
@@ -101,18 +101,18 @@ UNPUBLISHABLE = {
 
 
 @pytest.mark.parametrize("reason", UNPUBLISHABLE)
-def test_keys_that_dynamodb_cannot_hold_are_left_out(reason: str) -> None:
+def test_keys_that_dynamodb_cannot_store_are_left_out(reason: str) -> None:
     rows = UNPUBLISHABLE[reason]
     fine = [{"key": key, "place": place, "value": key} for place in (2, 1) for key in ("a", "\x00", "ü" * 512)]
     items = items_of(LISTS, [*rows, *fine, {"key": None, "place": 1, "value": "all"}, *UNPUBLISHABLE["empty_key"]])
-    # An empty key that is there twice counts once.
+    # An empty key in two rows counts once.
     assert items.unpublishable == {"empty_key": [""], reason: [rows[0]["key"]]}
     contents = TypeDeserializer().deserialize({"L": items.contents(0, len(items.keys))})
     assert dict(zip(items.keys, contents)) == {key: [{"value": key}] * 2 for key in ("a", "\x00", "ü" * 512)}
     assert items.default == {"L": [{"M": {"value": {"S": "all"}}}]}
 
 
-def test_text_counts_by_its_bytes() -> None:
+def test_size_of_text_counts_its_bytes() -> None:
     def fits(text: str, times: int) -> bool:
         return bool(items_of(LISTS, [{"key": "a", "place": 1, "value": text * times}]).keys)
 
@@ -123,12 +123,12 @@ def test_text_counts_by_its_bytes() -> None:
 
 
 @pytest.mark.parametrize("reason", UNPUBLISHABLE)
-def test_default_rows_that_dynamodb_cannot_hold_are_refused(reason: str) -> None:
+def test_default_rows_that_dynamodb_cannot_store_are_refused(reason: str) -> None:
     rows = [{**row, "key": None} for row in UNPUBLISHABLE[reason]]
-    if len(rows) == 1:  # what is wrong is the key alone
+    if len(rows) == 1:  # only the key is at fault
         assert items_of(LISTS, rows).default
     else:
-        with pytest.raises(GateRefused, match="without a key, which are shown to whoever is not listed"):
+        with pytest.raises(GateRefused, match="The default rows of lists@1, those without a key, cannot be stored"):
             items_of(LISTS, rows)
 
 

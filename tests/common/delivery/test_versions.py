@@ -1,4 +1,4 @@
-"""Going back to versions that frontends saw before, and the tables they lie in."""
+"""Rollback to earlier versions, their expiry, and the tables of products."""
 
 import dataclasses
 import datetime
@@ -24,7 +24,7 @@ AT_ONCE, LONG = datetime.timedelta(0), datetime.timedelta(days=14)
 
 
 def items_that_show(name: str, users: int = 1) -> Items:
-    """Items in which users are shown a version's name, and all others that name in capitals."""
+    """Return items that show a version's name to users, and by default the name in capitals."""
     shown = {"user": name, None: name.upper(), **{f"user-{number}": name for number in range(1, users)}}
     rows = [
         {"user_id": user, "rank": 1, "item_id": item, "item_name": "", "score": 1.0, "reason": None}
@@ -34,7 +34,7 @@ def items_that_show(name: str, users: int = 1) -> Items:
 
 
 def begin(table: Table, name: str, users: int = 1) -> Item:
-    """A version written whole; what describes it."""
+    """Write a complete version and return its entry."""
     items = items_that_show(name, users)
     version = {"version": {"S": name}, "computed": {"S": name}, "buckets": {"N": str(len(items.buckets) - 1)}}
     version |= {"items": {"N": str(users)}, "content": items.default}
@@ -53,7 +53,7 @@ def retire(table: Table, keep: datetime.timedelta) -> int:
 
 
 def lasting(table: Table) -> dict[str, int]:
-    """How many items of each version do not expire."""
+    """Count the items of each version that do not expire."""
     pages = table.client.get_paginator("scan").paginate(TableName=table.name)
     items = [item for page in pages for item in page["Items"] if "expires" not in item]
     return Counter(version for item in items for version, slash, _ in [item["part"]["S"].partition("/")] if slash)
@@ -63,7 +63,7 @@ def shown(table: Table, user: str = "user") -> str:
     return str(reader.read(table.client, table.name, user)[0]["item_id"])
 
 
-def test_going_back_leads_to_what_was_shown_before_however_often(product_table: Table) -> None:
+def test_each_rollback_shows_the_version_shown_before(product_table: Table) -> None:
     for name in ("a", "b", "c"):
         publish(product_table, name)
     left, found = versions.roll_back(product_table)
@@ -71,41 +71,41 @@ def test_going_back_leads_to_what_was_shown_before_however_often(product_table: 
     assert (shown(product_table), shown(product_table, "nobody")) == ("b", "B")
     publish(product_table, "d")
     versions.roll_back(product_table)
-    assert shown(product_table) == "b"  # not c, which nobody wanted
+    assert shown(product_table) == "b"  # not c, which was rolled back
     versions.roll_back(product_table)
     assert shown(product_table) == "a"
-    with pytest.raises(TaskError, match="has shown no version before the one in place"):
+    with pytest.raises(TaskError, match="has no earlier version to roll back to"):
         versions.roll_back(product_table)
     assert "expires" not in (versions.pointer(product_table) or {})
 
 
-def test_there_is_no_way_back_to_what_is_kept_no_longer(product_table: Table) -> None:
+def test_rollback_to_a_version_about_to_expire_fails(product_table: Table) -> None:
     for name in ("a", "b"):
         publish(product_table, name)
     retire(product_table, versions.GRACE / 2)
-    with pytest.raises(TaskError, match=r"Version a of .* is kept no longer"):
+    with pytest.raises(TaskError, match=r"Version a of .* is no longer kept"):
         versions.roll_back(product_table)
     assert shown(product_table) == "b"
 
 
-def test_only_what_was_replaced_and_is_kept_no_longer_expires(product_table: Table) -> None:
-    begin(product_table, "0")  # and never switched to: its task was given up
+def test_only_replaced_versions_past_their_days_expire(product_table: Table) -> None:
+    begin(product_table, "0")  # never switched to: its task was abandoned
     for name in ("a", "b", "c"):
         publish(product_table, name)
     assert retire(product_table, LONG) == 0
     versions.roll_back(product_table)
-    assert retire(product_table, AT_ONCE) == 0  # what has its time keeps it, what is in place or newer gets none
+    assert retire(product_table, AT_ONCE) == 0  # dates stay; the live version and newer ones get none
     publish(product_table, "d")
-    begin(product_table, "e")  # and is still being written
+    begin(product_table, "e")  # still being written
     retire(product_table, AT_ONCE)
     assert lasting(product_table) == dict.fromkeys("0abcde", 1)
-    assert retire(product_table, AT_ONCE) == 2  # b and c; a has its fortnight, and so has what was given up
+    assert retire(product_table, AT_ONCE) == 2  # b and c; a and the abandoned version have a fortnight
     assert lasting(product_table) == dict.fromkeys("0ade", 1)
     assert retire(product_table, AT_ONCE) == 0
     assert shown(product_table) == "d"
 
 
-def test_expiry_that_was_stopped_is_gone_on_with(product_table: Table, monkeypatch) -> None:
+def test_interrupted_expiry_resumes(product_table: Table, monkeypatch) -> None:
     for name in ("a", "b"):
         publish(product_table, name, users=60)
     retire(product_table, AT_ONCE)
@@ -125,7 +125,7 @@ def test_expiry_that_was_stopped_is_gone_on_with(product_table: Table, monkeypat
     assert lasting(product_table) == {"b": 60}
 
 
-def test_what_expires_counts_as_not_there_for_whoever_writes_it_again(product_table: Table) -> None:
+def test_expiring_items_are_written_again(product_table: Table) -> None:
     for name in ("a", "b"):
         publish(product_table, name)
     for _ in range(2):
@@ -136,7 +136,7 @@ def test_what_expires_counts_as_not_there_for_whoever_writes_it_again(product_ta
     assert lasting(product_table) == {"a": 1, "b": 1}
 
 
-def test_switch_to_a_version_that_is_left_to_expire_is_fenced(product_table: Table) -> None:
+def test_switch_to_a_retired_version_is_fenced(product_table: Table) -> None:
     publish(product_table, "a")
     version = begin(product_table, "b")
     versions.abandon(product_table, version)  # changes nothing: it is listed
@@ -168,7 +168,7 @@ def test_mark_is_refused_once_the_pointer_or_the_version_changed(product_table: 
 
 @pytest.mark.parametrize("write", ["switch", "roll back"])
 def test_write_whose_response_was_lost_counts(product_table: Table, monkeypatch, write: str) -> None:
-    """The client sends it again, and the second finds what the first has done."""
+    """The client re-sends it, and the second request finds the result of the first."""
     publish(product_table, "a")
     publish(product_table, "b")
     version = begin(product_table, "c")
@@ -210,7 +210,7 @@ WAITS = {
 
 
 class Busy:
-    """A client of which each call is refused so many times, or answered with nothing done."""
+    """A client that refuses its first `times` calls, or processes nothing in them."""
 
     def __init__(self, client, error: ClientError | None, times: float) -> None:
         self.client, self.error, self.left = client, error, times
@@ -232,29 +232,29 @@ class Busy:
 @pytest.mark.parametrize(
     ("wait", "error"),
     [(wait, error) for wait in WAITS for error in BUSY]
-    + [(wait, None) for wait in ("contents", "write", "expiry")],  # any other request is done or refused
+    + [(wait, None) for wait in ("contents", "write", "expiry")],  # any other request is processed or refused
 )
-def test_every_wait_on_dynamodb_is_resumed_and_has_an_end(
+def test_every_request_is_retried_until_patience_ends(
     product_table: Table, monkeypatch, wait: str, error: ClientError | None
 ) -> None:
     monkeypatch.setattr(throttling.time, "sleep", lambda seconds: None)
     WAITS[wait](dataclasses.replace(product_table, client=Busy(product_table.client, error, 12)))
     monkeypatch.setattr(throttling, "PATIENCE", 0.01)
-    with pytest.raises(TaskError, match=r"took nothing for 0 s, because it (is throttled|answers)"):
+    with pytest.raises(TaskError, match=r"accepted no requests for 0 s, because it (is throttled|answers)"):
         WAITS[wait](dataclasses.replace(product_table, client=Busy(product_table.client, error, math.inf)))
 
 
-def test_expiry_brings_nothing_back_that_was_deleted(product_table: Table) -> None:
+def test_expiry_does_not_recreate_deleted_items(product_table: Table) -> None:
     publish(product_table, "a")
-    (part,) = {reader.place_of("a", 16, "user")["part"]["S"]}
-    product_table.client.delete_item(TableName=product_table.name, Key=reader.place_of("a", 16, "user"))
+    (part,) = {reader.primary_key("a", 16, "user")["part"]["S"]}
+    product_table.client.delete_item(TableName=product_table.name, Key=reader.primary_key("a", 16, "user"))
     writer.expire_batch(product_table, part, ["user"], 5)
     assert list(writer.items_of(product_table, part)) == []
     assert reader.read(product_table.client, product_table.name, "user")[0]["item_id"] == "A"
 
 
 @pytest.mark.parametrize("capacity", [None, {"ReadCapacityUnits": 7, "WriteCapacityUnits": 3}])
-def test_a_table_is_made_once_as_its_environment_pays_for_it(dynamodb: str, capacity: dict | None) -> None:
+def test_table_is_created_once_with_its_billing_mode(dynamodb: str, capacity: dict | None) -> None:
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
     assert tables.create(client, name, capacity) == ["table", "expiry"]
     assert tables.create(client, name, capacity) == []
@@ -265,7 +265,7 @@ def test_a_table_is_made_once_as_its_environment_pays_for_it(dynamodb: str, capa
         assert found["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
 
 
-def test_creation_that_was_killed_is_completed(dynamodb: str, monkeypatch) -> None:
+def test_killed_creation_of_a_table_resumes(dynamodb: str, monkeypatch) -> None:
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(tables, "let_expire", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -275,19 +275,19 @@ def test_creation_that_was_killed_is_completed(dynamodb: str, monkeypatch) -> No
     assert client.describe_time_to_live(TableName=name)["TimeToLiveDescription"]["AttributeName"] == "expires"
 
 
-def test_table_that_another_call_is_making_is_waited_for(dynamodb: str, monkeypatch) -> None:
-    """The other call makes the table active after a while, and is quicker to let its items expire."""
+def test_create_waits_for_a_concurrent_creation(dynamodb: str, monkeypatch) -> None:
+    """The concurrent call makes the table active after a while, and enables expiry first."""
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
     tables.create(client, name, None)
     states, described = ["CREATING", "CREATING"], [{"TimeToLiveStatus": "DISABLED"}]
     monkeypatch.setattr(tables.time, "sleep", lambda seconds: None)
     table, expiry = client.describe_table, client.describe_time_to_live
 
-    def describe_table(**asked):
-        return {"Table": {"TableStatus": states.pop()}} if states else table(**asked)
+    def describe_table(**arguments):
+        return {"Table": {"TableStatus": states.pop()}} if states else table(**arguments)
 
-    def describe_time_to_live(**asked):
-        return {"TimeToLiveDescription": described.pop()} if described else expiry(**asked)
+    def describe_time_to_live(**arguments):
+        return {"TimeToLiveDescription": described.pop()} if described else expiry(**arguments)
 
     def enabled_already(**_):
         raise ClientError({"Error": {"Code": "ValidationException", "Message": "already enabled"}}, "UpdateTimeToLive")
@@ -299,17 +299,17 @@ def test_table_that_another_call_is_making_is_waited_for(dynamodb: str, monkeypa
     assert (states, described) == ([], [])
 
 
-def test_wait_for_a_table_has_an_end(dynamodb: str, monkeypatch) -> None:
+def test_create_fails_if_the_table_never_becomes_active(dynamodb: str, monkeypatch) -> None:
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
     monkeypatch.setattr(client, "describe_table", lambda **_: {"Table": {"TableStatus": "CREATING"}})
     monkeypatch.setattr(tables, "CREATION_TIME", 0.0)
     with pytest.raises(
-        TaskError, match=f"Table {name} is CREATING, expected ACTIVE within 0 s; run make create-tables"
+        TaskError, match=f"Table {name} is CREATING, expected ACTIVE within 0 s; rerun make create-tables"
     ):
         tables.create(client, name, None)
 
 
-def test_table_that_expires_by_another_attribute_is_told(dynamodb: str) -> None:
+def test_table_that_expires_by_another_attribute_is_reported(dynamodb: str) -> None:
     client, name = tables.client(), f"made-{uuid.uuid4().hex}"
     tables.create(client, name, None)
     for enabled, attribute in ((False, "expires"), (True, "ttl")):
@@ -319,6 +319,6 @@ def test_table_that_expires_by_another_attribute_is_told(dynamodb: str) -> None:
         tables.create(client, name, None)
 
 
-def test_credentials_that_are_refused_are_told_as_such(monkeypatch) -> None:
+def test_refused_credentials_are_reported_as_an_argument_error(monkeypatch) -> None:
     with pytest.raises(ArgumentError, match="refuses these credentials"), tables.explained("table"):
         raise ClientError({"Error": {"Code": "AccessDeniedException"}}, "PutItem")

@@ -567,11 +567,11 @@ def fill_table(table: delivery_tables.Table, users: list[str]) -> None:
     for version, more in {"v1": {}, "v2": {}, "v3": {"expires": {"N": "1"}}, "v4": {}, "v5": {}}.items():
         described = {"version": {"S": version}, "buckets": {"N": "16"}, "content": {"L": [{"S": "ann"}]}, **more}
         if version != "v5":
-            versions.put(table, {**described, **versions.version_place(version)})
+            versions.put(table, {**described, **versions.version_key(version)})
         if version == "v1":
             versions.put(table, {**described, **reader.POINTER})
         for user in users:
-            versions.put(table, {**reader.place_of(version, 16, user), "content": {"S": "shown"}, **more})
+            versions.put(table, {**reader.primary_key(version, 16, user), "content": {"S": "shown"}, **more})
 
 
 def test_items_of_a_user_go_from_all_versions_of_products_by_user(shop_of_files: Shop, product_tables) -> None:

@@ -198,7 +198,7 @@ def test_runs_of_published_products_stay(lake, product_table, monkeypatch):
     for name, more in {"live": {}, "gone": {"expires": {"N": "1"}}}.items():
         put(lake, f"dag/{name}/task/manifest.json", 9)
         uri = {"S": f"{lake}/intermediate/dag/{name}/task/manifest.json"}
-        versions.put(product_table, {**versions.version_place(name), "manifest": uri, **more})
+        versions.put(product_table, {**versions.version_key(name), "manifest": uri, **more})
     assert retention.live_runs("dev", lake, True) == {"dag/live"}
 
 
