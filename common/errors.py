@@ -1,21 +1,21 @@
-"""The failures that a job tells apart, each with the exit code by which a scheduler decides on a retry."""
+"""Exceptions of a job, each with the exit code by which a scheduler decides on a retry."""
 
 import re
 
 from common.protocol import EXIT_ARGUMENTS, EXIT_INPUT, EXIT_REFUSED, EXIT_STALE
 
-MAX_SENTENCE = 4000  # characters: a name in it may be of any length
+MAX_SENTENCE = 4000  # characters: names in it may have any length
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # and halves of surrogate pairs
 
 
 def one_line(text: str) -> str:
-    """The text as one line of bounded length; control characters, of which names may hold any, are escaped."""
-    escaped = CONTROL_CHARACTERS.sub(lambda found: found[0].encode("unicode_escape").decode(), text[: MAX_SENTENCE + 1])
+    """Return the text as one line of bounded length; control characters, which names may contain, are escaped."""
+    escaped = CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text[: MAX_SENTENCE + 1])
     return escaped if len(escaped) <= MAX_SENTENCE else f"{escaped[:MAX_SENTENCE]}…"
 
 
 class TaskError(Exception):
-    """A failure told in one sentence; anything that is none of its kinds exits with 1 and is worth a retry."""
+    """A failure described in one sentence; any other exception exits with 1 and is worth a retry."""
 
     exit_code = 1
 

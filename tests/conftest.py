@@ -1,4 +1,4 @@
-"""What tests share: tiny jobs run as real processes, a lake of files or on an S3 server, and other parts.
+"""Shared fixtures: tiny jobs run as real processes, a lake of files or on an S3 server, and other parts.
 
 A test belongs to `make test-system` if it is in tests/system, if a fixture that it uses needs a part or Airflow's
 scheduler, or if it is marked `system`; all others belong to `make test`.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from common.delivery import tables
 
-settings.register_profile("tests", deadline=None)  # a busy machine says nothing of a property
+settings.register_profile("tests", deadline=None)  # a slow machine does not disprove a property
 settings.load_profile("tests")
 
 ROOT = Path(__file__).parents[1]
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def need(part: str) -> None:
-    """Skip the test on a machine that lacks a part; fail it in CI, unless TANDEM_WITHOUT names the part."""
+    """Skip the test if the machine lacks a part; fail it in CI, unless TANDEM_WITHOUT names the part."""
     if sentence := parts.lack(part):
         expected = os.environ.get("CI") and part not in os.environ.get("TANDEM_WITHOUT", "").split()
         (pytest.fail if expected else pytest.skip)(sentence)
@@ -62,7 +62,7 @@ def docker_engine() -> None:
 
 @pytest.fixture(scope="session")
 def kubernetes() -> None:
-    """A cluster that KUBECONFIG names, and a way to load images into it."""
+    """The cluster that KUBECONFIG names, and a way to load images into it."""
     need("kubernetes")
 
 
@@ -79,7 +79,7 @@ def lake(tmp_path: Path) -> str:
 
 
 class JobFolder:
-    """A job made for a test, run as every runtime runs one: a process with the command line of every job."""
+    """A job made for a test, run as in every runtime: a process with the command line of every job."""
 
     def __init__(self, folder: Path, lake: str) -> None:
         self.folder = folder
@@ -123,7 +123,7 @@ def session() -> "SparkSession":
     """One Spark for all tests of Spark jobs, on this machine."""
     from pyspark.sql import SparkSession
 
-    # Here, so that tests without Spark do not load it.
+    # Imported here, so that tests without Spark do not load it.
     from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS, WITHOUT_CHECKSUMS
 
     local = {**SETTINGS, **LOCAL_SETTINGS, **WITHOUT_CHECKSUMS, "spark.master": "local[2]"}
@@ -132,7 +132,7 @@ def session() -> "SparkSession":
 
 @pytest.fixture(scope="session")
 def make_home(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes homes of Airflow with a database each, copied from one that is made once, in half a minute."""
+    """Make homes of Airflow, each with a copy of a database that is made once, in half a minute."""
     version = hashlib.sha256((ROOT / "requirements" / "airflow.txt").read_bytes()).hexdigest()
     first = ROOT / ".tandem" / f"airflow-{version[:12]}"
     first.mkdir(parents=True, exist_ok=True)
@@ -157,27 +157,27 @@ def versitygw() -> None:
 
 @pytest.fixture(scope="session")
 def s3_server(versitygw: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A real S3 server on loopback, as the environment variables by which every client finds it."""
+    """A real S3 server on loopback, as the environment variables that point clients at it."""
     with local_s3.running(tmp_path_factory.mktemp("s3")) as environment:
         yield environment
 
 
 @pytest.fixture(scope="session")
 def serve_s3(versitygw: None) -> Callable[[Path, str], AbstractContextManager[dict[str, str]]]:
-    """Serves S3 from a folder at another address of this machine."""
+    """Serve S3 from a folder at another address of this machine."""
     return local_s3.running
 
 
 @pytest.fixture(autouse=True)
 def clients_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No client of the test before: boto3's shared session keeps the first credentials that it found."""
+    """Drop clients of the previous test: boto3's shared session keeps the first credentials that it found."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     s3.client.cache_clear()
 
 
 @pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.system)])
 def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The root of a lake: of files, and on the S3 server."""
+    """The root of a lake, once of files and once on the S3 server."""
     if request.param == "file":
         return lake
     for name, value in request.getfixturevalue("s3_server").items():
@@ -188,7 +188,7 @@ def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def moto() -> Iterator[str]:
     """The address of moto's server."""
-    from tools.sandbox import local_dynamodb  # takes a second, which most tests need not wait
+    from tools.sandbox import local_dynamodb  # takes a second, which most tests save
 
     with local_dynamodb.served() as url:
         yield url
@@ -203,15 +203,15 @@ def dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def point_at(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let clients find a DynamoDB of this machine."""
-    given = {"DYNAMODB_ENDPOINT": endpoint, "AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
-    for name, value in {**given, "AWS_DEFAULT_REGION": "eu-central-1"}.items():
+    """Point clients at a DynamoDB of this machine."""
+    variables = {"DYNAMODB_ENDPOINT": endpoint, "AWS_ACCESS_KEY_ID": "tests", "AWS_SECRET_ACCESS_KEY": "tests"}
+    for name, value in {**variables, "AWS_DEFAULT_REGION": "eu-central-1"}.items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
 def dynalite() -> Iterator[str]:
-    """The address of dynalite, which refuses what Amazon's DynamoDB refuses; it has no transactions and no expiry."""
+    """The address of dynalite, as strict as Amazon's DynamoDB, but without transactions and expiry."""
     need("dynalite")
     port = local_airflow.free_port()
     command = [parts.program("dynalite"), "--port", str(port), "--createTableMs", "0"]
@@ -226,7 +226,7 @@ def dynalite() -> Iterator[str]:
 
 @pytest.fixture
 def strict_dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A DynamoDB that refuses what Amazon's refuses: the one that DYNAMODB_ENDPOINT names, else dynalite."""
+    """A DynamoDB as strict as Amazon's: the one that DYNAMODB_ENDPOINT names, else dynalite."""
     if "DYNAMODB_ENDPOINT" not in os.environ:
         point_at(request.getfixturevalue("dynalite"), monkeypatch)
     return os.environ["DYNAMODB_ENDPOINT"]
@@ -234,7 +234,7 @@ def strict_dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def product_table(dynamodb: str) -> "tables.Table":
-    """An empty table of recommendations, of a prefix of its own, for four threads."""
+    """An empty table of recommendations with a unique prefix, for four threads."""
     from common.delivery import tables
 
     client = tables.client(4)
@@ -245,7 +245,7 @@ def product_table(dynamodb: str) -> "tables.Table":
 
 @pytest.fixture(scope="session")
 def registry(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A registry's address, for the engine."""
+    """The address of a registry for the Docker engine."""
     need("docker-registry")
     program = parts.program("docker-registry")
     port = local_airflow.free_port()

@@ -1,6 +1,6 @@
-"""Imports of the whole repository: no circle, none that runs uphill, no third-party package where a room must be bare.
+"""Imports of the whole repository: no circle, none uphill, no third-party package in a room that must not have it.
 
-Business logic knows nothing of scheduling, scheduling nothing of business logic.
+Business logic and scheduling do not import each other.
 """
 
 import ast
@@ -38,7 +38,7 @@ ROOMS = [
     "benchmarks",
 ]
 AWS = {"boto3", "botocore"}
-# What a room may load beside the standard library and lower rooms: it must start where only that is installed.
+# Packages that a room may load next to the standard library and lower rooms: it must start without others.
 PACKAGES = {
     "common.protocol": set(),
     "common.errors": set(),
@@ -77,13 +77,13 @@ def tandem():
 
 
 def room(module):
-    """The position of a module's room, None for a module outside of all."""
-    found = [place for place, name in enumerate(ROOMS) if module == name or module.startswith(f"{name}.")]
+    """Return the position of a module's room, None for a module outside of all."""
+    found = [position for position, name in enumerate(ROOMS) if module == name or module.startswith(f"{name}.")]
     return found[0] if found else None
 
 
 def circle(graph):
-    """A circle of imports, empty if there is none; a package and the modules in it may need each other."""
+    """Return a circle of imports, empty if there is none; a package and its modules may import each other."""
     sorter = graphlib.TopologicalSorter()
     for module in graph.modules:
         for imported in graph.find_modules_directly_imported_by(module):
@@ -97,7 +97,7 @@ def circle(graph):
 
 
 def imports(file):
-    """The names of all modules that a file imports, at any depth of its code."""
+    """Yield the names of all modules that a file imports, at any depth of its code."""
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)

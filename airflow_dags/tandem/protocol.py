@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 MAX_NAME = 200  # file systems end at 255 bytes, S3 keys at 1,024: three IDs and a file's name must fit
-MAX_RESULT = 48 << 10  # bytes of a task's result: an orchestrator's database is for notes, not for data
-S3_ATTEMPTS = 8  # of a request, over half a minute or so: a server that restarts is back by then
+MAX_RESULT = 48 << 10  # bytes of a task's result: an orchestrator's database is not meant for data
+S3_ATTEMPTS = 8  # per request, over about half a minute: a server that restarts is back by then
 
 EXIT_ARGUMENTS, EXIT_INPUT, EXIT_REFUSED, EXIT_STALE = 2, 3, 4, 5
-FINAL = {  # exit codes that a retry would end with too
+FINAL = {  # exit codes that a retry would only repeat
     EXIT_ARGUMENTS: "wrong arguments",
     EXIT_INPUT: "an input is missing or breaks its contract",
     EXIT_REFUSED: "a quality gate refused the result",
@@ -47,10 +47,10 @@ EXPECTED = {
 
 
 def encode(identifier: str) -> str:
-    """The name of a folder for an ID: readable, injective and safe for Hadoop paths, S3 keys and file systems.
+    """Return the name of a folder for an ID: readable, injective and safe for Hadoop paths, S3 keys and file systems.
 
     Letters, digits, `_`, `-` and `.` stay; every other byte of the UTF-8 form becomes `~` and two hexadecimal digits
-    (run IDs hold `:` and `+`, which Hadoop and URLs misread). A first `.` or `_` is written so too, because Hadoop
+    (run IDs contain `:` and `+`, which Hadoop and URLs misread). A first `.` or `_` is encoded too, because Hadoop
     hides such names and `..` climbs. A name over 200 characters keeps 150 and ends in `~~` and a SHA-256 prefix.
     Raises ValueError for an empty ID.
     """
@@ -68,13 +68,13 @@ def encode(identifier: str) -> str:
 
 
 def task_key(lake: str, dag_id: str, run_id: str, task_id: str, map_index: int | None = None) -> str:
-    """URI of the folder that holds a task's attempts and the manifest that names the one that counts."""
+    """URI of the folder that contains a task's attempts and the manifest that names the valid one."""
     key = "/".join([lake, "intermediate", *map(encode, (dag_id, run_id, task_id))])
     return key if map_index is None else f"{key}/map-{map_index}"
 
 
 def attempt_folder(key: str, attempt: int) -> str:
-    """URI of the one folder below which an attempt writes."""
+    """URI of the only folder that an attempt writes to."""
     return f"{key}/attempt-{attempt}"
 
 
@@ -89,18 +89,18 @@ def failure_uri(attempt: str) -> str:
 
 
 def code_folder(lake: str, job: str, fingerprint: str) -> str:
-    """URI of the folder that holds the bundle of a Spark job."""
+    """URI of the folder that contains the bundle of a Spark job."""
     return f"{lake.rstrip('/')}/code/{job}/{fingerprint}"
 
 
 def bundle_arguments(folder: str, libraries: bool) -> list[str]:
-    """The arguments of spark-submit that name a bundle's files; `libraries` are unpacked where each process works."""
+    """Return the arguments of spark-submit for a bundle's files; each process unpacks `libraries` in its folder."""
     archives = ["--archives", f"{folder}/libraries.zip#libraries"] if libraries else []
     return [*archives, "--py-files", f"{folder}/code.zip", f"{folder}/main.py"]
 
 
 def image(job: str, fingerprint: str, registry: str = "") -> str:
-    """The name of a job's image, on this engine or in a registry."""
+    """Return the name of a job's image, on this engine or in a registry."""
     return f"{registry.rstrip('/')}/tandem/{job}:{fingerprint}".lstrip("/")
 
 
@@ -112,9 +112,9 @@ def arguments(
     predecessors: Mapping[str, str] | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """The arguments of every job's main.py; each in one word, because an ID may begin with a dash.
+    """Return the arguments of every job's main.py, each as one word, because an ID may begin with a dash.
 
-    `identity` has lake, dag_id, run_id, task_id, attempt, run_started and map_index; None is left out.
+    `identity` has lake, dag_id, run_id, task_id, attempt, run_started and map_index; None is omitted.
     """
     names = ("lake", "dag_id", "run_id", "task_id", "attempt", "run_started", "map_index")
     return [
@@ -125,16 +125,16 @@ def arguments(
 
 
 def to_text(value: Any) -> str:
-    """The value of a parameter as the command line takes it."""
+    """Return the value of a parameter as the command line expects it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def parse_parameter(
     kind: str, text: str, limits: Sequence[float] | None = None, choices: Sequence[str] | None = None
 ) -> Any:
-    """The typed value of a parameter; ValueError says what is expected instead, as the end of a sentence.
+    """Return the typed value of a parameter; ValueError states the expectation, as the end of a sentence.
 
-    `limits` are inclusive. A date of the empty string is None: not given.
+    `limits` are inclusive. An empty date is None: not set.
     """
     if kind == "date" and not text:
         return None
@@ -152,7 +152,7 @@ def parse_parameter(
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """The end of a sentence about an unknown word: the word that was probably meant, else all known ones."""
+    """Return the end of a sentence about an unknown word: the closest known word, else all known ones."""
     if close := difflib.get_close_matches(word, known, 1, 0.5):
         return f"; did you mean '{close[0]}'"
     return f"; expected one of {', '.join(known)}" if known else "; expected none"
@@ -162,9 +162,9 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def fit_result(manifest_uri: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a task for its orchestrator: the manifest's URI and the metrics, at most MAX_RESULT bytes as JSON.
+    """Return the result of a task for its orchestrator: manifest URI and metrics, at most MAX_RESULT bytes as JSON.
 
-    The largest metrics are left out, and `left_out` says so; the manifest has all of them. Metrics are plain JSON.
+    The largest metrics are left out, and `left_out` counts them; the manifest has all of them. Metrics are plain JSON.
     """
     sizes = {name: len(json.dumps(name)) + len(json.dumps(value)) + 4 for name, value in metrics.items()}
     kept, size = set(), len(manifest_uri) + 1024

@@ -1,4 +1,4 @@
-"""Contracts: the named, versioned schemas, with cheap checks of values, of the tables that cross between tasks."""
+"""Contracts: named, versioned schemas, with cheap checks of values, of the tables that tasks exchange."""
 
 import functools
 import importlib.resources
@@ -13,14 +13,14 @@ from common.protocol import nearest
 
 TYPES = {"string", "int64", "float64", "float32", "boolean", "date", "timestamp"}
 CONTROL = r"[\x00-\x1f\x7f-\x9f]"  # control characters, for the regular expressions of Python, Java and Arrow
-MAX_BYTES = 1024  # of a string in UTF-8, unless its column says otherwise: what DynamoDB allows a key
+MAX_BYTES = 1024  # of a string in UTF-8, unless its column overrides it: DynamoDB's limit for a key
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its type, whether it may be null, and the least and greatest value allowed (both inclusive).
+    """A column: its type, whether it may be null, and the allowed minimum and maximum (both inclusive).
 
-    A string is never empty, has no control characters, and at most `max_bytes` bytes in UTF-8.
+    A string is not empty, has no control characters, and has at most `max_bytes` bytes in UTF-8.
     """
 
     type: str
@@ -32,10 +32,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Product:
-    """How a table becomes what frontends read: an item a key.
+    """Mapping of a table to a product that frontends read: one DynamoDB item per key.
 
-    `key` is the column that names the items; rows without one are for whoever is not listed. `order` sorts the rows of
-    a key; without it a key has one row. By the values in `compared` two versions of a key's rows are compared.
+    `key` is the column that names the items; rows without a key are for users who are not listed. `order` sorts the
+    rows of a key; without it a key has one row. `compared` is the column by which two versions of a key are compared.
     """
 
     key: str
@@ -45,7 +45,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a file of a hand-over or dataset holds; `arrays` is for models: a document and arrays by name."""
+    """Content of the files of a hand-over or dataset; `arrays` is for models: a document and arrays by name."""
 
     name: str
     description: str
@@ -56,7 +56,7 @@ class Contract:
 
 @functools.cache
 def load(name: str) -> Contract:
-    """The contract of a name and version such as `interactions@1`; ArgumentError, with the nearest name, if none is."""
+    """Return a contract by name and version (`interactions@1`); ArgumentError, with the nearest name, if unknown."""
     folder = importlib.resources.files(__package__)
     file = folder / f"{name}.toml"
     if not file.is_file():
@@ -64,10 +64,10 @@ def load(name: str) -> Contract:
         raise ArgumentError(f"There is no contract '{name}'{nearest(name, known)}.")
     document = tomllib.loads(file.read_text(encoding="utf-8"))
     check_keys(document, {"description", "columns", "arrays", "product"}, f"contract {name}")
-    own = {key: value for key, value in document.items() if key not in ("columns", "product")}
-    if "description" not in own:
+    fields = {key: value for key, value in document.items() if key not in ("columns", "product")}
+    if "description" not in fields:
         raise ArgumentError(f'contract {name} has no description, expected one sentence: description = "…".')
-    check_types(own, Contract, f"contract {name}")
+    check_types(fields, Contract, f"contract {name}")
     tables = tables_by_name(document.get("columns", {}), f"[columns] of contract {name}")
     columns = {column: read_column(name, column, settings) for column, settings in tables.items()}
     product = read_product(name, document["product"], columns) if "product" in document else None
@@ -103,14 +103,14 @@ def read_product(contract: str, settings: dict[str, Any], columns: dict[str, Col
 
 
 def check_keys(settings: dict[str, Any], known: set[str], where: str) -> None:
-    """ArgumentError if a key is unknown; it names the key, the place and the nearest known key."""
+    """Raise ArgumentError, with the nearest known key, if a key is unknown."""
     for key in settings:
         if key not in known:
             raise ArgumentError(f"The key '{key}' in {where} is unknown{nearest(key, sorted(known))}.")
 
 
 def tables_by_name(settings: Any, where: str) -> dict[str, dict[str, Any]]:
-    """A table whose values are tables; ArgumentError names the one that is not."""
+    """Return a table whose values are tables; ArgumentError names a value that is not a table."""
     if not isinstance(settings, dict):
         raise ArgumentError(f"{where} is {settings!r}, expected a table.")
     for key, value in settings.items():
@@ -120,17 +120,17 @@ def tables_by_name(settings: Any, where: str) -> dict[str, dict[str, Any]]:
 
 
 def check_types(settings: Any, kind: type, where: str) -> None:
-    """ArgumentError if a table, or a value in it, has another type than the dataclass that it becomes, or its field."""
+    """Raise ArgumentError if the settings are not a table, or a value does not fit its field of a dataclass."""
     if not isinstance(settings, dict):
         raise ArgumentError(f"{where} is {settings!r}, expected a table.")
     hints = typing.get_type_hints(kind)
     for key, value in settings.items():
         if key in hints and not fits(value, hints[key]):
-            raise ArgumentError(f"{key} of {where} is {value!r}, expected {wanted(hints[key])}.")
+            raise ArgumentError(f"{key} of {where} is {value!r}, expected {describe_type(hints[key])}.")
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Check the type of a value of a TOML file; true is not a number, and a whole number may stand for a fraction."""
+    """Return True if a value of a TOML file has a type; true is not a number, but an integer fits a float."""
     if hint is Any:
         return True
     if isinstance(hint, types.UnionType):
@@ -143,10 +143,10 @@ def fits(value: Any, hint: Any) -> bool:
     return type(value) is kind or (kind is float and type(value) is int)
 
 
-def wanted(hint: Any) -> str:
-    """The words for values of a type in a message."""
+def describe_type(hint: Any) -> str:
+    """Return the words for a type in a message."""
     if isinstance(hint, types.UnionType):
-        return " or ".join(wanted(each) for each in typing.get_args(hint) if each is not types.NoneType)
+        return " or ".join(describe_type(each) for each in typing.get_args(hint) if each is not types.NoneType)
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
         number = "" if kinds[-1] is ... else f"{len(kinds)} "

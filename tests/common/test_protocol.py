@@ -1,4 +1,4 @@
-"""Protocol: keys from IDs, arguments, parameters, results; and the copy that the DAGs have."""
+"""Protocol: keys from IDs, arguments, parameters, results; and the copy for the DAGs."""
 
 import json
 import re
@@ -22,7 +22,7 @@ identifiers = st.text(
 def test_ordinary_ids_stay_readable():
     assert encode("build_interactions") == "build_interactions"
     assert encode("group.task-1") == "group.task-1"
-    assert encode("a\tb") == "a~09b"  # always two digits, or a tab and a `b` were the byte 9b
+    assert encode("a\tb") == "a~09b"  # always two digits, else a tab and a `b` would be the byte 9b
     assert encode("manual__2026-11-23T02:00:00+00:00") == "manual__2026-11-23T02~3a00~3a00~2b00~3a00"
 
 
@@ -31,14 +31,14 @@ def test_ordinary_ids_stay_readable():
 @example("_temporary")
 @example("a" * 250)
 @example("漢" * 250)
-def test_a_name_is_safe_everywhere(identifier):
+def test_names_are_safe_in_every_storage(identifier):
     name = encode(identifier)
     assert re.fullmatch(r"[A-Za-z0-9~-][A-Za-z0-9_.~-]*", name)
     assert len(name) <= MAX_NAME
 
 
 @given(identifiers, st.data())
-def test_ids_that_differ_in_one_character_never_share_a_key(identifier, data):
+def test_ids_differing_in_one_character_have_different_keys(identifier, data):
     position = data.draw(st.integers(0, len(identifier) - 1))
     other = (
         identifier[:position] + data.draw(st.sampled_from(":+ /~%._é") | st.characters()) + identifier[position + 1 :]
@@ -48,17 +48,17 @@ def test_ids_that_differ_in_one_character_never_share_a_key(identifier, data):
 
 
 @given(identifiers, identifiers, identifiers, identifiers)
-def test_the_border_between_ids_is_part_of_the_key(one, two, three, four):
+def test_border_between_ids_is_part_of_the_key(one, two, three, four):
     assume((one, two) != (three, four))
     assert task_key("s3://lake", one, two, "task") != task_key("s3://lake", three, four, "task")
 
 
-def test_an_empty_id_is_refused():
+def test_empty_id_is_refused():
     with pytest.raises(ValueError, match="empty"):
         encode("")
 
 
-def test_copy_of_the_dags_is_current():
+def test_copy_for_the_dags_is_current():
     source, copy = (ROOT / name for name in ("common/protocol.py", "airflow_dags/tandem/protocol.py"))
     assert copy.read_text().partition("\n")[2] == source.read_text()
 
@@ -68,13 +68,13 @@ def test_final_exit_codes_are_those_of_errors():
     assert {error.exit_code for error in errors} == protocol.FINAL.keys()
 
 
-def test_arguments_come_back_as_they_were_given():
+def test_arguments_are_single_words():
     identity = {"lake": "s3://b", "dag_id": "-d", "run_id": "r=1", "task_id": "t", "attempt": 2, "map_index": None}
     words = "--lake=s3://b --dag-id=-d --run-id=r=1 --task-id=t --attempt=2 --from=rows=-x --set=sure=true"
     assert protocol.arguments(identity, {"rows": "-x"}, {"sure": True}) == words.split()
 
 
-def test_result_is_bounded_and_keeps_the_small_metrics():
+def test_result_is_bounded_and_keeps_small_metrics():
     metrics = {"small": 1, "large": "x" * protocol.MAX_RESULT, "text": "é" * 100}
     result = protocol.fit_result("file:///m", metrics)
     assert result["metrics"] == {"small": 1, "text": "é" * 100}
