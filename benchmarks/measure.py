@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from common.handover.heartbeat import status
+from common.handover.heartbeat import status_bytes
 
 RESULTS = Path(__file__).parent / "results.md"
 EVERY = 0.05  # seconds between two looks at the processes
@@ -67,7 +67,8 @@ class Watch(threading.Thread):
                 with process.oneshot():
                     times, key = process.cpu_times(), (process.pid, process.create_time())
                     memory += process.memory_info().rss
-                    largest = max(largest, status(str(process.pid), "VmHWM"))  # what came and went since the last look
+                    peak = status_bytes(str(process.pid), "VmHWM")  # the kernel's peak, also between two polls
+                    largest = max(largest, peak)
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
             self.cpu[key] = times.user + times.system

@@ -185,7 +185,7 @@ def destination(task: Task, role: str) -> tuple[str, Callable[[int], None]]:
     That of a dataset publishes its one partition, `all`, if it still holds what it held before anything was read.
     """
     if not task.job.outputs[role].dataset:
-        return task.folder(role), lambda rows: task.written(role, rows)
+        return task.folder(role), lambda rows: task.record_output(role, rows)
     folder = f"{task.lake}/{task.job.outputs[role].dataset}/all/{task.version}"
     return folder, lambda rows: task.replace_dataset(role, rows, storage.files(folder))
 

@@ -1,4 +1,4 @@
-"""The command line of every job: parsed, explained, and told what is wrong with it in one sentence."""
+"""Command line of every job: parsing, --help, and errors in one sentence."""
 
 import argparse
 import datetime
@@ -11,18 +11,18 @@ from common.protocol import nearest
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are failures like all others."""
+    """A parser that raises its errors as ArgumentError."""
 
     def error(self, message: str) -> NoReturn:
         raise ArgumentError(f"The command line is wrong: {message}; see {self.prog} --help.")
 
 
 def parse(job: Job, arguments: list[str]) -> argparse.Namespace:
-    """The command line of every job; ArgumentError says what is wrong with it."""
+    """Parse the command line of a job; ArgumentError describes a wrong one."""
     parser = Parser(
         prog=f"{job.name}/main.py",
         description=job.description,
-        epilog=explain(job),
+        epilog=describe(job),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -31,24 +31,29 @@ def parse(job: Job, arguments: list[str]) -> argparse.Namespace:
     add("--dag-id", required=True, metavar="ID", type=identifier, help="the pipeline")
     add("--run-id", required=True, metavar="ID", type=identifier, help="the run of the pipeline")
     add("--task-id", required=True, metavar="ID", type=identifier, help="the task's own ID, under which it hands over")
-    add("--attempt", required=True, metavar="NUMBER", type=int, help="1 at first, one more for each retry")
-    add("--run-started", metavar="TIME", type=moment, help="when the run began: of two runs of one ID the newer counts")
-    add("--map-index", metavar="NUMBER", type=int, help="which instance this is, if the task is mapped")
+    add("--attempt", required=True, metavar="NUMBER", type=int, help="1 for the first try, one more for each retry")
+    add(
+        "--run-started",
+        metavar="TIME",
+        type=moment,
+        help="start of the run; of two runs with the same ID the newer counts",
+    )
+    add("--map-index", metavar="NUMBER", type=int, help="number of this instance, if the task is mapped")
     pairs: Any = {"default": [], "action": "append", "type": pair}
     add("--from", dest="predecessors", metavar="ROLE=TASK_ID", help="the predecessor that fills an input", **pairs)
     add("--set", dest="settings", metavar="NAME=VALUE", help="a parameter", **pairs)
     return parser.parse_args(arguments)
 
 
-def explain(job: Job) -> str:
-    """Inputs, outputs and parameters of a job, for --help."""
+def describe(job: Job) -> str:
+    """Describe the inputs, outputs and parameters of a job, for --help."""
     lines = ["inputs:"]
     for kind, tables in (("inputs", job.inputs), ("outputs", job.outputs)):
         if kind == "outputs":
             lines.append("outputs:")
         for role, table in tables.items():
-            place = table.raw or table.dataset or ("--from " + role + "=TASK_ID" if kind == "inputs" else "")
-            lines.append(f"  {role:22} {' or '.join(table.fitting) or 'as received':24} {place}".rstrip())
+            source = table.raw or table.dataset or ("--from " + role + "=TASK_ID" if kind == "inputs" else "")
+            lines.append(f"  {role:22} {' or '.join(table.fitting) or 'as received':24} {source}".rstrip())
     lines.append("parameters (--set NAME=VALUE):")
     for name, parameter in job.parameters.items():
         default = "" if parameter.default is None else f" (default {parameter.default})"
@@ -72,7 +77,7 @@ def identifier(text: str) -> str:
 
 
 def moment(text: str) -> str:
-    """A time with its offset, written so that the order of such texts is the order of the times."""
+    """Return a time with its offset as text in UTC that sorts by time."""
     try:
         time = datetime.datetime.fromisoformat(text)
     except ValueError:
@@ -85,17 +90,17 @@ def moment(text: str) -> str:
 def pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals):
-        raise argparse.ArgumentTypeError(f"'{text}' is no pair, expected NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"'{text}' is not a pair, expected NAME=VALUE")
     return name, value
 
 
-def checked_predecessors(job: Job, given: dict[str, str]) -> dict[str, str]:
-    """Role to task ID for each input that another task hands over; ArgumentError for an unknown or missing role."""
+def checked_predecessors(job: Job, predecessors: dict[str, str]) -> dict[str, str]:
+    """Return the task ID by role of each handed-over input; ArgumentError for an unknown or missing role."""
     roles = [role for role, table in job.inputs.items() if table.handed_over]
-    for role in given:
+    for role in predecessors:
         if role not in roles:
             raise ArgumentError(f"{job.name} has no input '{role}' that a task hands over{nearest(role, roles)}.")
     for role in roles:
-        if role not in given:
+        if role not in predecessors:
             raise ArgumentError(f"The predecessor of input '{role}' is missing; give it as --from {role}=TASK_ID.")
-    return given
+    return predecessors

@@ -15,34 +15,34 @@ from common.errors import StaleAttempt, TaskError, one_line
 from common.handover import manifest, storage
 from common.handover.task import Task
 
-LAST_LINE_TO: list[Callable[[str], None]] = []  # where else the last line goes than to this process's stderr
-PATIENCE = 2  # seconds that SIGTERM waits for a write that publishes; who sends it waits for three or more
+LAST_LINE_SINKS: list[Callable[[str], None]] = []  # in addition to this process's stderr
+PATIENCE = 2  # seconds that SIGTERM waits for a write that publishes; runtimes wait three or more before SIGKILL
 
 
-def tell_failure(error: BaseException, task: Task | None) -> None:
-    """Leave the failure document, print the stack of what nobody foresaw, and end stderr with one sentence."""
+def report_failure(error: BaseException, task: Task | None) -> None:
+    """Write the failure document, print the stack of an unexpected exception, and end stderr with one sentence."""
     if not isinstance(error, TaskError):
         traceback.print_exception(error)
     sentence = one_line(str(error) if isinstance(error, TaskError) else describe_unexpected(error))
     if task and not isinstance(error, StaleAttempt):
         code = error.exit_code if isinstance(error, TaskError) else 1
         with contextlib.suppress(Exception):  # a lake that cannot be written to must not hide the failure itself
-            leave_failure_document(task, code, sentence, error)
-    tell_last(sentence)
+            write_failure_document(task, code, sentence, error)
+    print_last_line(sentence)
 
 
-def tell_last(sentence: str) -> None:
-    """End stderr, and whatever stands for it, with a sentence."""
+def print_last_line(sentence: str) -> None:
+    """End stderr, and the other sinks of the last line, with a sentence."""
     print(sentence, file=sys.stderr, flush=True)
-    for tell in LAST_LINE_TO:
+    for sink in LAST_LINE_SINKS:
         with contextlib.suppress(Exception):  # the exit code matters more
-            tell(sentence)
+            sink(sentence)
 
 
-def leave_failure_document(task: Task, code: int, sentence: str, error: BaseException | None) -> None:
-    """Leave what happened in the attempt's folder, unless another process of this attempt has published."""
-    there = manifest.load_or_none(protocol.manifest_uri(task.key))
-    if there and manifest.compared(there.document["task"], task.identity) == 0:
+def write_failure_document(task: Task, code: int, sentence: str, error: BaseException | None) -> None:
+    """Describe the failure in the attempt's folder, unless another process of this attempt has published."""
+    current = manifest.load_or_none(protocol.manifest_uri(task.key))
+    if current and manifest.compare_attempts(current.document["task"], task.identity) == 0:
         return
     chain = []
     while error:
@@ -52,28 +52,26 @@ def leave_failure_document(task: Task, code: int, sentence: str, error: BaseExce
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     document = {"format": manifest.FORMAT, "task": task.identity, "job": task.job.name, "fingerprint": task.code}
     document |= {"exit_code": code, "sentence": sentence, "exceptions": chain, "effects": task.effects}
-    document |= {**task.given(), **task.times()}
-    storage.write(protocol.failure_uri(task.attempt_folder), manifest.content(document))
+    document |= {**task.provenance(), **task.timings()}
+    storage.write(protocol.failure_uri(task.attempt_folder), manifest.to_json(document))
 
 
 def describe_unexpected(error: BaseException) -> str:
-    """One sentence about an exception that the job did not expect."""
+    """Describe an exception that the job did not expect in one sentence."""
     if isinstance(error, MemoryError):
-        return "The job ran out of memory; give it more in [resources] of job.toml, or smaller input."
+        return "The job ran out of memory; raise its memory in [resources] of job.toml, or reduce its input."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         scratch = os.environ.get("TMPDIR", "/tmp")
-        return (
-            f"No space is left in the lake or in the scratch folder {scratch} ({error}); give it more, then run again."
-        )
+        return f"No space is left in the lake or in the scratch folder {scratch} ({error}); free some, then rerun."
     first_line = next(iter(str(error).strip().splitlines()), "")[:300]
     frames = traceback.extract_tb(error.__traceback__)
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}{where}: {first_line or 'no message'}; the stack is above, a retry may help."
 
 
-def terminated(task: Task, at_rest: bool) -> str:
-    """One sentence about a task that SIGTERM ends: what it has published, if anything."""
-    if not at_rest:
+def describe_termination(task: Task, writing: bool) -> str:
+    """Describe in one sentence the outputs that a task ended by SIGTERM has published, if any."""
+    if writing:
         return f"Terminated by SIGTERM while publishing; check {protocol.manifest_uri(task.key)}, then rerun the task."
     if not task.effects:
         return "Terminated by SIGTERM before publishing; rerun the task."
@@ -82,11 +80,11 @@ def terminated(task: Task, at_rest: bool) -> str:
 
 
 @contextlib.contextmanager
-def ended_by_sigterm(task: Task) -> Iterator[None]:
-    """End the process soon after SIGTERM, with a failure document; one that has published comes to its end by itself.
+def handle_sigterm(task: Task) -> Iterator[None]:
+    """End the process soon after SIGTERM, with a failure document; a process that has published ends by itself.
 
-    Python runs signal handlers between two of its own instructions, which in a long matrix product is too late, and
-    the first process of a container ignores a signal without a handler: so the C handler wakes a thread.
+    Python runs signal handlers between two of its own instructions, which is too late in a long matrix product, and
+    the first process of a container ignores a signal without a handler. So the C handler wakes a thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -99,13 +97,13 @@ def ended_by_sigterm(task: Task) -> Iterator[None]:
     def end() -> None:
         while number := os.read(reading, 1):
             if number[0] == signal.SIGTERM:
-                at_rest = task.taking_effect.acquire(timeout=PATIENCE)
+                writing = not task.effect_lock.acquire(timeout=PATIENCE)
                 if task.published:
                     return
-                sentence = one_line(terminated(task, at_rest))
+                sentence = one_line(describe_termination(task, writing))
                 with contextlib.suppress(Exception):
-                    leave_failure_document(task, 128 + signal.SIGTERM, sentence, None)
-                tell_last(sentence)
+                    write_failure_document(task, 128 + signal.SIGTERM, sentence, None)
+                print_last_line(sentence)
                 os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=end, daemon=True).start()

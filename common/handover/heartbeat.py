@@ -1,4 +1,4 @@
-"""Lines on stdout: one an event, and an alive line twice a minute with progress and memory."""
+"""Lines on stdout: one per event, and an alive line twice a minute with progress and memory."""
 
 import contextlib
 import datetime
@@ -9,18 +9,18 @@ from pathlib import Path
 
 from common.errors import one_line
 
-INTERVAL = 30  # seconds; load balancers and log readers cut what is silent for a minute or more
+INTERVAL = 30  # seconds; load balancers and log readers drop connections that are silent for a minute or more
 
 
 class Progress:
-    """What a task is doing, for its alive line."""
+    """Progress of a task, for its alive line."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.started = time.monotonic()
         self.text = "starting"
 
-    def say(self, event: str, **numbers: object) -> None:
+    def log(self, event: str, **numbers: object) -> None:
         """Print one line: time, task, event, numbers."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         fields = "".join(f" {name}={value}" for name, value in numbers.items())
@@ -32,8 +32,8 @@ class Progress:
 
         def beat() -> None:
             seconds = round(time.monotonic() - self.started)
-            memory = sum(status(process, "VmRSS") for process in family()) >> 20
-            self.say("alive", seconds=seconds, memory_mib=memory, progress=f"'{self.text}'")
+            memory = sum(status_bytes(process, "VmRSS") for process in process_family()) >> 20
+            self.log("alive", seconds=seconds, memory_mib=memory, progress=f"'{self.text}'")
 
         with repeatedly(beat, interval):
             yield
@@ -41,7 +41,7 @@ class Progress:
 
 @contextlib.contextmanager
 def repeatedly(function: Callable[[], None], interval: float) -> Iterator[None]:
-    """Call a function in a thread of its own, every `interval` seconds, while the block runs."""
+    """Call a function every `interval` seconds in its own thread while the block runs."""
     ended = threading.Event()
 
     def repeat() -> None:
@@ -58,12 +58,12 @@ def repeatedly(function: Callable[[], None], interval: float) -> Iterator[None]:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process and its Java virtual machine, if any, had resident; 0 where no one counts."""
-    return sum(status(process, "VmHWM") for process in family())
+    """Return the peak of resident bytes of this process and its Java virtual machine, if any; 0 without /proc."""
+    return sum(status_bytes(process, "VmHWM") for process in process_family())
 
 
-def family() -> list[str]:
-    """This process, its children, and the Java virtual machine that started it (spark-submit does)."""
+def process_family() -> list[str]:
+    """Return this process, its children, and the Java virtual machine that started it (spark-submit does)."""
     family = ["self"]
     with contextlib.suppress(OSError):  # the first process of a container has no parent
         for file in Path("/proc/self/task").glob("*/children"):
@@ -74,8 +74,8 @@ def family() -> list[str]:
     return family
 
 
-def status(process: str, field: str) -> int:
-    """Bytes in a field of /proc/PID/status; 0 for a process that has ended."""
+def status_bytes(process: str, field: str) -> int:
+    """Return the bytes in a field of /proc/PID/status; 0 for a process that has ended."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith(f"{field}:"):

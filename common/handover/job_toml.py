@@ -1,4 +1,4 @@
-"""What `job.toml` says of a job, read strictly: a wrong key is named, with the nearest known one."""
+"""Description of a job in `job.toml`, read strictly: an unknown key is reported with the nearest known one."""
 
 import hashlib
 import math
@@ -15,7 +15,7 @@ from common.protocol import PARSERS, nearest, parse_parameter
 
 @dataclass(frozen=True)
 class Parameter:
-    """A parameter: type, default (none: it must be given), range (both ends inclusive), choices, help."""
+    """A parameter: type, default (None: required), range (both ends inclusive), choices, help."""
 
     type: str
     help: str
@@ -28,9 +28,9 @@ class Parameter:
 class Table:
     """An input or output: a hand-over, a dataset of the lake, or (inputs only) a folder of the raw level by arrival.
 
-    `dates` names the two parameters, first day and day after the last, that say which days of a dataset are meant.
-    `optional` is true of a dataset that may not be there at all: then it is read as one without rows.
-    `contracts`, of an input that is handed over, are those of which any one may come.
+    `dates` names the two parameters, first day and day after the last, that select days of a dataset.
+    `optional` is true of a dataset that may not exist: then it is read as one without rows.
+    `contracts` are the alternatives that an input by hand-over accepts.
     """
 
     contract: str | None = None
@@ -46,7 +46,7 @@ class Table:
 
     @property
     def fitting(self) -> tuple[str, ...]:
-        """The contracts of which any one fits; none if the table is raw."""
+        """The accepted contracts; none if the table is raw."""
         return (self.contract,) if self.contract else self.contracts
 
 
@@ -59,7 +59,7 @@ class Job:
     engine: str
     requirements: str | None = None
     mapped_by: str | None = None
-    services: tuple[str, ...] = ()  # of Amazon's, beside the lake, that the job talks to
+    services: tuple[str, ...] = ()  # of Amazon, in addition to the lake, that the job calls
     inputs: dict[str, Table] = field(default_factory=dict)
     outputs: dict[str, Table] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)
@@ -85,17 +85,18 @@ class SparkSizes(TypedDict, total=False):
 
 
 def code_folder(main: Path) -> Path | zipfile.Path:
-    """Where `job.toml` lies: beside `main.py`, else at the top of the zip that `common` comes from.
+    """Return the folder of `job.toml`: that of `main.py`, else the top of the zip that `common` comes from.
 
-    A cluster puts `main.py` where it likes, and files sent along where Python finds them only once Spark has started.
+    A cluster puts `main.py` in a folder of its choice, and the other files where Python finds them only after Spark
+    has started.
     """
     code = Path(__file__).parents[2]
-    beside = main.resolve().parent
-    return zipfile.Path(code) if code.is_file() and not (beside / "job.toml").is_file() else beside
+    folder = main.resolve().parent
+    return zipfile.Path(code) if code.is_file() and not (folder / "job.toml").is_file() else folder
 
 
-def built(folder: Path | zipfile.Path) -> tuple[str, str] | None:
-    """The fingerprint and the job's name as a build left them; None in a checkout, where the folder has the name."""
+def build_identity(folder: Path | zipfile.Path) -> tuple[str, str] | None:
+    """Return the fingerprint and the job's name that a build wrote; None in a checkout, whose folder has the name."""
     file = folder / "fingerprint"
     if not file.is_file():
         return None
@@ -104,9 +105,9 @@ def built(folder: Path | zipfile.Path) -> tuple[str, str] | None:
 
 
 def code_fingerprint(folder: Path | zipfile.Path) -> str:
-    """The fingerprint that a build left; in a checkout, a hash of the job's folder and of `common`."""
-    if product := built(folder):
-        return product[0]
+    """Return the fingerprint that a build wrote; in a checkout, a hash of the job's folder and of `common`."""
+    if build := build_identity(folder):
+        return build[0]
     digest = hashlib.sha256()
     for root in (Path(str(folder)), Path(__file__).parents[1]):
         for file in sorted(root.rglob("*")):
@@ -116,9 +117,9 @@ def code_fingerprint(folder: Path | zipfile.Path) -> str:
 
 
 def load(folder: Path | zipfile.Path) -> Job:
-    """Read a job's folder; ArgumentError names what is wrong in its `job.toml`."""
-    product = built(folder)
-    name = product[1] if product else Path(str(folder)).resolve().name
+    """Read a job's folder; ArgumentError names the wrong entry of its `job.toml`."""
+    build = build_identity(folder)
+    name = build[1] if build else Path(str(folder)).resolve().name
     where = f"{name}/job.toml"
     try:
         document = tomllib.loads((folder / "job.toml").read_text(encoding="utf-8"))
@@ -166,11 +167,11 @@ def read_table(settings: dict[str, Any], where: str) -> Table:
     check_keys(settings, {"contract", "contracts", "dataset", "raw", "dates", "optional"}, where)
     if "raw" not in settings and len({"contract", "contracts"} & settings.keys()) != 1:
         raise ArgumentError(
-            f'{where} names no contract, expected contract = "name@version", or contracts = […] of which any one fits.'
+            f'{where} names no contract, expected contract = "name@version", or contracts = […] for alternatives.'
         )
     check_types(settings, Table, where)
-    several: dict[str, Any] = {name: tuple(settings[name]) for name in ("contracts", "dates") if name in settings}
-    return Table(**{**settings, **several})
+    lists: dict[str, Any] = {name: tuple(settings[name]) for name in ("contracts", "dates") if name in settings}
+    return Table(**{**settings, **lists})
 
 
 def read_parameter(settings: dict[str, Any], where: str) -> Parameter:
@@ -184,25 +185,25 @@ def read_parameter(settings: dict[str, Any], where: str) -> Parameter:
     return Parameter(**typed)
 
 
-def parameter_values(job: Job, given: dict[str, str]) -> dict[str, Any]:
-    """The typed values of all parameters of a job; ArgumentError for an unknown, missing, mistyped or excessive one.
+def parameter_values(job: Job, settings: dict[str, str]) -> dict[str, Any]:
+    """Return the typed values of all parameters; ArgumentError if one is unknown, missing, mistyped or out of range.
 
-    A date whose default is the empty string is None until it is given.
+    A date whose default is the empty string is None unless it is set.
     """
-    for name in given:
+    for name in settings:
         if name not in job.parameters:
             raise ArgumentError(
                 f"The parameter '{name}' is unknown to {job.name}{nearest(name, sorted(job.parameters))}."
             )
     return {
-        name: parameter_value(name, parameter, given.get(name, parameter.default))
+        name: parameter_value(name, parameter, settings.get(name, parameter.default))
         for name, parameter in job.parameters.items()
     }
 
 
 def parameter_value(name: str, parameter: Parameter, value: Any) -> Any:
     if value is None:
-        raise ArgumentError(f"The parameter '{name}' is missing; give it as --set {name}=VALUE ({parameter.help}).")
+        raise ArgumentError(f"The parameter '{name}' is missing; set it with --set {name}=VALUE ({parameter.help}).")
     try:
         return parse_parameter(parameter.type, str(value), parameter.range, parameter.choices)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Run a job's `main` as a task: fence, resolve inputs, work, publish last, exit with a code."""
+"""Run a job's `main` as a task: fence, resolve inputs, execute, publish last, exit with a code."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from common import protocol
 from common.errors import InputError, TaskError
 from common.handover import manifest, s3, storage
 from common.handover.command_line import parse
-from common.handover.failure_report import ended_by_sigterm, tell_failure
+from common.handover.failure_report import handle_sigterm, report_failure
 from common.handover.inputs import resolve
 from common.handover.job_toml import code_folder, load
 from common.handover.task import Task
@@ -22,41 +22,41 @@ from common.protocol import fit_result
 
 
 def run(main: Callable[[Task], None]) -> NoReturn:
-    """Run a job's `main` as the task that the command line names, and exit with the code that tells how it went."""
+    """Run a job's `main` as the task that the command line names, and exit with the code of its outcome."""
     code = exit_code(main, code_folder(Path(main.__globals__["__file__"])), sys.argv[1:])
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is said and done, and the exit code tells it
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the outcome is final, and the exit code must report it
     sys.exit(code)
 
 
 def exit_code(main: Callable[[Task], None], folder: Path | zipfile.Path, arguments: list[str]) -> int:
-    """Work on one task from its arguments to its manifest; what fails is told in one last line on stderr."""
+    """Run one task from its arguments to its manifest; a failure is reported in the last line on stderr."""
     task = None
     try:
         task = Task(job := load(folder), folder, parse(job, arguments))
-        work(main, task)
+        execute(main, task)
         return 0
     except BaseException as error:
         if isinstance(error, SystemExit) and error.code == 0:  # --help
             return 0
-        if task and not isinstance(error, TaskError) and (failure := s3.explained(error, task.lake)):
-            failure.__cause__ = error
-            error = failure
-        tell_failure(error, task)
+        if task and not isinstance(error, TaskError) and (explained := s3.explain(error, task.lake)):
+            explained.__cause__ = error
+            error = explained
+        report_failure(error, task)
         return error.exit_code if isinstance(error, TaskError) else 1
 
 
-def work(main: Callable[[Task], None], task: Task) -> None:
-    own_uri = protocol.manifest_uri(task.key)
-    own = manifest.load_or_none(own_uri)
-    manifest.fence(task.identity, own)
-    with ended_by_sigterm(task), task.line.alive():
+def execute(main: Callable[[Task], None], task: Task) -> None:
+    manifest_uri = protocol.manifest_uri(task.key)
+    seen = manifest.load_or_none(manifest_uri)
+    manifest.fence(task.identity, seen)
+    with handle_sigterm(task), task.line.alive():
         task.abort_uploads()
         task.log(
             "started", job=task.job.name, attempt=task.attempt, parameters=json.dumps(task.parameters, default=str)
         )
         if task.job.inputs and not storage.is_s3(task.lake) and not storage.local(task.lake).is_dir():
             raise InputError(f"There is no lake at {task.lake}; mount it there, or correct --lake.")
-        task.take_replaced()
+        task.load_replaced()
         for role, table in task.job.inputs.items():
             task.inputs[role] = resolve(task, role, table)
             task.log("input", role=role, rows=task.inputs[role].rows, files=len(task.inputs[role].files))
@@ -70,16 +70,17 @@ def work(main: Callable[[Task], None], task: Task) -> None:
             )
         document = task.document(task.outputs)
         with task.effect("published its result"):
-            manifest.publish(own_uri, document, own)
+            manifest.publish(manifest_uri, document, seen)
             task.published = True
-        with contextlib.suppress(OSError):  # the result counts, whoever may not hear of it
-            tell_success(task, own_uri, document)
+        with contextlib.suppress(OSError):  # the result counts even if it cannot be reported
+            report_success(task, manifest_uri, document)
 
 
-def tell_success(task: Task, own_uri: str, document: dict[str, Any]) -> None:
-    """Log what was published, and leave it where the orchestrator asked for it."""
+def report_success(task: Task, manifest_uri: str, document: dict[str, Any]) -> None:
+    """Log the published outputs, and write the result file that the orchestrator asked for."""
     for role, output in task.outputs.items():
         task.log("output", role=role, rows=output["rows"], bytes=output["bytes"])
     if file := os.environ.get("TANDEM_RESULT_FILE"):
-        Path(file).write_text(json.dumps(fit_result(own_uri, manifest.plain(document["metrics"]))))
-    task.log("done", seconds=document["seconds"], peak_memory_mib=document["peak_memory_bytes"] >> 20, manifest=own_uri)
+        Path(file).write_text(json.dumps(fit_result(manifest_uri, manifest.plain(document["metrics"]))))
+    peak = document["peak_memory_bytes"] >> 20
+    task.log("done", seconds=document["seconds"], peak_memory_mib=peak, manifest=manifest_uri)

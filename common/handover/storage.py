@@ -1,6 +1,6 @@
-"""Bytes at a URI (`file:///…` or `s3://…`): read, list, write, and write only if nothing changed meanwhile.
+"""Bytes at a URI (`file:///…` or `s3://…`): read, list, write, and compare-and-swap.
 
-A `file://` URI is taken as it stands, without percent-decoding, as Hadoop takes it.
+A `file://` URI is taken literally, without percent-decoding, as Hadoop takes it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 
 
 class Conflict(Exception):
-    """What lies at the URI is not what was seen there before."""
+    """The content at the URI does not have the expected tag."""
 
 
 class File(NamedTuple):
@@ -32,7 +32,7 @@ class File(NamedTuple):
 
 
 def read(uri: str) -> tuple[bytes, str]:
-    """The bytes at a URI and the tag by which `replace` knows them again; FileNotFoundError if there are none."""
+    """Return the bytes at a URI and their tag for `replace`; FileNotFoundError if there are none."""
     if is_s3(uri):
         return s3.read(uri)
     content = local(uri).read_bytes()
@@ -40,7 +40,7 @@ def read(uri: str) -> tuple[bytes, str]:
 
 
 def blocks(file: File) -> Iterator[bytes]:
-    """The bytes of a file, a few MiB at once."""
+    """Yield the bytes of a file, a few MiB at a time."""
     if is_s3(file.uri):
         yield from s3.blocks(file.uri, file.bytes)
         return
@@ -49,29 +49,29 @@ def blocks(file: File) -> Iterator[bytes]:
             yield block
 
 
-def replace(uri: str, content: bytes, seen: str | None) -> None:
-    """Write bytes that are there in whole or not at all, if what lies there is still what was seen (None: nothing).
+def replace(uri: str, content: bytes, expected: str | None) -> None:
+    """Compare-and-swap: replace the content atomically if it still has the expected tag (None: no content).
 
-    Raises Conflict if it is not.
+    Raises Conflict if it does not.
     """
     if is_s3(uri):
-        if not s3.replace(uri, content, seen):
+        if not s3.replace(uri, content, expected):
             raise Conflict(uri)
         return
     path = local(uri)
     with locked(path):
         try:
-            there = read(uri)[1]
+            tag = read(uri)[1]
         except FileNotFoundError:
-            there = None
-        if there != seen:
+            tag = None
+        if tag != expected:
             raise Conflict(uri)
         write(uri, content)
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel gives the lock back when its holder dies."""
+    """Exclude other processes; the kernel releases the lock when its holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -79,7 +79,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write(uri: str, content: bytes) -> None:
-    """Write bytes that are there in whole or not at all, whatever lay there before."""
+    """Write bytes atomically, over any former content."""
     if is_s3(uri):
         s3.write(uri, content)
         return
@@ -95,7 +95,7 @@ def write(uri: str, content: bytes) -> None:
 
 @contextlib.contextmanager
 def stream(uri: str) -> Iterator[IO[bytes]]:
-    """A file to be written in order, which counts for nothing if the block raises."""
+    """Open a file to be written in order; it must not be used if the block raises."""
     if is_s3(uri):
         with s3.stream(uri) as file:
             yield file
@@ -107,16 +107,16 @@ def stream(uri: str) -> Iterator[IO[bytes]]:
 
 
 def files(folder: str) -> list[File]:
-    """All files below a folder, in the order of their URIs, without those that Hadoop hides (`_…`, `.…`)."""
+    """Return all files below a folder, sorted by URI, without those that Hadoop hides (`_…`, `.…`)."""
     if is_s3(folder):
         return visible(folder, [File(f"{folder}/{name}", size) for name, size in s3.files(folder)])
     return sorted(files_below(str(local(folder))))
 
 
 def files_below(folder: str) -> Iterator[File]:
-    """The files below a folder of a file system, those that Hadoop hides left out; what can't be listed is an error.
+    """Yield the files below a folder of a file system, except hidden ones; an unlistable folder is an error.
 
-    What others delete meanwhile is not there.
+    Files that others delete concurrently are left out.
     """
     for entry in entries(folder):
         if entry.name.startswith(("_", ".")):
@@ -127,61 +127,61 @@ def files_below(folder: str) -> Iterator[File]:
         try:
             yield File(f"file://{entry.path}", entry.stat().st_size)
         except FileNotFoundError:
-            if entry.is_symlink():  # to nowhere: whoever reads it is told
+            if entry.is_symlink():  # broken: reading it is an error
                 yield File(f"file://{entry.path}", entry.stat(follow_symlinks=False).st_size)
 
 
 def entries(folder: str | Path) -> list["os.DirEntry[str]"]:
-    """Entries right below a folder of a file system; none if there is no such folder."""
+    """Return the entries right below a folder of a file system; none if there is no such folder."""
     try:
-        with os.scandir(folder) as found:
-            return list(found)
+        with os.scandir(folder) as iterator:
+            return list(iterator)
     except FileNotFoundError:
         return []
 
 
-def visible(folder: str, found: list[File]) -> list[File]:
-    """Those of the files below a folder that Hadoop does not hide, in order."""
+def visible(folder: str, files: list[File]) -> list[File]:
+    """Return the files below a folder that Hadoop does not hide, sorted."""
     return sorted(
         file
-        for file in found
+        for file in files
         if not any(name.startswith(("_", ".")) for name in file.uri.removeprefix(folder).split("/"))
     )
 
 
 def files_of(folders: list[str]) -> dict[str, list[File]]:
-    """The files below each of some folders, as `files` has them; on S3 by one listing from the first to the last."""
+    """Return the files below each of some folders, like `files`; on S3 by one listing from the first to the last."""
     if not (folders and is_s3(folders[0])):
         return {folder: files(folder) for folder in folders}
     above = "s3://" + os.path.commonpath([folder.removeprefix("s3://").rpartition("/")[0] for folder in folders])
     first, last = (folder.removeprefix(f"{above}/") for folder in (min(folders), max(folders)))
-    there = [File(f"{above}/{name}", size) for name, size in s3.files(above, f"{first}/", f"{last}/\U0010ffff")]
+    listed = [File(f"{above}/{name}", size) for name, size in s3.files(above, f"{first}/", f"{last}/\U0010ffff")]
     return {
-        folder: visible(folder, [file for file in there if file.uri.startswith(f"{folder}/")]) for folder in folders
+        folder: visible(folder, [file for file in listed if file.uri.startswith(f"{folder}/")]) for folder in folders
     }
 
 
 def sizes(uris: list[str]) -> dict[str, int]:
-    """The bytes of those files that are there; on S3 by listing what lies between the first and the last of them."""
-    found = {}
+    """Return the bytes of the existing files; on S3 by one listing from the first to the last of them."""
     if uris and is_s3(uris[0]):
         folder = "s3://" + os.path.commonpath([uri.removeprefix("s3://").rpartition("/")[0] for uri in uris])
         first, last = (uri.removeprefix(f"{folder}/") for uri in (min(uris), max(uris)))
         return {f"{folder}/{name}": size for name, size in s3.files(folder, first, last)}
+    sizes = {}
     for uri in uris:
         with contextlib.suppress(FileNotFoundError):
-            found[uri] = local(uri).stat().st_size
-    return found
+            sizes[uri] = local(uri).stat().st_size
+    return sizes
 
 
 def folders(folder: str) -> list[str]:
-    """The names of the folders right below a folder, sorted, without hidden ones."""
+    """Return the names of the folders right below a folder, sorted, without hidden ones."""
     names = s3.folders(folder) if is_s3(folder) else [entry.name for entry in entries(local(folder)) if entry.is_dir()]
     return sorted(name for name in names if not name.startswith(("_", ".")))
 
 
 def delete(folder: str) -> None:
-    """Delete a folder and all that is below it; nothing there is fine, what can't be deleted is an error."""
+    """Delete a folder and everything below it; a missing folder is fine, one that can't be deleted is an error."""
     if is_s3(folder):
         s3.delete(folder)
         return
@@ -191,7 +191,7 @@ def delete(folder: str) -> None:
 
 
 def delete_files(uris: list[str]) -> None:
-    """Delete some files; one that is not there is fine."""
+    """Delete some files; missing ones are fine."""
     if uris and is_s3(uris[0]):
         s3.delete_files(uris)
         return
@@ -199,19 +199,19 @@ def delete_files(uris: list[str]) -> None:
         local(uri).unlink(missing_ok=True)
 
 
-def at_once(function: Callable[[Argument], Value], arguments: Iterable[Argument]) -> list[Value]:
-    """Call a function that waits for storage for all arguments at once; the results in the order of the arguments."""
-    with ThreadPoolExecutor(16) as pool:
+def in_parallel(function: Callable[[Argument], Value], arguments: Iterable[Argument], threads: int = 16) -> list[Value]:
+    """Call a function for all arguments in several threads; return the results in the order of the arguments."""
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, arguments))
 
 
 def is_s3(uri: str) -> bool:
-    """Whether a URI names S3 rather than a file system; ValueError for any other scheme."""
+    """Return True if a URI names S3, False for a file system; ValueError for any other scheme."""
     if not uri.startswith(("s3://", "file:///")):
-        raise ValueError(f"'{uri}' is no place that Tandem knows, expected s3://BUCKET/… or file:///….")
+        raise ValueError(f"Unsupported URI '{uri}': expected s3://BUCKET/… or file:///….")
     return uri.startswith("s3://")
 
 
 def local(uri: str) -> Path:
-    """The path of a `file://` URI."""
+    """Return the path of a `file://` URI."""
     return Path(uri.removeprefix("file://"))

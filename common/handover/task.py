@@ -25,7 +25,7 @@ from common.handover.storage import File
 
 
 class Task:
-    """One run of a job: what it was told, what it reads, where it writes, what it tells about itself."""
+    """One run of a job: its arguments, inputs, outputs and metrics."""
 
     def __init__(self, job: Job, folder: Path | zipfile.Path, arguments: argparse.Namespace) -> None:
         self.job = job
@@ -42,19 +42,19 @@ class Task:
         self.metrics: dict[str, Any] = {}
         self.key = protocol.task_key(self.lake, self.dag_id, self.run_id, self.task_id, self.map_index)
         self.attempt_folder = protocol.attempt_folder(self.key, self.attempt)
-        self.process = secrets.token_hex(4)  # two processes may have one attempt's number: each has names of its own
+        self.process = secrets.token_hex(4)  # two processes may share an attempt's number: each has its own names
         self.started = datetime.datetime.now(datetime.UTC)
         self.line = Progress(self.task_id if self.map_index is None else f"{self.task_id}[{self.map_index}]")
         self.code = code_fingerprint(folder)
-        self.replaced: dict[str, Manifest | None] = {}  # by output: what its dataset held before anything was read
+        self.replaced: dict[str, Manifest | None] = {}  # by output: state of its dataset before the inputs were read
         self.inputs: dict[str, Input] = {}
         self.outputs: dict[str, dict[str, Any]] = {}
         self.effects: list[str] = []
-        self.taking_effect = threading.Lock()
+        self.effect_lock = threading.Lock()
         self.published = False
 
     def checked_map_count(self) -> int | None:
-        """How many map instances of this task there are, if the job is mapped at all."""
+        """Return the number of map instances of this task, None if the job is not mapped."""
         if self.job.mapped_by is None:
             if self.map_index is not None:
                 raise ArgumentError(f"{self.job.name} is not mapped, expected no --map-index.")
@@ -63,72 +63,72 @@ class Task:
         if self.map_index is None or not 0 <= self.map_index < count:
             raise ArgumentError(
                 f"--map-index is {self.map_index}, expected 0 to {count - 1}, because "
-                f"{self.job.mapped_by} is {count} (give it with --set {self.job.mapped_by}=NUMBER)."
+                f"{self.job.mapped_by} is {count} (set it with --set {self.job.mapped_by}=NUMBER)."
             )
         return count
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The task, the attempt and the process, as they stand in manifests."""
+        """The task, the attempt and the process, as manifests record them."""
         names = ("dag_id", "run_id", "task_id", "map_index", "map_count", "attempt", "run_started", "process")
         return {name: getattr(self, name) for name in names}
 
     def abort_uploads(self) -> None:
-        """Abort the uploads that earlier attempts began and never ended.
+        """Abort the unfinished uploads of earlier attempts.
 
-        An earlier attempt that still runs fails by that; it could not publish any more anyway once this one does.
-        Another process of this attempt is left alone: it may be the one that publishes.
+        An earlier attempt that still runs fails by this; it could not publish anyway once this one does.
+        Other processes of this attempt are spared: one of them may be the one that publishes.
         """
         if not storage.is_s3(self.lake):
             return
         uploads = s3.abort_uploads(self.key, "attempt", self.attempt - 1)
         for dataset in sorted({table.dataset for table in self.job.outputs.values() if table.dataset}):
-            uploads += s3.abort_uploads(f"{self.lake}/{dataset}", f"[^/]+/{self.versions}", self.attempt - 1)
+            uploads += s3.abort_uploads(f"{self.lake}/{dataset}", f"[^/]+/{self.version_prefix}", self.attempt - 1)
         if uploads:
             self.log("aborted", uploads=uploads)
 
     def now(self) -> datetime.datetime:
-        """The time, but never before the basis of what this task replaces, made by a clock that may be ahead."""
+        """Return the time, never before the basis of the replaced data, whose clock may have been ahead."""
         former = [manifest.basis(each.document) for each in self.replaced.values() if each]
         return max([datetime.datetime.now(datetime.UTC), *former])
 
     @property
     def basis(self) -> datetime.datetime:
-        """The time at which the oldest of this task's inputs was taken; what it replaces must not be newer."""
+        """The time at which the oldest of this task's inputs was taken; replaced data must not be newer."""
         return min((each.taken for each in self.inputs.values()), default=self.started)
 
-    def take_replaced(self) -> None:
-        """Note what the datasets that this task may replace hold, to be done before anything else is read."""
+    def load_replaced(self) -> None:
+        """Load the manifests of the datasets that this task may replace, before it reads anything else."""
         for role, table in self.job.outputs.items():
             if table.dataset:
                 self.replaced[role] = self.partition(role, "all")[1]
 
     def refuse_stale(self) -> None:
-        """Raise StaleAttempt if a newer attempt, or one of newer input, has published what this task would replace."""
-        for there in self.replaced.values():
-            manifest.refuse_stale(self.identity, self.basis, there)
+        """Raise StaleAttempt if a newer attempt, or a task with newer input, has published a dataset to be replaced."""
+        for current in self.replaced.values():
+            manifest.refuse_stale(self.identity, self.basis, current)
 
-    def took_effect(self, what: str) -> None:
-        """Record what others see of this task from now on, as in "published X", for sentences about its end."""
-        self.effects.append(what)
+    def record_effect(self, effect: str) -> None:
+        """Record a visible effect of this task, as in "published X", for sentences about its end."""
+        self.effects.append(effect)
 
     @contextlib.contextmanager
-    def effect(self, what: str) -> Iterator[None]:
-        """Enclose the write by which something takes effect; a signal to end waits for it, and tells of it."""
-        with self.taking_effect:
+    def effect(self, effect: str) -> Iterator[None]:
+        """Enclose a write with a visible effect; SIGTERM waits for it, and reports it."""
+        with self.effect_lock:
             yield
-            self.took_effect(what)
+            self.record_effect(effect)
 
     def input(self, role: str) -> Input:
-        """An input that `job.toml` declares."""
+        """Return an input that `job.toml` declares."""
         return self.inputs[role]
 
     def folder(self, role: str) -> str:
-        """URI of the folder that this process writes an output to, and no other."""
+        """Return the URI of the folder that only this process writes an output to."""
         return f"{self.attempt_folder}/{self.process}/{role}"
 
-    def written(self, role: str, rows: int) -> None:
-        """Say that an output is complete; its files and bytes are taken from one listing."""
+    def record_output(self, role: str, rows: int) -> None:
+        """Record an output as complete; its files and bytes are taken from one listing."""
         files = storage.files(self.folder(role))
         self.outputs[role] = {
             "contract": self.job.outputs[role].contract,
@@ -138,36 +138,36 @@ class Task:
         }
 
     @property
-    def versions(self) -> str:
-        """The beginning of the names of folders that this task's attempts add to partitions of datasets."""
+    def version_prefix(self) -> str:
+        """The prefix of the folders that this task's attempts add to partitions of datasets."""
         names = "\0".join([self.dag_id, self.run_id, self.task_id, str(self.map_index)])
         return f"version={hashlib.sha256(names.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
     @property
     def version(self) -> str:
-        """The name, unique to this process, of the folders that it adds to the partitions of datasets."""
-        return f"{self.versions}-{self.attempt}-{self.process}"
+        """The name, unique to this process, of the folders that it adds to partitions of datasets."""
+        return f"{self.version_prefix}-{self.attempt}-{self.process}"
 
     def partition(self, role: str, name: str) -> tuple[str, Manifest | None]:
-        """URI of a partition of an output dataset, and the manifest that names what counts there now.
+        """Return the URI of a partition of an output dataset, and its current manifest.
 
-        InputError if that is of another contract: a manifest has one for all its files.
+        InputError if it has another contract: a manifest has one for all its files.
         """
         table = self.job.outputs[role]
         folder = f"{self.lake}/{table.dataset}/{name}"
-        there = manifest.load_or_none(protocol.manifest_uri(folder))
-        for output in there.document["outputs"].values() if there else ():
+        current = manifest.load_or_none(protocol.manifest_uri(folder))
+        for output in current.document["outputs"].values() if current else ():
             if output["contract"] != table.contract:
                 raise InputError(
                     f"{folder} is of contract {output['contract']}, but {self.job.name} adds rows of {table.contract}; "
-                    "fill another dataset with the new version, as docs/change_a_contract.md says."
+                    "fill another dataset with the new version, see docs/change_a_contract.md."
                 )
-        return folder, there
+        return folder, current
 
     def replace_dataset(self, role: str, rows: int, files: list[File]) -> None:
-        """Publish what a dataset holds from now on, in its one partition `all`, in place of what was seen there first.
+        """Publish the new content of a dataset, in its only partition `all`, in place of the state seen at the start.
 
-        Raises StaleAttempt or TaskError if it changed since; then it stays as it is.
+        Raises StaleAttempt or TaskError if the state has changed since; then it is left unchanged.
         """
         folder = f"{self.lake}/{self.job.outputs[role].dataset}/all"
         self.publish_partition(role, folder, self.replaced[role], rows, files, manifest.publish_replacement)
@@ -181,15 +181,15 @@ class Task:
         files: list[File],
         publish: Callable[[str, dict[str, Any], Manifest | None], None] = manifest.publish_partition,
     ) -> None:
-        """Publish what a partition holds from now on: these files below its folder, in place of what was seen there.
+        """Publish the new content of a partition: files below its folder, in place of the state seen before.
 
-        Raises StaleAttempt or TaskError if the partition changed meanwhile; then it stays as it is.
+        Raises StaleAttempt or TaskError if the state has changed since; then it is left unchanged.
         """
         table = self.job.outputs[role]
         size = sum(file.bytes for file in files)
         paths = [{"path": file.uri.removeprefix(f"{folder}/"), "bytes": file.bytes} for file in files]
         document = self.document({role: {"contract": table.contract, "rows": rows, "bytes": size, "files": paths}})
-        document["dropped"] = manifest.dropped(seen, paths, datetime.datetime.now(datetime.UTC))
+        document["dropped"] = manifest.dropped_versions(seen, paths, datetime.datetime.now(datetime.UTC))
         with self.effect(f"published {folder.removeprefix(f'{self.lake}/')}"):
             publish(protocol.manifest_uri(folder), document, seen)
         output = self.outputs.setdefault(
@@ -200,7 +200,7 @@ class Task:
         output["bytes"] += size
 
     def document(self, outputs: dict[str, Any]) -> dict[str, Any]:
-        """The manifest of what this task has done so far."""
+        """Return the manifest of this task for some outputs."""
         return {
             "format": manifest.FORMAT,
             "task": self.identity,
@@ -210,12 +210,12 @@ class Task:
             "basis": self.basis.isoformat(timespec="microseconds"),
             "outputs": outputs,
             "metrics": self.metrics,
-            **self.given(),
-            **self.times(),
+            **self.provenance(),
+            **self.timings(),
         }
 
-    def given(self) -> dict[str, Any]:
-        """What this task worked with, by which it can be run again: parameters, predecessors, the manifests it read."""
+    def provenance(self) -> dict[str, Any]:
+        """Return the parameters, predecessors and manifests that this task used, by which it can be replayed."""
         return {
             "parameters": self.parameters,
             "predecessors": self.predecessors,
@@ -226,8 +226,8 @@ class Task:
             ],
         }
 
-    def times(self) -> dict[str, Any]:
-        """When this attempt began and ended, how long it took (wall and processor), the memory it needed."""
+    def timings(self) -> dict[str, Any]:
+        """Return start, end, wall and processor seconds of this attempt, and its peak memory."""
         ended = datetime.datetime.now(datetime.UTC)
         usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return {
@@ -240,8 +240,8 @@ class Task:
 
     def log(self, event: str, **numbers: object) -> None:
         """Print one line on stdout with time, task, event and numbers."""
-        self.line.say(event, **numbers)
+        self.line.log(event, **numbers)
 
-    def progress(self, what: str, done: int, total: int) -> None:
-        """Say how far the work is, for the alive line."""
-        self.line.text = f"{what} {done}/{total}"
+    def progress(self, step: str, done: int, total: int) -> None:
+        """Set the progress that the alive line shows."""
+        self.line.text = f"{step} {done}/{total}"

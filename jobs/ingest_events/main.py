@@ -26,7 +26,7 @@ from common.engines.spark import ROWS_PER_PARTITION
 from common.errors import TaskError
 from common.handover import Task, manifest, run
 from common.handover.manifest import Manifest
-from common.handover.storage import File, at_once
+from common.handover.storage import File, in_parallel
 from common.ingestion import deliveries, records, suppression
 from common.ingestion.deliveries import Quarantined, Survey
 from common.ingestion.suppression import People
@@ -357,7 +357,7 @@ def main(task: Task) -> None:
         spark.write(task, "quarantine", rows_aside.sortWithinPartitions("file", "line"))
 
         dates = sorted(events)
-        found = at_once(lambda date: task.partition("events", f"date={date}")[1], dates)
+        found = in_parallel(lambda date: task.partition("events", f"date={date}")[1], dates)
         seen = dict(zip(dates, found, strict=True))
         rows = {date: events[date] + manifest.partition_rows(seen[date]) for date in dates}
         parts = [

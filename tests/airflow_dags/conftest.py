@@ -42,7 +42,7 @@ def main(task):
     {body}
     for role in task.job.outputs:
         storage.write(f"{{task.folder(role)}}/part-0", b"rows")
-        task.written(role, 1)
+        task.record_output(role, 1)
 
 if __name__ == "__main__":
     run(main)

@@ -156,7 +156,7 @@ def publish_events(session: SparkSession, lake: str, date: str, events: list) ->
     paths = [{"path": file.uri.removeprefix(f"{folder}/"), "bytes": file.bytes} for file in files]
     output = {"contract": "events@1", "rows": len(events), "bytes": 1, "files": paths}
     document = {"outputs": {"events": output}, "task": {}}
-    storage.write(f"{folder}/manifest.json", manifest.content(document))
+    storage.write(f"{folder}/manifest.json", manifest.to_json(document))
 
 
 def arguments(lake: str, *more: str) -> list[str]:

@@ -82,7 +82,7 @@ def main(task):
             file.write(bytes(number))
     task.metrics["threads"] = [cores(), pa.cpu_count(), *(pool["num_threads"] for pool in threadpool_info())]
     with open(task.folder("table").removeprefix("file://"), "w") if what == "write" else open(os.devnull) as file:
-        task.written("table", 0)
+        task.record_output("table", 0)
 
 
 if __name__ == "__main__":

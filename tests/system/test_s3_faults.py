@@ -205,12 +205,12 @@ TROUBLES = {
     "wrong secret": (
         {"AWS_SECRET_ACCESS_KEY": "not-the-secret"},
         1,
-        "S3 does not know these credentials; correct AWS_",
+        "S3 rejects these credentials; correct AWS_",
     ),
     "no credentials": (
         {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"},
         1,
-        "There are no credentials for S3; give the task a role, or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+        "There are no credentials for S3; give the task a role, or set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
     ),
 }
 
@@ -235,7 +235,7 @@ def test_a_server_that_is_not_there_is_told(through, root, monkeypatch):
     for read in (storage.read, lambda uri: arrow.filesystem(uri).open_input_file(arrow.path(uri))):
         with pytest.raises(Exception, match=r"127\.0\.0\.1") as error:
             read(f"{root}/file")
-        sentence = str(s3.explained(error.value, root))
+        sentence = str(s3.explain(error.value, root))
         assert sentence.startswith("The S3 server (http://127.0.0.1:1) can't be reached; check AWS_ENDPOINT_URL")
 
 
@@ -256,6 +256,6 @@ def test_credentials_that_expire_are_told_whichever_client_meets_it(through, roo
     through.answer(403 if method == "HEAD" else 400, EXPIRED, lambda request: request.method == method, times=100)
     process = reader.run("--from", "table=one", task="two")
     assert process.returncode == 1
-    told = "S3 denies access" if method == "HEAD" else "The credentials for S3 have expired; renew them, then run"
+    told = "S3 denies access" if method == "HEAD" else "The credentials for S3 have expired; renew them, then rerun"
     assert process.stderr.startswith(told)
     assert process.stderr.count("\n") == 1

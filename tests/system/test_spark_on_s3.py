@@ -35,7 +35,7 @@ with spark.session(work) as session:
     try:
         parquet_writer(rows).save("s3://tandem-lake/committer/after")
     except Exception as error:
-        sentence = str(s3.explained(error, work.lake))
+        sentence = str(s3.explain(error, work.lake))
 marker = json.loads(storage.read("s3://tandem-lake/committer/marked/_SUCCESS")[0])
 print(json.dumps({"marker": marker, "files": len(files), "rows": work.outputs["quarantine"]["rows"], "read": read,
                   "sentence": sentence}))
@@ -95,7 +95,7 @@ def test_nothing_is_lost_or_written_twice_when_requests_of_spark_fail(ran):
 
 def test_spark_tells_expired_credentials_in_the_same_sentence(ran):
     told, _ = ran
-    assert told["sentence"].startswith("The credentials for S3 have expired; renew them, then run the task again")
+    assert told["sentence"].startswith("The credentials for S3 have expired; renew them, then rerun the task")
 
 
 def test_what_spark_asks_of_the_server_for_a_table_of_one_file_is_bounded(ran):

@@ -24,7 +24,7 @@ from rich.progress import track
 
 from common import protocol
 from common.handover import manifest, partitions, storage
-from common.handover.storage import File, at_once
+from common.handover.storage import File, in_parallel
 from tools.data import shop_model
 from tools.data.shop_model import BLOCK, DAY, EVENTS_A_CHUNK, Settings
 
@@ -87,7 +87,7 @@ def generate(settings: Settings, level: str, root: str, processes: int) -> int:
     storage.write(f"{root}/raw/items/arrival={last_day(settings)}/items.csv", items_csv(settings))
     if level == "curated":
         publish(root, asked, made)
-    storage.write(marker, manifest.content(asked))
+    storage.write(marker, manifest.to_json(asked))
     return files + 1
 
 
@@ -266,11 +266,11 @@ def publish(root: str, asked: dict[str, Any], made: list[Made]) -> None:
         paths = [{"path": each.file.uri.removeprefix(f"{folder}/"), "bytes": each.file.bytes} for each in files]
         output = {"contract": "events@1", "rows": sum(each.rows for each in files), "files": paths}
         output["bytes"] = sum(each.file.bytes for each in files)
-        storage.write(protocol.manifest_uri(folder), manifest.content({**common, "outputs": {"events": output}}))
+        storage.write(protocol.manifest_uri(folder), manifest.to_json({**common, "outputs": {"events": output}}))
 
     by_day = {day: list(files) for day, files in itertools.groupby(sorted(made), lambda each: each.day)}
     partitions.register(f"{root}/curated/events", set(by_day))
-    at_once(lambda day: publish_day(*day), by_day.items())
+    in_parallel(lambda day: publish_day(*day), by_day.items())
 
 
 def version(settings: Settings) -> str:

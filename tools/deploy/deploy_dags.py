@@ -111,7 +111,7 @@ def released_catalogue(lake: str, released: dict[str, str]) -> str:
             raise TaskError(f"{uri} has no job.toml, though {job} is released; release it again.") from None
 
     with tempfile.TemporaryDirectory() as temporary:
-        for job, (description, mark) in zip(released, storage.at_once(files, released)):
+        for job, (description, mark) in zip(released, storage.in_parallel(files, released)):
             folder = Path(temporary) / job
             folder.mkdir()
             (folder / "job.toml").write_bytes(description)

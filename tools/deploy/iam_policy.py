@@ -59,7 +59,7 @@ def main() -> None:
         raise TaskError(f"The lake of {settings.name} is {lake}, expected s3://…; other storage needs no policy.")
     known = pipelines.tasks(settings.name)
     selected = select(known, arguments.job, arguments.pipeline)
-    print(json.dumps(policy(selected, known, lake, settings["delivery"]["tables"], s3.key_of_encryption()), indent=2))
+    print(json.dumps(policy(selected, known, lake, settings["delivery"]["tables"], s3.encryption_key()), indent=2))
 
 
 def select(known: list[TaskOfPipeline], job: str | None, pipeline: str | None) -> list[TaskOfPipeline]:

@@ -81,7 +81,7 @@ def main() -> None:
     except TaskError as error:
         sys.exit(str(error))
     except Exception as error:
-        if failure := s3.explained(error, root):
+        if failure := s3.explain(error, root):
             sys.exit(str(failure))
         if isinstance(error, OSError):
             sys.exit(f"{error}; let this tool read and write all of the lake and call it again, it goes on from here.")

@@ -234,8 +234,8 @@ class Lake:
         now = datetime.datetime.now(datetime.UTC)
         document["people_forgotten"] = now.isoformat(timespec="seconds")
         if "dropped" in document:
-            document["dropped"] = manifest.dropped(current, manifest.files_of(document), now)
-        storage.replace(current.uri, manifest.content(document), current.tag)
+            document["dropped"] = manifest.dropped_versions(current, manifest.files_of(document), now)
+        storage.replace(current.uri, manifest.to_json(document), current.tag)
         self.result.changed += 1
 
     def copy(self, unit: str, entry: Entry, output: dict[str, Any], file: dict[str, Any]) -> None:
@@ -254,7 +254,7 @@ class Lake:
         with contextlib.suppress(FileNotFoundError, storage.Conflict):  # the next pass looks at it again
             content, tag = storage.read(self.uri(entry))
             document = forget_content.without(forget_content.parsed(content), self.people)[0]
-            storage.replace(self.uri(entry), manifest.content(document), tag)
+            storage.replace(self.uri(entry), manifest.to_json(document), tag)
         self.result.changed += 1
 
     def remove(self, entry: Entry, published: float) -> None:
@@ -302,7 +302,7 @@ class Lake:
             return
         latest = time.time() - self.grace
         for folder in personal_folders():
-            s3.abort_each(f"{self.root}/{folder}", lambda upload: upload["Initiated"].timestamp() <= latest)
+            s3.abort_matching(f"{self.root}/{folder}", lambda upload: upload["Initiated"].timestamp() <= latest)
 
     # Files
 

@@ -123,7 +123,7 @@ def complete(root: str, request: Request, checked: dict[str, Any]) -> dict[str, 
         ],
         "checked": checked,
     }
-    storage.write(f"{root}/{RECEIPTS}/{request.name}.json", manifest.content(receipt))
+    storage.write(f"{root}/{RECEIPTS}/{request.name}.json", manifest.to_json(receipt))
     storage.delete_files([uri(root, request)])
     return receipt
 
@@ -133,7 +133,7 @@ def uri(root: str, request: Request) -> str:
 
 
 def to_json(request: Request) -> bytes:
-    return manifest.content({"format": FORMAT, **vars(request)})
+    return manifest.to_json({"format": FORMAT, **vars(request)})
 
 
 def from_json(content: bytes) -> Request:

@@ -80,7 +80,7 @@ def find(root: str, limit: float, live: set[str]) -> tuple[Lake, list[Garbage]]:
 def note_reads(found: Lake, run: str) -> None:
     """Note which partitions the tasks of a run read, and since when."""
     uris = [f"{found.root}/intermediate/{entry.path}" for entry in found.runs[run] if is_manifest(entry.path)]
-    for each in filter(None, storage.at_once(manifest.load_or_none, uris)):
+    for each in filter(None, storage.in_parallel(manifest.load_or_none, uris)):
         started = datetime.datetime.fromisoformat(each.document["started"])
         for parent in each.document["parents"]:
             folder = parent["uri"].removesuffix("/manifest.json").removeprefix(f"{found.root}/")
@@ -121,7 +121,7 @@ def unnamed_versions(found: Lake) -> Iterator[Garbage]:
     old = {place: of_version for place, of_version in versions.items() if found.old(of_version)}
     partitions = sorted({partition for partition, _ in old})
     uris = [protocol.manifest_uri(f"{found.root}/curated/{partition}") for partition in partitions]
-    there = dict(zip(partitions, storage.at_once(manifest.load_or_none, uris)))
+    there = dict(zip(partitions, storage.in_parallel(manifest.load_or_none, uris)))
     for (partition, version), of_version in sorted(old.items()):
         folder = f"curated/{partition}"
 

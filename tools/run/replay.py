@@ -90,7 +90,7 @@ def left_behind(asked: argparse.Namespace) -> dict[str, Any]:
     if parts := [name for name in names if name.startswith("map-")]:
         raise ArgumentError(f"Task '{asked.task_id}' has {len(parts)} parts; say which one, as in MAP_INDEX=0.")
     uris = [protocol.manifest_uri(key), *(protocol.failure_uri(f"{key}/{name}") for name in names)]
-    found = [each.document for each in storage.at_once(manifest.load_or_none, uris) if each]
+    found = [each.document for each in storage.in_parallel(manifest.load_or_none, uris) if each]
     if not found:
         raise InputError(
             f"No attempt at {key} left a manifest or a failure document: it was killed. The last line of its log on "
@@ -98,7 +98,7 @@ def left_behind(asked: argparse.Namespace) -> dict[str, Any]:
         )
     newest: dict[str, Any] = found[0]  # of one attempt the manifest
     for document in found[1:]:
-        newest = document if manifest.compared(document["task"], newest["task"]) > 0 else newest
+        newest = document if manifest.compare_attempts(document["task"], newest["task"]) > 0 else newest
     return newest
 
 
@@ -193,7 +193,7 @@ def read_then(task: Task, parents: list[dict[str, str]]) -> list[File]:
             console.print(
                 f"input {role}: of {len(then)} manifests that it read {changed} have changed, {gone} are gone"
             )
-        wanted += [File(uri, len(manifest.content(each.document))) for uri, each in kept.items()]
+        wanted += [File(uri, len(manifest.to_json(each.document))) for uri, each in kept.items()]
         wanted += files_of(source, list(kept))
     return wanted
 
@@ -228,7 +228,7 @@ def fetch(wanted: list[File], root: str, scratch: str) -> None:
                 shutil.copyfile(storage.local(uri), place)
             progress.advance(bar, missing[place].bytes)
 
-        storage.at_once(get, missing)
+        storage.in_parallel(get, missing)
 
 
 def note_days(wanted: list[File], root: str, scratch: str) -> None:

@@ -113,7 +113,7 @@ def write(task: Task, role: str, frame: DataFrame) -> None:
     parquet_writer(counted).save(task.folder(role))
     counts = seen.get
     refuse_forbidden(role, contract, counts)
-    task.written(role, counts["rows of all"])
+    task.record_output(role, counts["rows of all"])
     if counts["rows of all"] and not task.outputs[role]["files"]:
         raise lost(counts["rows of all"], 0, task.folder(role))
 

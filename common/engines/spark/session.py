@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 
 from common.engines.spark.io import input_errors
 from common.handover import s3, storage
-from common.handover.failure_report import LAST_LINE_TO
+from common.handover.failure_report import LAST_LINE_SINKS
 from common.handover.heartbeat import repeatedly
 from common.handover.task import Task
 
@@ -109,7 +109,7 @@ def use_s3(spark: SparkSession, lake: str) -> None:
         "mapreduce.outputcommitter.factory.scheme.s3": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
         "mapreduce.outputcommitter.factory.scheme.s3a": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
     }
-    if key := s3.key_of_encryption():
+    if key := s3.encryption_key():
         settings |= {"fs.s3a.encryption.algorithm": "SSE-KMS", "fs.s3a.encryption.key": key}
     for name, value in settings.items():
         hadoop.set(name, value)
@@ -139,4 +139,4 @@ def progress_of(spark: SparkSession, task: Task) -> Callable[[], None]:
     return look
 
 
-LAST_LINE_TO.append(tell_launcher)
+LAST_LINE_SINKS.append(tell_launcher)

@@ -42,7 +42,7 @@ class Reading:
     def folder(self, role):
         return f"{self.folder_uri}/{role}"
 
-    def written(self, role, rows):
+    def record_output(self, role, rows):
         self.counts[role] = rows
 
     def log(self, event, **numbers):
@@ -235,7 +235,7 @@ import pyarrow as pa, pyarrow.parquet as pq
 from types import SimpleNamespace
 from common import contracts
 from common.engines.interactions import read_interactions
-from common.handover.heartbeat import status
+from common.handover.heartbeat import status_bytes
 from common.handover.storage import File
 from common.handover.inputs import Input
 
@@ -246,10 +246,10 @@ def task(files, rows):
     return SimpleNamespace(input=lambda role: source, log=print)
 read_interactions(task(files[:1], pq.ParquetFile(sys.argv[1]).metadata.num_rows), "interactions", ["weight"])
 open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew, with all libraries loaded and pools filled
-before = status("self", "VmRSS")
+before = status_bytes("self", "VmRSS")
 found = read_interactions(task(files, rows), "interactions", ["weight"])
 size = found.indptr.nbytes + found.indices.nbytes + found.values["weight"].nbytes
-print((status("self", "VmHWM") - before) / size, len(found.users))
+print((status_bytes("self", "VmHWM") - before) / size, len(found.users))
 """
 
 

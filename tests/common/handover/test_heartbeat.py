@@ -1,4 +1,4 @@
-"""The lines by which a task shows that it is alive."""
+"""Alive lines of a task: progress and memory."""
 
 import re
 import time
@@ -6,7 +6,7 @@ import time
 from common.handover.heartbeat import Progress, peak_memory
 
 
-def test_a_silent_task_says_how_far_it_is_and_what_memory_it_has(capsys):
+def test_alive_lines_show_progress_and_memory(capsys):
     progress = Progress("train")
     progress.text = "models 2/5"
     lines: list[str] = []
@@ -18,10 +18,10 @@ def test_a_silent_task_says_how_far_it_is_and_what_memory_it_has(capsys):
     line = re.fullmatch(r"\S+Z?\+00:00 train alive seconds=\d+ memory_mib=(\d+) progress='models 2/5'", lines[0])
     assert int(line[1]) > 5
     time.sleep(0.1)
-    assert not capsys.readouterr().out  # it ends with the work
+    assert not capsys.readouterr().out  # no line after the block
 
 
-def test_the_peak_of_memory_is_kept_after_it_was_given_back():
+def test_peak_memory_stays_after_release():
     block = b"x" * (64 << 20)
     at_peak = peak_memory()
     assert at_peak > len(block)

@@ -1,4 +1,4 @@
-"""Publishing: one of two racing wins, an attempt that wakes up late is fenced, a killed writer leaves nothing half."""
+"""Publishing: one of two racing attempts wins, a late one is fenced, a killed writer leaves nothing incomplete."""
 
 import datetime
 import json
@@ -42,7 +42,7 @@ def race(lake, attempt, barrier, results):
             results.put((number, os.getpid(), "fenced"))
 
 
-def raced(lake, attempts):
+def run_race(lake, attempts):
     fork = multiprocessing.get_context("fork")
     barrier, results = fork.Barrier(2), fork.Queue()
     processes = [fork.Process(target=race, args=(lake, attempt, barrier, results)) for attempt in attempts]
@@ -54,8 +54,8 @@ def raced(lake, attempts):
     return processes, found
 
 
-def test_of_two_that_publish_the_same_attempt_one_wins_and_the_other_says_so(any_lake):
-    _, found = raced(any_lake, [1, 1])
+def test_same_attempt_raced_twice_has_one_winner(any_lake):
+    _, found = run_race(any_lake, [1, 1])
     for number in range(ROUNDS):
         outcomes = {outcome: pid for key, pid, outcome in found if key == number}
         assert sorted(outcomes) == ["fenced", "won"]
@@ -63,14 +63,14 @@ def test_of_two_that_publish_the_same_attempt_one_wins_and_the_other_says_so(any
         assert there.document["writer"] == outcomes["won"]
 
 
-def test_of_two_attempts_that_race_the_newer_stands_in_the_end(any_lake):
-    processes, _ = raced(any_lake, [1, 2])
+def test_newer_of_two_racing_attempts_stays(any_lake):
+    processes, _ = run_race(any_lake, [1, 2])
     for number in range(ROUNDS):
         there = manifest.load_or_none(f"{any_lake}/key-{number}/manifest.json")
         assert there.document["writer"] == processes[1].pid
 
 
-def test_an_attempt_that_wakes_up_late_is_fenced_and_changes_nothing(any_lake):
+def test_late_attempt_is_fenced_and_changes_nothing(any_lake):
     uri = f"{any_lake}/key/manifest.json"
     seen = manifest.load_or_none(uri)
     manifest.publish(uri, document(2), manifest.load_or_none(uri))
@@ -79,7 +79,7 @@ def test_an_attempt_that_wakes_up_late_is_fenced_and_changes_nothing(any_lake):
     assert manifest.load_or_none(uri).document["task"]["attempt"] == 2
 
 
-def test_a_partition_that_changed_meanwhile_is_not_replaced(any_lake):
+def test_concurrently_changed_partition_is_not_replaced(any_lake):
     uri = f"{any_lake}/curated/events/date=2011-06-01/manifest.json"
     seen = manifest.load_or_none(uri)
     manifest.publish_partition(uri, document(1, "other"), seen)
@@ -109,11 +109,11 @@ def test_a_partition_that_changed_meanwhile_is_not_replaced(any_lake):
         (2**70, 2**70),
     ],
 )
-def test_documents_are_json_whatever_values_they_get(value, read):
+def test_documents_are_json_for_any_values(value, read):
     def forbid(constant):
         raise ValueError(constant)
 
-    assert json.loads(manifest.content({"value": value}).decode(), parse_constant=forbid) == {"value": read}
+    assert json.loads(manifest.to_json({"value": value}).decode(), parse_constant=forbid) == {"value": read}
 
 
 @pytest.mark.parametrize(
@@ -130,17 +130,17 @@ def test_documents_are_json_whatever_values_they_get(value, read):
 )
 def test_attempts_compare_by_start_of_run_then_number(one, other, expected):
     first, second = ({"run_started": began, "attempt": attempt} for began, attempt in (one, other))
-    assert manifest.compared(first, second) == expected
+    assert manifest.compare_attempts(first, second) == expected
 
 
 def write_and_publish(task):
     for part in range(3):
         storage.write(f"{task.folder('table')}/part-{part}", b"x" * 1000)
-    task.written("table", 3)
+    task.record_output("table", 3)
 
 
 class KilledAtLine:
-    """Traces a process and kills it when it has run so many lines of Python."""
+    """Trace function that kills the process after N lines of Python."""
 
     def __init__(self, lines: int) -> None:
         self.left = lines
@@ -152,8 +152,8 @@ class KilledAtLine:
         return self
 
 
-def lines_of(main, folder, lake):
-    """How many lines of Python a job runs from its arguments to its manifest."""
+def count_lines(main, folder, lake):
+    """Count the lines of Python that a job runs from its arguments to its manifest."""
     counter = KilledAtLine(sys.maxsize)
     arguments = f"--lake {lake} --dag-id dag --run-id run --task-id task --attempt 1"
     sys.settrace(counter)
@@ -164,15 +164,15 @@ def lines_of(main, folder, lake):
     return sys.maxsize - counter.left
 
 
-def test_killed_writer_leaves_nothing_half_and_next_publishes(tmp_path, lake):
-    """The same key through 200 kills, each at a random line of the work: what a reader finds is whole, or not there."""
+def test_killed_writer_leaves_nothing_incomplete(tmp_path, lake):
+    """Kill 200 attempts at one key, each at a random line: a reader finds a complete result or none."""
     folder = tmp_path / "killed"
     folder.mkdir()
     (folder / "job.toml").write_text(
         '[job]\ndescription = "Writes three files."\nengine = "python"\n[outputs.table]\ncontract = "interactions@1"\n'
     )
     randomness = random.Random(7)
-    lines = lines_of(write_and_publish, folder, f"{lake}-counted")
+    lines = count_lines(write_and_publish, folder, f"{lake}-counted")
     outcomes = {"published": 0, "killed": 0}
     key = protocol.task_key(lake, "dag", "run", "task")
     for attempt in range(1, KILLS + 1):
@@ -227,10 +227,10 @@ def test_killed_writer_leaves_nothing_half_and_next_publishes(tmp_path, lake):
         (None, False),
     ],
 )
-def test_paths_that_leave_the_manifests_folder_are_refused(lake, path, safe):
+def test_paths_outside_the_manifests_folder_are_refused(lake, path, safe):
     uri = f"{lake}/curated/items/all/manifest.json"
     outputs = {"items": {"contract": "items@1", "rows": 1, "bytes": 1, "files": [{"path": path, "bytes": 1}]}}
-    storage.write(uri, manifest.content({"outputs": outputs}))
+    storage.write(uri, manifest.to_json({"outputs": outputs}))
     if safe:
         assert manifest.load_or_none(uri).document["outputs"] == outputs
     else:

@@ -1,4 +1,4 @@
-"""The days of a dataset: none is lost, whoever notes some at the same time."""
+"""Index of the days of a dataset: concurrent registrations are all kept."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ import pytest
 from common.handover import partitions, s3, storage
 
 
-def test_days_that_several_tasks_note_at_the_same_time_are_all_noted(any_lake):
+def test_concurrently_registered_days_are_all_kept(any_lake):
     dataset = f"{any_lake}/curated/events"
     assert partitions.registered(dataset) == []
     wanted = [{f"2011-01-{number:02}", f"2011-02-{number:02}"} for number in range(1, 9)]
@@ -31,8 +31,8 @@ LOST = {
     "deleted": None,
     "empty": b"",
     "cut off": b'{"days": ["2011-01-01", "2011-',
-    "no UTF-8": b"\xff\xfe{}",
-    "no document": b"[]",
+    "not UTF-8": b"\xff\xfe{}",
+    "not an object": b"[]",
     "no days": b"{}",
     "not a list": b'{"days": null}',
     "an empty list": b'{"days": []}',
@@ -41,25 +41,25 @@ LOST = {
 
 
 @pytest.mark.parametrize("content", LOST.values(), ids=LOST)
-def test_lost_index_is_rebuilt_never_taken_for_empty(any_lake, content):
+def test_lost_index_is_rebuilt_from_folders(any_lake, content):
     dataset = f"{any_lake}/curated/events"
     partitions.register(dataset, {"2011-01-01", "2011-01-02"})
     for folder in ("date=2011-01-01", "date=2011-01-02", "date=not-a-day", "_temporary"):
         storage.write(f"{dataset}/{folder}/version=a-1-b/part-0", b"x")
     if content is None:
-        delete(partitions.document(dataset))
+        delete(partitions.index_uri(dataset))
     else:
-        storage.write(partitions.document(dataset), content)
+        storage.write(partitions.index_uri(dataset), content)
     assert partitions.registered(dataset) == ["2011-01-01", "2011-01-02"]
     partitions.register(dataset, {"2011-01-03"})
-    assert json.loads(storage.read(partitions.document(dataset))[0])["days"] == [
+    assert json.loads(storage.read(partitions.index_uri(dataset))[0])["days"] == [
         "2011-01-01",
         "2011-01-02",
         "2011-01-03",
     ]
 
 
-def test_intact_index_is_not_listed(any_lake, monkeypatch):
+def test_intact_index_avoids_listing(any_lake, monkeypatch):
     dataset = f"{any_lake}/curated/events"
     partitions.register(dataset, {"2011-01-01"})
     monkeypatch.setattr(storage, "folders", lambda folder: pytest.fail("listed"))

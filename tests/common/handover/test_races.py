@@ -1,4 +1,4 @@
-"""Attempts, twins and runs that overlap at every storage operation, and processes that are killed at each of them."""
+"""Attempts, twins and runs that overlap, or are killed, at every storage operation."""
 
 import contextlib
 import itertools
@@ -34,7 +34,7 @@ contract = "quarantine@2"
 """
 APPENDS = """
 [job]
-description = "Adds a row to each of two days that lacks it."
+description = "Adds a row to each of two days that lack one."
 engine = "python"
 [outputs.dataset]
 contract = "quarantine@2"
@@ -66,7 +66,7 @@ def append_to_days(task: Task) -> None:
 
 @dataclass
 class Job:
-    """A job in a lake, each run of it a process of its own."""
+    """A job in a lake; each run is a process."""
 
     lake: str
     folder: Path
@@ -97,11 +97,11 @@ class Job:
         storage.write(f"{self.lake}/raw/names/arrival=2011-01-01/{name}", name.encode())
 
     def published(self, run: str = "run") -> manifest.Manifest | None:
-        """The task's manifest, its files checked to be there as it says."""
+        """Return the task's manifest after checking its files."""
         return self.checked(protocol.task_key(self.lake, "dag", run, "task"), "copy")
 
     def names(self) -> list[str]:
-        """What a reader of the dataset finds."""
+        """Return the names that a reader of the dataset finds."""
         found = self.checked(f"{self.lake}/curated/names/all", "dataset")
         return names_in(found) if found else []
 
@@ -143,7 +143,7 @@ def appending(any_lake: str, tmp_path: Path) -> Job:
 
 @dataclass
 class Pause:
-    """Stops a process before its n-th operation on storage until it is told to go on."""
+    """Stop a process before its n-th storage operation until it is released."""
 
     number: int
 
@@ -175,7 +175,7 @@ class Pause:
             setattr(storage, name, counted(getattr(storage, name)))
 
     def wait(self) -> bool:
-        """True once the process stands there, False if it ended before."""
+        """Return True once the process has stopped, False if it ended before."""
         os.close(self.tell_reached)
         os.close(self.go)
         return os.read(self.reached, 1) == b"x"
@@ -187,9 +187,9 @@ class Pause:
 
 
 def interleaved(job: Job, other: dict, between: Callable[[int], None] = lambda number: None) -> Iterator[tuple]:
-    """For each operation: one process stops before it, another runs from beginning to end, the first goes on.
+    """For each operation: stop one process before it, run another from beginning to end, resume the first.
 
-    Gives the number, which also names the run, and the exit codes of both, until the first never stops.
+    Yields the number, which also names the run, and the exit codes of both, until the first never stops.
     """
     for number in itertools.count(1):
         pause = Pause(number)
@@ -205,8 +205,8 @@ def interleaved(job: Job, other: dict, between: Callable[[int], None] = lambda n
         yield number, ended(stopped), code
 
 
-def test_attempt_woken_at_any_operation_changes_nothing(replacing):
-    """A first attempt sleeps while the second, which has a delivery more, publishes."""
+def test_attempt_resumed_at_any_operation_changes_nothing(replacing):
+    """A first attempt sleeps while the second, with one more delivery, publishes."""
 
     def deliver(number):
         replacing.deliver(f"later-{number}")
@@ -214,9 +214,9 @@ def test_attempt_woken_at_any_operation_changes_nothing(replacing):
     def seen_by(number):
         return sorted(["first", *(f"later-{each}" for each in range(1, number + 1))])
 
-    for number, woken, second in interleaved(replacing, {"attempt": "2"}, deliver):
+    for number, resumed, second in interleaved(replacing, {"attempt": "2"}, deliver):
         assert second == 0
-        assert woken == 5, (number, (replacing.folder / "stderr").read_text())
+        assert resumed == 5, (number, (replacing.folder / "stderr").read_text())
         found = replacing.published(f"run-{number}")
         assert found.document["task"]["attempt"] == 2
         assert names_in(found) == replacing.names() == seen_by(number)
@@ -230,7 +230,7 @@ def test_twins_of_one_attempt_publish_once_and_keep_their_files(replacing):
         assert names_in(replacing.published(f"run-{number}")) == replacing.names() == ["first"]
 
 
-def test_older_run_never_takes_a_newer_delivery_away(replacing):
+def test_older_run_never_removes_a_newer_delivery(replacing):
     def deliver(number):
         replacing.deliver(f"later-{number:03}")
 
@@ -242,7 +242,7 @@ def test_older_run_never_takes_a_newer_delivery_away(replacing):
 
 @dataclass
 class Cut:
-    """Kills a process before its n-th step on the lake: a system call on a file system, a request on S3."""
+    """Kill a process before its n-th step on the lake: a system call on a file system, a request on S3."""
 
     number: int
 
@@ -268,7 +268,7 @@ class Cut:
 
 
 def killed_everywhere(job: Job) -> Iterator[int]:
-    """Kill a first attempt at its n-th step for all n; gives n, by which the run is called."""
+    """Kill a first attempt at its n-th step for all n; yield n, which names the run."""
     for number in itertools.count(1):
         code = job.run(hook=Cut(number), run=f"run-{number}")
         yield number
@@ -296,17 +296,17 @@ def names_of(job: Job) -> list[str]:
     return sorted(file.uri.rpartition("/")[2] for file in storage.files(f"{job.lake}/raw/names"))
 
 
-def test_days_are_whole_and_noted_whenever_a_writer_is_killed(appending):
+def test_days_are_complete_and_registered_after_any_kill(appending):
     lake = appending.lake
     for number in killed_everywhere(appending):
         appending.lake = f"{lake}/{number + 1}"  # for the next one
         dataset = f"{lake}/{number}/curated/rows" if number > 1 else f"{lake}/curated/rows"
         with contextlib.suppress(FileNotFoundError):
-            storage.read(partitions.document(dataset))
+            storage.read(partitions.index_uri(dataset))
             assert published_days(appending, dataset) <= set(partitions.registered(dataset))
-        again = Job(dataset.removesuffix("/curated/rows"), appending.folder, appending.main)
-        assert again.run(run=f"run-{number}", attempt=2) == 0
-        assert published_days(again, dataset) == set(partitions.registered(dataset)) == set(DAYS)
+        retry = Job(dataset.removesuffix("/curated/rows"), appending.folder, appending.main)
+        assert retry.run(run=f"run-{number}", attempt=2) == 0
+        assert published_days(retry, dataset) == set(partitions.registered(dataset)) == set(DAYS)
 
 
 def published_days(job: Job, dataset: str) -> set[str]:
@@ -317,7 +317,7 @@ def published_days(job: Job, dataset: str) -> set[str]:
 
 TRAINS = """
 [job]
-description = "Replaces a dataset by what was handed over."
+description = "Replaces a dataset by a hand-over."
 engine = "python"
 [inputs.copy]
 contract = "quarantine@2"
@@ -334,7 +334,7 @@ def train(task: Task) -> None:
 
 
 def test_retry_on_older_handover_does_not_replace_newer_model(replacing, tmp_path):
-    """Features of Monday and of Tuesday; Monday's training is tried again on Wednesday, after Tuesday's."""
+    """Features of Monday and of Tuesday; Monday's training is retried on Wednesday, after Tuesday's."""
     trains = Job(replacing.lake, described(tmp_path / "trains", TRAINS), train)
     trained = {"task": "train", "more": ("--from=copy=task",)}
     assert replacing.run(run="monday") == 0
@@ -349,11 +349,11 @@ def test_retry_on_older_handover_does_not_replace_newer_model(replacing, tmp_pat
     assert trains.run(run="wednesday", **trained) == 0
 
 
-def test_run_made_anew_replaces_and_fences_the_deleted_one(replacing):
-    deleted, anew = ("--run-started=2011-01-01T00:00:00Z",), ("--run-started=2011-01-02T02:00:00+02:00",)
+def test_recreated_run_replaces_and_fences_the_deleted_one(replacing):
+    deleted, recreated = ("--run-started=2011-01-01T00:00:00Z",), ("--run-started=2011-01-02T02:00:00+02:00",)
     assert replacing.run(attempt=3, more=deleted) == 0
     replacing.deliver("later")
-    assert replacing.run(attempt=1, more=anew) == 0
+    assert replacing.run(attempt=1, more=recreated) == 0
     assert replacing.run(attempt=4, more=deleted) == 5
     found = replacing.published()
     assert (found.document["task"]["attempt"], names_in(found)) == (1, ["first", "later"])
@@ -364,7 +364,7 @@ def test_clock_that_was_ahead_does_not_block_a_dataset(replacing):
     assert replacing.run(run="ahead") == 0
     uri = protocol.manifest_uri(f"{replacing.lake}/curated/names/all")
     found = manifest.load_or_none(uri)
-    storage.replace(uri, manifest.content({**found.document, "basis": "2999-01-01T00:00:00+00:00"}), found.tag)
+    storage.replace(uri, manifest.to_json({**found.document, "basis": "2999-01-01T00:00:00+00:00"}), found.tag)
     replacing.deliver("later")
     assert replacing.run(run="next") == 0
     assert replacing.names() == ["first", "later"]

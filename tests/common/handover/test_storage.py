@@ -1,4 +1,4 @@
-"""Bytes at a URI: in whole or not at all; folders without what Hadoop hides."""
+"""Bytes at a URI: atomic writes; listings without files that Hadoop hides."""
 
 import multiprocessing
 import os
@@ -16,7 +16,7 @@ def rewrite(uri, ended):
             storage.write(uri, content)
 
 
-def test_a_reader_never_sees_a_part_of_what_is_written(lake):
+def test_reader_sees_only_complete_content(lake):
     uri = f"{lake}/folder/file"
     storage.write(uri, CONTENTS[0])
     fork = multiprocessing.get_context("fork")
@@ -31,7 +31,7 @@ def test_a_reader_never_sees_a_part_of_what_is_written(lake):
     assert seen == set(CONTENTS)
 
 
-def test_files_and_folders_are_listed_without_hidden_ones(any_lake):
+def test_listings_leave_out_hidden_files_and_folders(any_lake):
     for name in ("b/1", "a/x/2", "a/_temporary/3", "a/.part.crc", "_SUCCESS", "a-longer/4"):
         storage.write(f"{any_lake}/data/{name}", b"x" * int(name[-1]) if name[-1].isdigit() else b"")
     if storage.is_s3(any_lake):
@@ -42,7 +42,7 @@ def test_files_and_folders_are_listed_without_hidden_ones(any_lake):
     assert storage.folders(f"{any_lake}/nothing") == storage.files(f"{any_lake}/nothing") == []
 
 
-def test_the_files_of_several_folders_are_those_of_each(any_lake):
+def test_files_of_several_folders_match_single_listings(any_lake):
     for name in (
         "b/v-1/1",
         "a/v-1/x/2",
@@ -61,7 +61,7 @@ def test_the_files_of_several_folders_are_those_of_each(any_lake):
     assert storage.files_of([]) == {}
 
 
-def test_deleting_a_folder_leaves_its_neighbour_whose_name_begins_the_same(any_lake):
+def test_delete_spares_folder_with_same_prefix(any_lake):
     for name in ("attempt-1/file", "attempt-10/file"):
         storage.write(f"{any_lake}/{name}", b"x")
     storage.delete(f"{any_lake}/attempt-1")
@@ -69,13 +69,13 @@ def test_deleting_a_folder_leaves_its_neighbour_whose_name_begins_the_same(any_l
     assert [file.uri for file in storage.files(any_lake)] == [f"{any_lake}/attempt-10/file"]
 
 
-def test_what_is_no_place_is_refused():
-    with pytest.raises(ValueError, match="'/lake' is no place that Tandem knows, expected s3://"):
+def test_uri_of_unknown_scheme_is_refused():
+    with pytest.raises(ValueError, match="Unsupported URI '/lake': expected s3://"):
         storage.is_s3("/lake")
 
 
-def refuse(monkeypatch, module, name, path):
-    """A system call that is not permitted on one path; tests may run as root, whom no mode of a file stops."""
+def forbid_call(monkeypatch, module, name, path):
+    """Forbid a system call on one path; tests may run as root, which ignores the mode of a file."""
     call = getattr(module, name)
 
     def refusing(where, *arguments, **options):
@@ -88,10 +88,10 @@ def refuse(monkeypatch, module, name, path):
 
 @pytest.mark.parametrize("listing", [storage.files, storage.folders, lambda folder: storage.files_of([folder])])
 @pytest.mark.parametrize("closed", ["data", "data/a"])
-def test_folder_that_may_not_be_listed_is_an_error(lake, monkeypatch, listing, closed):
+def test_forbidden_listing_is_an_error(lake, monkeypatch, listing, closed):
     storage.write(f"{lake}/data/a/file", b"x")
     storage.write(f"{lake}/data/b/file", b"x")
-    refuse(monkeypatch, os, "scandir", closed)
+    forbid_call(monkeypatch, os, "scandir", closed)
     if listing is storage.folders and closed == "data/a":
         assert listing(f"{lake}/data") == ["a", "b"]
         return
@@ -99,20 +99,20 @@ def test_folder_that_may_not_be_listed_is_an_error(lake, monkeypatch, listing, c
         listing(f"{lake}/data")
 
 
-def test_what_cannot_be_deleted_is_an_error(lake, monkeypatch):
+def test_forbidden_deletion_is_an_error(lake, monkeypatch):
     storage.write(f"{lake}/data/a/file", b"x")
-    refuse(monkeypatch, os, "rmdir", "a")
+    forbid_call(monkeypatch, os, "rmdir", "a")
     with pytest.raises(PermissionError):
         storage.delete(f"{lake}/data")
 
 
-def test_links_are_followed_and_reading_one_to_nowhere_is_error(lake):
+def test_links_are_followed_and_reading_a_broken_one_fails(lake):
     storage.write(f"{lake}/elsewhere/file", b"x")
     storage.write(f"{lake}/data/own", b"x")
     folder = storage.local(f"{lake}/data")
     (folder / "linked").symlink_to(storage.local(f"{lake}/elsewhere"))
     assert [file.uri for file in storage.files(f"{lake}/data")] == [f"{lake}/data/linked/file", f"{lake}/data/own"]
     (folder / "broken").symlink_to("nowhere")
-    assert storage.files(f"{lake}/data")[0].uri == f"{lake}/data/broken"  # listed, so that whoever reads it is told
+    assert storage.files(f"{lake}/data")[0].uri == f"{lake}/data/broken"  # listed, so that reading it is an error
     with pytest.raises(FileNotFoundError):
         storage.read(f"{lake}/data/broken")

@@ -1,4 +1,4 @@
-"""The command line of every job, its exit codes, its inputs and outputs, its failure document, its result."""
+"""Command line of every job, exit codes, inputs and outputs, failure document, result."""
 
 import fcntl
 import json
@@ -30,7 +30,7 @@ WRITE = (
 def main(task):
     storage.write(f"{task.folder('table')}/part-0", b"12345")
     task.metrics["size"] = 5
-    task.written("table", 1)
+    task.record_output("table", 1)
 """
     + END
 )
@@ -45,7 +45,7 @@ def main(task):
 )
 
 
-def failing(body):
+def program(body):
     return START + f"\ndef main(task):\n    {body}\n" + END
 
 
@@ -63,7 +63,7 @@ def reader(make_job):
     return make_job(HEADER + INPUT, READ, "reader")
 
 
-def test_a_manifest_says_what_was_written_by_whom_and_from_what(writer, reader):
+def test_manifest_records_output_task_and_parents(writer, reader):
     assert writer.run("--set", "factors=3", task="one").returncode == 0
     assert reader.run("--from", "table=one", task="two").returncode == 0
     written, read = writer.document("manifest.json", "one"), reader.document("manifest.json", "two")
@@ -82,14 +82,14 @@ def test_a_manifest_says_what_was_written_by_whom_and_from_what(writer, reader):
     assert [parent["uri"] for parent in read["parents"]] == [f"{writer.key('one')}/manifest.json"]
 
 
-def test_a_build_product_knows_its_name_and_fingerprint_whatever_its_folder_is_called(writer):
+def test_build_records_its_name_and_fingerprint(writer):
     (writer.folder / "fingerprint").write_text("0123456789abcdef real_name\n")
     assert writer.run().returncode == 0
     document = writer.document("manifest.json")
     assert (document["job"], document["fingerprint"]) == ("real_name", "0123456789abcdef")
 
 
-def test_the_hand_over_works_on_the_s3_server(writer, reader, s3_server):
+def test_hand_over_works_on_s3(writer, reader, s3_server):
     writer.lake = reader.lake = "s3://tandem-lake/hand-over"
     assert writer.run(task="one", environment=s3_server).returncode == 0
     assert writer.run(task="one", environment=s3_server).returncode == 5
@@ -97,18 +97,18 @@ def test_the_hand_over_works_on_the_s3_server(writer, reader, s3_server):
     assert second.returncode == 0, second.stderr
 
 
-def test_the_same_attempt_publishes_once(writer):
+def test_same_attempt_publishes_once(writer):
     assert writer.run().returncode == 0
     before = writer.document("manifest.json")
-    again = writer.run()
-    assert again.returncode == 5
-    assert last_line(again).endswith("run the task with --attempt 2.")
+    second = writer.run()
+    assert second.returncode == 5
+    assert last_line(second).endswith("run the task with --attempt 2.")
     assert writer.document("manifest.json") == before
     assert writer.run(attempt=2).returncode == 0
 
 
-def test_what_another_process_of_the_attempt_left_is_not_published(make_job):
-    leaves = failing("storage.write(f\"{task.folder('table')}/left\", b'x'); raise TaskError('No.')")
+def test_files_of_another_process_are_not_published(make_job):
+    leaves = program("storage.write(f\"{task.folder('table')}/left\", b'x'); raise TaskError('No.')")
     job = make_job(HEADER + OUTPUT, leaves)
     assert job.run().returncode == 1
     (job.folder / "main.py").write_text(WRITE)
@@ -125,15 +125,15 @@ def test_what_another_process_of_the_attempt_left_is_not_published(make_job):
         (["--set", "factor=3"], "The parameter 'factor' is unknown to writer; did you mean 'factors'."),
         (["--set", "factors=0"], "The parameter 'factors' is '0', expected a value from 1 to 512."),
         (["--set", "factors=many"], "The parameter 'factors' is 'many', expected an integer."),
-        (["--set", "factors"], "'factors' is no pair, expected NAME=VALUE"),
+        (["--set", "factors"], "'factors' is not a pair, expected NAME=VALUE"),
         (["--from", "events=one"], "writer has no input 'events' that a task hands over; expected none."),
         (["--map-index", "0"], "writer is not mapped, expected no --map-index."),
         (["--run-id="], "argument --run-id: an ID is empty, expected at least one character"),
-        (["--lake", "hdfs://x"], "'hdfs://x' is no place that Tandem knows"),
+        (["--lake", "hdfs://x"], "Unsupported URI 'hdfs://x'"),
         (["--colour"], "unrecognized arguments: --colour"),
     ],
 )
-def test_wrong_arguments_exit_with_2_and_one_sentence_before_anything_is_touched(writer, arguments, sentence, tmp_path):
+def test_wrong_arguments_exit_with_2_and_touch_nothing(writer, arguments, sentence, tmp_path):
     process = writer.run(*arguments)
     assert process.returncode == 2
     assert sentence in last_line(process)
@@ -141,13 +141,13 @@ def test_wrong_arguments_exit_with_2_and_one_sentence_before_anything_is_touched
     assert not (tmp_path / "lake").exists()
 
 
-def test_a_role_without_predecessor_is_named(reader):
+def test_role_without_predecessor_is_named(reader):
     process = reader.run()
     assert process.returncode == 2
     assert last_line(process) == "The predecessor of input 'table' is missing; give it as --from table=TASK_ID."
 
 
-def test_a_wrong_key_in_job_toml_is_named_with_the_nearest(make_job):
+def test_unknown_key_in_job_toml_is_named_with_the_nearest(make_job):
     process = make_job(HEADER + "[parameters.x]\ntype = 'integer'\nhelp = 'x'\nrnage = [0, 1]\n", READ).run()
     assert process.returncode == 2
     assert last_line(process) == "The key 'rnage' in [parameters.x] of toy/job.toml is unknown; did you mean 'range'."
@@ -162,14 +162,14 @@ def test_a_wrong_key_in_job_toml_is_named_with_the_nearest(make_job):
         (
             "raise MemoryError",
             1,
-            "The job ran out of memory; give it more in [resources] of job.toml, or smaller input.",
+            "The job ran out of memory; raise its memory in [resources] of job.toml, or reduce its input.",
         ),
         ("sys.exit(3)", 1, "SystemExit at main.py:7: 3; the stack is above, a retry may help."),
         ("pass", 1, "The job ended without writing its output 'table', expected every output of job.toml."),
     ],
 )
-def test_exit_codes_and_the_last_line(make_job, body, code, sentence):
-    job = make_job(HEADER + OUTPUT, failing(body))
+def test_failure_has_exit_code_and_last_line(make_job, body, code, sentence):
+    job = make_job(HEADER + OUTPUT, program(body))
     process = job.run()
     assert process.returncode == code
     assert last_line(process) == sentence
@@ -180,16 +180,16 @@ def test_exit_codes_and_the_last_line(make_job, body, code, sentence):
     assert not Path(f"{job.key()}/manifest.json".removeprefix("file://")).exists()
 
 
-def test_a_fenced_process_leaves_no_failure_document(make_job):
-    job = make_job(HEADER + OUTPUT, failing("raise StaleAttempt('Too late.')"))
+def test_fenced_process_leaves_no_failure_document(make_job):
+    job = make_job(HEADER + OUTPUT, program("raise StaleAttempt('Too late.')"))
     process = job.run()
     assert (process.returncode, last_line(process)) == (5, "Too late.")
     assert storage.files(job.key()) == []
 
 
-def test_a_failure_document_holds_the_chain_of_exceptions(make_job):
+def test_failure_document_has_the_chain_of_exceptions(make_job):
     chained = "try: {}['user']\n    except KeyError as error: raise InputError('No user.') from error"
-    job = make_job(HEADER + OUTPUT, failing(chained))
+    job = make_job(HEADER + OUTPUT, program(chained))
     assert job.run().returncode == 3
     chain = job.document("attempt-1/failure.json")["exceptions"]
     assert [link["type"] for link in chain] == ["InputError", "KeyError"]
@@ -197,7 +197,7 @@ def test_a_failure_document_holds_the_chain_of_exceptions(make_job):
 
 
 @pytest.mark.parametrize(("number", "document"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
-def test_a_task_that_is_ended_publishes_nothing(make_job, number, document):
+def test_killed_task_publishes_nothing(make_job, number, document):
     job = make_job(
         HEADER + OUTPUT,
         WRITE.replace("    task.metrics", "    print('here', flush=True); time.sleep(600)\n    task.metrics"),
@@ -217,10 +217,10 @@ def test_a_task_that_is_ended_publishes_nothing(make_job, number, document):
     ("harm", "sentence"),
     [
         (lambda file: file.unlink(), "part-0 is missing, though its manifest lists it"),
-        (lambda file: file.write_bytes(b"123"), "part-0 has 3 bytes, its manifest says 5"),
+        (lambda file: file.write_bytes(b"123"), "part-0 has 3 bytes, its manifest lists 5"),
     ],
 )
-def test_a_listed_file_that_is_missing_or_shorter_stops_the_reader(writer, reader, harm, sentence):
+def test_missing_or_shorter_file_stops_the_reader(writer, reader, harm, sentence):
     assert writer.run(task="one").returncode == 0
     (file,) = writer.document("manifest.json", "one")["outputs"]["table"]["files"]
     harm(Path(f"{writer.key('one')}/{file['path']}".removeprefix("file://")))
@@ -229,7 +229,7 @@ def test_a_listed_file_that_is_missing_or_shorter_stops_the_reader(writer, reade
     assert sentence in last_line(process)
 
 
-def test_another_contract_stops_the_reader(writer, make_job):
+def test_other_contract_stops_the_reader(writer, make_job):
     assert writer.run(task="one").returncode == 0
     process = make_job(HEADER + INPUT.replace("interactions@1", "events@1"), READ).run(
         "--from", "table=one", task="two"
@@ -239,13 +239,13 @@ def test_another_contract_stops_the_reader(writer, make_job):
     assert "interactions@1" in last_line(process)
 
 
-def test_a_lake_that_is_not_there_stops_the_reader(reader):
+def test_missing_lake_stops_the_reader(reader):
     process = reader.run("--from", "table=one", task="two")
     assert process.returncode == 3
     assert last_line(process) == f"There is no lake at {reader.lake}; mount it there, or correct --lake."
 
 
-def test_nothing_published_stops_the_reader(reader):
+def test_missing_manifest_stops_the_reader(reader):
     storage.local(reader.lake).mkdir()
     process = reader.run("--from", "table=one", task="two")
     assert process.returncode == 3
@@ -255,7 +255,7 @@ def test_nothing_published_stops_the_reader(reader):
 MAPPED = HEADER + 'mapped_by = "shards"\n' + OUTPUT + PARAMETER.replace("factors", "shards").replace("16", "3")
 
 
-def test_a_reader_of_a_mapped_task_gets_all_parts_or_stops(make_job, reader):
+def test_reader_of_mapped_task_gets_all_shards_or_stops(make_job, reader):
     mapped = make_job(MAPPED, WRITE, "mapped")
     for index in (0, 2):
         assert mapped.run("--map-index", str(index), task="one").returncode == 0
@@ -272,14 +272,14 @@ SEED = '[parameters.seed]\ntype = "integer"\ndefault = 1\nhelp = "A number."\n'
 
 
 @pytest.mark.parametrize(
-    ("again", "settings", "stale"),
+    ("rerun_tasks", "settings", "stale"),
     [
         ([], [], None),
-        (["model"], [], "0, 2"),  # the model was trained again, then shard 1 made again
+        (["model"], [], "0, 2"),  # the model was retrained, then shard 1 remade
         ([], ["--set", "seed=2"], "0, 2"),
     ],
 )
-def test_shards_not_made_from_the_same_stop_the_reader(make_job, reader, writer, again, settings, stale):
+def test_shards_of_different_origin_stop_the_reader(make_job, reader, writer, rerun_tasks, settings, stale):
     shards = make_job(MAPPED + INPUT + SEED, WRITE, "mapped")
 
     def make(index, *more):
@@ -291,7 +291,7 @@ def test_shards_not_made_from_the_same_stop_the_reader(make_job, reader, writer,
     for index in range(3):
         make(index)
     attempt = 2
-    for task in again:
+    for task in rerun_tasks:
         assert writer.run(task=task, attempt=2).returncode == 0
     make(1, *settings)
     process = reader.run("--from", "table=one", task="two")
@@ -299,10 +299,10 @@ def test_shards_not_made_from_the_same_stop_the_reader(make_job, reader, writer,
         assert process.returncode == 0
         return
     assert process.returncode == 3
-    assert last_line(process).endswith(f"run task 'one' again with map index {stale}.")
+    assert last_line(process).endswith(f"rerun task 'one' with map index {stale}.")
 
 
-def test_of_a_mapped_and_an_unmapped_try_the_newer_is_read(make_job, writer, reader):
+def test_newer_of_mapped_and_unmapped_try_is_read(make_job, writer, reader):
     mapped = make_job(MAPPED, WRITE, "mapped")
 
     def map_it(attempt):
@@ -324,44 +324,44 @@ def test_of_a_mapped_and_an_unmapped_try_the_newer_is_read(make_job, writer, rea
     assert read(4) == 2
 
 
-def test_parts_of_different_counts_stop_the_reader(make_job, reader):
+def test_shards_of_different_counts_stop_the_reader(make_job, reader):
     mapped = make_job(MAPPED, WRITE, "mapped")
     for index, count in ((0, 2), (1, 3)):
         assert mapped.run("--map-index", str(index), "--set", f"shards={count}", task="one").returncode == 0
     process = reader.run("--from", "table=one", task="two")
     assert process.returncode == 3
-    assert "is one of 3 parts" in last_line(process)
+    assert "is one of 3 shards" in last_line(process)
 
 
-def test_a_map_index_out_of_range_is_refused(make_job):
+def test_map_index_out_of_range_is_refused(make_job):
     process = make_job(MAPPED, WRITE, "mapped").run("--map-index", "3")
     assert process.returncode == 2
     assert "expected 0 to 2" in last_line(process)
 
 
-def test_the_result_file_holds_manifest_and_metrics_and_stays_small(make_job, writer, tmp_path):
+def test_result_file_has_manifest_and_metrics_and_is_small(make_job, writer, tmp_path):
     result = tmp_path / "return.json"
     assert writer.run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
     assert json.loads(result.read_text()) == {"manifest": f"{writer.key()}/manifest.json", "metrics": {"size": 5}}
-    job = make_job(HEADER, failing("task.metrics |= {'long': 'x' * 49152, 'short': 1}"))
+    job = make_job(HEADER, program("task.metrics |= {'long': 'x' * 49152, 'short': 1}"))
     assert job.run(task="long", environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
     left_out = "1 metrics, 'long' first; the manifest has them."
-    told = {"manifest": f"{job.key('long')}/manifest.json", "metrics": {"short": 1}, "left_out": left_out}
-    assert json.loads(result.read_text()) == told
+    result_document = {"manifest": f"{job.key('long')}/manifest.json", "metrics": {"short": 1}, "left_out": left_out}
+    assert json.loads(result.read_text()) == result_document
 
 
-def test_small_metrics_stay_beside_many_and_large_ones(make_job, tmp_path):
+def test_small_metrics_are_kept_next_to_large_ones(make_job, tmp_path):
     result = tmp_path / "return.json"
     many = "task.metrics |= {f'm{n}': n for n in range(100_000)} | {'reasons': {str(n): n for n in range(100_000)}}"
-    assert make_job(HEADER, failing(many)).run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
-    told = json.loads(result.read_text())
+    assert make_job(HEADER, program(many)).run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
+    result_document = json.loads(result.read_text())
     assert result.stat().st_size <= 48 * 1024
-    assert told["metrics"]["m7"] == 7
-    assert len(told["metrics"]) > 1000
-    assert told["left_out"].startswith(f"{100_001 - len(told['metrics'])} metrics")
+    assert result_document["metrics"]["m7"] == 7
+    assert len(result_document["metrics"]) > 1000
+    assert result_document["left_out"].startswith(f"{100_001 - len(result_document['metrics'])} metrics")
 
 
-def test_result_that_cannot_be_told_still_counts(writer, tmp_path):
+def test_unwritable_result_file_does_not_fail_the_task(writer, tmp_path):
     process = writer.run(environment={"TANDEM_RESULT_FILE": str(tmp_path / "no" / "folder")})
     assert (process.returncode, process.stderr) == (0, "")
     assert writer.document("manifest.json")["metrics"] == {"size": 5}
@@ -370,8 +370,8 @@ def test_result_that_cannot_be_told_still_counts(writer, tmp_path):
 @pytest.mark.parametrize(
     "name", ["a\nAll is well.", "a\r\nAll is well.", "a\u2028All is well.", "a\x85All is well.", "a\x1b[2KAll is well."]
 )
-def test_last_line_is_one_line_whatever_names_hold(make_job, name):
-    process = make_job(HEADER, failing("raise InputError(f'{task.run_id} is missing.')")).run(run=name)
+def test_last_line_escapes_control_characters_in_names(make_job, name):
+    process = make_job(HEADER, program("raise InputError(f'{task.run_id} is missing.')")).run(run=name)
     assert process.returncode == 3
     assert process.stderr.count("\n") == 1
     assert process.stderr.splitlines() == [process.stderr.rstrip("\n")]
@@ -379,13 +379,13 @@ def test_last_line_is_one_line_whatever_names_hold(make_job, name):
     assert all(re.match(r"\d{4}-", line) for line in process.stdout.splitlines())
 
 
-def test_sentence_of_any_length_is_bounded(make_job):
-    process = make_job(HEADER, failing("raise InputError('x' * 1_000_000)")).run()
+def test_length_of_last_line_is_bounded(make_job):
+    process = make_job(HEADER, program("raise InputError('x' * 1_000_000)")).run()
     assert 1000 < len(process.stderr) < 5000
 
 
 @pytest.mark.parametrize("identity", ["-x", "--attempt", "-", "-1", "--x=y"])
-def test_id_that_begins_with_a_dash_is_an_id(writer, identity):
+def test_id_may_begin_with_a_dash(writer, identity):
     names = [f"--lake={writer.lake}", f"--dag-id={identity}", f"--run-id={identity}", f"--task-id={identity}"]
     command = [*writer.command()[:2], *names, "--attempt=1"]
     process = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -395,7 +395,7 @@ def test_id_that_begins_with_a_dash_is_an_id(writer, identity):
 
 
 @pytest.mark.parametrize("time", ["yesterday", "2011-01-01", "2011-01-01T00:00:00", ""])
-def test_start_of_a_run_without_its_offset_is_refused(writer, time):
+def test_start_of_run_without_offset_is_refused(writer, time):
     process = writer.run(f"--run-started={time}")
     assert process.returncode == 2
     assert "is not a time" in last_line(process)
@@ -414,7 +414,7 @@ def main(task):
     publish(1)
     if "after" in task.run_id:
         print("here", flush=True); time.sleep(600)
-    task.written("table", 0)
+    task.record_output("table", 0)
 """
     + END
 )
@@ -430,9 +430,9 @@ def main(task):
         ),
     ],
 )
-def test_sigterm_tells_what_was_published(make_job, run, sentence):
+def test_sigterm_names_published_outputs(make_job, run, sentence):
     job = make_job(REPLACES, EFFECT)
-    process = started(job.command(run=run))
+    process = start(job.command(run=run))
     while "here" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGTERM)
@@ -442,13 +442,13 @@ def test_sigterm_tells_what_was_published(make_job, run, sentence):
 
 
 def test_sigterm_while_publishing_claims_nothing(make_job):
-    """Another process holds the lock of the manifest, so that the write is under way for as long."""
+    """Hold the lock of the manifest in another process, so that the write takes as long."""
     job = make_job(REPLACES, EFFECT)
     key = storage.local(job.key())
     key.mkdir(parents=True)
     with (key / ".manifest.json.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        process = started(job.command())
+        process = start(job.command())
         while not storage.local(f"{job.lake}/curated/set/all/manifest.json").exists():
             time.sleep(0.05)
         time.sleep(0.5)
@@ -459,11 +459,11 @@ def test_sigterm_while_publishing_claims_nothing(make_job):
     assert "before publishing" not in error
 
 
-def test_sigterm_after_the_manifest_lets_the_task_end_well(writer, tmp_path):
-    """What reads the result comes late: the process waits for it when the signal arrives."""
+def test_sigterm_after_the_manifest_ends_with_success(writer, tmp_path):
+    """Read the result late: the process waits for the reader when the signal arrives."""
     fifo = tmp_path / "result"
     os.mkfifo(fifo)
-    process = started(writer.command(), TANDEM_RESULT_FILE=str(fifo))
+    process = start(writer.command(), TANDEM_RESULT_FILE=str(fifo))
     while not storage.local(f"{writer.key()}/manifest.json").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
@@ -473,7 +473,7 @@ def test_sigterm_after_the_manifest_lets_the_task_end_well(writer, tmp_path):
     assert not storage.local(f"{writer.key()}/attempt-1/failure.json").exists()
 
 
-def started(command, **environment):
+def start(command, **environment):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -84,7 +84,7 @@ class Shop:
             listed = [{"path": name, "bytes": len(content)} for name, content in files.items()]
             size = sum(file["bytes"] for file in listed)
             document["outputs"][role] = {"contract": contract, "rows": rows, "bytes": size, "files": listed}
-        storage.write(protocol.manifest_uri(f"{self.root}/{folder}"), manifest.content({**document, **more}))
+        storage.write(protocol.manifest_uri(f"{self.root}/{folder}"), manifest.to_json({**document, **more}))
 
     def fill(self, users: list[str]) -> None:
         """All levels of the lake, with rows of each of some users, among them one that is to be forgotten."""
@@ -124,7 +124,7 @@ class Shop:
             self.orphan(f"{folder}/attempt-1/rows/part-0.parquet", users)
         sentence = f"User '{users[0]}' has two rows, expected one; '{users[1]}' has one."
         failure = {"task": {}, "sentence": sentence, "exceptions": [{"type": "E", "message": sentence}]}
-        storage.write(f"{self.root}/intermediate/dag/r/select/attempt-1/failure.json", manifest.content(failure))
+        storage.write(f"{self.root}/intermediate/dag/r/select/attempt-1/failure.json", manifest.to_json(failure))
         model = {
             "attempt-1/model/items.npy": npy([users[0], "p1"]),
             "attempt-1/model/document.json": b'{"model": "als"}',
@@ -143,7 +143,7 @@ class Shop:
         whole = forget_lake.Lake(self.root, people, None, 0, forget.console)  # type: ignore[arg-type]
         levels = ["raw", "curated", "intermediate", "suppression", "receipts"]
         paths = [entry.path for level in levels for entry in whole.entries(level)]
-        return dict(zip(paths, storage.at_once(lambda path: storage.read(f"{self.root}/{path}")[0], paths)))
+        return dict(zip(paths, storage.in_parallel(lambda path: storage.read(f"{self.root}/{path}")[0], paths)))
 
     def published(self) -> dict[str, list]:
         """The rows that manifests name, by the folder of the manifest and the role; those of models as arrays."""
@@ -532,7 +532,7 @@ def test_examples_of_keys_in_metrics_and_sentences_are_forgotten(shop_of_files: 
     shown = {"long_key": {"keys": 2, "examples": [shortened(user), shortened(f"y{user}")]}, "model": "als", "users": 17}
     shop.publish("intermediate/dag/r/publish", {}, metrics={"unpublishable_keys": shown})
     sentence = f"2 keys can't be stored: it is empty: 1, such as {shortened(user)}, y{user[:10]} is fine."
-    storage.write(f"{shop.root}/intermediate/dag/r/x/attempt-1/failure.json", manifest.content({"sentence": sentence}))
+    storage.write(f"{shop.root}/intermediate/dag/r/x/attempt-1/failure.json", manifest.to_json({"sentence": sentence}))
     assert shop.forget(user) == 0
     document = json.loads(storage.read(f"{shop.root}/intermediate/dag/r/publish/manifest.json")[0])
     examples = ["[forgotten]", shortened(f"y{user}")]
@@ -626,7 +626,7 @@ def test_killed_at_any_operation_it_goes_on_with_or_without_the_id(
     )
     whole.orphan("intermediate/dag/r/build/attempt-0/rows/part-0.parquet", users)
     failure = {"sentence": f"'{users[0]}' is odd.", "exceptions": []}
-    storage.write(f"{whole.root}/intermediate/dag/r/b/attempt-1/failure.json", manifest.content(failure))
+    storage.write(f"{whole.root}/intermediate/dag/r/b/attempt-1/failure.json", manifest.to_json(failure))
     rows = {unit: [row for row in found if not names(row, users[0])] for unit, found in whole.published().items()}
     for number in itertools.count():
         shop = Shop(f"file://{tmp_path}/{number}")

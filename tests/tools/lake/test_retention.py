@@ -80,7 +80,7 @@ def version(lake: str, partition: str, name: str, days: float) -> str:
 
 def partition(lake: str, name: str, *paths: str, **more) -> None:
     outputs = {"rows": {"contract": "items@1", "files": [{"path": path, "bytes": 5} for path in paths]}}
-    storage.write(f"{lake}/curated/{name}/manifest.json", manifest.content({"outputs": outputs, **more}))
+    storage.write(f"{lake}/curated/{name}/manifest.json", manifest.to_json({"outputs": outputs, **more}))
 
 
 def ago(days: float) -> str:
@@ -97,7 +97,7 @@ def test_a_stray_object_takes_no_run_with_it(object_lake, stray):
     client, (bucket, prefix) = s3.client(), s3.bucket_and_key(object_lake)
     for name in ("dag/old/task/manifest.json", "dag/older/task/manifest.json"):
         document = {"started": ago(9), "parents": [], "outputs": {}}
-        storage.write(f"{object_lake}/intermediate/{name}", manifest.content(document))
+        storage.write(f"{object_lake}/intermediate/{name}", manifest.to_json(document))
     client.put_object(Bucket=bucket, Key=f"{prefix}/intermediate/{stray}", Body=b"")
     later = time.time() + 1000  # all of it is old by then
     _, old = garbage.find(object_lake, later, {"dag/older"})
@@ -161,7 +161,7 @@ def test_versions_that_a_live_product_was_made_from_stay(lake, started, dropped,
     partition(lake, "items/all", dropped={"version=then-1-bb": ago(dropped)} if dropped else {})
     parents = [{"role": "items", "uri": f"{lake}/curated/items/all/manifest.json", "digest": "sha256:0"}]
     uri = f"{lake}/intermediate/dag/live/task/manifest.json"
-    storage.write(uri, manifest.content({"started": ago(started), "parents": parents, "outputs": {}}))
+    storage.write(uri, manifest.to_json({"started": ago(started), "parents": parents, "outputs": {}}))
     age(uri, 8)
     assert find(lake, {"dag/live"}) == (set() if stays else {"curated/items/all/version=then-1-bb"})
 
@@ -171,9 +171,9 @@ def test_a_dropped_version_is_noted_for_ninety_days():
     files = [{"path": f"version={name}/part", "bytes": 1} for name in ("a", "b")]
     document = {"outputs": {"rows": {"files": files}}, "dropped": {"version=c": ago(89), "version=d": ago(91)}}
     seen = manifest.Manifest("", document, "", "")
-    told = manifest.dropped(seen, files[1:], now)
+    told = manifest.dropped_versions(seen, files[1:], now)
     assert told == {"version=a": now.isoformat(), "version=c": document["dropped"]["version=c"]}
-    assert manifest.dropped(None, files, now) == {}
+    assert manifest.dropped_versions(None, files, now) == {}
 
 
 def test_folders_of_processes_that_do_not_count_go_alone(lake):
@@ -185,7 +185,7 @@ def test_folders_of_processes_that_do_not_count_go_alone(lake):
     put(lake, "dag/live/never/attempt-1/dd/rows/part-0", 9)  # of a task without a manifest
     put(lake, "dag/live/task/attempt-3/ee/rows/part-0", 1)  # may be at work
     document = {"started": ago(9), "parents": [], "outputs": {"rows": {"files": files}}}
-    storage.write(f"{key}/manifest.json", manifest.content(document))
+    storage.write(f"{key}/manifest.json", manifest.to_json(document))
     assert find(lake, {"dag/live"}) == set(), "readers of the attempt before may be at work"
     age(f"{key}/manifest.json", 8)
     found = find(lake, {"dag/live"})

@@ -157,7 +157,7 @@ def test_a_job_outside_of_the_checkout_is_not_run(lake, run, job):
     assert ran(lake, "ingest_items", run) == 0
     uri = f"{lake}/intermediate/dag/{encode(run)}/ingest_items/manifest.json"
     document = manifest.load_or_none(uri).document
-    storage.write(uri, manifest.content({**document, "job": job}))
+    storage.write(uri, manifest.to_json({**document, "job": job}))
     told = again(lake, run, "ingest_items")
     assert f"There is no job '{job}'" in told.stderr
     assert "running" not in told.stdout
@@ -172,7 +172,7 @@ def test_a_path_that_climbs_out_of_the_lake_is_not_fetched(lake, run, tmp_path):
     (file,) = document["outputs"]["items"]["files"]
     (tmp_path / "secret").write_bytes(b"0" * file["bytes"])
     file["path"] = "../../../../secret"
-    storage.write(uri, manifest.content(document))
+    storage.write(uri, manifest.to_json(document))
     told = again(lake, run, "build_similar_items")
     assert "names the file '../../../../secret', expected a path below its own folder" in told.stdout
     assert not list((ROOT / ".tandem" / "replay").rglob("secret"))
