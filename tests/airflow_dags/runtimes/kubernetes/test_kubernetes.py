@@ -22,7 +22,7 @@ from tandem.runtimes.kubernetes import manifest
 from tandem.runtimes.kubernetes.job import KubernetesJob
 from tandem.runtimes.kubernetes.pod import KubernetesPod
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 TOY = "0123456789abcdef"  # the fingerprint of the toy's image
 TEXT = '[parameters.text]\ntype = "string"\ndefault = ""\nhelp = "what it does, in Python"'
 RESOURCES = '[resources]\ncpu = "200m"\nmemory = "192Mi"'

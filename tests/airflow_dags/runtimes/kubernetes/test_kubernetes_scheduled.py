@@ -17,7 +17,7 @@ from tools.deploy import namespace
 from tools.sandbox import local_s3
 from tools.sandbox.local_airflow import free_port, start
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 DAG = "daily_recommendations"
 KILLED = "train_recommender"
