@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 from tandem.operator import attempt_of
+from tandem.runtimes import polling
 from tandem.runtimes.base import Attempt
+from tandem.runtimes.local import process
 from tandem.runtimes.local.process import Process
 
 READS = '[inputs.interactions]\ncontract = "interactions@1"'
@@ -205,6 +207,10 @@ def test_documents_of_a_deleted_run_of_this_id_do_not_count(task, attempt):
     started = "2011-01-02T00:00:00.000000+00:00"
     work = Attempt("job", "file:///l", "d", "r", "t", 2, None, {}, {}, {}, None, started)
     assert attempt_of({"task": task} if task else None, work) == attempt
+
+
+def test_grace_ends_before_airflow_kills_the_task():
+    assert max(process.GRACE_SECONDS, polling.GRACE_SECONDS) + 1 < 5  # Kubernetes takes one second more
 
 
 def test_cancel_ends_a_job_that_does_not_want_to_and_all_that_it_started(tmp_path):
