@@ -127,6 +127,7 @@ def session() -> "SparkSession":
     from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS, WITHOUT_CHECKSUMS
 
     local = {**SETTINGS, **LOCAL_SETTINGS, **WITHOUT_CHECKSUMS, "spark.master": "local[2]"}
+    local["spark.driver.extraJavaOptions"] = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"  # half the processor time
     return SparkSession.builder.config(map=local).getOrCreate()
 
 
