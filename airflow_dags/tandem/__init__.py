@@ -1,4 +1,4 @@
-"""The part of the DAGs that is written once: pipelines out of jobs, and the runtimes that run them."""
+"""The library of all DAGs: pipelines of jobs, and the runtimes that run them."""
 
 import importlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""What DAGs know of jobs: the generated job_catalogue.json."""
+"""Read job_catalogue.json, the generated descriptions of all jobs."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Job:
 
     @property
     def roles(self) -> dict[str, list[str]]:
-        """The contracts, of which any one fits, of each input that a predecessor hands over."""
+        """The contracts that fit each input which a predecessor hands over; one of them suffices."""
         return {
             role: entry.get("contracts") or [entry["contract"]]
             for role, entry in self.inputs.items()
@@ -40,7 +40,7 @@ class Job:
 
 
 def find(file: Path, name: str, engine: str, where: str) -> Job:
-    """The job of that name, or PipelineError if there is none for that engine."""
+    """The job of that name; PipelineError if there is none for that engine."""
     jobs = json.loads(file.read_text())
     check_known("job", name, jobs, where)
     job = Job(name=name, **jobs[name])

@@ -1,4 +1,4 @@
-"""The error of a pipeline that is written wrongly, and the nearest name to a misspelt one."""
+"""The error of a pipeline that does not fit, and the nearest name to a misspelt one."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ class PipelineError(Exception):
 
 
 def check_known(kind: str, name: str, known: Iterable[str], where: str) -> None:
-    """Raise PipelineError, naming the nearest known name, if `name` is none of them."""
+    """Raise PipelineError with the nearest known name unless `name` is known."""
     names = sorted(known)
     if name not in names:
         raise PipelineError(f"{where} names the {kind} '{name}', which does not exist{nearest(name, names)}.")

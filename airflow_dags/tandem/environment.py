@@ -9,7 +9,7 @@ from typing import Any
 from tandem import settings
 from tandem.dag_errors import PipelineError, check_known
 from tandem.failure_notice import FailureNotice
-from tandem.runtimes.base import ContainerRuntime, SparkRuntime
+from tandem.runtimes.base import Runtime, SparkRuntime
 from tandem.runtimes.dataproc.jobs import Dataproc
 from tandem.runtimes.emr.serverless import EmrServerless
 from tandem.runtimes.emr.steps import Emr
@@ -32,64 +32,66 @@ SPARK_RUNTIMES: dict[str, type[SparkSubmit | Emr | EmrServerless | Dataproc]] = 
     "emr_serverless": EmrServerless,
     "dataproc": Dataproc,
 }
-VARIABLES = {"container": "TANDEM_CONTAINERS", "spark": "TANDEM_SPARK"}  # each names another runtime of its kind
+VARIABLES = {"container": "TANDEM_CONTAINERS", "spark": "TANDEM_SPARK"}  # each overrides the runtime of its kind
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Where the lake is, how often a task is tried again, and what runs the jobs."""
+    """The lake, the retries and limits of tasks, and the runtimes of an environment."""
 
-    lake: str  # a template; it knows `code`
-    code: Path  # the folder that holds `jobs`
-    tables: str  # how the names of the tables begin that products are published to; templates know it as `tables`
+    lake: str  # a template with the macro `code`
+    code: Path  # the folder that contains `jobs`
+    tables: str  # prefix of the names of DynamoDB tables; the macro `tables` of templates
     retries: int
     retry_delay: timedelta
     deadline_seconds: int  # of an attempt, if its job.toml names none
     max_active_runs: int  # of a pipeline
     max_active_tis_per_dagrun: int  # of a mapped task in a run
     failure_notice: FailureNotice
-    container: ContainerRuntime
+    container: Runtime
     spark: SparkRuntime
 
 
 def load(folder: Path) -> Environment:
-    """The environment of this process, from the folder that holds one file for each."""
-    said = settings.load(folder, os.environ.get("TANDEM_ENVIRONMENT", "laptop"), "TANDEM_ENVIRONMENT")
-    code = Path(os.environ.get("TANDEM_CODE", folder / said["code"])).resolve()
-    shared = {"code": code, "registry": said.get("registry") or ""}
+    """The environment of this process, from the folder with one file per environment."""
+    loaded = settings.load(folder, os.environ.get("TANDEM_ENVIRONMENT", "laptop"), "TANDEM_ENVIRONMENT")
+    code = Path(os.environ.get("TANDEM_CODE", folder / loaded["code"])).resolve()
+    shared = {"code": code, "registry": loaded.get("registry") or ""}
     return Environment(
-        lake=said["lake"],
+        lake=loaded["lake"],
         code=code,
-        tables=said["delivery"]["tables"],
-        retries=said["retries"],
-        retry_delay=timedelta(seconds=said["retry_delay_seconds"]),
-        deadline_seconds=said["deadline_seconds"],
-        max_active_runs=said["max_active_runs"],
-        max_active_tis_per_dagrun=said["max_active_tis_per_dagrun"],
-        failure_notice=FailureNotice(said.name, **said["failures"]),
-        container=runtime(CONTAINER_RUNTIMES, "container", said, shared),
-        spark=runtime(SPARK_RUNTIMES, "spark", said, shared),
+        tables=loaded["delivery"]["tables"],
+        retries=loaded["retries"],
+        retry_delay=timedelta(seconds=loaded["retry_delay_seconds"]),
+        deadline_seconds=loaded["deadline_seconds"],
+        max_active_runs=loaded["max_active_runs"],
+        max_active_tis_per_dagrun=loaded["max_active_tis_per_dagrun"],
+        failure_notice=FailureNotice(loaded.name, **loaded["failures"]),
+        container=runtime(CONTAINER_RUNTIMES, "container", loaded, shared),
+        spark=runtime(SPARK_RUNTIMES, "spark", loaded, shared),
     )
 
 
-def runtime(kinds: dict[str, type[Any]], kind: str, said: Settings, shared: dict[str, Any]) -> Any:
-    """The runtime of a kind of jobs that its variable names, else the environment's own choice, with its settings.
+def runtime(kinds: dict[str, type[Any]], kind: str, loaded: Settings, shared: dict[str, Any]) -> Any:
+    """The runtime of a kind of jobs, named by its variable or else by the environment, with its settings.
 
-    Its files and programs are named relative to the folder of environments. What several runtimes need is `shared`:
-    each takes of it what it has a field for.
+    Paths are relative to the folder of environments. `shared` has values for several runtimes: each runtime gets those
+    that it has a field for.
     """
-    where = f"[{kind}] of {said.file}"
-    name = os.environ.get(VARIABLES[kind], said[kind]["runtime"])
-    described = {each for each, table in said[kind].items() if isinstance(table, dict)}
+    where = f"[{kind}] of {loaded.file}"
+    name = os.environ.get(VARIABLES[kind], loaded[kind]["runtime"])
+    described = {each for each, table in loaded[kind].items() if isinstance(table, dict)}
     check_known("runtime", name, described, f"{VARIABLES[kind]} or {where}")
     check_known("runtime", name, kinds, where)
-    table, where = said[kind][name], f"[{kind}.{name}] of {said.file}"
+    table, where = loaded[kind][name], f"[{kind}.{name}] of {loaded.file}"
     known = {entry.name: entry for entry in fields(kinds[name])}
-    own = {name: value for name, value in shared.items() if known.pop(name, None)}
+    inherited = {name: value for name, value in shared.items() if known.pop(name, None)}
     for key in table:
         check_known("key", key, known, where)
     for key, entry in known.items():
         if key not in table and entry.default is MISSING and entry.default_factory is MISSING:
-            raise PipelineError(f"{where} lacks {key}, and so does {settings.SHARED}.toml; say it in one of the two.")
-    paths = {key: said.folder.absolute() / value for key, value in table.items() if known[key].type is Path}
-    return kinds[name](**{**own, **table, **paths})
+            raise PipelineError(
+                f"{key} is set neither in {where} nor in {settings.SHARED}.toml; add it to one of them."
+            )
+    paths = {key: loaded.folder.absolute() / value for key, value in table.items() if known[key].type is Path}
+    return kinds[name](**{**inherited, **table, **paths})

@@ -1,4 +1,4 @@
-"""The notice of a run that failed: once a run, to the address or the web hook that the environment names."""
+"""The notice of a failed run: one per run, to the environment's address or web hook."""
 
 import contextlib
 import logging
@@ -11,16 +11,16 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowException
 
 log = logging.getLogger(__name__)
-FAILURE = "failure"  # the XCom in which a task leaves why its attempt failed
+FAILURE = "failure"  # the XCom with the reason of a failed attempt
 MAX_REASON = 4000  # characters of a notice
 
 
 @dataclass(frozen=True)
 class FailureNotice:
-    """An on_failure_callback of DAGs: Airflow calls it once when a run has failed, and again if a cleared one fails.
+    """An on_failure_callback of DAGs: Airflow calls it once when a run fails, and once more if a cleared run fails.
 
-    It goes to `email` by the connection smtp_default, and to `webhook`, an HTTP connection, as {"text": …}, which chat
-    programs take, with `dag`, `run`, `task`, `reason` and `log` beside it.
+    The notice goes to `email` by the connection smtp_default, and to `webhook`, an HTTP connection, as {"text": …},
+    which chat programs accept, with the fields `dag`, `run`, `task`, `reason` and `log`.
     """
 
     environment: str
@@ -28,33 +28,33 @@ class FailureNotice:
     webhook: str | None = None
 
     def __call__(self, context: Context) -> None:
-        told = described(context)
-        subject = f"{self.environment}: {told['dag']} failed"
-        text = "\n".join([subject, *(f"{name}: {value}" for name, value in told.items())])
+        details = failure_details(context)
+        subject = f"{self.environment}: {details['dag']} failed"
+        text = "\n".join([subject, *(f"{name}: {value}" for name, value in details.items())])
         log.error("%s", text)
         if self.email:
-            from airflow.providers.smtp.hooks.smtp import SmtpHook  # half a second, which parsing must not pay
+            from airflow.providers.smtp.hooks.smtp import SmtpHook  # 0.5 s, too slow for parsing
 
             with SmtpHook() as hook:
                 hook.send_email_smtp(to=self.email, subject=subject, html_content=f"<pre>{escape(text)}</pre>")
         if self.webhook:
             from airflow.providers.http.hooks.http import HttpHook
 
-            HttpHook("POST", self.webhook).run(json={"text": text, "environment": self.environment, **told})
+            HttpHook("POST", self.webhook).run(json={"text": text, "environment": self.environment, **details})
 
 
 @contextlib.contextmanager
-def noted(instance: Any) -> Iterator[None]:
-    """Leave for the notice why what is done here fails, if it does."""
+def recording_failure(instance: Any) -> Iterator[None]:
+    """Record the exception of this block, if any, for the notice."""
     try:
         yield
     except Exception as error:
-        note_failure(instance, "\n".join(told(error)))
+        record_failure(instance, "\n".join(exception_lines(error)))
         raise
 
 
-def told(error: Any) -> list[str]:
-    """An exception and its causes, without stacks."""
+def exception_lines(error: Any) -> list[str]:
+    """An exception and its causes as lines, without stacks."""
     lines: list[str] = []
     while isinstance(error, BaseException):
         name = "" if isinstance(error, AirflowException) else f"{type(error).__name__}: "
@@ -63,23 +63,23 @@ def told(error: Any) -> list[str]:
     return lines
 
 
-def note_failure(instance: Any, reason: str) -> None:
-    """Leave why an attempt of a task failed, for the notice."""
+def record_failure(instance: Any, reason: str) -> None:
+    """Store the reason of a failed attempt for the notice."""
     instance.xcom_push(FAILURE, reason[:MAX_REASON])
 
 
-def described(context: Mapping[str, Any]) -> dict[str, str]:
-    """The DAG, the run, and of the task that failed last: its ID, why it failed, where its log is."""
+def failure_details(context: Mapping[str, Any]) -> dict[str, str]:
+    """The DAG, the run, and of the task that failed last: its ID, the reason, the URL of its log."""
     instance = context.get("ti")
-    if instance is None:  # it failed without a task: it took too long, say
+    if instance is None:  # the run failed without a failed task, for example by its time-out
         return {"dag": context["dag"].dag_id, "run": context["run_id"], "reason": str(context.get("reason"))}
-    part = "" if instance.map_index < 0 else f"[{instance.map_index}]"
-    of_the_task = {"task_ids": instance.task_id, "map_indexes": instance.map_index, "key": FAILURE}
+    index = "" if instance.map_index < 0 else f"[{instance.map_index}]"
+    xcom = {"task_ids": instance.task_id, "map_indexes": instance.map_index, "key": FAILURE}
     return {
         "dag": instance.dag_id,
         "run": instance.run_id,
-        "task": f"{instance.task_id}{part}, attempt {instance.try_number}",
-        "reason": instance.xcom_pull(**of_the_task)
-        or "The task does not run a job, or its worker was killed; see its log.",
+        "task": f"{instance.task_id}{index}, attempt {instance.try_number}",
+        "reason": instance.xcom_pull(**xcom)
+        or "The failed task does not run a job, or its worker was killed; see its log.",
         "log": instance.log_url,
     }

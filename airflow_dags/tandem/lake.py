@@ -1,6 +1,6 @@
-"""Where a task's manifest and failure document lie in the lake: what scheduling shares with the jobs, and no more.
+"""Read manifests, failure documents and logs from the lake.
 
-Jobs wrote what is read here, and a job may be wrong, or not be ours: files are bounded, and no link is followed.
+Jobs wrote these files, and a job may be faulty or foreign: sizes are bounded, and no link is followed.
 """
 
 import json
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class Unreadable(Exception):
-    """A file is a link, a pipe or another thing that is not a file, or it is too large."""
+    """A path is not a regular file, or the file is too large."""
 
 
 def read_document(uri: str) -> dict[str, Any] | None:
-    """The JSON object at a file:// or s3:// URI, None if there is none that can be read."""
+    """The JSON object at a file:// or s3:// URI, None if there is none or it cannot be read."""
     try:
         if uri.startswith("s3://"):
             content = read_s3(uri, lambda body: bounded(body, uri, MAX_DOCUMENT))
@@ -31,19 +31,19 @@ def read_document(uri: str) -> dict[str, Any] | None:
             content = read_file(Path(uri.removeprefix("file://")), MAX_DOCUMENT)
         document = json.loads(content)
         if not isinstance(document, dict):
-            raise Unreadable(f"{uri} holds no JSON object")
+            raise Unreadable(f"{uri} does not contain a JSON object")
         return document
     except FileNotFoundError:
         return None
     except (Unreadable, ValueError, RecursionError) as error:
-        log.warning("A document of the job is left out of account: %s (%s).", uri, error)
+        log.warning("A document of the job is ignored: %s (%s).", uri, error)
         return None
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most so many bytes; FileNotFoundError, or Unreadable with the reason.
+    """The content of a regular file of at most `limit` bytes; raises FileNotFoundError or Unreadable.
 
-    No link is followed, so a job cannot have a file of this machine read; a pipe that nobody writes to does not block.
+    No link is followed, so a job cannot make this read other files of the machine; a pipe does not block.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -61,19 +61,19 @@ def read_file(path: Path, limit: int) -> bytes:
 
 
 def bounded(file: Any, name: Any, limit: int) -> bytes:
-    """All that a file holds; Unreadable if that is more than so many bytes."""
+    """The whole content of a file; Unreadable if it has more than `limit` bytes."""
     content: bytes = file.read(limit + 1)
     if len(content) > limit:
         raise Unreadable(f"{name} has more than {limit} bytes")
-    return content + cast(bytes, file.read())  # nothing; of a response that was cut off an error
+    return content + cast(bytes, file.read())  # empty, but raises an error for a response that was cut off
 
 
 def read_s3(uri: str, read: Callable[[Any], bytes]) -> bytes:
-    """Return what `read` takes of an object, given as a file; retried if the connection is cut.
+    """Return the result of `read` for an object, opened as a file; retried if the connection is cut.
 
-    FileNotFoundError if there is no object.
+    Raises FileNotFoundError if there is no object.
     """
-    import boto3  # takes a third of a second, which parsing a DAG must not pay
+    import boto3  # 0.3 s, too slow for parsing DAGs
     from botocore.config import Config
     from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
@@ -92,7 +92,7 @@ def read_s3(uri: str, read: Callable[[Any], bytes]) -> bytes:
 
 
 def list_s3(prefix: str) -> list[str]:
-    """The URIs of all objects that begin so."""
+    """The URIs of all objects with this prefix."""
     import boto3
 
     bucket, _, key = prefix.removeprefix("s3://").partition("/")

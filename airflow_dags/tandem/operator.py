@@ -1,4 +1,4 @@
-"""The one operator that runs a job through a runtime, and the last lines in the log of a task that failed."""
+"""The operator that runs a job through a runtime, and the last lines in the log of a failed task."""
 
 import contextlib
 import json
@@ -13,25 +13,23 @@ from airflow.sdk import BaseOperator, Context, TaskInstanceState
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 from tandem.dag_errors import PipelineError
-from tandem.failure_notice import noted, told
+from tandem.failure_notice import exception_lines, recording_failure
 from tandem.lake import read_document
-from tandem.parameters import Described, check_configuration, check_parameters, given, is_of_its_task
+from tandem.parameters import Described, check_configuration, check_parameters, effective_values, needs_its_task
 from tandem.protocol import EXIT_STALE, FINAL, MAX_RESULT, attempt_folder, failure_uri, fit_result, manifest_uri
-from tandem.runtimes.base import Attempt, ContainerRuntime, Outcome
-from tandem.runtimes.polling import PollingRuntime
-from tandem.runtimes.released import check_bundle
+from tandem.runtimes.base import Attempt, Outcome, Runtime
 from tandem.texts import IN_NAMES, check_texts
 
-MAX_SENTENCE = 2000  # characters of what a job says of its failure
+MAX_SENTENCE = 2000  # characters of a sentence from a failure document
 log = logging.getLogger(__name__)
 
 
 class JobOperator(BaseOperator):
-    """Runs a job as one task and returns what it left: {"manifest": URI, "metrics": {…}}.
+    """Runs a job as one task and returns its manifest and metrics: {"manifest": URI, "metrics": {…}}.
 
-    A task has succeeded if the manifest of its own attempt (or of the one that it took over) is there, and failed if
-    it is not, whatever its exit code says. Exit codes 2 to 5 fail at once (AirflowFailException); any other failure is
-    worth a retry (AirflowException).
+    A task has succeeded if the manifest of its own attempt (or of the one that it adopted) exists, and failed
+    otherwise, whatever its exit code is. Exit codes 2 to 5 fail at once (AirflowFailException); any other failure is
+    retried (AirflowException).
     """
 
     template_fields = ("lake", "parameters", "request", "cluster")
@@ -40,7 +38,7 @@ class JobOperator(BaseOperator):
         self,
         *,
         job: str,
-        runtime: ContainerRuntime,
+        runtime: Runtime,
         lake: str,
         predecessors: Mapping[str, str],
         parameters: Mapping[str, Any],
@@ -49,7 +47,7 @@ class JobOperator(BaseOperator):
         described: Described,
         at_trigger: Sequence[str] = (),
         deadline_seconds: float | None = None,
-        part: int | None = None,
+        shard: int | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -61,26 +59,25 @@ class JobOperator(BaseOperator):
         self.request = request
         self.cluster = cluster
         self.described = described  # the job's parameters
-        self.at_trigger = at_trigger  # the names of those that a run may give
+        self.at_trigger = at_trigger  # the names of those that a run may set
         self.deadline_seconds = deadline_seconds
-        self.part = part
-        self.work: Attempt | None = None
+        self.shard = shard
+        self.attempt: Attempt | None = None
         self.handle: Any = None
 
     def execute(self, context: Context) -> Any:
-        with noted(context["ti"]):
-            self.work = self.rendered_work(context)
-            self.check(self.work)
-            if isinstance(self.runtime, PollingRuntime):
-                check_bundle(self.work)
-            self.handle = self.runtime.submit(self.work)
+        with recording_failure(context["ti"]):
+            self.attempt = self.make_attempt(context)
+            self.check(self.attempt)
+            self.runtime.check_product(self.attempt)
+            self.handle = self.runtime.submit(self.attempt)
             outcome = self.runtime.watch(self.handle)
-            done = self.work
-            if outcome.attempt not in (None, done.attempt):  # begun before this try, maybe before the run was cleared
-                done = replace(done, attempt=outcome.attempt, run_started=None)
-            return concluded(done, outcome)
+            ran = self.attempt
+            if outcome.attempt_number not in (None, ran.number):  # an older one, maybe from before the run was cleared
+                ran = replace(ran, number=outcome.attempt_number, run_started=None)
+            return conclude(ran, outcome)
 
-    def rendered_work(self, context: Context) -> Attempt:
+    def make_attempt(self, context: Context) -> Attempt:
         """This attempt of the task, once its templates are rendered."""
         instance = context["ti"]
         started = context["dag_run"].start_date
@@ -90,10 +87,10 @@ class JobOperator(BaseOperator):
             dag_id=instance.dag_id,
             run_id=instance.run_id,
             task_id=instance.task_id,
-            attempt=instance.try_number,
-            map_index=self.part,
+            number=instance.try_number,
+            map_index=self.shard,
             predecessors=self.predecessors,
-            parameters=given(self.parameters, check_configuration(context), self.at_trigger),
+            parameters=effective_values(self.parameters, check_configuration(context), self.at_trigger),
             request=self.request,
             cluster=self.cluster,
             run_started=started.astimezone(UTC).isoformat(timespec="microseconds") if started else None,
@@ -101,25 +98,26 @@ class JobOperator(BaseOperator):
         )
 
     def check_early(self, context: Context) -> None:
-        """Check what can be known in the first task of a run; AirflowFailException names what is wrong.
+        """Check all that is known in the first task of a run; raise AirflowFailException with the error.
 
-        A parameter that is made of what another task returns is checked in its own task.
+        A parameter that depends on another task's return value is checked in its own task.
         """
         environment = self.get_template_env(context["dag"])
-        late = {name for name, value in self.parameters.items() if is_of_its_task(value, environment)}
-        known = {name: value for name, value in self.parameters.items() if name not in late}
+        deferred = {name for name, value in self.parameters.items() if needs_its_task(value, environment)}
+        known = {name: value for name, value in self.parameters.items() if name not in deferred}
         rendered = self.render_template({"lake": self.lake, "parameters": known}, context, environment)
-        values = given(rendered["parameters"], check_configuration(context), self.at_trigger)
-        work = replace(self.rendered_work(context), task_id=self.task_id, lake=rendered["lake"], parameters=values)
-        self.check(work, late - values.keys())
+        values = effective_values(rendered["parameters"], check_configuration(context), self.at_trigger)
+        attempt = self.make_attempt(context)
+        attempt = replace(attempt, task_id=self.task_id, lake=rendered["lake"], parameters=values)
+        self.check(attempt, deferred - values.keys())
 
-    def check(self, work: Attempt, late: Set[str] = frozenset()) -> None:
-        """Raise AirflowFailException unless the job takes the parameters, but the late ones, and the runtime all."""
-        described = {name: entry for name, entry in self.described.items() if name not in late}
+    def check(self, attempt: Attempt, deferred: Set[str] = frozenset()) -> None:
+        """Raise AirflowFailException unless job and runtime accept the parameters, except deferred ones."""
+        described = {name: entry for name, entry in self.described.items() if name not in deferred}
         try:
-            check_parameters(described, work.parameters, f"Task '{work.task_id}'")
-            check_texts(work.names, IN_NAMES)
-            check_texts({**work.names, **work.values}, self.runtime.refused)
+            check_parameters(described, attempt.parameters, f"Task '{attempt.task_id}'")
+            check_texts(attempt.names, IN_NAMES)
+            check_texts({**attempt.names, **attempt.values}, self.runtime.refused)
         except PipelineError as error:
             raise AirflowFailException(str(error)) from None
 
@@ -128,112 +126,112 @@ class JobOperator(BaseOperator):
             self.runtime.cancel(self.handle)
 
 
-def concluded(work: Attempt, outcome: Outcome) -> Any:
-    """Return the XCom of work that has ended and published; AirflowException says why if it did not.
+def conclude(attempt: Attempt, outcome: Outcome) -> Any:
+    """Return the XCom of an attempt that ended and published; raise AirflowException with the reason otherwise.
 
-    The manifest is what counts: a job that is ended after it published, by a signal or in its last clean-up, has done
-    all that it was to do.
+    The manifest decides: a job that is killed after it published, or in its last clean-up, has completed its task.
     """
-    uri = manifest_uri(work.key)
+    uri = manifest_uri(attempt.key)
     manifest = read_document(uri)
-    newest = attempt_of(manifest, work)
-    if manifest is not None and newest == work.attempt:
+    published = attempt_number_of(manifest, attempt)
+    if manifest is not None and published == attempt.number:
         if outcome.exit_code:
-            log.warning("%s It had published before, so the task is done: %s", ending(outcome, None, work), uri)
-        return result(outcome) or fit_result(uri, manifest.get("metrics", {}))
-    document = failure_document(failure_uri(attempt_folder(work.key, work.attempt)), work)
-    if outcome.exit_code and document is None and newest > work.attempt:
-        outcome = outcome._replace(exit_code=EXIT_STALE, guessed=False)  # clusters tell nothing but that a job failed
-    failure = AirflowFailException if code_of(outcome, document) in FINAL else AirflowException
-    raise failure("\n".join([ending(outcome, document, work), *reasons(outcome, document)]))
+            end = describe_end(outcome, None, attempt)
+            log.warning("%s It had published before, so the task succeeded: %s", end, uri)
+        return result_xcom(outcome) or fit_result(uri, manifest.get("metrics", {}))
+    document = read_failure_document(failure_uri(attempt_folder(attempt.key, attempt.number)), attempt)
+    if outcome.exit_code and document is None and published > attempt.number:
+        outcome = outcome._replace(exit_code=EXIT_STALE, guessed=False)  # clusters do not report exit codes
+    failure = AirflowFailException if exit_code_of(outcome, document) in FINAL else AirflowException
+    raise failure("\n".join([describe_end(outcome, document, attempt), *failure_reasons(outcome, document)]))
 
 
-def attempt_of(document: Mapping[str, Any] | None, work: Attempt) -> int:
-    """The number of the attempt that left a document in the lake; 0 for none, and for one of an older run of this ID.
+def attempt_number_of(document: Mapping[str, Any] | None, attempt: Attempt) -> int:
+    """The number of the attempt that wrote a document; 0 without document, or if an older run of this ID wrote it.
 
-    A run that is deleted and made anew, or cleared, keeps its ID and begins later.
+    A run that is deleted and recreated, or cleared, keeps its ID and begins later.
     """
     task = (document or {}).get("task")
     if not isinstance(task, dict):
         return 0
-    began = task.get("run_started")
-    older = began and work.run_started and str(began) < work.run_started
+    run_started = task.get("run_started")
+    older = run_started and attempt.run_started and str(run_started) < attempt.run_started
     return 0 if older else int(task.get("attempt", 0))
 
 
-def failure_document(uri: str, work: Attempt) -> dict[str, Any] | None:
-    """The failure document of this attempt, None if there is none of that form."""
+def read_failure_document(uri: str, attempt: Attempt) -> dict[str, Any] | None:
+    """The failure document of this attempt, None if there is none of the right form."""
     document = read_document(uri)
-    if document is None or attempt_of(document, work) == 0:
+    if document is None or attempt_number_of(document, attempt) == 0:
         return None
     causes = document.get("exceptions")
     types = (type(document.get("exit_code")), type(document.get("sentence")), type(causes))
     if types != (int, str, list) or not all(isinstance(cause, dict) for cause in causes or []):
-        log.warning("%s is not a failure document, so it is left out of account.", uri)
+        log.warning("%s is not a failure document; it is ignored.", uri)
         return None
     return document
 
 
-def result(outcome: Outcome) -> Any:
-    """The job's result file as an XCom, None if it cannot be one; the manifest has the same."""
+def result_xcom(outcome: Outcome) -> Any:
+    """The job's result file as an XCom, None if it does not fit; the manifest contains the same."""
     if outcome.result is None:
         return None
     with contextlib.suppress(ValueError, RecursionError):
         if len(outcome.result) <= MAX_RESULT:
             return json.loads(outcome.result)
-    log.warning("The result file is not JSON, or over %s KiB; its manifest is taken instead.", MAX_RESULT >> 10)
+    log.warning("The result file is not JSON, or over %s KiB; the manifest is used instead.", MAX_RESULT >> 10)
     return None
 
 
-def code_of(outcome: Outcome, document: Mapping[str, Any] | None) -> int:
-    """The exit code of a work: the one that its job wrote down, because clusters swallow them."""
+def exit_code_of(outcome: Outcome, document: Mapping[str, Any] | None) -> int:
+    """The exit code of an attempt: the one in its failure document, if any, because clusters lose it."""
     return int(document["exit_code"]) if document else outcome.exit_code
 
 
-def ending(outcome: Outcome, document: Mapping[str, Any] | None, work: Attempt) -> str:
-    """One line on the end of the work; a shell and spark-submit report a signal as 128 plus its number."""
-    code = code_of(outcome, document)
+def describe_end(outcome: Outcome, document: Mapping[str, Any] | None, attempt: Attempt) -> str:
+    """One line on the end of an attempt; a shell and spark-submit report a signal as 128 plus its number."""
+    code = exit_code_of(outcome, document)
     number = -code if code < 0 else code - 128
     if outcome.guessed and document is None:
-        how = "did not succeed"
+        end = "did not succeed"
     elif number in set(Signals):
-        how = f"was killed by {Signals(number).name}"
+        end = f"was killed by {Signals(number).name}"
     elif code == 0:
-        how = f"ended with exit code 0, but without a manifest of this attempt at {manifest_uri(work.key)}"
+        end = f"ended with exit code 0, but without a manifest of this attempt at {manifest_uri(attempt.key)}"
     else:
-        how = f"ended with exit code {code}" + (f" ({FINAL[code]})" if code in FINAL else "")
-    return f"Attempt {work.attempt} of {work.task_id} {how}."
+        end = f"ended with exit code {code}" + (f" ({FINAL[code]})" if code in FINAL else "")
+    return f"Attempt {attempt.number} of {attempt.task_id} {end}."
 
 
-def reasons(outcome: Outcome, document: Mapping[str, Any] | None) -> list[str]:
-    """The job's own words, from its failure document or else its last line, and what the runtime adds."""
-    explained = outcome.explanation.splitlines()
+def failure_reasons(outcome: Outcome, document: Mapping[str, Any] | None) -> list[str]:
+    """The reasons from the failure document, or else the job's last line, and the runtime's explanation."""
+    explanation = outcome.explanation.splitlines()
     if document is None:
-        said = [f"It said last: {outcome.last_line}"] if outcome.last_line else []
-        return [*explained, *said] or ["It said nothing."]
+        last_line = [f"Last log line: {outcome.last_line}"] if outcome.last_line else []
+        return [*explanation, *last_line] or ["The job produced no output."]
     causes = [f"Caused by {cause.get('type')}: {cause.get('message')}" for cause in document["exceptions"][1:]]
-    return [*map(one_line, [document["sentence"], *causes]), *explained]
+    return [*map(one_line, [document["sentence"], *causes]), *explanation]
 
 
 def one_line(text: str) -> str:
-    """A text as one line, so that none in it can pass for a line of ours, and not longer than a message may be."""
+    """A text of the job as one line of limited length, so that no part of it looks like a line of the operator."""
     line = " ".join(str(text).split())
     return line if len(line) <= MAX_SENTENCE else f"{line[:MAX_SENTENCE]}…"
 
 
-def tell_failure(context: Context) -> None:
-    """Make a failed task's own error, and how to run it again, the last lines of its log.
+def log_failure(context: Context) -> None:
+    """Log a failed task's own error and its rerun command as the last lines of its log.
 
     For on_failure_callback and on_retry_callback, which Airflow calls after it has printed its stack. Airflow's page
-    folds what comes after the task, so the fold is closed first.
+    folds the lines after the task, so the fold is closed first.
     """
     instance: Any = context["ti"]
     log.info("::endgroup::")
-    for line in told(context.get("exception")):
+    for line in exception_lines(context.get("exception")):
         log.error("%s", line)
-    log.error(
-        "Airflow tries it again." if instance.state == TaskInstanceState.UP_FOR_RETRY else "It is not tried again."
-    )
+    retried = instance.state == TaskInstanceState.UP_FOR_RETRY
+    log.error("Airflow will retry it." if retried else "It will not be retried.")
     task = instance.task
-    if isinstance(task, JobOperator) and task.work:
-        log.error("To run it by hand: %s", task.runtime.again(replace(task.work, attempt=task.work.attempt + 1)))
+    if isinstance(task, JobOperator) and task.attempt:
+        retry = replace(task.attempt, number=task.attempt.number + 1)
+        log.error("To run it manually: %s", task.runtime.rerun_command(retry))

@@ -1,4 +1,4 @@
-"""Check the parameters of a task as its job would, and declare to Airflow those that a run may give."""
+"""Check the parameters of a task as its job would, and declare those that a run may set to Airflow."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,11 +13,11 @@ from tandem.texts import short
 
 Described = Mapping[str, Mapping[str, Any]]  # the parameters of a job, as job_catalogue.json has them
 JSON_TYPES = {"date": "string"}
-OF_A_TASK = {"ti", "task", "task_instance", "task_instance_key_str"}  # names that templates know only in their own task
+TASK_NAMES = {"ti", "task", "task_instance", "task_instance_key_str"}  # names that only a template's own task defines
 
 
 def check_parameters(described: Described, values: Mapping[str, Any], where: str) -> None:
-    """Raise PipelineError unless a job takes these values: known names, none missing, types, ranges, choices."""
+    """Raise PipelineError unless a job accepts these values: names, types, ranges, choices, none missing."""
     for name in values:
         check_known("parameter", name, described, where)
     for name, parameter in described.items():
@@ -37,9 +37,9 @@ def check_value(name: str, parameter: Mapping[str, Any], text: str, where: str) 
 
 
 def declaration(parameter: Mapping[str, Any], default: Any) -> Param:
-    """A parameter that a run may give, for Airflow: it shows type and help, and refuses at the trigger what misfits.
+    """A parameter that a run may set, as an Airflow Param: it shows type and help, and refuses invalid values.
 
-    null is allowed, and counts as not given.
+    null is allowed, and counts as not set.
     """
     schema: dict[str, Any] = {"type": [JSON_TYPES.get(parameter["type"], parameter["type"]), "null"]}
     if parameter["type"] == "date":
@@ -52,9 +52,9 @@ def declaration(parameter: Mapping[str, Any], default: Any) -> Param:
 
 
 def check_configuration(context: Context) -> Mapping[str, Any]:
-    """The configuration of a run; AirflowFailException for a key that nothing in its pipeline takes.
+    """The configuration of a run; AirflowFailException for a key that no task of its pipeline accepts.
 
-    Airflow checks the values of the keys that it knows at the trigger, and takes any other key without a word.
+    At the trigger, Airflow checks the values of declared keys, and silently accepts any other key.
     """
     configuration: Mapping[str, Any] = getattr(context["dag_run"], "conf", None) or {}
     try:
@@ -65,12 +65,16 @@ def check_configuration(context: Context) -> Mapping[str, Any]:
     return configuration
 
 
-def given(values: Mapping[str, Any], configuration: Mapping[str, Any], at_trigger: Iterable[str]) -> dict[str, Any]:
-    """The values of a task's parameters, those of its run over its own; null counts as not given."""
+def effective_values(
+    values: Mapping[str, Any], configuration: Mapping[str, Any], at_trigger: Iterable[str]
+) -> dict[str, Any]:
+    """The values of a task's parameters, overridden by those of its run; null counts as not set."""
     of_run = {name: configuration[name] for name in at_trigger if configuration.get(name) is not None}
     return {name: value for name, value in {**values, **of_run}.items() if value is not None}
 
 
-def is_of_its_task(value: Any, environment: Environment) -> bool:
-    """Tell a template that only its own task can render, because it uses what other tasks returned."""
-    return isinstance(value, str) and not OF_A_TASK.isdisjoint(meta.find_undeclared_variables(environment.parse(value)))
+def needs_its_task(value: Any, environment: Environment) -> bool:
+    """Return True for a template that only its own task can render, because it uses other tasks' return values."""
+    return isinstance(value, str) and not TASK_NAMES.isdisjoint(
+        meta.find_undeclared_variables(environment.parse(value))
+    )

@@ -1,20 +1,20 @@
-"""Which build products a run takes: those that the Airflow variable `release` named when its first task ran."""
+"""Pin the release of a run: the build products that the Airflow variable `release` names when its first task runs."""
 
 from collections.abc import Callable
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context, Variable
 
-from tandem.failure_notice import noted
+from tandem.failure_notice import recording_failure
 
 TASK = "pin_release"
 
 
 class PinRelease(BaseOperator):
-    """Returns the Airflow variable `release`, {job: fingerprint}: all tasks of the run take their products from that.
+    """Returns the Airflow variable `release`, {job: fingerprint}, the build products of all tasks of the run.
 
-    So a deployment in the middle of a run does not change the run. Whoever clears this task, with those after it, lets
-    the run take up the new release. It is the first task, so it checks what the run was given before any work begins.
+    A deployment in the middle of a run therefore does not change the run. To give the run the new release, clear this
+    task with its downstream tasks. As the first task it also checks the configuration and parameters of the run.
     """
 
     def __init__(self, *, check: Callable[[Context], None], **options: Any) -> None:
@@ -22,13 +22,13 @@ class PinRelease(BaseOperator):
         self.check = check
 
     def execute(self, context: Context) -> Any:
-        with noted(context["ti"]):
+        with recording_failure(context["ti"]):
             self.check(context)
         release = Variable.get("release", default={}, deserialize_json=True)
-        self.log.info("This run takes %s.", ", ".join(f"{job} {release[job]}" for job in sorted(release)) or "nothing")
+        self.log.info("This run uses %s.", ", ".join(f"{job} {release[job]}" for job in sorted(release)) or "nothing")
         return release
 
 
 def fingerprint(job: str) -> str:
-    """The template of the build product of a job that its run took, empty if the release names none."""
+    """The template of a job's fingerprint in the release that its run pinned; empty if the release names none."""
     return f"{{{{ (ti.xcom_pull(task_ids='{TASK}') or {{}}).get('{job}', '') }}}}"

@@ -1,4 +1,4 @@
-"""Print what a task sends to where its job runs, exactly as it would: a pod, a Job, a step, a command line."""
+"""Print the payload of a task's attempt as its runtime would send it: a pod, a Job, a step, a command line."""
 
 import argparse
 import json
@@ -17,15 +17,15 @@ def main() -> None:
     parser.add_argument("--task", required=True, help="one of its tasks that run a job")
     parser.add_argument("--run", default="RUN", help="ID of the run")
     parser.add_argument("--attempt", type=int, default=1)
-    parser.add_argument("--map-index", type=int, default=0, help="which part of a mapped task")
+    parser.add_argument("--map-index", type=int, default=0, help="index of the instance of a mapped task")
     arguments = parser.parse_args()
     with os.fdopen(os.dup(1), "w") as output:
-        os.dup2(2, 1)  # what Airflow has to say meanwhile
-        print(json.dumps(sent(arguments), indent=2), file=output)
+        os.dup2(2, 1)  # Airflow's own output
+        print(json.dumps(payload(arguments), indent=2), file=output)
 
 
-def sent(arguments: argparse.Namespace) -> Any:
-    """The request of a task's first attempt; Airflow's variables come from AIRFLOW_VAR_… alone."""
+def payload(arguments: argparse.Namespace) -> Any:
+    """The payload of an attempt; Airflow's variables come from AIRFLOW_VAR_… only."""
     from airflow.sdk.execution_time.context import VariableAccessor
 
     from tandem.operator import JobOperator
@@ -35,12 +35,12 @@ def sent(arguments: argparse.Namespace) -> Any:
         sys.exit(f"{arguments.dag} has no task '{arguments.task}'; it has {', '.join(sorted(dag.task_ids))}.")
     task = dag.get_task(arguments.task)
     if task.is_mapped:
-        task = task.unmap({"part": arguments.map_index})
+        task = task.unmap({"shard": arguments.map_index})
     if not isinstance(task, JobOperator):
-        sys.exit(f"{arguments.task} runs no job, so it sends none; its class is {type(task).__name__}.")
-    task.cluster = None  # what opening it returns is known in a run only
+        sys.exit(f"{arguments.task} does not run a job, so it has no payload; its class is {type(task).__name__}.")
+    task.cluster = None  # its ID is known in a run only
     names = {"dag_id": arguments.dag, "run_id": arguments.run, "task_id": arguments.task}
-    release = json.loads(os.environ.get("AIRFLOW_VAR_RELEASE", "{}"))  # as the run's first task would take it
+    release = json.loads(os.environ.get("AIRFLOW_VAR_RELEASE", "{}"))  # as the run's first task would pin it
     instance = SimpleNamespace(**names, try_number=arguments.attempt, xcom_pull=lambda task_ids: release)
     context: Any = {
         "dag": dag,
@@ -54,11 +54,11 @@ def sent(arguments: argparse.Namespace) -> Any:
         },
     }
     task.render_template_fields(context)
-    return task.runtime.sent(task.rendered_work(context))
+    return task.runtime.payload(task.make_attempt(context))
 
 
 def load(name: str) -> Any:
-    """A pipeline; what does not fit in it is told as Airflow tells it."""
+    """A pipeline; exits with Airflow's message if it does not import."""
     from airflow.dag_processing.dagbag import DagBag
 
     folder = Path(os.environ.get("AIRFLOW__CORE__DAGS_FOLDER", DAGS)) / name

@@ -1,4 +1,4 @@
-"""Check all that a run was given, in its first task, before anything is sent or a cluster opened."""
+"""Check the configuration and parameters of a run in its first task, before a job starts or a cluster opens."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from tandem.parameters import check_configuration
 
 
 def check_run(context: Context) -> None:
-    """Raise AirflowFailException for what a run's configuration or a parameter of its tasks has wrong."""
+    """Raise AirflowFailException for an error in the run's configuration or in a parameter of its tasks."""
     check_configuration(context)
     for task in context["dag"].tasks:
         job: Any = task
         if isinstance(task, MappedOperator) and issubclass(task.operator_class, JobOperator):
-            job = task.unmap({"part": 0})
+            job = task.unmap({"shard": 0})
         if isinstance(job, JobOperator):
             job.check_early(context)

@@ -1,4 +1,4 @@
-"""Write schemas/: JSON Schemas of environments and of clusters, from the code and interfaces that check them.
+"""Write schemas/: JSON Schemas of environments and clusters, from the code and interfaces that check them.
 
 A file of either kind may be incomplete, because an environment's table completes it: no schema here requires a key.
 """
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """The schemas of this side, by name."""
+    """The schemas of Airflow's files, by name."""
     return {
         "environment": environment(),
         "emr_cluster": request("emr", "RunJobFlow"),
@@ -75,7 +75,7 @@ def of_known(known: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def of_class(runtime: type) -> dict[str, Any]:
-    """The schema of the table of a runtime: its fields, but for those that the environment sets."""
+    """The schema of the table of a runtime: its fields, except those that the environment sets."""
     hints = typing.get_type_hints(runtime)
     names = [field.name for field in dataclasses.fields(runtime) if field.name not in SHARED]
     return {
@@ -94,62 +94,67 @@ def of_hint(hint: Any) -> dict[str, Any]:
 
 
 def request(service: str, operation: str, without: Collection[str] = ()) -> dict[str, Any]:
-    """The schema of a request to AWS, from the description that botocore checks it with."""
+    """The schema of a request to AWS, from botocore's model."""
     shape = model(service).operation_model(operation).input_shape
-    found: dict[str, Any] = {}
-    add_shape(shape, found)
-    schema = found.pop(shape.name)
+    definitions: dict[str, Any] = {}
+    add_shape(shape, definitions)
+    schema = definitions.pop(shape.name)
     schema["properties"] = {name: entry for name, entry in schema["properties"].items() if name not in without}
-    return {**schema, "title": f"The request {operation}", "$defs": found}
+    return {**schema, "title": f"The request {operation}", "$defs": definitions}
 
 
-def add_shape(shape: Any, found: dict[str, Any]) -> dict[str, Any]:
-    """Add a structure and all that it consists of to what was found; a reference to it, or the schema of a value."""
-    least = {} if "min" not in shape.metadata else {"min": shape.metadata["min"]}
+def add_shape(shape: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Add a structure and its parts to the definitions; return a reference to it, or the schema of a value."""
+    minimum = {} if "min" not in shape.metadata else {"min": shape.metadata["min"]}
     if shape.type_name == "structure":
-        if shape.name not in found:
-            found[shape.name] = {"type": "object", "additionalProperties": False}  # before its members: it may be one
-            found[shape.name]["properties"] = {name: add_shape(member, found) for name, member in shape.members.items()}
+        if shape.name not in definitions:
+            definitions[shape.name] = {
+                "type": "object",
+                "additionalProperties": False,
+            }  # before its members, for it may contain itself
+            members = {name: add_shape(member, definitions) for name, member in shape.members.items()}
+            definitions[shape.name]["properties"] = members
         return {"$ref": f"#/$defs/{shape.name}"}
     if shape.type_name == "list":
-        items = {"type": "array", "items": add_shape(shape.member, found)}
-        return items | ({"minItems": least["min"]} if least else {})
+        items = {"type": "array", "items": add_shape(shape.member, definitions)}
+        return items | ({"minItems": minimum["min"]} if minimum else {})
     if shape.type_name == "map":
-        return {"type": "object", "additionalProperties": add_shape(shape.value, found)}
+        return {"type": "object", "additionalProperties": add_shape(shape.value, definitions)}
     if shape.type_name == "string" and shape.metadata.get("enum"):
-        return {"anyOf": [{"enum": shape.metadata["enum"]}, {"type": "string"}]}  # what the service adds is right, too
-    limit = {"minLength" if shape.type_name == "string" else "minimum": least["min"]} if least else {}
+        return {"anyOf": [{"enum": shape.metadata["enum"]}, {"type": "string"}]}  # a service may add values
+    limit = {"minLength" if shape.type_name == "string" else "minimum": minimum["min"]} if minimum else {}
     return {"type": BOTOCORE.get(shape.type_name, "integer"), **limit}
 
 
 def message(kind: str, only: Collection[str]) -> dict[str, Any]:
-    """The schema of a message of Dataproc, from the description that its client checks it with."""
+    """The schema of a message of Dataproc, from its client's descriptors."""
     from google.cloud import dataproc_v1
 
-    wanted = getattr(dataproc_v1, kind)
-    found: dict[str, Any] = {}
-    descriptor = wanted.pb(wanted()).DESCRIPTOR
-    add_message(descriptor, found)
-    schema = found.pop(descriptor.full_name)
+    message_type = getattr(dataproc_v1, kind)
+    definitions: dict[str, Any] = {}
+    descriptor = message_type.pb(message_type()).DESCRIPTOR
+    add_message(descriptor, definitions)
+    schema = definitions.pop(descriptor.full_name)
     schema["properties"] = {name: schema["properties"][name] for name in sorted(only)}
-    return {**schema, "title": f"Dataproc's message {kind}", "$defs": found}
+    return {**schema, "title": f"Dataproc's message {kind}", "$defs": definitions}
 
 
-def add_message(descriptor: Any, found: dict[str, Any]) -> None:
-    """Add a message and all that it consists of to what was found."""
-    if descriptor.full_name not in found:
-        found[descriptor.full_name] = {"type": "object", "additionalProperties": False, "properties": {}}
+def add_message(descriptor: Any, definitions: dict[str, Any]) -> None:
+    """Add a message and its parts to the definitions."""
+    if descriptor.full_name not in definitions:
+        properties: dict[str, Any] = {}
+        definitions[descriptor.full_name] = {"type": "object", "additionalProperties": False, "properties": properties}
         for field in descriptor.fields:
-            found[descriptor.full_name]["properties"][field.name] = of_field(field, found)
+            properties[field.name] = of_field(field, definitions)
 
 
-def of_field(field: Any, found: dict[str, Any]) -> dict[str, Any]:
+def of_field(field: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     """The schema of a field of a message."""
     inner = field.message_type
     if inner is not None and inner.GetOptions().map_entry:
-        return {"type": "object", "additionalProperties": of_field(inner.fields_by_name["value"], found)}
+        return {"type": "object", "additionalProperties": of_field(inner.fields_by_name["value"], definitions)}
     if inner is not None and not inner.full_name.startswith("google.protobuf."):
-        add_message(inner, found)
+        add_message(inner, definitions)
         schema: dict[str, Any] = {"$ref": f"#/$defs/{inner.full_name}"}
     elif field.enum_type is not None:
         schema = {"anyOf": [{"enum": [value.name for value in field.enum_type.values]}, {"type": "integer"}]}
@@ -158,7 +163,7 @@ def of_field(field: Any, found: dict[str, Any]) -> dict[str, Any]:
         numbers = {field.CPPTYPE_DOUBLE, field.CPPTYPE_FLOAT}
         integers = {field.CPPTYPE_INT32, field.CPPTYPE_INT64, field.CPPTYPE_UINT32, field.CPPTYPE_UINT64}
         kinds |= dict.fromkeys(numbers, "number") | dict.fromkeys(integers, "integer")
-        schema = {} if inner is not None else {"type": kinds[field.cpp_type]}  # of durations each spelling is right
+        schema = {} if inner is not None else {"type": kinds[field.cpp_type]}  # durations have several spellings
     return {"type": "array", "items": schema} if field.is_repeated else schema
 
 

@@ -1,4 +1,4 @@
-"""The settings of an environment: what its own file says over what shared.toml says, key by key.
+"""The settings of an environment: its own file overrides shared.toml, key by key.
 
 Standard library only, because the tools that build and deploy read environments too, where there is no Airflow.
 """
@@ -11,9 +11,9 @@ from typing import Any
 
 from tandem.dag_errors import PipelineError, check_known
 
-SHARED = "shared"  # the file of what all have in common
+SHARED = "shared"  # the file of settings that all environments share
 OPTIONAL = object()
-# What there is to say, with the types it may have. Tables of runtimes are checked where the runtimes are known.
+# All keys and their types. The tables of runtimes are checked by environment.py, which knows the runtimes.
 KNOWN: dict[str, Any] = {
     "lake": str,
     "code": str,
@@ -48,7 +48,7 @@ class Settings:
         return self.table[key]
 
     def get(self, key: str) -> Any:
-        """A value that may be left out, None if it is."""
+        """A value that is optional, None if it is not set."""
         return self.table.get(key)
 
     @property
@@ -64,7 +64,7 @@ def names(folder: Path) -> list[str]:
 def load(folder: Path, name: str, where: str) -> Settings:
     """An environment's settings; PipelineError names the file and the key that is wrong, misspelt or missing.
 
-    `where` is what named the environment.
+    `where` is the source of the environment's name, for messages.
     """
     check_known("environment", name, names(folder), where)
     table: dict[str, Any] = {}
@@ -72,18 +72,18 @@ def load(folder: Path, name: str, where: str) -> Settings:
     for file in (folder / f"{SHARED}.toml", folder / f"{name}.toml"):
         if file.exists():
             try:
-                said = tomllib.loads(file.read_text("utf-8"))
+                parsed = tomllib.loads(file.read_text("utf-8"))
             except tomllib.TOMLDecodeError as error:
-                raise PipelineError(f"{file.name} is no TOML: {error}.") from None
-            check_keys(said, KNOWN, file.name)
-            table = merged(table, said)
-            sources |= dict.fromkeys((path for path, _ in leaves(said)), file.name)
+                raise PipelineError(f"{file.name} is not valid TOML: {error}.") from None
+            check_keys(parsed, KNOWN, file.name)
+            table = merged(table, parsed)
+            sources |= dict.fromkeys((path for path, _ in leaves(parsed)), file.name)
     check_complete(table, KNOWN, f"{name}.toml")
     return Settings(name, folder, table, {path: sources[path] for path, _ in leaves(table)})
 
 
 def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """A table with another one over it: tables key by key, anything else takes the place of what was there."""
+    """A table overridden by another one: tables key by key, any other value is replaced."""
     both = {
         key: merged(table[key], value) if isinstance(value, dict) and isinstance(table.get(key), dict) else value
         for key, value in over.items()
@@ -92,7 +92,7 @@ def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The values of a table, at whatever depth, by their paths; a table with nothing in it is one."""
+    """The values of a table at any depth, by their paths; an empty table is a value."""
     for key, value in table.items():
         if isinstance(value, dict) and value:
             yield from leaves(value, (*above, key))
@@ -101,7 +101,7 @@ def leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def check_keys(table: Mapping[str, Any], known: Mapping[Any, Any], where: str) -> None:
-    """Raise PipelineError for a key of a file that is not known, or whose value has another type."""
+    """Raise PipelineError for a key of a file that is unknown, or whose value has a wrong type."""
     for key, value in table.items():
         if key not in known and ... in known:
             expected = known[...]
@@ -112,18 +112,18 @@ def check_keys(table: Mapping[str, Any], known: Mapping[Any, Any], where: str) -
             check_keys(value, expected, f"[{key}] of {where}")
             continue
         types = [dict] if isinstance(expected, dict) else [kind for kind in as_tuple(expected) if kind is not OPTIONAL]
-        if type(value) not in types:  # true is no number
-            wanted = " or ".join({dict: "a table", str: "a text"}.get(kind, "a number") for kind in types[:1])
-            raise PipelineError(f"{where} says {key} = {value!r}, expected {wanted}.")
+        if type(value) not in types:  # true is not a number
+            expected_type = " or ".join({dict: "a table", str: "a text"}.get(kind, "a number") for kind in types[:1])
+            raise PipelineError(f"{where} sets {key} = {value!r}, expected {expected_type}.")
 
 
 def check_complete(table: Mapping[str, Any], known: Mapping[Any, Any], where: str) -> None:
-    """Raise PipelineError for a value that neither file has, though it is needed."""
+    """Raise PipelineError for a required value that neither file has."""
     for key, expected in known.items():
         if isinstance(expected, dict):
             check_complete(table.get(key, {}), expected, f"[{key}] of {where}")
         elif key is not ... and key not in table and OPTIONAL not in as_tuple(expected):
-            raise PipelineError(f"{where} lacks {key}, and so does {SHARED}.toml; say it in one of the two.")
+            raise PipelineError(f"{key} is set neither in {where} nor in {SHARED}.toml; add it to one of them.")
 
 
 def as_tuple(value: Any) -> tuple[Any, ...]:

@@ -103,14 +103,16 @@ def runtimes(tmp_path_factory):
         "docker": (Docker(), docker_arguments),
         "kubernetes_pod": (KubernetesPod(**pods), pod_arguments),
         "kubernetes_job": (KubernetesJob(**pods, ttl_seconds=1), pod_arguments),
-        "emr": (Emr(), lambda runtime, work: on_yarn(after_main(runtime.sent(work)["HadoopJarStep"]["Args"]))),
+        "emr": (Emr(), lambda runtime, attempt: on_yarn(after_main(runtime.payload(attempt)["HadoopJarStep"]["Args"]))),
         "emr_serverless": (
             EmrServerless(execution_role="r"),
-            lambda runtime, work: on_yarn(runtime.sent(work)["jobDriver"]["sparkSubmit"]["entryPointArguments"]),
+            lambda runtime, attempt: on_yarn(
+                runtime.payload(attempt)["jobDriver"]["sparkSubmit"]["entryPointArguments"]
+            ),
         ),
         "dataproc": (
             Dataproc(project="p", region="r"),
-            lambda runtime, work: on_yarn(runtime.sent(work)["job"]["pyspark_job"]["args"]),
+            lambda runtime, attempt: on_yarn(runtime.payload(attempt)["job"]["pyspark_job"]["args"]),
         ),
     }
 
@@ -120,16 +122,16 @@ RUNTIMES = ("process", "spark_submit", "docker", "kubernetes_pod", "kubernetes_j
 
 
 def made(texts, run_id=RUN_ID):
-    """A work with texts as its parameters."""
+    """An attempt with texts as its parameters."""
     request = {**SPARK, "pod": POD, "memory": "1Gi"}
     parameters = {f"p{number}": text for number, text in enumerate(texts)}
     return Attempt("toy", "s3://b/l", "d", run_id, "t", 1, None, {}, parameters, request, "c")
 
 
-def accepted(runtime, work):
+def accepted(runtime, attempt):
     try:
-        check_texts(work.names, IN_NAMES)
-        check_texts({**work.names, **work.values}, runtime.refused)
+        check_texts(attempt.names, IN_NAMES)
+        check_texts({**attempt.names, **attempt.values}, runtime.refused)
     except PipelineError:
         return False
     return True
@@ -139,27 +141,29 @@ def after_main(command):
     return command[[argument.endswith("/main.py") for argument in command].index(True) + 1 :]
 
 
-def started(runtime, work):
+def started(runtime, attempt):
     """The arguments of a real process, where the locale of the machine has ASCII only."""
     environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", **runtime.environment()}
-    command = runtime.command(work)
+    command = runtime.payload(attempt)
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, encoding="utf-8")
     return json.loads(printed.stdout.splitlines()[-1])
 
 
-def docker_arguments(runtime, work):
+def docker_arguments(runtime, attempt):
     """A container's arguments go to the engine as they are; the line for a shell makes the same, by a real shell."""
-    words = json.loads(subprocess.check_output(["bash", "-c", f"{sys.executable} -c '{PRINTS}' {runtime.again(work)}"]))
+    words = json.loads(
+        subprocess.check_output(["bash", "-c", f"{sys.executable} -c '{PRINTS}' {runtime.rerun_command(attempt)}"])
+    )
     arguments = words[words.index("tandem/toy:f0") + 1 :]
-    assert arguments == work.arguments
+    assert arguments == attempt.arguments
     return arguments
 
 
-def pod_arguments(runtime, work):
+def pod_arguments(runtime, attempt):
     """The arguments that the kubelet gives to the container; the line for a shell makes the same pod."""
-    bare = manifest.bare(work)
+    bare = manifest.bare(attempt)
     for shell in ("sh", "bash"):
-        line = runtime.again(work).rpartition(" | ")[0]
+        line = runtime.rerun_command(attempt).rpartition(" | ")[0]
         assert json.loads(subprocess.check_output([shell, "-c", line])) == bare
     (container,) = bare["spec"]["containers"]
     return [expanded(argument) for argument in container["args"]]
@@ -211,9 +215,9 @@ def received(runtimes):
     found = {}
     for name, (runtime, start) in runtimes.items():
         sent = {value: text for value, text in VALUES.items() if accepted(runtime, made([text]))}
-        work = made(sent.values())
-        got = start(runtime, work)
-        assert len(got) == len(work.arguments)
+        attempt = made(sent.values())
+        got = start(runtime, attempt)
+        assert len(got) == len(attempt.arguments)
         texts = [argument.split("=", 2)[2] for argument in got if argument.startswith("--set=")]
         found[name] = {**dict.fromkeys(VALUES), **dict(zip(sent, texts, strict=True))}
         (found[name]["run ID itself"],) = [each[9:] for each in got if each.startswith("--run-id=")]
@@ -239,8 +243,8 @@ def test_hostile_run_id_arrives_unchanged(received, runtime):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("value", ["backtick", "surrogate", "escaped dollar"])
 def test_hostile_run_id_is_refused_where_a_value_is(received, runtimes, runtime, value):
-    work = made([], run_id=f"manual {VALUES[value]}")
-    assert accepted(runtimes[runtime][0], work) == (received[runtime][value] is not None)
+    attempt = made([], run_id=f"manual {VALUES[value]}")
+    assert accepted(runtimes[runtime][0], attempt) == (received[runtime][value] is not None)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -250,7 +254,7 @@ def test_run_id_that_makes_lines_is_refused(runtimes, runtime, value):
 
 
 @pytest.mark.parametrize(
-    ("what", "changes"),
+    ("description", "changes"),
     [
         ("The parameter 'since'", {"parameters": {"since": "a`b"}}),
         ("The run ID", {"run_id": "a`b"}),
@@ -258,7 +262,7 @@ def test_run_id_that_makes_lines_is_refused(runtimes, runtime, value):
         ("The task ID of 'events'", {"predecessors": {"events": "a`b"}}),
     ],
 )
-def test_refusal_names_what_was_given_and_the_character(what, changes):
-    work = dataclasses.replace(made([]), **changes)
-    with pytest.raises(PipelineError, match=rf"^{what} is '.*a`b', of which '`' does not reach a job"):
-        check_texts({**work.names, **work.values}, Emr.refused)
+def test_refusal_names_what_was_given_and_the_character(description, changes):
+    attempt = dataclasses.replace(made([]), **changes)
+    with pytest.raises(PipelineError, match=rf"^{description} is '.*a`b', but '`' does not reach a job"):
+        check_texts({**attempt.names, **attempt.values}, Emr.refused)

@@ -64,13 +64,13 @@ def test_an_environments_own_values_go_over_the_shared_ones_at_any_depth(folder)
             "shared.toml names the key 'retrys', which does not exist; did you mean 'r",
         ),
         ("dev", "tables =", "table =", "[delivery] of dev.toml names the key 'table', which does not exist; did you"),
-        ("dev", "lake =", "# lake =", "dev.toml lacks lake, and so does shared.toml; say it in one of the two."),
-        ("shared", "billing =", "# ", "[delivery] of dev.toml lacks billing, and so does shared.toml"),
+        ("dev", "lake =", "# lake =", "lake is set neither in dev.toml nor in shared.toml; add it to one of them."),
+        ("shared", "billing =", "# ", "billing is set neither in [delivery] of dev.toml nor in shared.toml"),
         (
             "shared",
             "max_active_runs = 1",
             "max_active_runs = true",
-            "shared.toml says max_active_runs = True, expected a number.",
+            "shared.toml sets max_active_runs = True, expected a number.",
         ),
         (
             "shared",
@@ -79,7 +79,7 @@ def test_an_environments_own_values_go_over_the_shared_ones_at_any_depth(folder)
             "[container] of dev.toml names the runtime 'kubernets_pod', which does not exist; did you mean 'kubernetes",
         ),
         ("shared", "deploy_mode =", "deploy_mod =", "[spark.emr] of dev.toml names the key 'deploy_mod', which does"),
-        ("dev", "lake =", "lake", "dev.toml is no TOML: "),
+        ("dev", "lake =", "lake", "dev.toml is not valid TOML: "),
     ],
 )
 def test_what_is_wrong_is_named_with_its_file_and_the_nearest_name(folder, monkeypatch, file, old, new, sentence):
@@ -92,7 +92,9 @@ def test_what_is_wrong_is_named_with_its_file_and_the_nearest_name(folder, monke
 
 def test_what_a_runtime_needs_and_no_file_says_is_named(folder):
     changed(folder, "laptop", 'master = "local[2]"', "")
-    with pytest.raises(PipelineError, match=r"\[spark.spark_submit\] of laptop.toml lacks master, and so does shared"):
+    with pytest.raises(
+        PipelineError, match=r"master is set neither in \[spark.spark_submit\] of laptop.toml nor in shared"
+    ):
         environment.load(folder)
 
 

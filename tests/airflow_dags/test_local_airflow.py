@@ -143,8 +143,8 @@ def test_a_failed_tasks_log_ends_with_its_own_error_and_one_that_is_failed_by_ha
     log = airflow.log("fails", run, Instance("fails", -1, 1, None, None, None, None))
     assert "ValueError at main.py" in log[-4]
     assert log[-5] == "Attempt 1 of fails ended with exit code 1."
-    assert log[-3:-1] == ["Caused by KeyError: 'deep'", "Airflow tries it again."]
-    assert log[-1].startswith("To run it by hand: ")
+    assert log[-3:-1] == ["Caused by KeyError: 'deep'", "Airflow will retry it."]
+    assert log[-1].startswith("To run it manually: ")
     assert "--task-id=fails --attempt=2" in log[-1]
 
     wait_for(lambda: any("job=fails attempt=2" in line for line in airflow.log("fails", run, second)))

@@ -12,10 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tandem.operator import attempt_of
-from tandem.runtimes import polling
-from tandem.runtimes.base import Attempt
-from tandem.runtimes.local import process
+from tandem.operator import attempt_number_of
+from tandem.runtimes.base import GRACE_SECONDS, Attempt
 from tandem.runtimes.local.process import Process
 
 READS = '[inputs.interactions]\ncontract = "interactions@1"'
@@ -84,7 +82,7 @@ def test_only_what_another_attempt_may_mend_is_tried_again(ends, name):
             "code_5",
             [
                 "ended with exit code 5 (fenced, this attempt or a newer one has published).",
-                "It said last: A newer attempt has published.",
+                "Last log line: A newer attempt has published.",
             ],
         ),
         ("killed", ["was killed by SIGKILL.", " started job=killed attempt=2"]),
@@ -99,7 +97,7 @@ def test_only_what_another_attempt_may_mend_is_tried_again(ends, name):
                 "An argument is wrong.",
             ],
         ),
-        ("spark_9", ["was killed by SIGKILL.", "It said last: "]),
+        ("spark_9", ["was killed by SIGKILL.", "Last log line: "]),
     ],
 )
 def test_the_last_lines_of_a_failed_task_are_its_own_error_and_the_command(ends, name, lines):
@@ -109,7 +107,7 @@ def test_the_last_lines_of_a_failed_task_are_its_own_error_and_the_command(ends,
     told = ran.log[begin : begin + len(lines) + 2]
     for line, expected in zip(told, lines):
         assert expected in line
-    assert told[-2] == "It is not tried again."
+    assert told[-2] == "It will not be retried."
     assert f"--task-id={name} --attempt={attempt + 1}" in told[-1]
 
 
@@ -120,19 +118,19 @@ def test_job_that_ends_badly_after_publishing_has_succeeded(ends, name, how):
     _, ran = ends
     assert ran.xcoms[name]["manifest"].endswith(f"/{name}/manifest.json")
     (line,) = [line for line in ran.log if line.startswith(f"Attempt 1 of {name} ")]
-    assert line.startswith(f"Attempt 1 of {name} {how} It had published before, so the task is done: file://")
+    assert line.startswith(f"Attempt 1 of {name} {how} It had published before, so the task succeeded: file://")
 
 
 def test_a_task_that_is_tried_again_says_so(ends):
     _, ran = ends
     begin = ran.log.index("Attempt 1 of flaky ended with exit code 1.", 1)
-    assert "Airflow tries it again." in ran.log[begin : begin + 4]
+    assert "Airflow will retry it." in ran.log[begin : begin + 4]
 
 
 def test_the_command_in_the_log_runs_the_task_again(ends):
     workshop, ran = ends
-    (line,) = [line for line in ran.log if "To run it by hand" in line and "--task-id=code_1 --attempt=3" in line]
-    subprocess.run(line.removeprefix("To run it by hand: "), shell=True, check=True, cwd="/")
+    (line,) = [line for line in ran.log if "To run it manually" in line and "--task-id=code_1 --attempt=3" in line]
+    subprocess.run(line.removeprefix("To run it manually: "), shell=True, check=True, cwd="/")
     (manifest,) = (workshop.lake / "intermediate" / "ends").glob("*/code_1/manifest.json")
     assert json.loads(manifest.read_text())["task"]["attempt"] == 3
 
@@ -193,7 +191,7 @@ def test_the_lake_on_s3_is_an_airflow_variable_away(workshop, s3_server, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("task", "attempt"),
+    ("task", "number"),
     [
         (None, 0),
         ({"attempt": 2}, 2),
@@ -203,14 +201,14 @@ def test_the_lake_on_s3_is_an_airflow_variable_away(workshop, s3_server, monkeyp
         ({"attempt": 3, "run_started": "2011-01-03T00:00:00.000000+00:00"}, 3),
     ],
 )
-def test_documents_of_a_deleted_run_of_this_id_do_not_count(task, attempt):
+def test_documents_of_a_deleted_run_of_this_id_do_not_count(task, number):
     started = "2011-01-02T00:00:00.000000+00:00"
-    work = Attempt("job", "file:///l", "d", "r", "t", 2, None, {}, {}, {}, None, started)
-    assert attempt_of({"task": task} if task else None, work) == attempt
+    attempt = Attempt("job", "file:///l", "d", "r", "t", 2, None, {}, {}, {}, None, started)
+    assert attempt_number_of({"task": task} if task else None, attempt) == number
 
 
 def test_grace_ends_before_airflow_kills_the_task():
-    assert max(process.GRACE_SECONDS, polling.GRACE_SECONDS) + 1 < 5  # Kubernetes takes one second more
+    assert GRACE_SECONDS + 1 < 5  # Kubernetes takes one second more
 
 
 def test_cancel_ends_a_job_that_does_not_want_to_and_all_that_it_started(tmp_path):
@@ -223,8 +221,8 @@ def test_cancel_ends_a_job_that_does_not_want_to_and_all_that_it_started(tmp_pat
         "time.sleep(600)\n"
     )
     runtime = Process(code=tmp_path, python=Path(sys.executable))
-    work = Attempt("stubborn", "file:///l", "d", "r", "t", 1, None, {}, {}, {}, None)
-    running = runtime.submit(work)
+    attempt = Attempt("stubborn", "file:///l", "d", "r", "t", 1, None, {}, {}, {}, None)
+    running = runtime.submit(attempt)
     while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
         time.sleep(0.05)
     threading.Thread(target=runtime.cancel, args=[running]).start()

@@ -7,7 +7,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import ParamValidationError
 from tandem.dag_errors import PipelineError
-from tandem.parameters import check_parameters, declaration, given
+from tandem.parameters import check_parameters, declaration, effective_values
 from tandem.protocol import to_text
 
 from common.errors import ArgumentError
@@ -92,7 +92,7 @@ def test_trigger_takes_what_the_job_takes_and_null(name, value, good):
 
 def test_null_of_a_run_leaves_the_pipelines_own_value():
     own = {"whole": 3, "kind": None, "text": "own"}
-    assert given(own, {"whole": None, "day": "2011-06-01", "text": "x"}, ["whole", "day"]) == {
+    assert effective_values(own, {"whole": None, "day": "2011-06-01", "text": "x"}, ["whole", "day"]) == {
         "whole": 3,
         "text": "own",
         "day": "2011-06-01",
@@ -108,7 +108,7 @@ def bag():
 def test_every_gate_of_a_pipeline_can_be_given_to_a_run(bag, folder):
     """What a gate's own sentence advises to raise, and the window of days."""
     dag = bag.dags[folder]
-    tasks = [task if hasattr(task, "described") else task.unmap({"part": 0}) for task in dag.tasks]
+    tasks = [task if hasattr(task, "described") else task.unmap({"shard": 0}) for task in dag.tasks]
     gates = {
         "since",
         "until",
@@ -192,7 +192,7 @@ CLUSTER = {
     ("conf", "parameters", "sentence"),
     [
         ({"sinse": "2011-01-01"}, {}, "names the key 'sinse'"),
-        ({"note": "`id`"}, {}, "The parameter 'note' is '`id`', of which '`' does not reach a job"),
+        ({"note": "`id`"}, {}, "The parameter 'note' is '`id`', but '`' does not reach a job"),
         ({}, {"number": "{{ 3 + 3 }}"}, "Task 'build' gives the parameter 'number' the value '6', expected a value"),
         ({}, {"note": "{{ dag_run.run_id }}\\"}, "does not reach a job"),
     ],
@@ -255,6 +255,6 @@ def test_two_tasks_that_mean_different_things_by_a_name_do_not_import(workshop):
     body = 'dag.container("toy")\ndag.container("other")'
     workshop.pipeline("q", body, toy=differs, other={"at_trigger": ["max_quarantined_share"]})
     with pytest.raises(
-        AssertionError, match="lets a run give 'max_quarantined_share', of which another task takes other"
+        AssertionError, match="lets a run set 'max_quarantined_share', for which another task has other"
     ):
         workshop.load("q")

@@ -4,7 +4,7 @@ import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk.exceptions import AirflowFailException
 from tandem import environment
-from tandem.operator import tell_failure
+from tandem.operator import log_failure
 from tandem.runtimes.base import Cluster
 from tandem.runtimes.local.spark_submit import SparkSubmit
 
@@ -42,9 +42,9 @@ class WithCluster(SparkSubmit):
     def request(self, job, settings):
         return {"conf": {"spark.app.name": "{{ dag.dag_id }}"}}
 
-    def submit(self, work):
-        assert work.cluster == "cluster-1"
-        return super().submit(work)
+    def submit(self, attempt):
+        assert attempt.cluster == "cluster-1"
+        return super().submit(attempt)
 
 
 @pytest.fixture
@@ -85,19 +85,19 @@ trained >> after
         (
             'dag.container("train")',
             {},
-            "Task 'train' of p lacks the role 'interactions'; say which task hands it over: interactions=TASK.",
+            "Task 'train' of p lacks the role 'interactions'; name the task that hands it over: interactions=TASK.",
         ),
         (
             'a = dag.container("train", interactions=dag.spark("build"))\n'
             'dag.container("train", task_id="again", interactions=a)',
             {"again": {}},
             "Task 'again' of p reads interactions@1 in the role 'interactions', but 'train' writes model (events@1); "
-            "name a task that writes it, or bring the two jobs to one version of the contract.",
+            "name a task that writes it, or move both jobs to one version of the contract.",
         ),
         (
             'dag.container("train", interactions=EmptyOperator(task_id="empty"))',
             {},
-            "gets <Task(EmptyOperator): empty> in the role 'interactions'; only the task of a job hands over.",
+            "gets <Task(EmptyOperator): empty> in the role 'interactions', expected the task of a job.",
         ),
         (
             'dag.container("train", interactions=dag.spark("build"))',
@@ -109,8 +109,12 @@ trained >> after
             {"train": {"conf": {}}},
             "p/train.json names the setting 'conf', which does not exist; expected one of at_trigger, parameters.",
         ),
-        ('dag.spark("build", task_id="other")', {}, "p has no other.json; write it, {} if there is nothing to say."),
-        ('dag.container("mapped")', {"mapped": {}}, "Task 'mapped' of p is mapped by 'parts'; say into how many:"),
+        ('dag.spark("build", task_id="other")', {}, "p has no other.json; write it, {} if there is nothing to set."),
+        (
+            'dag.container("mapped")',
+            {"mapped": {}},
+            "Task 'mapped' of p is mapped by 'parts'; give the number of tasks:",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_while_parsing_in_one_sentence(jobs, body, settings, sentence):
@@ -132,7 +136,7 @@ def test_the_readme_of_a_folder_is_its_documentation_and_what_a_pipeline_says_go
     assert (dag.description, dag.tags) == ("Made for a test.", {"team"})
     assert dag.doc_md.endswith("Nothing more.\n")
     task = dag.get_task("single")
-    assert (task.owner, task.retries, task.on_failure_callback) == ("ann", 7, [tell_failure])
+    assert (task.owner, task.retries, task.on_failure_callback) == ("ann", 7, [log_failure])
     (jobs.dags / "p" / "README.md").unlink()
     with pytest.raises(AssertionError, match=r"p has no README.md; write it, Airflow shows it"):
         jobs.load("p")
@@ -277,7 +281,7 @@ def test_a_task_of_the_librarys_is_skipped_only_after_one_that_was_or_by_hand(cl
     if not by_hand:
         watcher.execute({"ti": instance})
         return
-    with pytest.raises(AirflowFailException, match=rf"by hand.*skipped: {', '.join(by_hand)}\.$") as error:
+    with pytest.raises(AirflowFailException, match=rf"manually.*skipped manually: {', '.join(by_hand)}\.$") as error:
         watcher.execute({"ti": instance})
     assert instance.pushed == {"failure": str(error.value)}
 

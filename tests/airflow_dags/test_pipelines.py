@@ -63,7 +63,7 @@ def test_every_folder_explains_itself_and_every_setup_has_its_teardown(bag, fold
 
 
 def jobs(dag):
-    return [task if hasattr(task, "runtime") else task.unmap({"part": 0}) for task in dag.tasks]
+    return [task if hasattr(task, "runtime") else task.unmap({"shard": 0}) for task in dag.tasks]
 
 
 @pytest.mark.parametrize("runtime", [name for name in SPARK_RUNTIMES if name != "spark_submit"])

@@ -1,1 +1,1 @@
-"""Runtimes: where jobs run, each the same verbs around one command line."""
+"""Runtimes: each runs jobs in one place, by the same verbs around one command line."""

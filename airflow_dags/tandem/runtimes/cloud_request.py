@@ -1,4 +1,4 @@
-"""Requests to a cloud as JSON files hold them: an environment's table over them, and checks while parsing."""
+"""Requests to a cloud in JSON files: merged with an environment's table, and checked while parsing."""
 
 import functools
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from tandem.dag_errors import PipelineError, check_known
 
 
 def merged(request: Any, over: Any, where: str) -> Any:
-    """A request with a table over it: key by key, and what a list holds by the `Name` of its entries.
+    """A request overridden by a table: key by key, and the entries of a list by their `Name`.
 
-    Anything else, a list over a list too, takes the place of what was there.
+    Any other value is replaced, a list by a list too.
     """
     if isinstance(request, list) and isinstance(over, Mapping):
         for name in over:
@@ -23,19 +23,17 @@ def merged(request: Any, over: Any, where: str) -> Any:
 
 
 def check_request(service: str, operation: str, request: Mapping[str, Any], where: str) -> None:
-    """Raise PipelineError unless a request fits what botocore knows of the operation: names, types, what must be there.
+    """Raise PipelineError unless a request fits botocore's model of the operation: names, types, required keys.
 
     Templates are strings here, so they can't stand for numbers.
     """
-    from botocore.validate import ParamValidator  # takes a fifth of a second, which only environments with EMR must pay
+    from botocore.validate import ParamValidator  # 0.2 s, a cost that only environments with EMR should have
 
     shape = model(service).operation_model(operation).input_shape
     check_names(shape, request, where)
     report = ParamValidator().validate(request, shape)
     if report.has_errors():
-        raise PipelineError(
-            f"{where} is no request that {operation} takes: {report.generate_report().splitlines()[0]}."
-        )
+        raise PipelineError(f"{where} is not a valid request {operation}: {report.generate_report().splitlines()[0]}.")
 
 
 @functools.cache
@@ -46,7 +44,7 @@ def model(service: str) -> Any:
 
 
 def check_names(shape: Any, value: Any, where: str) -> None:
-    """Raise PipelineError for the first key that the interface does not know, at whatever depth."""
+    """Raise PipelineError for the first key that is not in the interface, at any depth."""
     if shape.type_name == "structure" and isinstance(value, Mapping):
         for name, entry in value.items():
             check_known("key", name, shape.members, where)
@@ -57,8 +55,8 @@ def check_names(shape: Any, value: Any, where: str) -> None:
 
 
 def client(service: str, region: str | None) -> Any:
-    """A client with credentials that boto3 finds by itself; it asks again where the cloud is busy."""
-    import boto3  # takes a third of a second, which parsing a DAG must not pay
+    """A client with the credentials that boto3 finds; it retries when the cloud is busy."""
+    import boto3  # 0.3 s, too slow for parsing DAGs
     from botocore.config import Config
 
     config = Config(retries={"mode": "standard", "max_attempts": 8})

@@ -1,4 +1,4 @@
-"""Quantities of processor and memory, as job.toml and Kubernetes write them."""
+"""Quantities of CPU and memory in the notation of job.toml and Kubernetes."""
 
 import string
 
@@ -6,6 +6,6 @@ UNITS = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 
 def quantity(text: str) -> float:
-    """The number that a text such as 500m, 2, 512Mi or 4Gi stands for."""
+    """The number that a text such as 500m, 2, 512Mi or 4Gi denotes."""
     number = text.rstrip(string.ascii_letters)
     return float(number) * UNITS[text.removeprefix(number)]

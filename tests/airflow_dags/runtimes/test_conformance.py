@@ -47,7 +47,7 @@ def release(engine):
     return json.loads((ROOT / "dist" / "release.json").read_text())
 
 
-def work(runtime, release, lake, job, map_index=None):
+def make_attempt(runtime, release, lake, job, map_index=None):
     """The first attempt of a task that is named after its job."""
     found = catalogue.find(
         ROOT / "airflow_dags" / "job_catalogue.json", job, "spark" if isinstance(runtime, SparkSubmit) else "python", ""
@@ -61,7 +61,7 @@ def work(runtime, release, lake, job, map_index=None):
 def run(runtime, release, lake, job):
     """Run all map instances of a job; what their result files hold."""
     parts = range(PARAMETERS.get(job, {}).get("shards", 0)) or [None]
-    outcomes = [runtime.watch(runtime.submit(work(runtime, release, lake, job, part))) for part in parts]
+    outcomes = [runtime.watch(runtime.submit(make_attempt(runtime, release, lake, job, part))) for part in parts]
     assert [outcome.exit_code for outcome in outcomes] == [0] * len(parts)
     return [json.loads(outcome.result) for outcome in outcomes]
 
@@ -188,13 +188,13 @@ def test_a_cluster_leaves_what_spark_submit_leaves(workshop, aws, monkeypatch, n
     for each in (submit, runtime):
         request = {**each.request(found, {}), "fingerprint": json.loads(workshop.release)["count"]}
         cluster = opened(name) if each is runtime else None
-        work = Attempt(
+        attempt = Attempt(
             "count", workshop.uri, "d", "r", "count", 1, None, {}, {"text": "it's 'quoted' $HOME"}, request, cluster
         )
-        assert each.watch(each.submit(work)).exit_code == 0
-        content = PROCESS.sub(rb"\1process", storage.read(f"{work.key}/manifest.json")[0])
+        assert each.watch(each.submit(attempt)).exit_code == 0
+        content = PROCESS.sub(rb"\1process", storage.read(f"{attempt.key}/manifest.json")[0])
         left.append(of_task(json.loads(content)))
-        storage.delete(work.key)
+        storage.delete(attempt.key)
     (checkout, one), (built, other) = left
     assert one == other
     assert one["metrics"] == {"answer": 19}

@@ -10,10 +10,10 @@ import tracemalloc
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from tandem.lake import read_document
-from tandem.operator import concluded
+from tandem.operator import conclude
 from tandem.runtimes.base import Attempt, Outcome
 from tandem.runtimes.local.process import Process
-from tandem.runtimes.output import MAX_LINE, lines, read_result, remembered
+from tandem.runtimes.output import MAX_LINE, lines, read_result, shorten_last_line
 
 SECRET = '{"manifest": "secret of the host"}'
 
@@ -108,8 +108,8 @@ def in_a_process(tmp_path, body, **changes):
     (tmp_path / "jobs" / "toy").mkdir(parents=True, exist_ok=True)
     (tmp_path / "jobs" / "toy" / "main.py").write_text(f"import os, sys, time\n{body}\n")
     runtime = Process(code=tmp_path, python=sys.executable)
-    work = Attempt("toy", f"file://{tmp_path}/lake", "d", "r", "t", 1, None, {}, {}, {}, None)
-    return runtime.watch(runtime.submit(dataclasses.replace(work, **changes)))
+    attempt = Attempt("toy", f"file://{tmp_path}/lake", "d", "r", "t", 1, None, {}, {}, {}, None)
+    return runtime.watch(runtime.submit(dataclasses.replace(attempt, **changes)))
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_long_lines_are_cut_wherever_their_pieces_end(size):
     ("line", "last"), [("  a \n", "a"), ("10 %\r20 %\rdone\n", "done"), ("x" * 2000, "x" * 1000 + "…")]
 )
 def test_last_line_is_what_a_terminal_would_show(line, last):
-    assert remembered(line) == last
+    assert shorten_last_line(line) == last
 
 
-WORK = Attempt("toy", "", "d", "r", "t", 2, None, {}, {}, {}, None, "2026-01-02T00:00:00.000000+00:00")
+ATTEMPT = Attempt("toy", "", "d", "r", "t", 2, None, {}, {}, {}, None, "2026-01-02T00:00:00.000000+00:00")
 FINE = {"task": {"attempt": 2}, "metrics": {"n": 1}}
 OLDER = {**FINE, "task": {"attempt": 2, "run_started": "2026-01-01T00:00:00.000000+00:00"}}
 FAILURE = {"task": {"attempt": 2}, "exit_code": 4, "sentence": "GateRefused.", "exceptions": []}
@@ -177,7 +177,7 @@ ENDS = {  # manifest, failure document, exit code; how the task ends, and a line
 @pytest.mark.parametrize("name", ENDS)
 def test_manifest_of_the_attempt_is_what_counts(tmp_path, name):
     manifest, failure, code, error, line = ENDS[name]
-    work = dataclasses.replace(WORK, lake=f"file://{tmp_path}")
+    attempt = dataclasses.replace(ATTEMPT, lake=f"file://{tmp_path}")
     left = tmp_path / "intermediate" / "d" / "r" / "t"
     (left / "attempt-2").mkdir(parents=True)
     if manifest is not None:
@@ -186,10 +186,10 @@ def test_manifest_of_the_attempt_is_what_counts(tmp_path, name):
         (left / "attempt-2" / "failure.json").write_text(json.dumps(failure))
     outcome = Outcome(code, None, "")
     if error is None:
-        assert concluded(work, outcome) == {"manifest": f"{work.key}/manifest.json", "metrics": {"n": 1}}
+        assert conclude(attempt, outcome) == {"manifest": f"{attempt.key}/manifest.json", "metrics": {"n": 1}}
         return
     with pytest.raises(AirflowException) as raised:
-        concluded(work, outcome)
+        conclude(attempt, outcome)
     assert type(raised.value) is error
     assert line in str(raised.value)
 

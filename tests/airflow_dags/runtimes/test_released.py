@@ -70,11 +70,11 @@ CHANGES = {
     "path that climbs": ("code.zip", more("../evil.py")),
     "job.toml changed": ("code.zip", swapped("job.toml")),
     "other fingerprint in it": ("code.zip", swapped("fingerprint")),
-    "larger than any code": lambda files: {**files, "main.py": b"#" * (released.LARGEST + 1)},
+    "larger than any code": lambda files: {**files, "main.py": b"#" * (released.MAX_FILE + 1)},
 }
 
 
-def work(fingerprint):
+def make_attempt(fingerprint):
     return Attempt(
         "build_interactions", "s3://b/l", "d", "r", "t", 1, None, {}, {}, {"fingerprint": fingerprint}, "j-1"
     )
@@ -87,14 +87,14 @@ def put(tmp_path, monkeypatch):
     def put(files):
         for name, content in files.items():
             (tmp_path / name).write_bytes(content)
-        monkeypatch.setattr(released, "bundle", lambda work: f"file://{tmp_path}")
+        monkeypatch.setattr(released, "bundle", lambda attempt: f"file://{tmp_path}")
 
     return put
 
 
 def test_the_bundle_as_it_was_built_passes(built, put):
     put(built[1])
-    released.check_bundle(work(built[0]))
+    released.check_bundle(make_attempt(built[0]))
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -105,17 +105,17 @@ def test_a_bundle_that_was_changed_is_refused(built, put, name):
         put({**built[1], file: repacked(built[1][file], within)})
     else:
         put(change(built[1]))
-    with pytest.raises(AirflowFailException, match=r"is not what its fingerprint .* stands for"):
-        released.check_bundle(work(built[0]))
+    with pytest.raises(AirflowFailException, match=r"does not match its fingerprint"):
+        released.check_bundle(make_attempt(built[0]))
 
 
 def test_the_bundle_of_another_release_is_refused(built, put):
     put(built[1])
-    with pytest.raises(AirflowFailException, match="stands for"):
-        released.check_bundle(work("0123456789abcdef"))
+    with pytest.raises(AirflowFailException, match="does not match its fingerprint"):
+        released.check_bundle(make_attempt("0123456789abcdef"))
 
 
 def test_a_compressed_zip_is_refused_unread(built, put):
     put({**built[1], "code.zip": repacked(built[1]["code.zip"], lambda files: files, zipfile.ZIP_DEFLATED)})
     with pytest.raises(AirflowFailException, match="is compressed"):
-        released.check_bundle(work(built[0]))
+        released.check_bundle(make_attempt(built[0]))

@@ -135,7 +135,7 @@ def test_the_step_is_the_uploaded_bundle_with_the_tasks_arguments(s3_lake, clust
 
 @pytest.mark.parametrize("value", ["`id`", "a\\", "{{(id)}}", "ä", "a\nb"])
 def test_argument_that_the_cluster_would_change_is_not_submitted(s3_lake, cluster, count, value):
-    with pytest.raises(TaskError, match="does not reach a job as it is"):
+    with pytest.raises(TaskError, match="does not reach a job unchanged"):
         count(s3_lake, cluster, "--set", f"a={value}")
     assert steps(cluster) == []
 

@@ -1,6 +1,6 @@
 """The operators around the job runs of an EMR Serverless application: Airflow's own.
 
-Apart from the runtime, because importing them takes a second, which only environments with EMR have to pay.
+Apart from the runtime, because importing them takes a second, a cost that only environments with EMR should have.
 """
 
 import math
@@ -16,7 +16,7 @@ from tandem.runtimes.base import Cluster
 
 
 class OpenApplication(EmrServerlessCreateApplicationOperator):
-    """Creates an application, starts it and returns its ID; what it is made of may hold templates."""
+    """Creates an application, starts it and returns its ID; its configuration may contain templates."""
 
     template_fields: Sequence[str] = (*EmrServerlessCreateApplicationOperator.template_fields, "config")
 
@@ -24,9 +24,9 @@ class OpenApplication(EmrServerlessCreateApplicationOperator):
 def operators(
     name: str, request: dict[str, Any], region: str | None, poll_seconds: float, ready_seconds: float
 ) -> Cluster:
-    """The operators that open and close an application; credentials are those that boto3 finds by itself."""
+    """The operators that open and close an application; credentials are those that boto3 finds."""
     config = {key: value for key, value in request.items() if key not in ("releaseLabel", "type")}
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "aws_conn_id": None,
         "region_name": region,
         "waiter_delay": max(1, round(poll_seconds)),
@@ -34,10 +34,14 @@ def operators(
         "deferrable": False,
     }
     opened = OpenApplication(
-        task_id=f"open_{name}", release_label=request["releaseLabel"], job_type=request["type"], config=config, **given
+        task_id=f"open_{name}",
+        release_label=request["releaseLabel"],
+        job_type=request["type"],
+        config=config,
+        **options,
     )
     application: Any = opened.output
     closed = EmrServerlessDeleteApplicationOperator(
-        task_id=f"close_{name}", application_id=application, force_stop=True, retries=3, **given
+        task_id=f"close_{name}", application_id=application, force_stop=True, retries=3, **options
     )
     return Cluster(opened, opened, closed)

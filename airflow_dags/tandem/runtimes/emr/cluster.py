@@ -1,6 +1,6 @@
-"""The operators around the steps of an EMR cluster: Airflow's own, where they do what is needed.
+"""The operators around the steps of an EMR cluster: Airflow's own, or derived from them.
 
-Apart from the runtime, because importing them takes a second, which only environments with EMR have to pay.
+Apart from the runtime, because importing them takes a second, a cost that only environments with EMR should have.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ from tandem.runtimes.base import Cluster
 
 
 class OpenCluster(EmrCreateJobFlowOperator):
-    """Asks for a cluster and returns its ID without waiting, so that whatever comes next, it can be closed.
+    """Requests a cluster and returns its ID without waiting, so that it can be closed in any case.
 
-    Killed while it asks, it closes the cluster as soon as EMR has named it. Amazon's own operator raises an error then,
-    for which botocore sends the request again: two clusters that nobody knows.
+    If it is killed during the request, it closes the cluster as soon as EMR has named it. Amazon's own operator raises
+    an error then, upon which botocore resends the request: two clusters that nobody knows.
     """
 
-    template_ext = ()  # a string that ends in .json is a place on S3, no file of templates
+    template_ext = ()  # a string that ends in .json is a path on S3, not a file of templates
     killed = False
     _job_flow_id: str | None = None
 
@@ -44,12 +44,12 @@ class AwaitCluster(EmrJobFlowSensor):
         status = self.get_emr_response(context)["Cluster"]["Status"]
         self.log.info("Cluster %s is %s.", self.job_flow_id, status["State"])
         if status["State"] in self.failed_states:
-            raise AirflowFailException(f"Cluster {self.job_flow_id} {ended(status)}")
+            raise AirflowFailException(f"Cluster {self.job_flow_id} {describe_state(status)}")
         return status["State"] in self.target_states
 
 
-def ended(status: Mapping[str, Any]) -> str:
-    """How a cluster ended, as EMR says it."""
+def describe_state(status: Mapping[str, Any]) -> str:
+    """The state of a cluster and EMR's reason for it, as the end of a sentence."""
     reason = status.get("StateChangeReason", {})
     return f"is {status['State']}: {reason.get('Code', 'no code')}, {reason.get('Message', 'no message')}"
 
@@ -57,7 +57,7 @@ def ended(status: Mapping[str, Any]) -> str:
 def operators(
     name: str, request: dict[str, Any], region: str | None, poll_seconds: float, ready_seconds: float
 ) -> Cluster:
-    """The operators that open, await and close a cluster; credentials are those that boto3 finds by itself."""
+    """The operators that open, await and close a cluster; credentials are those that boto3 finds."""
     aws: dict[str, Any] = {"aws_conn_id": None, "region_name": region}
     opened = OpenCluster(task_id=f"open_{name}", job_flow_overrides=request, emr_conn_id=None, **aws)
     cluster: Any = opened.output

@@ -12,8 +12,10 @@ from tandem.catalogue import Job
 from tandem.pin_release import fingerprint
 from tandem.runtimes.base import Attempt, Cluster, Outcome, bundle
 from tandem.runtimes.cloud_request import check_request, client, merged
-from tandem.runtimes.emr.steps import Emr, last_exception, texts
-from tandem.runtimes.polling import PollingRuntime, Sent, first_of_names, libraries_properties, spark_properties
+from tandem.runtimes.emr.logs import last_exceptions, texts
+from tandem.runtimes.emr.steps import Emr
+from tandem.runtimes.polling import PollingRuntime, Submission, name_prefix
+from tandem.runtimes.spark_options import conf_arguments, libraries_properties, spark_properties
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +24,8 @@ log = logging.getLogger(__name__)
 class EmrServerless(PollingRuntime):
     """Runs the bundle that the Airflow variable `release` names as a job run.
 
-    cluster.emr_serverless.json is the request CreateApplication; `application` is a table that an environment puts over
-    it. Nobody pays for an application that no one closes: without work it stops by itself.
+    cluster.emr_serverless.json is the request CreateApplication; the environment's table `application`
+    overrides it. An application that nobody closes costs nothing: it stops when it is idle.
     """
 
     cluster_suffix: ClassVar[str] = ".emr_serverless.json"
@@ -32,93 +34,96 @@ class EmrServerless(PollingRuntime):
     ended: ClassVar[tuple[str, ...]] = ("SUCCESS", "FAILED", "CANCELLED")
     cancelling: ClassVar[tuple[str, ...]] = ("CANCELLING",)
     execution_role: str  # its ARN; {job} in it is the job's name, for a role per job
-    region: str | None = None  # the one that boto3 finds by itself
+    region: str | None = None  # None: the one that boto3 finds
     application: Mapping[str, Any] = field(default_factory=dict)
     ready_seconds: float = 600  # an application may take to be created, started or stopped
     pending_seconds: float = 3600
     run_minutes: int = 720  # a job run may take
-    log_seconds: float = 120  # to wait for the log of a job that left nothing else
+    log_seconds: float = 120  # to wait for the log of a job without failure document
 
     def open_and_close(self, name: str, request: Mapping[str, Any], where: str) -> Cluster:
         from tandem.runtimes.emr.application import operators
 
-        wanted = merged(request, self.application, where)
-        check_request("emr-serverless", "CreateApplication", {"clientToken": "-", **wanted}, where)
-        return operators(name, wanted, self.region, self.poll_seconds, self.ready_seconds)
+        application = merged(request, self.application, where)
+        check_request("emr-serverless", "CreateApplication", {"clientToken": "-", **application}, where)
+        return operators(name, application, self.region, self.poll_seconds, self.ready_seconds)
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         conf = spark_properties(job, settings) | libraries_properties(job, "spark.emr-serverless.driverEnv")
         packed = "libraries.zip" if job.requirements else None
         return {"fingerprint": fingerprint(job.name), "conf": conf, "libraries": packed}
 
-    def sent(self, work: Attempt) -> dict[str, Any]:
+    def payload(self, attempt: Attempt) -> dict[str, Any]:
         """The request StartJobRun; its client token is made from the attempt, so that it starts one run only."""
-        place, packed = bundle(work), work.request["libraries"]
-        conf = [part for name, value in work.request["conf"].items() for part in ("--conf", f"{name}={value}")]
-        archives = ["--archives", f"{place}/{packed}#libraries"] if packed else []
+        folder, packed = bundle(attempt), attempt.request["libraries"]
+        conf = conf_arguments(attempt.request["conf"])
+        archives = ["--archives", f"{folder}/{packed}#libraries"] if packed else []
         driver = {
-            "entryPoint": f"{place}/main.py",
-            "entryPointArguments": work.arguments,
-            "sparkSubmitParameters": shlex.join([*conf, *archives, "--py-files", f"{place}/code.zip"]),
+            "entryPoint": f"{folder}/main.py",
+            "entryPointArguments": attempt.arguments,
+            "sparkSubmitParameters": shlex.join([*conf, *archives, "--py-files", f"{folder}/code.zip"]),
         }
-        name = f"{first_of_names(work)}{work.attempt}"
+        name = f"{name_prefix(attempt)}{attempt.number}"
         return {
-            "applicationId": work.cluster,
-            "clientToken": hashlib.sha256(f"{work.lake} {name}".encode()).hexdigest(),
-            "executionRoleArn": self.execution_role.replace("{job}", work.job),
+            "applicationId": attempt.cluster,
+            "clientToken": hashlib.sha256(f"{attempt.lake} {name}".encode()).hexdigest(),
+            "executionRoleArn": self.execution_role.replace("{job}", attempt.job),
             "name": name,
             "jobDriver": {"sparkSubmit": driver},
             "configurationOverrides": {
-                "monitoringConfiguration": {"s3MonitoringConfiguration": {"logUri": logs(work)}}
+                "monitoringConfiguration": {"s3MonitoringConfiguration": {"logUri": logs(attempt)}}
             },
-            "executionTimeoutMinutes": min(self.run_minutes, whole_minutes(work.deadline_seconds)),
+            "executionTimeoutMinutes": min(self.run_minutes, whole_minutes(attempt.deadline_seconds)),
         }
 
     def client(self) -> Any:
         return client("emr-serverless", self.region)
 
-    def submit(self, work: Attempt) -> Sent:
+    def submit(self, attempt: Attempt) -> Submission:
         """Start the job run of this attempt, or find it by its token; those of older attempts are cancelled."""
-        request = self.sent(work)
+        request = self.payload(attempt)
         emr = self.client()
-        base = first_of_names(work)
-        for page in emr.get_paginator("list_job_runs").paginate(applicationId=work.cluster):
+        prefix = name_prefix(attempt)
+        for page in emr.get_paginator("list_job_runs").paginate(applicationId=attempt.cluster):
             for other in page["jobRuns"]:
-                older = other.get("name", "").startswith(base) and int(other["name"].removeprefix(base)) < work.attempt
+                older = (
+                    other.get("name", "").startswith(prefix)
+                    and int(other["name"].removeprefix(prefix)) < attempt.number
+                )
                 if older and other["state"] not in self.ended:
-                    log.warning("Cancelling what an older attempt left running: %s.", other["id"])
-                    emr.cancel_job_run(applicationId=work.cluster, jobRunId=other["id"])
-        log.info("Running in application %s: %s", work.cluster, request["jobDriver"]["sparkSubmit"])
-        return Sent(emr.start_job_run(**request)["jobRunId"], work, emr)
+                    log.warning("Cancelling a job run that an older attempt left running: %s.", other["id"])
+                    emr.cancel_job_run(applicationId=attempt.cluster, jobRunId=other["id"])
+        log.info("Running in application %s: %s", attempt.cluster, request["jobDriver"]["sparkSubmit"])
+        return Submission(emr.start_job_run(**request)["jobRunId"], attempt, emr)
 
-    def ask(self, client: Any, sent: Sent) -> tuple[str, Any]:
-        run = client.get_job_run(applicationId=sent.work.cluster, jobRunId=sent.id)["jobRun"]
+    def poll(self, client: Any, submission: Submission) -> tuple[str, Any]:
+        run = client.get_job_run(applicationId=submission.attempt.cluster, jobRunId=submission.id)["jobRun"]
         return run["state"], run
 
-    def ask_to_cancel(self, client: Any, sent: Sent) -> None:
-        client.cancel_job_run(applicationId=sent.work.cluster, jobRunId=sent.id)
+    def request_cancel(self, client: Any, submission: Submission) -> None:
+        client.cancel_job_run(applicationId=submission.attempt.cluster, jobRunId=submission.id)
 
-    def outcome(self, client: Any, sent: Sent, said: Any) -> Outcome:
-        """How a job run ended, in EMR's words and in the driver's last exceptions."""
-        if said["state"] == "SUCCESS":
+    def outcome(self, client: Any, submission: Submission, response: Any) -> Outcome:
+        """The outcome of a job run: EMR's message and the driver's last exceptions."""
+        if response["state"] == "SUCCESS":
             return Outcome(0, None, "")
-        application = sent.work.cluster
-        place = f"{logs(sent.work)}/applications/{application}/jobs/{sent.id}/SPARK_DRIVER/"
-        found = self.log_of_driver(sent, place, lambda: texts(place), self.log_seconds)
-        ends = [f"{uri} ends with: {last_exception(text)}" for uri, text in found.items()]
-        told = f"Job run {sent.id} of application {application} is {said['state']}. {said.get('stateDetails', '')}"
-        lines = [told.strip(), *(ends or [f"No log of the driver is at {place} yet."])]
+        attempt = submission.attempt
+        location = f"{logs(attempt)}/applications/{attempt.cluster}/jobs/{submission.id}/SPARK_DRIVER/"
+        driver_logs = self.await_driver_log(attempt, location, lambda: texts(location), self.log_seconds)
+        name = f"Job run {submission.id} of application {attempt.cluster}"
+        message = f"{name} is {response['state']}. {response.get('stateDetails', '')}".strip()
+        lines = [message, *(last_exceptions(driver_logs) or [f"No log of the driver is at {location} yet."])]
         return Outcome(1, None, "", "\n".join(lines), guessed=True)
 
-    def again(self, work: Attempt) -> str:
-        return Emr().again(work)
+    def rerun_command(self, attempt: Attempt) -> str:
+        return Emr().rerun_command(attempt)
 
 
 def whole_minutes(seconds: float | None) -> float:
-    """The minutes after which AWS itself ends a job run whose worker is gone: later than a worker does."""
+    """The minutes after which AWS itself ends a job run whose worker died: later than a worker would."""
     return math.inf if seconds is None else math.ceil(seconds / 60) + 1
 
 
-def logs(work: Attempt) -> str:
-    """Where the logs of job runs are brought to, by application and run."""
-    return f"{work.lake.rstrip('/')}/logs/emr-serverless"
+def logs(attempt: Attempt) -> str:
+    """URI of the folder with the logs of job runs, by application and run."""
+    return f"{attempt.lake.rstrip('/')}/logs/emr-serverless"

@@ -1,1 +1,1 @@
-"""Kubernetes: pods, and Jobs that keep a pod."""
+"""Kubernetes: pods, and Jobs that replace a pod that is taken away."""

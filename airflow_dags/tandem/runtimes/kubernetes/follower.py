@@ -1,4 +1,4 @@
-"""A pod from its start to its end, whatever happens to it on the way: its log, its result, and why it ended."""
+"""Follow a pod from its start to its end: its log, its result, and the reason of its end."""
 
 import contextlib
 import datetime
@@ -20,47 +20,47 @@ from urllib3.exceptions import HTTPError
 from tandem.protocol import MAX_RESULT
 from tandem.runtimes.base import Outcome, overdue
 from tandem.runtimes.kubernetes.manifest import CONTAINER
-from tandem.runtimes.output import MAX_LINE, remembered
+from tandem.runtimes.output import MAX_LINE, shorten_last_line
 
 GONE = 404
 KILLED = 137
-PATIENCE_SECONDS = 30  # how long a pod may be overdue that was told to go; then no node is there that could end it
-MOMENT_SECONDS = 2  # how much later than a container's end the kubelet may tell of it
-RESULT_SECONDS = 60  # for a result file to come over
-PAUSE_SECONDS = 3  # before the API server is asked again
+LOST_SECONDS = 30  # a deleted pod may stay after its grace period; later its node must be lost
+REPORT_SECONDS = 2  # the kubelet may take to report a container's end
+RESULT_SECONDS = 60  # to transfer a result file
+RETRY_SECONDS = 3  # between requests while the API server does not answer
 log = logging.getLogger(__name__)
 
 
 class PodLost(AirflowException):
-    """A pod was told to go and stays: its node does not answer."""
+    """A deleted pod stays: its node does not answer."""
 
 
 class Manager(PodManager):
-    """Airflow's own, which also remembers the pod as it saw it last, and gives one up whose node is gone."""
+    """Airflow's own, which also keeps the last state of the pod, and gives up a pod whose node is lost."""
 
-    seen: Any = None
+    last_state: Any = None
 
     def read_pod(self, pod: Any) -> Any:
-        self.seen = super().read_pod(pod)
-        told = self.seen.metadata.deletion_timestamp  # already with the time it was given to end
+        self.last_state = super().read_pod(pod)
+        deleted_at = self.last_state.metadata.deletion_timestamp  # includes the grace period
         now = datetime.datetime.now(datetime.UTC)
-        if told and now > told + datetime.timedelta(seconds=PATIENCE_SECONDS):
-            raise PodLost(f"The pod {pod.metadata.name} was told to end at {told} and is still there.")
-        return self.seen
+        if deleted_at and now > deleted_at + datetime.timedelta(seconds=LOST_SECONDS):
+            raise PodLost(f"The pod {pod.metadata.name} should have ended at {deleted_at} and still exists.")
+        return self.last_state
 
     def container_is_running(self, pod: Any, container_name: str) -> bool:
-        """Whether it runs; a log ends a moment before its container is told to have ended, and is not read again."""
+        """Return True if it runs. A log ends shortly before its container's end is reported, and is not read twice."""
         running = super().container_is_running(pod, container_name)
-        end = time.monotonic() + MOMENT_SECONDS
+        end = time.monotonic() + REPORT_SECONDS
         while running and container_name == CONTAINER and time.monotonic() < end:
             time.sleep(0.2)
             running = super().container_is_running(pod, container_name)
         return running
 
     def result_file(self, pod: Any) -> bytes:
-        """The content of the result file, of at most one byte more than a result may have; nothing if there is none.
+        """The content of the result file, at most MAX_RESULT + 1 bytes; empty if there is none.
 
-        Airflow's own reads all of whatever lies there, and waits for ever for a pipe.
+        Airflow's own reads a file of any size, and waits for ever for a pipe.
         """
         file = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
         script = f"if [ -f {file} ] && [ ! -L {file} ]; then head -c {MAX_RESULT + 1} {file}; fi"
@@ -77,33 +77,33 @@ class Manager(PodManager):
             binary=True,
             _preload_content=False,
         )
-        with contextlib.closing(stream) as answer:
-            answer.run_forever(timeout=RESULT_SECONDS)
-            return bytes(answer.read_stdout())
+        with contextlib.closing(stream) as response:
+            response.run_forever(timeout=RESULT_SECONDS)
+            return bytes(response.read_stdout())
 
 
 class Follower(KubernetesPodOperator):
-    """Airflow's own operator, of which a runtime uses what it does with a pod that is there."""
+    """Airflow's own operator, of which a runtime uses the parts that handle an existing pod."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(task_id="pod", startup_check_interval_seconds=1, log_formatter=self.keep, **options)
+        super().__init__(task_id="pod", startup_check_interval_seconds=1, log_formatter=self.remember, **options)
         self.last_lines: deque[str] = deque([""], maxlen=1)
-        self.taken_away = False  # the pod that was followed last, before its job had ended by itself
+        self.taken_away = False  # True if the last pod was taken away before its job had ended by itself
 
     @cached_property
     def pod_manager(self) -> Manager:
         return Manager(self.client)
 
-    def keep(self, container: str, line: str) -> str:
-        """The line itself, remembered as the last one if it says something."""
+    def remember(self, container: str, line: str) -> str:
+        """The line itself, which is kept as the last one unless it is blank."""
         if line.strip():
-            self.last_lines.append(remembered(line))
+            self.last_lines.append(shorten_last_line(line))
         return line.rstrip()[:MAX_LINE]
 
     def follow(self, pod: Any) -> Outcome:
-        """Print the log of a pod as it comes until its job has ended; AirflowException says why it did not start.
+        """Print the log of a pod as it comes until its job has ended; AirflowException if it did not start.
 
-        While the API server does not answer the pod goes on, and so does this, until the pod's own deadline is over.
+        While the API server does not answer, the pod still runs, so this retries until the pod's own deadline is over.
         """
         give_up = time.monotonic() + self.startup_timeout_seconds + pod.spec.active_deadline_seconds
         result = None
@@ -113,67 +113,69 @@ class Follower(KubernetesPodOperator):
                 self.await_pod_completion(pod)
                 self.print_rest(pod)
                 result = self.result(pod)
-                seen = self.pod_manager.read_pod(pod)
+                state = self.pod_manager.read_pod(pod)
                 break
             except (ApiException, HTTPError, KubernetesApiException) as error:
                 if isinstance(error, ApiException) and error.status == GONE:
-                    seen = None
+                    state = None
                     break
                 if time.monotonic() > give_up or (isinstance(error, ApiException) and 400 <= (error.status or 0) < 500):
                     raise
-                log.warning("Kubernetes does not answer (%s); the pod goes on, so it is asked again.", brief(error))
-                time.sleep(PAUSE_SECONDS)
-            except AirflowException as error:  # it did not start, or it is lost
-                seen = self.pod_manager.seen
-                if seen.status.phase == "Pending" and not isinstance(error, PodLost):
+                log.warning(
+                    "Kubernetes does not answer (%s); the pod still runs, so the request is retried.", brief(error)
+                )
+                time.sleep(RETRY_SECONDS)
+            except AirflowException as error:  # the pod did not start, or is lost
+                state = self.pod_manager.last_state
+                if state.status.phase == "Pending" and not isinstance(error, PodLost):
                     raise AirflowException(
-                        f"The pod {pod.metadata.name} did not start: {obstacle(seen) or error}"
+                        f"The pod {pod.metadata.name} did not start: {obstacle(state) or error}"
                     ) from None
                 break
-        last = seen or self.pod_manager.seen
-        code, explanation = end(last, gone=seen is None)
-        self.taken_away = seen is None or bool(disruption(last)) or last.status.phase == "Failed"
+        last = state or self.pod_manager.last_state
+        code, explanation = describe_end(last, gone=state is None)
+        self.taken_away = state is None or bool(disruption(last)) or last.status.phase == "Failed"
         unknown = last is None or (terminated(last) is None and last.status.reason != "DeadlineExceeded")
         return Outcome(code, result, self.last_lines[0], explanation, guessed=unknown)
 
     def print_rest(self, pod: Any) -> None:
-        """Print what a job said last, if the connection had just been cut: Airflow does not read the log again then."""
+        """Print the end of the log, which Airflow misses if the connection was cut shortly before."""
         name = (pod.metadata.namespace, pod.metadata.name, CONTAINER)
         last = self.pod_manager.container_log_times.get(name)
         since = {"since_seconds": int(time.time() - last.timestamp()) + 2} if last else {}
         try:
             lines = self.pod_manager.read_pod_logs(pod, CONTAINER, timestamps=True, follow=False, **since)
-            for each in lines:
-                said, text = parse_log_line(each.decode(errors="backslashreplace"))
-                if said and (last is None or said > last):
-                    self.pod_manager.log.info(self.keep(CONTAINER, text))
+            for line in lines:
+                logged_at, text = parse_log_line(line.decode(errors="backslashreplace"))
+                if logged_at and (last is None or logged_at > last):
+                    self.pod_manager.log.info(self.remember(CONTAINER, text))
         except ApiException as error:
             if not 400 <= (error.status or 0) < 500:
                 raise
             log.info("The node has no log of %s (%s).", pod.metadata.name, brief(error))
 
     def result(self, pod: Any) -> str | None:
-        """The content of the result file, None if it cannot be had."""
+        """The content of the result file, None if it cannot be read."""
         try:
             self.pod_manager.await_xcom_sidecar_container_start(pod)
             content = self.pod_manager.result_file(pod)
         except (AirflowException, ApiException, HTTPError, ValueError) as error:
             if isinstance(error, ApiException) and error.status == GONE:
                 raise
-            log.warning("The result file cannot be had from the pod (%s).", brief(error))
+            log.warning("The result file cannot be read from the pod (%s).", brief(error))
             return None
         return content.decode(errors="replace") or None
 
-    def leave(self) -> None:
-        """Let the pod seen last stay for people to look at, without its sidecar, and not to be taken for a live one."""
-        pod = self.pod_manager.seen
+    def keep_pod(self) -> None:
+        """Keep the last pod for inspection, without its sidecar, and marked so that no retry adopts it."""
+        pod = self.pod_manager.last_state
         with contextlib.suppress(AirflowException, ApiException, HTTPError):
             self.pod_manager.extract_xcom_kill(pod)
         self.patch_already_checked(pod, reraise=False)
 
 
-def end(pod: Any, gone: bool) -> tuple[int, str]:
-    """Exit code, and what Kubernetes knows of the end beside it, of a pod as it was seen last; None: it never was."""
+def describe_end(pod: Any, gone: bool) -> tuple[int, str]:
+    """Exit code and explanation of a pod's end, from its last state; None if there never was one."""
     deleted = "Its pod was deleted while it ran, and not by Airflow."
     if pod is None:
         return KILLED, deleted
@@ -182,59 +184,60 @@ def end(pod: Any, gone: bool) -> tuple[int, str]:
     if ended and ended.exit_code == 0:
         return 0, ""
     if pod.status.reason == "DeadlineExceeded":
-        why = overdue(pod.spec.active_deadline_seconds)
+        explanation = overdue(pod.spec.active_deadline_seconds)
     elif pod.status.reason == "Evicted":
-        why = (
-            f"Its node evicted it ({pod.status.message.strip()}); ask in [resources] of job.toml for all that it needs "
-            "or let the pod template give it more scratch space."
+        explanation = (
+            f"Its node evicted it ({pod.status.message.strip()}); request all that it needs in [resources] of "
+            "job.toml, or give it more scratch space in the pod template."
         )
     elif taken := disruption(pod):
-        why = f"Kubernetes took its place or its node away ({taken.reason}: {taken.message})."
+        explanation = f"Kubernetes took its pod or its node away ({taken.reason}: {taken.message})."
     elif ended and ended.reason == "OOMKilled":
-        why = (
+        explanation = (
             f"It ran out of memory at its limit of {limits.get('memory')}; give it more in [resources] of job.toml, "
             "or smaller input."
         )
     elif gone or (pod.metadata.deletion_timestamp and ended):
-        why = deleted
+        explanation = deleted
     elif not ended:
-        why = f"Its node {pod.spec.node_name} does not answer."
+        explanation = f"Its node {pod.spec.node_name} does not answer."
     else:
-        why = ""
-    return ended.exit_code if ended else KILLED, why
+        explanation = ""
+    return ended.exit_code if ended else KILLED, explanation
 
 
 def disruption(pod: Any) -> Any:
-    """The condition that says that Kubernetes itself ends a pod, None if it does not."""
-    for each in pod.status.conditions or []:
-        if each.type == "DisruptionTarget" and each.status == "True":
-            return each
+    """The condition of a pod that Kubernetes itself ends, None if it does not."""
+    for condition in pod.status.conditions or []:
+        if condition.type == "DisruptionTarget" and condition.status == "True":
+            return condition
     return None
 
 
 def terminated(pod: Any) -> Any:
-    """How the job's container ended, None if it has not."""
-    for each in pod.status.container_statuses or []:
-        if each.name == CONTAINER:
-            return each.state.terminated
+    """The end of the job's container, None if it has not ended."""
+    for container in pod.status.container_statuses or []:
+        if container.name == CONTAINER:
+            return container.state.terminated
     return None
 
 
 def obstacle(pod: Any) -> str:
-    """Why a pod does not start: no image, no node, or what else its containers wait for."""
-    for each in pod.status.container_statuses or []:
-        waiting = each.state.waiting
+    """The reason that a pod does not start: no image, no node, or another that its containers report."""
+    for container in pod.status.container_statuses or []:
+        waiting = container.state.waiting
         if waiting and "Image" in (waiting.reason or ""):
             return (
-                f"its image {each.image} cannot be had ({waiting.reason}: {waiting.message}); push it, or correct the "
-                "registry of the environment."
+                f"its image {container.image} cannot be pulled ({waiting.reason}: {waiting.message}); push it, or "
+                "correct the registry of the environment."
             )
         if waiting and waiting.message:
             return f"{waiting.reason}: {waiting.message}"
-    for each in pod.status.conditions or []:
-        if each.type == "PodScheduled" and each.status == "False":
+    for condition in pod.status.conditions or []:
+        if condition.type == "PodScheduled" and condition.status == "False":
             return (
-                f"no node takes it ({each.message}); ask for less in [resources] of job.toml, or give the cluster more."
+                f"no node takes it ({condition.message}); request less in [resources] of job.toml, or add capacity to "
+                "the cluster."
             )
     return ""
 

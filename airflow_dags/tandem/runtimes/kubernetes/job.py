@@ -1,4 +1,4 @@
-"""Runtime `kubernetes_job`: a Python job as a Job of Kubernetes, which puts a new pod for one that is taken away."""
+"""Runtime `kubernetes_job`: a Python job as a Job of Kubernetes, which replaces a pod that is taken away."""
 
 import time
 from collections.abc import Iterator
@@ -9,23 +9,23 @@ from airflow.sdk.exceptions import AirflowException
 
 from tandem.runtimes.base import Attempt
 from tandem.runtimes.kubernetes import manifest
-from tandem.runtimes.kubernetes.pod import LEFT, KubernetesPod, Running
+from tandem.runtimes.kubernetes.pod import IGNORED, KubernetesPod, Running
 
 
 @dataclass(frozen=True)
 class KubernetesJob(KubernetesPod):
     """Runs the same pod in a Job, through the hook of Airflow's provider.
 
-    A job that fails is tried again by Airflow alone. A pod that is evicted, preempted or drained is no failure of its
-    job, and Kubernetes replaces it within the attempt.
+    Only Airflow retries a job that fails. A pod that is evicted, preempted or drained is not a failure of its job, and
+    Kubernetes replaces it within the attempt.
     """
 
-    ttl_seconds: int  # after which Kubernetes deletes a Job that has ended, if no worker has
+    ttl_seconds: int  # after which Kubernetes deletes an ended Job that no worker deleted
 
-    def manifest(self, work: Attempt) -> Any:
+    def manifest(self, attempt: Attempt) -> Any:
         from kubernetes.client import models
 
-        template = manifest.manifest(work)
+        template = manifest.manifest(attempt)
         taken_away = models.V1PodFailurePolicyOnPodConditionsPattern(type="DisruptionTarget", status="True")
         return models.V1Job(
             api_version="batch/v1",
@@ -45,52 +45,52 @@ class KubernetesJob(KubernetesPod):
 
     def attempts(self, running: Running, labels: str) -> list[Any]:
         client = running.hook.batch_v1_client
-        found: list[Any] = client.list_namespaced_job(running.namespace, label_selector=labels).items
-        return found
+        jobs: list[Any] = client.list_namespaced_job(running.namespace, label_selector=labels).items
+        return jobs
 
-    def goes_on(self, there: Any) -> bool:
-        return there.metadata.deletion_timestamp is None and not there.status.failed
+    def may_succeed(self, resource: Any) -> bool:
+        return resource.metadata.deletion_timestamp is None and not resource.status.failed
 
     def create(self, running: Running) -> None:
-        running.hook.create_job(running.wanted)
+        running.hook.create_job(running.resource)
 
     def pods(self, running: Running) -> Iterator[Any]:
         followed: set[str] = set()
         while True:
-            found = self.next_pod(running, followed)
-            if found is None:
+            pod = self.next_pod(running, followed)
+            if pod is None:
                 return
-            followed.add(found.metadata.name)
-            yield found
+            followed.add(pod.metadata.name)
+            yield pod
             if not running.follower.taken_away:
                 return
 
     def next_pod(self, running: Running, followed: set[str]) -> Any:
-        """The next pod of a Job, None if it has ended or does not get another one.
+        """The next pod of a Job, None if the Job has ended or gets no other pod in time.
 
-        Raises AirflowException with Kubernetes' own words if the Job gets no pod at all.
+        Raises AirflowException with the warning of Kubernetes if the Job gets no pod at all.
         """
         follower = running.follower
         end = time.monotonic() + self.startup_seconds
         while time.monotonic() < end:
             pods = follower.client.list_namespaced_pod(running.namespace, label_selector=running.labels).items
-            for each in pods:
-                if each.metadata.name not in followed:
-                    return each
+            for pod in pods:
+                if pod.metadata.name not in followed:
+                    return pod
             if self.is_over(running):
                 return None
             time.sleep(1)
         if followed:
             return None
-        events = follower.pod_manager.read_pod_events(running.wanted).items  # they are found by name, whatever its kind
-        said = [each.message for each in events if each.type == "Warning"]
+        events = follower.pod_manager.read_pod_events(running.resource).items  # this finds events by name, of any kind
+        warnings = [event.message for event in events if event.type == "Warning"]
         raise AirflowException(
-            f"The Job {running.name} got no pod ({said[-1] if said else 'and Kubernetes does not say why'}); ask for "
-            "less in [resources] of job.toml, or give the namespace more."
+            f"The Job {running.name} got no pod ({warnings[-1] if warnings else 'and Kubernetes gives no reason'}); "
+            "request less in [resources] of job.toml, or raise the quota of the namespace."
         )
 
     def is_over(self, running: Running) -> bool:
-        """Whether a Job has ended, or is gone."""
+        """Return True if a Job has ended, or is gone."""
         from kubernetes.client import ApiException
 
         try:
@@ -101,9 +101,9 @@ class KubernetesJob(KubernetesPod):
             return True
         return bool(running.hook.is_job_complete(job))
 
-    def leave(self, handle: Running) -> None:
-        super().leave(handle)
-        handle.hook.patch_namespaced_job(handle.name, handle.namespace, {"metadata": {"labels": {LEFT: "True"}}})
+    def keep(self, handle: Running) -> None:
+        super().keep(handle)
+        handle.hook.patch_namespaced_job(handle.name, handle.namespace, {"metadata": {"labels": {IGNORED: "True"}}})
 
     def remove(self, name: str, namespace: str, labels: str, wait: bool = True) -> None:
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook

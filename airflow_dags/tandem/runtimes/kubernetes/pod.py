@@ -13,36 +13,34 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from airflow.sdk.exceptions import AirflowException
 
 from tandem.catalogue import Job
-from tandem.runtimes.base import Attempt, Outcome, check_built
+from tandem.runtimes.base import GRACE_SECONDS, Attempt, Outcome, check_built
 from tandem.runtimes.kubernetes import manifest
-from tandem.runtimes.local.process import GRACE_SECONDS
 from tandem.texts import ANYWHERE
 
 if TYPE_CHECKING:
     from tandem.runtimes.kubernetes.follower import Follower
 
-# Airflow's operator and the client of Kubernetes are imported where they are used: they take 3 s, which parsing a
-# pipeline must not pay.
+# Airflow's operator and the client of Kubernetes are imported where they are used: they take 3 s, too slow for parsing.
 
 log = logging.getLogger(__name__)
-LEFT = "already_checked"  # the label by which Airflow's own operator marks pods that it is done with
+IGNORED = "already_checked"  # the label of pods that Airflow's own operator no longer adopts
 
 
 class Running(NamedTuple):
-    """A work in the cluster: what was asked for, and what follows its pods."""
+    """An attempt in the cluster: its resource, and the follower of its pods."""
 
-    wanted: Any  # V1Pod or V1Job
-    labels: str  # by which its pods are found
-    attempt: int
+    resource: Any  # V1Pod or V1Job, as requested
+    labels: str  # selector of its pods
+    attempt_number: int
     follower: "Follower"
 
     @property
     def name(self) -> str:
-        return str(self.wanted.metadata.name)
+        return str(self.resource.metadata.name)
 
     @property
     def namespace(self) -> str:
-        return str(self.wanted.metadata.namespace)
+        return str(self.resource.metadata.namespace)
 
     @property
     def hook(self) -> Any:
@@ -54,94 +52,96 @@ class Running(NamedTuple):
 class KubernetesPod:
     """Runs the image `<registry>/tandem/<job>:<fingerprint>` in the cluster of the connection kubernetes_default.
 
-    A pod is deleted when its job is done; after a failure it is kept if the environment says so, and then it is for
-    people to look at and to delete.
+    A pod is deleted when its job has ended. With keep_failed it stays after a failure, for you to inspect and delete.
     """
 
     refused: ClassVar[re.Pattern[str]] = ANYWHERE
-    registry: str  # where images are pulled from; empty where they are brought to the nodes
+    registry: str  # to pull images from; empty if they are loaded onto the nodes
     template: Path  # JSON, a V1Pod; its strings may be templates
-    startup_seconds: int  # how long a pod may wait for a node, and then for its image
+    startup_seconds: int  # a pod may wait for a node, and then for its image
     keep_failed: bool
-    cpu_reserved: float  # the share of a job's cpu that is kept for it on its node; more than that only if it is idle
+    cpu_reserved: float  # the share of a job's cpu that its node reserves; the job gets the rest only if it is idle
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         return manifest.request(self.template, self.registry, job, self.cpu_reserved)
 
-    def manifest(self, work: Attempt) -> Any:
-        """What is sent to Kubernetes."""
-        return manifest.manifest(work)
+    def manifest(self, attempt: Attempt) -> Any:
+        """The V1Pod or V1Job of an attempt."""
+        return manifest.manifest(attempt)
 
-    def sent(self, work: Attempt) -> dict[str, Any]:
+    def payload(self, attempt: Attempt) -> dict[str, Any]:
         from kubernetes.client import ApiClient
 
-        document: dict[str, Any] = ApiClient().sanitize_for_serialization(self.manifest(work))
+        document: dict[str, Any] = ApiClient().sanitize_for_serialization(self.manifest(attempt))
         return document
 
-    def submit(self, work: Attempt) -> Running:
+    def check_product(self, attempt: Attempt) -> None:
+        check_built(attempt)
+
+    def submit(self, attempt: Attempt) -> Running:
         from tandem.runtimes.kubernetes.follower import Follower
 
-        check_built(work)
         follower = Follower(startup_timeout_seconds=self.startup_seconds)
-        running = self.running(work, follower)
-        attempts = self.attempts(running, selector(manifest.labels_of_task(work)))
-        for there in attempts:
-            attempt = int(there.metadata.labels["try_number"])
-            if attempt < work.attempt and LEFT not in there.metadata.labels:  # its worker died
-                older = self.running(replace(work, attempt=attempt), follower)
-                if self.goes_on(there) and asked(there) == asked(older.wanted):
-                    log.info("Attempt %s goes on with %s, whose worker died.", work.attempt, older.name)
+        running = self.running(attempt, follower)
+        attempts = self.attempts(running, selector(manifest.labels_of_task(attempt)))
+        for resource in attempts:
+            number = int(resource.metadata.labels["try_number"])
+            if number < attempt.number and IGNORED not in resource.metadata.labels:  # its worker died
+                older = self.running(replace(attempt, number=number), follower)
+                if self.may_succeed(resource) and image_and_arguments(resource) == image_and_arguments(older.resource):
+                    log.info("Attempt %s adopts %s, whose worker died.", attempt.number, older.name)
                     running = older
                 else:
                     self.remove(older.name, older.namespace, older.labels)
-        if running.name not in {there.metadata.name for there in attempts}:
+        if running.name not in {resource.metadata.name for resource in attempts}:
             create(self.create, running)
         return running
 
-    def running(self, work: Attempt, follower: "Follower") -> Running:
-        return Running(self.manifest(work), selector(manifest.labels(work)), work.attempt, follower)
+    def running(self, attempt: Attempt, follower: "Follower") -> Running:
+        return Running(self.manifest(attempt), selector(manifest.labels(attempt)), attempt.number, follower)
 
     def attempts(self, running: Running, labels: str) -> list[Any]:
-        """All attempts of a task that are in the cluster."""
-        found: list[Any] = running.follower.client.list_namespaced_pod(running.namespace, label_selector=labels).items
-        return found
+        """The pods or Jobs of all attempts of a task in the cluster."""
+        client: Any = running.follower.client
+        pods: list[Any] = client.list_namespaced_pod(running.namespace, label_selector=labels).items
+        return pods
 
-    def goes_on(self, there: Any) -> bool:
-        """Whether an attempt that is in the cluster may still succeed."""
-        return there.metadata.deletion_timestamp is None and there.status.phase != "Failed"
+    def may_succeed(self, resource: Any) -> bool:
+        """Return True if a pod or Job in the cluster may still succeed."""
+        return resource.metadata.deletion_timestamp is None and resource.status.phase != "Failed"
 
     def create(self, running: Running) -> None:
-        running.follower.pod_manager.create_pod(running.wanted)
+        running.follower.pod_manager.create_pod(running.resource)
 
     def pods(self, running: Running) -> Iterator[Any]:
-        """The pods of a work, one after the other, as long as there is another one to come."""
-        yield running.wanted
+        """The pods of an attempt, one after the other, as long as Kubernetes replaces them."""
+        yield running.resource
 
     def watch(self, handle: Running) -> Outcome:
         outcome = Outcome(1, None, "", guessed=True)
         interrupted = True
         try:
-            for each in self.pods(handle):
-                outcome = handle.follower.follow(each)._replace(attempt=handle.attempt)
+            for pod in self.pods(handle):
+                outcome = handle.follower.follow(pod)._replace(attempt_number=handle.attempt_number)
             interrupted = False
             return outcome
         finally:
             if outcome.exit_code and self.keep_failed and not interrupted:
-                self.leave(handle)
+                self.keep(handle)
             else:
                 self.remove(handle.name, handle.namespace, handle.labels, wait=interrupted)
 
-    def leave(self, handle: Running) -> None:
-        """Let what failed stay, marked so that a retry lets it be."""
-        handle.follower.leave()
+    def keep(self, handle: Running) -> None:
+        """Keep a failed attempt in the cluster, marked so that retries ignore it."""
+        handle.follower.keep_pod()
 
     def cancel(self, handle: Running) -> None:
         self.remove(handle.name, handle.namespace, handle.labels)
 
     def remove(self, name: str, namespace: str, labels: str, wait: bool = True) -> None:
-        """End an attempt, and wait until nothing of it runs; a pod that stays is on a lost node, and goes with that.
+        """End an attempt, and wait until nothing of it runs; a pod that stays is on a lost node, and ends with that.
 
-        By a connection of its own: a signal may have come while `watch` held a lock of the other one.
+        On a separate connection, because a signal may have come while `watch` held a lock of its own.
         """
         from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 
@@ -152,16 +152,16 @@ class KubernetesPod:
         while wait and client.list_namespaced_pod(namespace, label_selector=labels).items:
             time.sleep(0.2)
             if time.monotonic() > end:
-                log.warning("The pod of %s is told to end, but its node does not answer.", name)
+                log.warning("The pod of %s is being deleted, but its node does not answer.", name)
                 return
 
-    def again(self, work: Attempt) -> str:
-        return f"printf %s {shlex.quote(json.dumps(manifest.bare(work)))} | kubectl create --filename -"
+    def rerun_command(self, attempt: Attempt) -> str:
+        return f"printf %s {shlex.quote(json.dumps(manifest.bare(attempt)))} | kubectl create --filename -"
 
 
-def asked(there: Any) -> tuple[str, list[str]]:
-    """The image and the arguments of the job of a pod or Job."""
-    container = getattr(there.spec, "template", there).spec.containers[0]
+def image_and_arguments(resource: Any) -> tuple[str, list[str]]:
+    """The image and the arguments of a pod or Job."""
+    container = getattr(resource.spec, "template", resource).spec.containers[0]
     return container.image, container.args
 
 
@@ -170,20 +170,20 @@ def selector(labels: Mapping[str, Any]) -> str:
 
 
 def create(function: Any, running: Running) -> None:
-    """Create a pod or a Job; AirflowException says in a sentence what Kubernetes has against it."""
+    """Create a pod or a Job; AirflowException with the reason if Kubernetes refuses it."""
     from kubernetes.client import ApiException
 
     try:
         function(running)
     except ApiException as error:
         raise AirflowException(
-            f"Kubernetes refuses {running.name} ({message(error)}); ask for less in [resources] of job.toml, or "
+            f"Kubernetes refuses {running.name} ({message(error)}); request less in [resources] of job.toml, or "
             "correct the pod template of the environment."
         ) from None
 
 
 def message(error: Any) -> str:
-    """What the API server says of a request that it refused."""
+    """The API server's message about a request that it refused."""
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""A document for Kubernetes, checked against the models of Kubernetes' own Python client while a pipeline is parsed."""
+"""Check a document for Kubernetes against the models of its Python client, while a pipeline is parsed."""
 
 import re
 from typing import Any
@@ -11,7 +11,7 @@ PLAIN = {"str": str, "int": int, "bool": bool, "float": (int, float)}
 
 
 def check(document: Any, kind: str, where: str) -> None:
-    """Raise PipelineError unless a document is of a kind (`V1Pod`): known keys, values of their types, none missing."""
+    """Raise PipelineError unless a document is of a kind (`V1Pod`): known keys, right types, no key missing."""
     collection = re.fullmatch(r"(?:list\[|dict[\[(]str, )(.+)[\])]", kind)
     if collection:
         expected = list if kind.startswith("list") else dict
@@ -30,7 +30,7 @@ def check(document: Any, kind: str, where: str) -> None:
         try:
             model(**{names[key]: value for key, value in document.items()})
         except ValueError as error:
-            raise PipelineError(f"{where} is no {kind}: {error}.") from None
+            raise PipelineError(f"{where} is not a {kind}: {error}.") from None
 
 
 def expect(value: Any, expected: Any, where: str) -> None:

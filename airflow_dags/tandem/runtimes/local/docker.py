@@ -24,25 +24,24 @@ from requests.exceptions import RequestException
 from tandem.catalogue import Job
 from tandem.pin_release import fingerprint
 from tandem.protocol import image, is_on_loopback
-from tandem.runtimes.base import Attempt, Outcome, check_built, overdue
-from tandem.runtimes.local.process import GRACE_SECONDS, pass_on
-from tandem.runtimes.output import lines, read_result
+from tandem.runtimes.base import GRACE_SECONDS, Attempt, Outcome, check_built, overdue
+from tandem.runtimes.output import lines, pass_on, read_result
 from tandem.runtimes.quantity import quantity
 from tandem.texts import ANYWHERE
 
-RESULT = "/result"  # the folder of the result file, inside
-NAMED_AFTER = ("key", "dag_id", "run_id", "task_id", "map_index", "attempt", "deadline_seconds")  # labels of a work
-MAX_PROCESSES = 1024  # threads count, too
-FAILURES = (DockerException, RequestException, AirflowException)  # of an engine
+RESULT = "/result"  # the folder of the result file in the container
+LABELLED = ("key", "dag_id", "run_id", "task_id", "map_index", "deadline_seconds")
+MAX_PROCESSES = 1024  # and threads
+ENGINE_ERRORS = (DockerException, RequestException, AirflowException)
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Docker:
-    """Runs the image `tandem/<job>:<fingerprint>`, which the engine has or gets from the environment's registry.
+    """Runs the image `tandem/<job>:<fingerprint>`, which the engine has or pulls from the environment's registry.
 
     A container gets the lake (its folder, or the network and AWS_* variables), the services that its job.toml names
-    (by network and variables too), a scratch folder, and nothing else of this machine but how OpenBLAS is to compute.
+    (by network and variables too), a scratch folder, and this machine's OPENBLAS_* variables, nothing else.
     """
 
     refused: ClassVar[re.Pattern[str]] = ANYWHERE
@@ -56,18 +55,20 @@ class Docker:
             **job.resources,
         }
 
-    def submit(self, work: Attempt) -> Any:
-        check_built(work)
+    def check_product(self, attempt: Attempt) -> None:
+        check_built(attempt)
+
+    def submit(self, attempt: Attempt) -> Any:
         client = engine()
-        of_this_task = {"label": f"tandem.key={work.key}"}
-        for container in client.containers.list(all=True, ignore_removed=True, filters=of_this_task):
-            if int(container.labels["tandem.attempt"]) < work.attempt:  # its worker died and could not do it
-                attempt(remove, container)  # one that stays can publish no more
+        same_task = {"label": f"tandem.key={attempt.key}"}
+        for container in client.containers.list(all=True, ignore_removed=True, filters=same_task):
+            if int(container.labels["tandem.attempt"]) < attempt.number:  # its worker died before it could
+                best_effort(remove, container)  # one that stays cannot publish any more
         try:
-            container = client.containers.get(name(work))
+            container = client.containers.get(name(attempt))
         except NotFound:
-            fetch(client, work)
-            container = create(client, work)
+            pull(client, attempt)
+            container = create(client, attempt)
         if container.status == "created":
             try:
                 container.start()
@@ -83,37 +84,37 @@ class Docker:
         try:
             with Deadline(self, handle, output) as deadline:
                 pass_on(lines(output), last_lines)
-                if deadline.failure:  # it still runs, and nobody waits for it any more
-                    why = f"{deadline.explanation} {deadline.failure}"
-                    return Outcome(1, None, last_lines[0], why, guessed=True)
+                if deadline.failure:  # it still runs, unwatched
+                    explanation = f"{deadline.explanation} {deadline.failure}"
+                    return Outcome(1, None, last_lines[0], explanation, guessed=True)
                 exit_code = handle.wait()["StatusCode"]
             ended = True
             handle.reload()
             result = read_result(result_folder(handle) / "result.json")
-            causes = [deadline.explanation, explanation(handle, exit_code)]
-            return Outcome(exit_code, result, last_lines[0], "\n".join(filter(None, causes)))
-        finally:  # none of it changes how the job ended
+            explanations = [deadline.explanation, explain(handle, exit_code)]
+            return Outcome(exit_code, result, last_lines[0], "\n".join(filter(None, explanations)))
+        finally:  # nothing here changes the job's outcome
             if not ended:  # a timeout of the task interrupted this
-                attempt(self.cancel, handle)
-            attempt(remove, handle)
+                best_effort(self.cancel, handle)
+            best_effort(remove, handle)
 
     def cancel(self, handle: Any) -> None:
         with contextlib.suppress(NotFound):
-            # By a connection of its own: the signal may have come while `watch` held its lock.
+            # On a separate connection, because the signal may have come while `watch` held the lock of its own.
             engine().containers.get(handle.id).stop(timeout=GRACE_SECONDS)
 
-    def again(self, work: Attempt) -> str:
-        return shlex.join(self.sent(work))
+    def rerun_command(self, attempt: Attempt) -> str:
+        return shlex.join(self.payload(attempt))
 
-    def sent(self, work: Attempt) -> list[str]:
-        """A command line that makes the same container."""
-        given = options(work)
+    def payload(self, attempt: Attempt) -> list[str]:
+        """A command line that creates the same container."""
+        container = options(attempt)
         flags = {
-            "user": given["user"],
-            "network": given["network_mode"],
-            "memory": given["mem_limit"],
-            "memory-swap": given["mem_limit"],
-            "cpu-quota": given["cpu_quota"],
+            "user": container["user"],
+            "network": container["network_mode"],
+            "memory": container["mem_limit"],
+            "memory-swap": container["mem_limit"],
+            "cpu-quota": container["cpu_quota"],
             "pids-limit": MAX_PROCESSES,
             "tmpfs": "/tmp",
             "cap-drop": "ALL",
@@ -122,15 +123,15 @@ class Docker:
         command: list[str] = [
             *("docker", "run", "--rm", "--read-only"),
             *(f"--{flag}={value}" for flag, value in flags.items() if value),
-            *(f"--volume={mount['Source']}:{mount['Target']}" for mount in given["mounts"]),
-            *(f"--env={variable}" for variable in given["environment"]),  # by name: the log shows no secret
-            image_of(work),
+            *(f"--volume={mount['Source']}:{mount['Target']}" for mount in container["mounts"]),
+            *(f"--env={variable}" for variable in container["environment"]),  # by name: the log shows no secret
+            image_of(attempt),
         ]
-        return [*command, *work.arguments]
+        return [*command, *attempt.arguments]
 
 
 class Deadline:
-    """Ends a container, from a thread of its own, when its work has taken too long; closes its output if it can't."""
+    """Ends a container at its deadline, from a separate thread; closes the container's output if that fails."""
 
     def __init__(self, runtime: Docker, container: Any, output: Any) -> None:
         self.runtime = runtime
@@ -154,21 +155,21 @@ class Deadline:
         self.explanation = overdue(self.seconds)
         try:
             self.runtime.cancel(self.container)
-        except FAILURES as error:
+        except ENGINE_ERRORS as error:
             self.failure = f"The engine could not end its container: {error}."
             self.output.close()
 
 
-def attempt(action: Callable[[Any], None], container: Any) -> None:
-    """Have the engine do something with a container; if it can't, the log says so and that is all."""
+def best_effort(action: Callable[[Any], None], container: Any) -> None:
+    """Run an action on a container; only log it if the engine fails."""
     try:
         action(container)
-    except FAILURES as error:
+    except ENGINE_ERRORS as error:
         log.warning("The engine could not end or remove %s (%s); remove it yourself.", container.name, error)
 
 
 def engine() -> Any:
-    """A client of the engine; AirflowException if none answers."""
+    """A client of the engine; AirflowException if no engine answers."""
     try:
         return docker.from_env()
     except DockerException as error:
@@ -177,116 +178,124 @@ def engine() -> Any:
         ) from None
 
 
-def image_of(work: Attempt) -> str:
-    return image(work.job, work.request["fingerprint"])
+def image_of(attempt: Attempt) -> str:
+    return image(attempt.job, attempt.request["fingerprint"])
 
 
-def name(work: Attempt) -> str:
-    """The name of an attempt's container: to be read by people, and unique by the hash of the task's place in the lake.
+def name(attempt: Attempt) -> str:
+    """The name of an attempt's container: readable, and unique by the hash of the task's key in the lake.
 
-    An engine allows fewer characters in it than Airflow in IDs.
+    Engines allow fewer characters in names than Airflow in IDs.
     """
-    part = [] if work.map_index is None else [str(work.map_index)]
-    place = hashlib.sha256(work.key.encode()).hexdigest()[:16]
-    parts = ["tandem", work.dag_id[:60], work.task_id[:60], *part, place, str(work.attempt)]
+    shard = [] if attempt.map_index is None else [str(attempt.map_index)]
+    digest = hashlib.sha256(attempt.key.encode()).hexdigest()[:16]
+    parts = ["tandem", attempt.dag_id[:60], attempt.task_id[:60], *shard, digest, str(attempt.number)]
     return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(parts))
 
 
-def options(work: Attempt) -> dict[str, Any]:
-    """What the container of a work may use: lake, network, user, memory, processor."""
-    request = work.request
+def options(attempt: Attempt) -> dict[str, Any]:
+    """Options of an attempt's container: lake, network, user, memory, CPU."""
+    request = attempt.request
     memory = int(quantity(request["memory"])) if "memory" in request else None
-    given: dict[str, Any] = {
+    container: dict[str, Any] = {
         "mem_limit": memory,
         "cpu_quota": int(quantity(request["cpu"]) * 100_000) if "cpu" in request else None,  # microseconds in 0.1 s
-        "user": None,  # the image's own
+        "user": None,  # the user of the image
         "network_mode": "none",
         "mounts": [],
-        "environment": variables("OPENBLAS_"),  # how this machine wants to compute: it decides on last bits of results
+        "environment": variables("OPENBLAS_"),  # they decide the last bits of results
     }
-    if work.lake.startswith("file://"):
-        folder = Path(work.lake.removeprefix("file://"))
+    if attempt.lake.startswith("file://"):
+        folder = Path(attempt.lake.removeprefix("file://"))
         folder.mkdir(parents=True, exist_ok=True)
         owner = folder.stat()
-        given["user"] = f"{owner.st_uid}:{owner.st_gid}"  # no other may write to it
-        given["mounts"] = [Mount(str(folder), str(folder), type="bind")]
-    services = [*([] if work.lake.startswith("file://") else ["s3"]), *request.get("services", [])]
+        container["user"] = f"{owner.st_uid}:{owner.st_gid}"  # only the owner may write to it
+        container["mounts"] = [Mount(str(folder), str(folder), type="bind")]
+    services = [*([] if attempt.lake.startswith("file://") else ["s3"]), *request.get("services", [])]
     if services:
-        given["environment"] |= variables("AWS_") | variables("TANDEM_S3_") | variables("DYNAMODB_ENDPOINT")
-        given["network_mode"] = "host" if any(is_on_loopback(service, os.environ) for service in services) else "bridge"
-    return given
+        container["environment"] |= variables("AWS_") | variables("TANDEM_S3_") | variables("DYNAMODB_ENDPOINT")
+        local = any(is_on_loopback(service, os.environ) for service in services)
+        container["network_mode"] = "host" if local else "bridge"
+    return container
 
 
 def variables(prefix: str) -> dict[str, str]:
-    """The environment variables of this process whose names begin so."""
+    """The environment variables of this process whose names begin with `prefix`."""
     return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
 
 
-def fetch(client: Any, work: Attempt) -> None:
-    """Get the image of a work from the registry, if the engine lacks it; AirflowFailException if there is none."""
-    registry = work.request.get("registry")
+def pull(client: Any, attempt: Attempt) -> None:
+    """Pull the image of an attempt if the engine lacks it; AirflowFailException if there is none to pull."""
+    registry = attempt.request.get("registry")
     try:
-        client.images.get(image_of(work))
+        client.images.get(image_of(attempt))
     except ImageNotFound:
         if not registry:
             raise AirflowFailException(
-                f"The engine has no image {image_of(work)}; build it: make build JOB={work.job}."
+                f"The engine has no image {image_of(attempt)}; build it: make build JOB={attempt.job}."
             ) from None
-        repository, tag = f"{registry}/{image_of(work)}".rsplit(":", 1)
+        repository, tag = f"{registry}/{image_of(attempt)}".rsplit(":", 1)
         log.info("Pulling %s:%s.", repository, tag)
         try:
-            client.images.pull(repository, tag).tag(image_of(work))
+            client.images.pull(repository, tag).tag(image_of(attempt))
         except NotFound as error:
             raise AirflowFailException(
-                f"There is no image {repository}:{tag} ({error.explanation}); release the job: make deploy-jobs."
+                f"There is no image {repository}:{tag} ({error.explanation}); deploy the job: make deploy-jobs."
             ) from None
 
 
-def create(client: Any, work: Attempt) -> Any:
-    """The container of a work, not yet started."""
-    given = options(work)
-    results = Path(tempfile.mkdtemp(prefix="tandem-")) / "result"  # in a folder that only the engine and we may enter
+def create(client: Any, attempt: Attempt) -> Any:
+    """Create the container of an attempt, without starting it."""
+    container = options(attempt)
+    results = (
+        Path(tempfile.mkdtemp(prefix="tandem-")) / "result"
+    )  # below a folder that only this user and the engine can enter
     results.mkdir()
-    results.chmod(0o777)  # whatever user the container runs as
-    given["mounts"] += [Mount(RESULT, str(results), type="bind")]
-    given["environment"] |= {"TANDEM_RESULT_FILE": f"{RESULT}/result.json"}
+    results.chmod(0o777)  # for any user of the container
+    container["mounts"] += [Mount(RESULT, str(results), type="bind")]
+    container["environment"] |= {"TANDEM_RESULT_FILE": f"{RESULT}/result.json"}
     try:
         return client.containers.create(
-            image_of(work),
-            work.arguments,
-            name=name(work),
-            labels={f"tandem.{label}": str(getattr(work, label)) for label in NAMED_AFTER},
+            image_of(attempt),
+            attempt.arguments,
+            name=name(attempt),
+            labels=labels(attempt),
             read_only=True,
             pids_limit=MAX_PROCESSES,
             tmpfs={"/tmp": ""},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
-            memswap_limit=given["mem_limit"],  # no swap
-            **given,
+            memswap_limit=container["mem_limit"],  # no swap
+            **container,
         )
     except BaseException:
         shutil.rmtree(results.parent)
         raise
 
 
+def labels(attempt: Attempt) -> dict[str, str]:
+    values = {"attempt": attempt.number, **{name: getattr(attempt, name) for name in LABELLED}}
+    return {f"tandem.{name}": str(value) for name, value in values.items()}
+
+
 def result_folder(container: Any) -> Path:
-    """The folder on this machine that a container's result file lies in."""
+    """The folder on this machine that contains a container's result file."""
     (source,) = [mount["Source"] for mount in container.attrs["Mounts"] if mount["Destination"] == RESULT]
     return Path(source)
 
 
 def remove(container: Any) -> None:
-    """Remove a container, whatever it does, and its result; fine if another one does it, too."""
+    """Remove a container, running or not, and its result; another process may remove it concurrently."""
     try:
         container.remove(force=True, v=True)
     except APIError as error:
-        if error.status_code not in (404, 409):  # it is gone, it is going
+        if error.status_code not in (404, 409):  # removed, being removed
             raise
     shutil.rmtree(result_folder(container).parent, ignore_errors=True)
 
 
-def explanation(container: Any, exit_code: int) -> str:
-    """What the engine knows of a container's end beside its exit code."""
+def explain(container: Any, exit_code: int) -> str:
+    """The reason of a container's end that only the engine knows: that memory ran out."""
     if exit_code == 0 or not container.attrs["State"]["OOMKilled"]:
         return ""
     limit = container.attrs["HostConfig"]["Memory"] >> 20

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from tandem.catalogue import Job
 from tandem.runtimes.base import Attempt, Cluster
 from tandem.runtimes.local.process import Process
-from tandem.runtimes.polling import spark_properties
+from tandem.runtimes.spark_options import conf_arguments, spark_properties
 
 
 @dataclass(frozen=True, kw_only=True)
 class SparkSubmit(Process):
-    """Runs `spark-submit jobs/<job>/main.py`; `python` is the one that its driver and workers take."""
+    """Runs `spark-submit jobs/<job>/main.py`; its driver and workers run in `python`."""
 
     cluster_suffix: ClassVar[str] = ".json"
     spark_submit: Path
@@ -26,10 +26,10 @@ class SparkSubmit(Process):
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"conf": {**spark_properties(job, settings), **self.conf}}
 
-    def command(self, work: Attempt) -> list[str]:
-        conf = [part for name, value in work.request["conf"].items() for part in ("--conf", f"{name}={value}")]
-        return [str(self.spark_submit), "--master", self.master, *conf, self.main(work), *work.arguments]
+    def payload(self, attempt: Attempt) -> list[str]:
+        conf = conf_arguments(attempt.request["conf"])
+        return [str(self.spark_submit), "--master", self.master, *conf, self.main(attempt), *attempt.arguments]
 
     def environment(self) -> dict[str, str]:
-        # Java takes arguments for text in the encoding of its locale, and loses what that has no letters for.
+        # Java decodes arguments in the encoding of its locale, and loses characters that this lacks.
         return {"PYSPARK_PYTHON": str(self.python), "LC_ALL": "C.UTF-8", **super().environment()}

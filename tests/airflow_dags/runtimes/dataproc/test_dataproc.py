@@ -38,7 +38,7 @@ def load(workshop, monkeypatch):
     [
         ({"worker_config": {"num_instanses": 2}}, "config, worker_config names the key 'num_instanses', which does"),
         ({"initialization_actions": [{"executable": "gs://b/a"}]}, "initialization_actions[0] names the key 'execut"),
-        ({"worker_config": {"num_instances": "two"}}, "cluster.dataproc.json is no Cluster that Dataproc takes"),
+        ({"worker_config": {"num_instances": "two"}}, "cluster.dataproc.json is not a valid Cluster of Dataproc"),
         ({"lifecycle_config": {}}, "needs a time after which an idle cluster is deleted"),
     ],
 )
@@ -146,21 +146,21 @@ def server(monkeypatch):
 RUNTIME = Dataproc(project="tandem-123456", region="europe-west3", poll_seconds=0.05, pending_seconds=300)
 
 
-def work(attempt):
+def make_attempt(number):
     conf = {"spark.a": "b,c"}
     request = {**RUNTIME.request(FOUND, {"executor_cores": 3, "conf": conf}), "fingerprint": "f0"}
-    return Attempt("build", "s3://b/l/", "d", "r", "t.x", attempt, None, {"role": "u"}, {"flag": True}, request, "c")
+    return Attempt("build", "s3://b/l/", "d", "r", "t.x", number, None, {"role": "u"}, {"flag": True}, request, "c")
 
 
 def test_a_job_is_the_bundle_with_its_sizes_and_its_libraries_and_gcloud_does_the_same_by_hand():
-    sent = RUNTIME.sent(work(2))
+    sent = RUNTIME.payload(make_attempt(2))
     check_message("SubmitJobRequest", sent, "here")
     assert json.loads(json.dumps(sent)) == sent
     spark = sent["job"]["pyspark_job"]
     assert spark["main_python_file_uri"] == "s3://b/l/code/build/f0/main.py"
     assert spark["python_file_uris"] == ["s3://b/l/code/build/f0/code.zip"]
     assert spark["archive_uris"] == ["s3://b/l/code/build/f0/libraries.zip#libraries"]
-    assert spark["args"] == work(2).arguments
+    assert spark["args"] == make_attempt(2).arguments
     assert spark["properties"] == {
         "spark.submit.deployMode": "cluster",
         "spark.executor.memory": "2g",
@@ -171,7 +171,7 @@ def test_a_job_is_the_bundle_with_its_sizes_and_its_libraries_and_gcloud_does_th
         "spark.yarn.maxAppAttempts": "1",
     }
     assert sent["job"]["placement"] == {"cluster_name": "c"}
-    again = RUNTIME.again(work(2))
+    again = RUNTIME.rerun_command(make_attempt(2))
     assert again.startswith(
         "gcloud dataproc jobs submit pyspark s3://b/l/code/build/f0/main.py --project=tandem-123456"
     )
@@ -179,7 +179,7 @@ def test_a_job_is_the_bundle_with_its_sizes_and_its_libraries_and_gcloud_does_th
 
 
 def test_deadline_counts_from_the_start_and_cancels_a_job_with_a_sentence(server):
-    handle = RUNTIME.submit(dataclasses.replace(work(1), deadline_seconds=0.5))
+    handle = RUNTIME.submit(dataclasses.replace(make_attempt(1), deadline_seconds=0.5))
     with ThreadPoolExecutor(1) as pool:
         watched = pool.submit(RUNTIME.watch, handle)
         time.sleep(0.2)
@@ -195,7 +195,7 @@ def test_deadline_counts_from_the_start_and_cancels_a_job_with_a_sentence(server
 def test_job_that_cannot_be_cancelled_is_left_after_its_deadline(server, monkeypatch):
     monkeypatch.setattr("tandem.runtimes.polling.UNCANCELLED_SECONDS", 0.3)
     monkeypatch.setattr(Dataproc, "cancel", lambda *_: None)
-    handle = RUNTIME.submit(dataclasses.replace(work(1), deadline_seconds=0.1))
+    handle = RUNTIME.submit(dataclasses.replace(make_attempt(1), deadline_seconds=0.1))
     server.jobs[handle.id].status = {"state": "RUNNING"}
     outcome = RUNTIME.watch(handle)
     assert outcome.guessed
@@ -203,10 +203,10 @@ def test_job_that_cannot_be_cancelled_is_left_after_its_deadline(server, monkeyp
 
 
 def test_an_attempt_has_one_job_and_its_retry_cancels_it_and_dataproc_says_how_it_ended(server):
-    older = RUNTIME.submit(work(1))
-    assert RUNTIME.submit(work(1)).id == older.id
+    older = RUNTIME.submit(make_attempt(1))
+    assert RUNTIME.submit(make_attempt(1)).id == older.id
     assert list(server.jobs) == [older.id]
-    newer = RUNTIME.submit(work(3))
+    newer = RUNTIME.submit(make_attempt(3))
     assert server.cancelled == [older.id]
     assert newer.id != older.id
     where = "gs://b/driveroutput"
@@ -223,14 +223,14 @@ def test_an_attempt_has_one_job_and_its_retry_cancels_it_and_dataproc_says_how_i
 
 
 def test_cancel_ends_a_job_that_is_watched_and_one_that_does_not_start_is_given_up(server):
-    job = RUNTIME.submit(work(1))
+    job = RUNTIME.submit(make_attempt(1))
     server.jobs[job.id].status = {"state": "RUNNING"}
     with ThreadPoolExecutor(1) as pool:
         watched = pool.submit(RUNTIME.watch, job)
         RUNTIME.cancel(job)
         outcome = watched.result()
     assert (outcome.exit_code, "is CANCELLED. Cancelled by a user." in outcome.explanation) == (1, True)
-    waiting = RUNTIME.submit(work(2))
+    waiting = RUNTIME.submit(make_attempt(2))
     impatient = dataclasses.replace(RUNTIME, pending_seconds=0)
     assert "did not start within 0 s" in impatient.watch(waiting).explanation
     assert server.cancelled[-1] == waiting.id

@@ -61,8 +61,8 @@ def test_a_step_is_the_spark_submit_that_the_build_writes_beside_the_bundle(more
         found = catalogue.find(ROOT / "airflow_dags" / "job_catalogue.json", name, "spark", "here")
         found = dataclasses.replace(found, **more)
         request = {**runtime.request(found, {}), "fingerprint": "f0"}
-        work = Attempt(name, "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "j-1")
-        assert runtime.command(work) == built[name]
+        attempt = Attempt(name, "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "j-1")
+        assert runtime.command(attempt) == built[name]
     assert len(jobs) > 1
 
 
@@ -118,7 +118,7 @@ def changed(path, value):
         (
             ("Instances", "InstanceGroups", 0, "InstanceCount"),
             "two",
-            "p/cluster.json is no request that RunJobFlow takes: Invalid type for parameter "
+            "p/cluster.json is not a valid request RunJobFlow: Invalid type for parameter "
             "Instances.InstanceGroups[0].InstanceCount, value: two",
         ),
         (("Name",), None, 'Missing required parameter in input: "Name".'),
@@ -246,12 +246,12 @@ def test_the_log_of_a_failed_task_ends_with_all_that_is_known_of_it(ends, name):
         n for n, line in enumerate(ran.log) if line.startswith(f"Attempt {attempt} of {name} ")
     ]  # done's is last
     told = ran.log[begin:]
-    told = told[: next(n for n, line in enumerate(told) if "To run it by hand" in line) + 1]
+    told = told[: next(n for n, line in enumerate(told) if "To run it manually" in line) + 1]
     for number, line in enumerate(ENDS[name][2], 1):
         assert line in told[number]
     assert told[-3].startswith("AWS shows it at https://us-east-1.console.aws.amazon.com/")
     assert told[-3].endswith(cluster["Id"])
-    assert told[-2] == "It is not tried again."
+    assert told[-2] == "It will not be retried."
     assert f"-m tools.run.submit --job {name} --lake=s3://" in told[-1]
     assert f"--task-id={name} --attempt={attempt + 1}" in told[-1]
     if name == "silent":
@@ -306,7 +306,7 @@ FAULTS = {  # cluster.json; what becomes of tasks and run; of the cluster and it
         with_fault("no_logs"),
         {"build": "failed", "close_cluster": "success", "run": "failed"},
         ("TERMINATED", "USER_REQUEST", ["FAILED", "FAILED"]),
-        "yet; EMR brings it within some minutes.",
+        "yet; EMR uploads it within some minutes.",
     ),
 }
 SOON = "ready_seconds = 3\npending_seconds = 3"
@@ -353,11 +353,11 @@ def direct(aws, make_workshop, tmp_path_factory):
         workshop.on_aws("emr", aws, patch)
         release = json.loads(workshop.release)
 
-        def submit(name, attempt, cluster):
+        def submit(name, number, cluster):
             request = RUNTIME.request(catalogue.find(workshop.dags / "job_catalogue.json", name, "spark", "here"), {})
             request["fingerprint"] = release[name]
             return RUNTIME.submit(
-                Attempt(name, workshop.uri, "d", cluster, name, attempt, None, {}, {}, request, cluster)
+                Attempt(name, workshop.uri, "d", cluster, name, number, None, {}, {}, request, cluster)
             )
 
         yield submit
@@ -379,7 +379,7 @@ def wait_for(what, condition):
 
 
 def step_state(step):
-    return boto3.client("emr").describe_step(ClusterId=step.work.cluster, StepId=step.id)["Step"]["Status"]["State"]
+    return boto3.client("emr").describe_step(ClusterId=step.attempt.cluster, StepId=step.id)["Step"]["Status"]["State"]
 
 
 def test_a_worker_that_resumes_its_attempt_finds_its_step(direct):
@@ -407,7 +407,7 @@ def test_an_old_attempt_that_nobody_could_cancel_does_not_publish_over_its_retry
     newer = direct("waits", 2, cluster)
     assert RUNTIME.watch(newer).exit_code == 0
     assert RUNTIME.watch(older).exit_code == 1
-    published = json.loads(storage.read(f"{newer.work.key}/manifest.json")[0])
+    published = json.loads(storage.read(f"{newer.attempt.key}/manifest.json")[0])
     assert published["task"]["attempt"] == 2
     files = [file["path"] for output in published["outputs"].values() for file in output["files"]]
     assert files and all(path.startswith("attempt-2/") for path in files)
@@ -421,9 +421,9 @@ def test_cancel_ends_a_step_and_what_it_runs_while_another_thread_watches_it(dir
         RUNTIME.cancel(step)
         outcome = watched.result()
     assert outcome.exit_code == 1
-    assert outcome.explanation.startswith(f"Step {step.id} of cluster {step.work.cluster} is CANCELLED.")
+    assert outcome.explanation.startswith(f"Step {step.id} of cluster {step.attempt.cluster} is CANCELLED.")
     commands = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
-    assert f"--run-id={step.work.cluster}" not in commands
+    assert f"--run-id={step.attempt.cluster}" not in commands
 
 
 def test_a_cluster_that_nobody_closes_ends_by_its_idle_time_out(direct):
@@ -435,9 +435,9 @@ def test_a_cluster_that_nobody_closes_ends_by_its_idle_time_out(direct):
 
 
 def test_a_lake_or_a_release_that_a_cluster_cannot_use_is_refused_before_anything_is_added():
-    work = Attempt("build", "file:///l", "d", "r", "t", 1, None, {}, {}, {"fingerprint": "f0"}, "j-1")
+    attempt = Attempt("build", "file:///l", "d", "r", "t", 1, None, {}, {}, {"fingerprint": "f0"}, "j-1")
     with pytest.raises(AirflowFailException, match="The lake file:///l can't be reached from a cluster, expected s3:"):
-        RUNTIME.submit(work)
-    work = dataclasses.replace(work, lake="s3://b/l", request={"fingerprint": ""})
-    with pytest.raises(AirflowFailException, match="'release' names no fingerprint of build; build the job, bring"):
-        RUNTIME.submit(work)
+        RUNTIME.submit(attempt)
+    attempt = dataclasses.replace(attempt, lake="s3://b/l", request={"fingerprint": ""})
+    with pytest.raises(AirflowFailException, match="'release' names no fingerprint of build; build the job, upload"):
+        RUNTIME.submit(attempt)

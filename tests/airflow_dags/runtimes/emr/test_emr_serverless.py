@@ -50,12 +50,12 @@ def test_a_job_run_is_the_bundle_with_its_sizes_and_its_libraries():
     spark = {"executor_memory": "2g", "conf": {"spark.a": "b c"}}
     found = catalogue.Job("build", "spark", {}, {}, {}, {}, spark, requirements="requirements/own.txt")
     request = {**RUNTIME.request(found, {"executor_cores": 3}), "fingerprint": "f0"}
-    work = Attempt("build", "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "app")
-    run = RUNTIME.sent(work)
+    attempt = Attempt("build", "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "app")
+    run = RUNTIME.payload(attempt)
     check_request("emr-serverless", "StartJobRun", run, "here")
     driver = run["jobDriver"]["sparkSubmit"]
     assert driver["entryPoint"] == "s3://b/l/code/build/f0/main.py"
-    assert driver["entryPointArguments"] == work.arguments
+    assert driver["entryPointArguments"] == attempt.arguments
     assert driver["sparkSubmitParameters"] == (
         "--conf spark.executor.memory=2g --conf spark.executor.cores=3 --conf 'spark.a=b c' "
         "--conf spark.emr-serverless.driverEnv.PYTHONPATH=libraries --conf spark.executorEnv.PYTHONPATH=libraries "
@@ -64,7 +64,7 @@ def test_a_job_run_is_the_bundle_with_its_sizes_and_its_libraries():
     assert run["name"] == "d/r/t/attempt-2"
     assert run["executionTimeoutMinutes"] == 720
     for seconds, minutes in ((60, 2), (61, 3), (14400, 241), (10**6, 720)):
-        due = RUNTIME.sent(dataclasses.replace(work, deadline_seconds=seconds))
+        due = RUNTIME.payload(dataclasses.replace(attempt, deadline_seconds=seconds))
         assert due["executionTimeoutMinutes"] == minutes
         check_request("emr-serverless", "StartJobRun", due, "here")
 
@@ -105,17 +105,17 @@ def direct(aws, make_workshop, tmp_path_factory):
         client = boto3.client("emr-serverless")
         application = client.create_application(name="direct", type="SPARK", releaseLabel="emr-7.9.0")["applicationId"]
 
-        def submit(task_id, attempt):
+        def submit(task_id, number):
             found = catalogue.find(workshop.dags / "job_catalogue.json", "sleeps", "spark", "here")
             request = {**RUNTIME.request(found, {}), "fingerprint": json.loads(workshop.release)["sleeps"]}
-            work = Attempt("sleeps", workshop.uri, "d", "r", task_id, attempt, None, {}, {}, request, application)
-            return RUNTIME.submit(work)
+            attempt = Attempt("sleeps", workshop.uri, "d", "r", task_id, number, None, {}, {}, request, application)
+            return RUNTIME.submit(attempt)
 
         yield submit
 
 
 def state(run):
-    found = boto3.client("emr-serverless").get_job_run(applicationId=run.work.cluster, jobRunId=run.id)
+    found = boto3.client("emr-serverless").get_job_run(applicationId=run.attempt.cluster, jobRunId=run.id)
     return found["jobRun"]["state"]
 
 
@@ -143,11 +143,11 @@ def test_cancel_ends_a_run_while_another_thread_watches_it(direct):
         RUNTIME.cancel(run)
         outcome = watched.result()
     assert outcome.exit_code == 1
-    assert outcome.explanation.startswith(f"Job run {run.id} of application {run.work.cluster} is CANCELLED.")
+    assert outcome.explanation.startswith(f"Job run {run.id} of application {run.attempt.cluster} is CANCELLED.")
     ps = ["ps", "-A", "-o", "args="]
     until(
         lambda: (
-            f"{run.work.lake} --dag-id=d --run-id=r --task-id=cancelled"
+            f"{run.attempt.lake} --dag-id=d --run-id=r --task-id=cancelled"
             not in subprocess.run(ps, capture_output=True, text=True, check=True).stdout
         )
     )

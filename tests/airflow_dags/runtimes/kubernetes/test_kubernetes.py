@@ -16,7 +16,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from cluster import Proxy, prepared, wait_for
 from structlog.testing import capture_logs
 from tandem import catalogue
-from tandem.operator import JobOperator, told
+from tandem.failure_notice import exception_lines
+from tandem.operator import JobOperator
 from tandem.runtimes.base import Attempt
 from tandem.runtimes.kubernetes import manifest
 from tandem.runtimes.kubernetes.job import KubernetesJob
@@ -76,24 +77,24 @@ def made(cluster, name, **settings):
 
 
 @pytest.fixture
-def work(toy, request):
-    """Makes a work of the toy, in a run that is named after the test."""
+def make_attempt(toy, request):
+    """Makes an attempt of the toy job, in a run that is named after the test."""
     run = request.node.name
 
-    def make(runtime, text="", attempt=1, run=run, task="t", fingerprint=TOY, **resources):
+    def make(runtime, text="", number=1, run=run, task="t", fingerprint=TOY, **resources):
         job = catalogue.find(toy, "toy", "python", "")
         job = catalogue.Job(**{**job.__dict__, "resources": {**job.resources, **resources}})
         request = runtime.request(job, {})
         rendered = json.dumps(request).replace(json.dumps(request["fingerprint"])[1:-1], fingerprint)
         parameters = {"text": text}
-        return Attempt("toy", LAKE, "dag", run, task, attempt, None, {}, parameters, json.loads(rendered), None)
+        return Attempt("toy", LAKE, "dag", run, task, number, None, {}, parameters, json.loads(rendered), None)
 
     return make
 
 
 @dataclass
 class Ended:
-    """How an attempt ended: the state that Airflow gives its task, what its log warns of, and what it ends with."""
+    """The end of an attempt: the state that Airflow gives its task, the warnings and the last lines of its log."""
 
     state: str
     xcom: object = None
@@ -101,25 +102,25 @@ class Ended:
     warnings: list[str] = field(default_factory=list)
 
 
-def attempted(runtime, work):
-    """Do a work as its task does it."""
+def run_attempt(runtime, attempt):
+    """Run an attempt as its task runs it."""
     operator = JobOperator(
-        task_id=work.task_id,
-        job=work.job,
+        task_id=attempt.task_id,
+        job=attempt.job,
         runtime=runtime,
-        lake=work.lake,
-        predecessors=work.predecessors,
-        parameters=work.parameters,
-        request=work.request,
+        lake=attempt.lake,
+        predecessors=attempt.predecessors,
+        parameters=attempt.parameters,
+        request=attempt.request,
         cluster=None,
         described={"text": {"type": "string", "default": "", "help": "what it does"}},
-        part=work.map_index,
+        shard=attempt.map_index,
     )
     instance = SimpleNamespace(
-        dag_id=work.dag_id,
-        run_id=work.run_id,
-        task_id=work.task_id,
-        try_number=work.attempt,
+        dag_id=attempt.dag_id,
+        run_id=attempt.run_id,
+        task_id=attempt.task_id,
+        try_number=attempt.number,
         map_index=-1,
         xcom_push=lambda name, value: None,  # the failure notice reads it; here the exception says the same
     )
@@ -133,7 +134,7 @@ def attempted(runtime, work):
         ended.state = "success"
     except AirflowException as error:
         ended.state = "failed" if isinstance(error, AirflowFailException) else "up_for_retry"
-        ended.last_lines = told(error)
+        ended.last_lines = exception_lines(error)
     finally:
         logging.getLogger("tandem").removeHandler(handler)
     return ended
@@ -178,7 +179,7 @@ ENDS = {  # the text of the job, what else its work is made of, its task's state
         [
             "was killed by SIGKILL.",
             "out of memory at its limit of 192Mi; give it more in [resources]",
-            "said last: much",
+            "Last log line: much",
         ],
     ),
     "deadline": (
@@ -191,15 +192,15 @@ ENDS = {  # the text of the job, what else its work is made of, its task's state
         "",
         {"fingerprint": "never-built"},
         "up_for_retry",
-        ["did not start: its image", "127.0.0.1:1/tandem/toy:never-built cannot be had (", "; push it"],
+        ["did not start: its image", "127.0.0.1:1/tandem/toy:never-built cannot be pulled (", "; push it"],
     ),
     "node": (
         "",
         {"cpu": "640"},
         "up_for_retry",
-        ["did not start: no node takes it (", "Insufficient cpu", "ask for less in [resources] of job.toml"],
+        ["did not start: no node takes it (", "Insufficient cpu", "request less in [resources] of job.toml"],
     ),
-    "quota": ("", {"memory": "4Ti"}, "up_for_retry", ["exceeded quota: much", "ask for less in [resources]"]),
+    "quota": ("", {"memory": "4Ti"}, "up_for_retry", ["exceeded quota: much", "request less in [resources]"]),
     "not_json": (
         "import atexit; task.metrics['n'] = 7\n"
         "atexit.register(lambda: open(os.environ['TANDEM_RESULT_FILE'], 'w').write('{'))",
@@ -242,7 +243,7 @@ def ends(request, cluster, toy):
         "node": made(cluster, request.param, startup_seconds=5),
         "quota": made(cluster, request.param, startup_seconds=5),
     }
-    make = work.__wrapped__(toy, request)
+    make = make_attempt.__wrapped__(toy, request)
 
     def end(name):
         text, settings, _, _ = ENDS[name.removesuffix("-2")]
@@ -250,7 +251,7 @@ def ends(request, cluster, toy):
         mine = make(runtime, text, run=f"{request.param}-{name}", **settings)
         if name == "deleted":
             threading.Thread(target=delete, args=[cluster, mine]).start()
-        return attempted(runtime, mine)
+        return run_attempt(runtime, mine)
 
     with ThreadPoolExecutor(7) as pool, capture_logs() as said:
         found = dict(zip([*ENDS, "fine-2"], pool.map(end, [*ENDS, "fine-2"])))
@@ -258,8 +259,8 @@ def ends(request, cluster, toy):
     wait_for(lambda: not cluster.left())
 
 
-def delete(cluster, work):
-    found = cluster.said(f"run_id={manifest.labels(work)['run_id']}", "sleeping")
+def delete(cluster, attempt):
+    found = cluster.said(f"run_id={manifest.labels(attempt)['run_id']}", "sleeping")
     cluster.core.delete_namespaced_pod(found.metadata.name, cluster.namespace)
 
 
@@ -282,12 +283,12 @@ def test_what_a_job_says_is_in_the_log_and_its_result_is_the_xcom(ends):
         assert warned == (name != "fine")
 
 
-def test_hostile_texts_reach_a_pod_and_no_secret_is_put_in(cluster, work):
+def test_hostile_texts_reach_a_pod_and_no_secret_is_put_in(cluster, make_attempt):
     """Kubernetes itself expands $(NAME) in arguments; the lake's secret is a variable of the pod."""
     runtime = made(cluster, "kubernetes_pod")
     run = "manual $(AWS_SECRET_ACCESS_KEY) $$(AWS_SECRET_ACCESS_KEY) $(A '\" `id` \\ $HOME ä $"
     text = "task.metrics['same'] = [task.run_id, task.parameters['text']]  # $(AWS_SECRET_ACCESS_KEY) $$ $("
-    ended = attempted(runtime, work(runtime, text, run=run))
+    ended = run_attempt(runtime, make_attempt(runtime, text, run=run))
     assert ended.state == "success"
     assert ended.xcom["metrics"] == {"same": [run, text]}
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in json.dumps(ended.xcom)
@@ -301,11 +302,11 @@ LEFT = {  # what a pod leaves as its result
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_result_of_a_pod_that_is_not_a_file_is_left(cluster, work, name):
+def test_result_of_a_pod_that_is_not_a_file_is_left(cluster, make_attempt, name):
     runtime = made(cluster, "kubernetes_pod")
     leave = f"import atexit; atexit.register(lambda: (os.path.exists(FILE) and os.remove(FILE), {LEFT[name]}))"
     text = f"global FILE; FILE = os.environ['TANDEM_RESULT_FILE']; task.metrics['n'] = 7; {leave}"
-    ended = attempted(runtime, work(runtime, text))
+    ended = run_attempt(runtime, make_attempt(runtime, text))
     assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 7})
 
 
@@ -315,7 +316,7 @@ def test_two_runs_at_once_do_not_meet(ends):
     assert one.xcom["manifest"] != other.xcom["manifest"]
 
 
-def test_a_pod_may_do_what_its_job_needs_and_no_more(runtime, cluster, work):
+def test_a_pod_may_do_what_its_job_needs_and_no_more(runtime, cluster, make_attempt):
     """Beside what the name space enforces: the restricted standard of Kubernetes."""
     text = """
 task.metrics.update(
@@ -324,7 +325,7 @@ task.metrics.update(
     token=os.path.exists("/var/run/secrets/kubernetes.io"),
 )
 """
-    mine = work(runtime, text)
+    mine = make_attempt(runtime, text)
     running = runtime.submit(mine)
     (found,) = wait_for(lambda: cluster.pods(running.labels))
     outcome = runtime.watch(running)
@@ -341,23 +342,25 @@ task.metrics.update(
 
 
 @pytest.mark.parametrize("attempt", [1, 2])  # as Airflow resumes it, and as it tries again
-def test_an_attempt_whose_worker_died_is_gone_on_with_and_not_doubled(runtime, cluster, work, attempt):
+def test_an_attempt_whose_worker_died_is_gone_on_with_and_not_doubled(runtime, cluster, make_attempt, attempt):
     text = "print('once'); import time; time.sleep(2); task.metrics['n'] = 1"
-    first = runtime.submit(work(runtime, text))
+    first = runtime.submit(make_attempt(runtime, text))
     cluster.said(first.labels, "once")
     with capture_logs() as said:
-        ended = attempted(runtime, work(runtime, text, attempt=attempt))
+        ended = run_attempt(runtime, make_attempt(runtime, text, number=attempt))
     assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
     assert len([each for each in said if "started job=toy attempt=1" in each["event"]]) == 1
     assert not [each for each in said if "started job=toy attempt=2" in each["event"]]
 
 
-def test_a_retry_that_is_asked_for_other_work_ends_what_its_dead_worker_left_and_no_more(runtime, cluster, work):
-    older = runtime.submit(work(runtime, SLEEPS))
-    sibling = runtime.submit(work(runtime, SLEEPS, task="sibling"))
+def test_a_retry_that_is_asked_for_other_work_ends_what_its_dead_worker_left_and_no_more(
+    runtime, cluster, make_attempt
+):
+    older = runtime.submit(make_attempt(runtime, SLEEPS))
+    sibling = runtime.submit(make_attempt(runtime, SLEEPS, task="sibling"))
     cluster.said(older.labels, "sleeping")
     cluster.said(sibling.labels, "sleeping")
-    newer = runtime.submit(work(runtime, attempt=2))
+    newer = runtime.submit(make_attempt(runtime, number=2))
     wait_for(lambda: not cluster.pods(older.labels))
     assert runtime.watch(newer).exit_code == 0
     wait_for(lambda: len(cluster.pods()) == 1)
@@ -365,8 +368,8 @@ def test_a_retry_that_is_asked_for_other_work_ends_what_its_dead_worker_left_and
     runtime.cancel(sibling)
 
 
-def test_cancel_ends_a_job_and_it_may_say_so(runtime, cluster, work):
-    running = runtime.submit(work(runtime, SLEEPS))
+def test_cancel_ends_a_job_and_it_may_say_so(runtime, cluster, make_attempt):
+    running = runtime.submit(make_attempt(runtime, SLEEPS))
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(runtime.watch(running)))
     thread.start()
@@ -378,11 +381,11 @@ def test_cancel_ends_a_job_and_it_may_say_so(runtime, cluster, work):
     assert outcomes[0].last_line.startswith("Terminated by SIGTERM before publishing")
 
 
-def test_a_watch_that_a_timeout_interrupts_leaves_nothing(runtime, cluster, work):
+def test_a_watch_that_a_timeout_interrupts_leaves_nothing(runtime, cluster, make_attempt):
     def interrupt(*_):
         raise AirflowTaskTimeout
 
-    running = runtime.submit(work(runtime, SLEEPS))
+    running = runtime.submit(make_attempt(runtime, SLEEPS))
     cluster.said(running.labels, "sleeping")
     former = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 2)
@@ -395,11 +398,11 @@ def test_a_watch_that_a_timeout_interrupts_leaves_nothing(runtime, cluster, work
 
 
 @pytest.mark.parametrize("name", ["kubernetes_pod", "kubernetes_job"])
-def test_what_failed_is_kept_if_the_environment_says_so_but_not_what_did_not(cluster, work, name):
+def test_what_failed_is_kept_if_the_environment_says_so_but_not_what_did_not(cluster, make_attempt, name):
     runtime = made(cluster, name, keep_failed=True)
-    failing = work(runtime, "raise OSError")
-    assert attempted(runtime, failing).state == "up_for_retry"
-    assert attempted(runtime, work(runtime, attempt=2)).state == "success"
+    failing = make_attempt(runtime, "raise OSError")
+    assert run_attempt(runtime, failing).state == "up_for_retry"
+    assert run_attempt(runtime, make_attempt(runtime, number=2)).state == "success"
     wait_for(lambda: [each.status.phase for each in cluster.pods()] == ["Failed"])  # its sidecar has ended, too
     assert cluster.pods()[0].metadata.labels["try_number"] == "1"
     runtime.cancel(runtime.submit(failing))
@@ -419,13 +422,13 @@ if first:
 """
 
 
-def test_an_evicted_pod_is_a_new_attempt_for_airflow_or_replaced_by_its_job(runtime, cluster, work):
-    mine = work(runtime, SLEEPS_ONCE)
+def test_an_evicted_pod_is_a_new_attempt_for_airflow_or_replaced_by_its_job(runtime, cluster, make_attempt):
+    mine = make_attempt(runtime, SLEEPS_ONCE)
     labels = ",".join(f"{name}={value}" for name, value in manifest.labels(mine).items())
     thread = threading.Thread(target=lambda: evict(cluster, cluster.said(labels, "sleeping")))
     thread.start()
     with capture_logs() as said:
-        ended = attempted(runtime, mine)
+        ended = run_attempt(runtime, mine)
     thread.join()
     if isinstance(runtime, KubernetesJob):
         assert ended.state == "success"
@@ -434,7 +437,7 @@ def test_an_evicted_pod_is_a_new_attempt_for_airflow_or_replaced_by_its_job(runt
         assert len([line for line in lines if "started job=toy attempt=1" in line]) == 2
     else:
         assert ended.state == "up_for_retry"
-        assert "Kubernetes took its place or its node away (EvictionByEvictionAPI" in "".join(ended.last_lines)
+        assert "Kubernetes took its pod or its node away (EvictionByEvictionAPI" in "".join(ended.last_lines)
 
 
 COUNTS = "import time\nfor n in range(14): print(f'line {n}', flush=True); time.sleep(1)\ntask.metrics['n'] = 1"
@@ -447,8 +450,8 @@ def proxy(cluster):
         yield made
 
 
-def test_neither_log_nor_task_is_lost_while_the_api_server_starts_again(cluster, runtime, work, proxy):
-    mine = work(runtime, COUNTS)
+def test_neither_log_nor_task_is_lost_while_the_api_server_starts_again(cluster, runtime, make_attempt, proxy):
+    mine = make_attempt(runtime, COUNTS)
     labels = ",".join(f"{name}={value}" for name, value in manifest.labels(mine).items())
 
     def away():
@@ -458,30 +461,30 @@ def test_neither_log_nor_task_is_lost_while_the_api_server_starts_again(cluster,
     thread = threading.Thread(target=away)
     thread.start()
     with capture_logs() as said:
-        ended = attempted(runtime, mine)
+        ended = run_attempt(runtime, mine)
     thread.join()
     assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
     assert {f"line {n}" for n in range(14)} <= {each["event"] for each in said}
 
 
-def test_neither_log_nor_task_is_lost_where_silent_connections_are_cut(cluster, runtime, work, proxy):
+def test_neither_log_nor_task_is_lost_where_silent_connections_are_cut(cluster, runtime, make_attempt, proxy):
     """A job that computes for longer in silence than a load balancer puts up with."""
     proxy.idle = 2
     text = "print('before', flush=True); import time; time.sleep(8); print('after'); task.metrics['n'] = 1"
     with capture_logs() as said:
-        ended = attempted(runtime, work(runtime, text))
+        ended = run_attempt(runtime, make_attempt(runtime, text))
     assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
     assert {"before", "after"} <= {each["event"] for each in said}
     assert proxy.cuts >= 2
 
 
-def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(node_control, cluster, work):
+def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(node_control, cluster, make_attempt):
     """TANDEM_NODE_CONTROL is a command that makes the node's kubelet `stop` and go on with `start`.
 
     It takes three quarters of a minute until the API server itself sees that no log comes from there any more.
     """
     runtime = made(cluster, "kubernetes_pod")
-    mine = work(runtime, SLEEPS)
+    mine = make_attempt(runtime, SLEEPS)
     labels = ",".join(f"{key}={value}" for key, value in manifest.labels(mine).items())
 
     nodes = []
@@ -496,12 +499,12 @@ def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(nod
     thread = threading.Thread(target=stop)
     thread.start()
     try:
-        ended = attempted(runtime, mine)
+        ended = run_attempt(runtime, mine)
     finally:
         thread.join()
         subprocess.run(f"{node_control} start", shell=True, check=True)
         cluster.core.patch_node(nodes[0], {"spec": {"taints": []}})
     assert ended.state == "up_for_retry"
-    assert "Kubernetes took its place or its node away (DeletionByTaintManager" in "".join(ended.last_lines)
-    assert attempted(runtime, work(runtime, attempt=2)).state == "success"
+    assert "Kubernetes took its pod or its node away (DeletionByTaintManager" in "".join(ended.last_lines)
+    assert run_attempt(runtime, make_attempt(runtime, number=2)).state == "success"
     wait_for(lambda: not cluster.left())

@@ -46,7 +46,7 @@ def changed(path, value):
         (
             ["spec", "volumes", 0, "name"],
             None,
-            "pod.json.spec.volumes[0] is no V1Volume: Invalid value for `name`, must not be",
+            "pod.json.spec.volumes[0] is not a V1Volume: Invalid value for `name`, must not be",
         ),
         (["metadata", "labels"], {"a": 1}, "pod.json.metadata.labels.a is 1, expected text."),
         (["metadata", "namespace"], None, "expected one container 'base' and a namespace."),
@@ -90,23 +90,23 @@ def test_what_job_toml_says_is_in_the_pod(workshop, monkeypatch):
 
 
 def test_names_are_kubernetes_names_and_differ_where_tasks_do(workshop):
-    def work(**other):
+    def make_attempt(**other):
         names = {"dag_id": "Ä_dag" * 20, "run_id": "manual__2026-01-01T00:00:00+00:00", "task_id": "t" * 100}
-        rest = {"parameters": {}, "request": {}, "cluster": None, "predecessors": {}, "attempt": 1, "map_index": 99999}
+        rest = {"parameters": {}, "request": {}, "cluster": None, "predecessors": {}, "number": 1, "map_index": 99999}
         return Attempt(job="j", lake="s3://l", **{**names, **rest, **other})
 
     different = [
-        work(),
-        work(run_id="r"),
-        work(map_index=1),
-        work(map_index=None),
-        work(attempt=2),
-        work(task_id="_u_"),
+        make_attempt(),
+        make_attempt(run_id="r"),
+        make_attempt(map_index=1),
+        make_attempt(map_index=None),
+        make_attempt(number=2),
+        make_attempt(task_id="_u_"),
     ]
     names = [manifest.name(each) for each in different]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) and len(name) <= 57 for name in names)
-    assert manifest.labels(work())["map_index"] == "99999"
+    assert manifest.labels(make_attempt())["map_index"] == "99999"
 
 
 def test_what_is_sent_can_be_seen_before(workshop, monkeypatch):

@@ -107,7 +107,7 @@ def test_a_pod_whose_worker_was_killed_is_gone_on_with_by_the_next_attempt_and_n
     assert manifest(run, KILLED)["task"]["attempt"] == 1
     assert airflow.xcom(DAG, run, instance)["metrics"] == manifest(run, KILLED)["metrics"]
     log = "\n".join(airflow.log(DAG, run, instance))
-    assert "Attempt 2 goes on with" in log
+    assert "Attempt 2 adopts" in log
     assert f"started job={KILLED} attempt=1" in log
     events = cluster.core.list_namespaced_event(cluster.namespace, field_selector="reason=Scheduled").items
     names = [each.involved_object.name for each in events]

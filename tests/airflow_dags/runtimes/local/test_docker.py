@@ -61,16 +61,16 @@ def image(engine, tmp_path_factory, make_workshop):
 
 
 @pytest.fixture
-def work(image, engine, tmp_path, monkeypatch):
-    """Makes a work of the toy job; nothing of it may be left at the end."""
+def make_attempt(image, engine, tmp_path, monkeypatch):
+    """Makes an attempt of the toy job; no container and no result may remain at the end."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "results"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "results").mkdir()
 
-    def make(text="", attempt=1, map_index=None, lake=f"file://{tmp_path}/lake", run=RUN_ID, seconds=None, **request):
+    def make(text="", number=1, map_index=None, lake=f"file://{tmp_path}/lake", run=RUN_ID, seconds=None, **request):
         request = {"fingerprint": FINGERPRINT, "cpu": "500m", "memory": "64Mi", **request}
-        made = Attempt("toy", lake, "d", run, "t", attempt, map_index, {}, {"text": text}, request, None)
-        return dataclasses.replace(made, deadline_seconds=seconds)
+        attempt = Attempt("toy", lake, "d", run, "t", number, map_index, {}, {"text": text}, request, None)
+        return dataclasses.replace(attempt, deadline_seconds=seconds)
 
     yield make
     assert containers(engine, tmp_path) == []
@@ -109,13 +109,13 @@ task.metrics.update(
 """
 
 
-def test_a_container_gets_the_lake_a_scratch_folder_and_nothing_else(work, engine, tmp_path, monkeypatch):
+def test_a_container_gets_the_lake_a_scratch_folder_and_nothing_else(make_attempt, engine, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
     (tmp_path / "lake").mkdir()
     if os.getuid() == 0:
         os.chown(tmp_path / "lake", 1234, 1235)
-    running = runtime.submit(work(SEES))
+    running = runtime.submit(make_attempt(SEES))
     limits = running.attrs["HostConfig"]
     outcome = runtime.watch(running)
     owner = (tmp_path / "lake").stat()
@@ -137,10 +137,10 @@ def test_a_container_gets_the_lake_a_scratch_folder_and_nothing_else(work, engin
     assert limits["ReadonlyRootfs"]
 
 
-def test_the_log_is_live_and_its_last_line_is_kept(work, caplog):
+def test_the_log_is_live_and_its_last_line_is_kept(make_attempt, caplog):
     caplog.set_level("INFO", "tandem")
     running = runtime.submit(
-        work("print('first ä'); import time; time.sleep(5); print('a\\nb'); raise ValueError('x')")
+        make_attempt("print('first ä'); import time; time.sleep(5); print('a\\nb'); raise ValueError('x')")
     )
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(runtime.watch(running)))
@@ -164,14 +164,14 @@ LEFT = {  # what a container leaves as its result
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_result_that_is_not_a_small_file_is_left(work, name):
+def test_result_that_is_not_a_small_file_is_left(make_attempt, name):
     leave = f"import atexit; atexit.register(lambda: (os.path.exists(FILE) and os.remove(FILE), {LEFT[name]}))"
     text = f"global FILE; FILE = os.environ['TANDEM_RESULT_FILE']; {leave}"
-    outcome = runtime.watch(runtime.submit(work(text)))
+    outcome = runtime.watch(runtime.submit(make_attempt(text)))
     assert (outcome.exit_code, outcome.result) == (0, None)
 
 
-def test_container_may_not_start_processes_without_end(work):
+def test_container_may_not_start_processes_without_end(make_attempt):
     text = """
 import threading, time
 try:
@@ -180,11 +180,11 @@ except RuntimeError as error:
     task.metrics['threads'] = threading.active_count()
     os._exit(7)
 """
-    assert runtime.watch(runtime.submit(work(text, memory="512Mi"))).exit_code == 7
+    assert runtime.watch(runtime.submit(make_attempt(text, memory="512Mi"))).exit_code == 7
 
 
-def test_deadline_ends_a_container_with_a_sentence(work):
-    outcome = runtime.watch(runtime.submit(work(SLEEPS, seconds=2)))
+def test_deadline_ends_a_container_with_a_sentence(make_attempt):
+    outcome = runtime.watch(runtime.submit(make_attempt(SLEEPS, seconds=2)))
     assert outcome.exit_code == 143
     assert outcome.explanation.startswith("It ran into its deadline of 2 s; give it more by deadline_seconds")
 
@@ -203,8 +203,8 @@ def crippled(monkeypatch, request):
     patch.undo()
 
 
-def test_engine_that_cannot_stop_a_container_loses_no_success(work, crippled, caplog):
-    running = runtime.submit(work("task.metrics['n'] = 7"))
+def test_engine_that_cannot_stop_a_container_loses_no_success(make_attempt, crippled, caplog):
+    running = runtime.submit(make_attempt("task.metrics['n'] = 7"))
     outcome = runtime.watch(running)
     assert outcome.exit_code == 0
     assert json.loads(outcome.result)["metrics"] == {"n": 7}
@@ -213,8 +213,8 @@ def test_engine_that_cannot_stop_a_container_loses_no_success(work, crippled, ca
     remove(running)
 
 
-def test_engine_that_cannot_stop_a_container_ends_a_watch_at_its_deadline(work, crippled):
-    running = runtime.submit(work(SLEEPS, seconds=2))
+def test_engine_that_cannot_stop_a_container_ends_a_watch_at_its_deadline(make_attempt, crippled):
+    running = runtime.submit(make_attempt(SLEEPS, seconds=2))
     outcome = runtime.watch(running)
     assert (outcome.exit_code, outcome.guessed) == (1, True)
     assert "The engine could not end its container: cannot stop container" in outcome.explanation
@@ -222,21 +222,23 @@ def test_engine_that_cannot_stop_a_container_ends_a_watch_at_its_deadline(work, 
     remove(running)
 
 
-def test_hostile_texts_reach_a_container_as_they_are(work):
+def test_hostile_texts_reach_a_container_as_they_are(make_attempt):
     run = 'manual it\'s "$(id)" `id` $HOME \\ {{x}} ä😀'
-    outcome = runtime.watch(runtime.submit(work("task.metrics['run'] = task.run_id  # `id` $(id) \"'", run=run)))
+    outcome = runtime.watch(
+        runtime.submit(make_attempt("task.metrics['run'] = task.run_id  # `id` $(id) \"'", run=run))
+    )
     assert json.loads(outcome.result)["metrics"] == {"run": run}
 
 
-def test_memory_that_ran_out_is_told_as_such(work):
-    outcome = runtime.watch(runtime.submit(work("print('much'); b'x' * 2**30")))
+def test_memory_that_ran_out_is_told_as_such(make_attempt):
+    outcome = runtime.watch(runtime.submit(make_attempt("print('much'); b'x' * 2**30")))
     assert outcome.exit_code == 137
     assert outcome.last_line == "much"
     assert "out of memory at its limit of 64 MiB" in outcome.explanation
 
 
-def test_a_killed_container_is_not_told_as_out_of_memory(work):
-    running = runtime.submit(work(SLEEPS))
+def test_a_killed_container_is_not_told_as_out_of_memory(make_attempt):
+    running = runtime.submit(make_attempt(SLEEPS))
     said(running, "sleeping")
     running.kill()
     outcome = runtime.watch(running)
@@ -248,16 +250,16 @@ def test_a_killed_container_is_not_told_as_out_of_memory(work):
     [(SLEEPS, 143), (f"signal.set_wakeup_fd(-1); signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPS}", 137)],
     ids=["obedient", "stubborn"],
 )
-def test_cancel_ends_a_container(work, text, exit_code):
-    running = runtime.submit(work(text))
+def test_cancel_ends_a_container(make_attempt, text, exit_code):
+    running = runtime.submit(make_attempt(text))
     said(running, "sleeping")
     threading.Thread(target=runtime.cancel, args=[running]).start()
     assert runtime.watch(running).exit_code == exit_code
     runtime.cancel(running)  # on_kill comes after a timeout, too, when all is over
 
 
-def test_a_signal_handler_may_cancel_while_the_same_thread_watches(work):
-    running = runtime.submit(work(SLEEPS))
+def test_a_signal_handler_may_cancel_while_the_same_thread_watches(make_attempt):
+    running = runtime.submit(make_attempt(SLEEPS))
     said(running, "sleeping")
     former = signal.signal(signal.SIGALRM, lambda *_: runtime.cancel(running))
     signal.setitimer(signal.ITIMER_REAL, 1)
@@ -267,11 +269,11 @@ def test_a_signal_handler_may_cancel_while_the_same_thread_watches(work):
         signal.signal(signal.SIGALRM, former)
 
 
-def test_a_watch_that_a_timeout_interrupts_ends_the_job_gently_and_leaves_no_container(work, tmp_path):
+def test_a_watch_that_a_timeout_interrupts_ends_the_job_gently_and_leaves_no_container(make_attempt, tmp_path):
     def interrupt(*_):
         raise AirflowTaskTimeout
 
-    running = runtime.submit(work(SLEEPS))
+    running = runtime.submit(make_attempt(SLEEPS))
     said(running, "sleeping")
     former = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 1)
@@ -284,8 +286,8 @@ def test_a_watch_that_a_timeout_interrupts_ends_the_job_gently_and_leaves_no_con
     assert "Terminated by SIGTERM" in json.loads(failure.read_text())["sentence"]
 
 
-def test_a_superseded_worker_that_still_watches_ends_with_its_container(work):
-    first = runtime.submit(work(SLEEPS))
+def test_a_superseded_worker_that_still_watches_ends_with_its_container(make_attempt):
+    first = runtime.submit(make_attempt(SLEEPS))
     ends = []
 
     def watch():
@@ -297,15 +299,15 @@ def test_a_superseded_worker_that_still_watches_ends_with_its_container(work):
     thread = threading.Thread(target=watch)
     thread.start()
     said(first, "sleeping")
-    assert runtime.watch(runtime.submit(work(attempt=2))).exit_code == 0
+    assert runtime.watch(runtime.submit(make_attempt(number=2))).exit_code == 0
     thread.join()
     assert ends == [137]
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_an_attempt_that_resumes_finds_its_container_and_all_it_said_and_left(work, ended, caplog):
+def test_an_attempt_that_resumes_finds_its_container_and_all_it_said_and_left(make_attempt, ended, caplog):
     caplog.set_level("INFO", "tandem")
-    mine = work("print('once'); import time; time.sleep(1); task.metrics['n'] = 1")
+    mine = make_attempt("print('once'); import time; time.sleep(1); task.metrics['n'] = 1")
     first = runtime.submit(mine)
     if ended:
         first.wait()
@@ -317,7 +319,7 @@ def test_an_attempt_that_resumes_finds_its_container_and_all_it_said_and_left(wo
     assert caplog.messages.count("once") == 1
 
 
-def test_a_container_that_was_made_but_not_started_is_started(work, engine, tmp_path, monkeypatch):
+def test_a_container_that_was_made_but_not_started_is_started(make_attempt, engine, tmp_path, monkeypatch):
     class Died(BaseException):
         pass
 
@@ -327,17 +329,17 @@ def test_a_container_that_was_made_but_not_started_is_started(work, engine, tmp_
     with monkeypatch.context() as patch, pytest.raises(Died):
         patch.setattr("docker.models.containers.Container.start", die)
         patch.setattr("tandem.runtimes.local.docker.remove", die)
-        runtime.submit(work())
+        runtime.submit(make_attempt())
     (made,) = containers(engine, tmp_path)
     assert made.status == "created"
-    running = runtime.submit(work())
+    running = runtime.submit(make_attempt())
     assert running.id == made.id
     assert runtime.watch(running).exit_code == 0
 
 
-def test_a_retry_removes_what_its_dead_worker_left_running_and_no_other(work, engine, tmp_path):
+def test_a_retry_removes_what_its_dead_worker_left_running_and_no_other(make_attempt, engine, tmp_path):
     """The worker is a process of its own here, killed as the kernel does it."""
-    arguments = json.dumps([work(SLEEPS).__dict__, work(SLEEPS, map_index=0).__dict__])
+    arguments = json.dumps([make_attempt(SLEEPS).__dict__, make_attempt(SLEEPS, map_index=0).__dict__])
     worker = (
         f"import sys, json; sys.path.insert(0, {str(ROOT / 'airflow_dags')!r})\n"
         "from tandem.runtimes.base import Attempt; from tandem.runtimes.local.docker import Docker\n"
@@ -350,7 +352,7 @@ def test_a_retry_removes_what_its_dead_worker_left_running_and_no_other(work, en
     left = containers(engine, tmp_path)
     assert {each.status for each in left} == {"running"}
     assert len(left) == 2
-    assert runtime.watch(runtime.submit(work(attempt=2))).exit_code == 0
+    assert runtime.watch(runtime.submit(make_attempt(number=2))).exit_code == 0
     (sibling,) = containers(engine, tmp_path)
     assert sibling.labels["tandem.map_index"] == "0"
     assert sibling.labels["tandem.run_id"] == "run: 1+0"
@@ -359,40 +361,40 @@ def test_a_retry_removes_what_its_dead_worker_left_running_and_no_other(work, en
     runtime.watch(sibling)
 
 
-def test_a_retry_does_not_stumble_over_what_its_dying_worker_removes_itself(work, monkeypatch):
-    first = runtime.submit(work(SLEEPS))
+def test_a_retry_does_not_stumble_over_what_its_dying_worker_removes_itself(make_attempt, monkeypatch):
+    first = runtime.submit(make_attempt(SLEEPS))
     first.remove(force=True)  # between the listing and the removal
     with monkeypatch.context() as patch:
         patch.setattr("docker.models.containers.ContainerCollection.list", lambda *_, **__: [first])
-        second = runtime.submit(work(attempt=2))
+        second = runtime.submit(make_attempt(number=2))
     assert runtime.watch(second).exit_code == 0
 
 
-def test_an_older_attempt_that_wakes_up_late_leaves_the_newer_ones_alone(work):
-    newer = runtime.submit(work(SLEEPS, attempt=2))
-    assert runtime.watch(runtime.submit(work(attempt=1))).exit_code == 0
+def test_an_older_attempt_that_wakes_up_late_leaves_the_newer_ones_alone(make_attempt):
+    newer = runtime.submit(make_attempt(SLEEPS, number=2))
+    assert runtime.watch(runtime.submit(make_attempt(number=1))).exit_code == 0
     newer.reload()
     assert newer.status == "running"
     runtime.cancel(newer)
     runtime.watch(newer)
 
 
-def test_what_is_missing_is_named(work, monkeypatch):
+def test_what_is_missing_is_named(make_attempt, monkeypatch):
     with pytest.raises(AirflowFailException, match=r"'release' names no fingerprint of toy; build the job"):
-        runtime.submit(work(fingerprint=""))
+        runtime.check_product(make_attempt(fingerprint=""))
     with pytest.raises(AirflowFailException, match=r"no image tandem/toy:0123; build it: make build JOB=toy\."):
-        runtime.submit(work(fingerprint="0123"))
+        runtime.submit(make_attempt(fingerprint="0123"))
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere.sock")
     with pytest.raises(
         AirflowException, match=r"No Docker engine answers .*; start it, or name another in DOCKER_HOST"
     ):
-        runtime.submit(work())
+        runtime.submit(make_attempt())
 
 
-def test_a_container_that_cannot_be_made_or_started_is_removed(work, engine):
+def test_a_container_that_cannot_be_made_or_started_is_removed(make_attempt, engine):
     with pytest.raises(DockerException, match="CPU"):
-        runtime.submit(work(cpu="1m"))
-    inside_proc = work(lake="file:///proc/self")
+        runtime.submit(make_attempt(cpu="1m"))
+    inside_proc = make_attempt(lake="file:///proc/self")
     with pytest.raises(DockerException, match="inside /proc"):
         runtime.submit(inside_proc)
     assert not engine.containers.list(all=True, filters={"label": f"tandem.key={inside_proc.key}"})
@@ -408,12 +410,14 @@ def test_a_container_that_cannot_be_made_or_started_is_removed(work, engine):
         ("", "bridge"),
     ],
 )
-def test_a_lake_on_s3_is_reached_with_variables_that_the_log_does_not_show(monkeypatch, work, endpoint, network):
+def test_a_lake_on_s3_is_reached_with_variables_that_the_log_does_not_show(
+    monkeypatch, make_attempt, endpoint, network
+):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("TANDEM_S3_KMS_KEY", "alias/lake")
-    mine = work(lake="s3://bucket/prefix")
-    line = runtime.again(mine)
+    mine = make_attempt(lake="s3://bucket/prefix")
+    line = runtime.rerun_command(mine)
     assert f"--network={network} " in line
     assert "--env=AWS_SECRET_ACCESS_KEY " in line
     assert "secret" not in line
@@ -427,15 +431,15 @@ def test_a_lake_on_s3_is_reached_with_variables_that_the_log_does_not_show(monke
         runtime.watch(running)
 
 
-def test_a_job_that_talks_to_a_service_gets_to_it_beside_its_lake(monkeypatch, work):
+def test_a_job_that_talks_to_a_service_gets_to_it_beside_its_lake(monkeypatch, make_attempt):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    line = runtime.again(work(services=["dynamodb"]))
+    line = runtime.rerun_command(make_attempt(services=["dynamodb"]))
     assert "--network=bridge " in line
     monkeypatch.setenv("DYNAMODB_ENDPOINT", "http://127.0.0.1:7080")
-    line = runtime.again(work(services=["dynamodb"]))
+    line = runtime.rerun_command(make_attempt(services=["dynamodb"]))
     assert {"--network=host", "--env=DYNAMODB_ENDPOINT", "--env=AWS_SECRET_ACCESS_KEY"} <= set(line.split())
     assert "--volume=" in line
-    assert "DYNAMODB" not in runtime.again(work())
+    assert "DYNAMODB" not in runtime.rerun_command(make_attempt())
 
 
 def test_a_pipeline_runs_containers_and_tells_how_they_ended(workshop, image, engine, monkeypatch):
@@ -459,11 +463,11 @@ def test_a_pipeline_runs_containers_and_tells_how_they_ended(workshop, image, en
     assert ran.xcoms["fine"]["metrics"] == {"attempt": 1}
     begin = ran.log.index("Attempt 1 of starved was killed by SIGKILL.")
     assert ran.log[begin + 1].startswith("It ran out of memory at its limit of 64 MiB;")
-    assert "Airflow tries it again." in ran.log[begin + 2 : begin + 5]
+    assert "Airflow will retry it." in ran.log[begin + 2 : begin + 5]
     assert any(line.startswith("The Airflow variable 'release' names no fingerprint of unbuilt;") for line in ran.log)
     assert containers(engine, workshop.lake.parent) == []
-    (again,) = [line for line in ran.log if "To run it by hand: docker run" in line and "--task-id=refused" in line]
-    command = again.removeprefix("To run it by hand: ").replace("docker", docker_program(), 1)
+    (again,) = [line for line in ran.log if "To run it manually: docker run" in line and "--task-id=refused" in line]
+    command = again.removeprefix("To run it manually: ").replace("docker", docker_program(), 1)
     by_hand = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert by_hand.returncode == 4
     assert by_hand.stderr.splitlines()[-1] == "The gate refused it."
