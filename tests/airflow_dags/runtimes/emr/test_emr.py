@@ -15,7 +15,8 @@ from tandem import catalogue
 from tandem.dag_errors import PipelineError
 from tandem.protocol import encode
 from tandem.runtimes.base import Attempt
-from tandem.runtimes.emr.steps import Emr, last_exception
+from tandem.runtimes.emr.logs import last_exception
+from tandem.runtimes.emr.steps import Emr
 
 from common.handover import storage
 
