@@ -3,6 +3,7 @@
 import datetime
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -232,7 +233,7 @@ def test_large_dates_are_split_without_losing_the_key(shop: Shop, monkeypatch: p
 def test_a_date_in_many_small_files_is_gathered_into_one_and_loses_nothing(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.engines.spark.append.MANY_FILES", 3)
+    monkeypatch.setattr(sys.modules["common.engines.spark.append"], "MANY_FILES", 3)  # not the function of that name
     day = "date=2011-01-05"
 
     def files() -> list[str]:

@@ -58,7 +58,7 @@ def test_commands_report_results_and_errors(moto: str) -> None:
     wrong = run_tool("tools.tables", "--environment", "lapdog", **environment)
     assert (wrong.returncode, wrong.stderr) == (
         1,
-        "ENV names the environment 'lapdog', which does not exist; did you mean 'laptop'\n",
+        "ENV names the environment 'lapdog', which does not exist; did you mean 'laptop'.\n",
     )
     rollback = ["tools.deploy.rollback", "--environment", "laptop", "--product"]
     none = run_tool(*rollback, "recommendations", **environment)

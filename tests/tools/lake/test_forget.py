@@ -598,7 +598,7 @@ def test_items_of_a_user_go_from_all_versions_of_products_by_user(shop_of_files:
 @pytest.fixture
 def forget_until() -> Iterator[Callable[..., bool]]:
     """Forgets a user of a lake in a process that is killed in an operation; tells whether it was."""
-    command = [sys.executable, "-m", "tests.tools.killed_forget"]
+    command = [sys.executable, "-m", "tests.tools.lake.killed_forget"]
     surroundings = {name: value for name, value in os.environ.items() if name != "DYNAMODB_ENDPOINT"}
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, env=surroundings, **pipes) as process:
@@ -646,8 +646,9 @@ def test_killed_at_any_operation_it_goes_on_with_or_without_the_id(
     assert number > 40
 
 
-def test_running_tasks_lose_nothing_and_bring_nobody_back(shop_of_files: Shop) -> None:
+def test_running_tasks_lose_nothing_and_bring_nobody_back(shop_of_files: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside writers that add to a partition, half of them with what they read before, and readers of all of it."""
+    monkeypatch.setattr(forget_lake, "TRIES", 10_000)  # writers publish more often here than tasks do
     shop, uri = shop_of_files, "curated/events/date=2011-01-05"
     shop.publish(
         uri, {"events": ("events@1", 3, {"version=a-1/p.parquet": content_of("events@1", ["ann", "bob", "x"])})}
