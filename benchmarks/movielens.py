@@ -13,7 +13,7 @@ from common.recommending.histories import History
 from common.recommending.item_model import ItemModel, ItemScorer
 from common.recommending.models import excluded
 from common.recommending.popularity import popularity
-from common.recommending.ranking import NonPersonalizedScorer, Scorer, joined, rank
+from common.recommending.ranking import NonPersonalizedScorer, Scorer, concatenate, rank
 
 Table = NDArray[np.int64]  # user, item, rating, seconds since 1970; a row a rating
 HARNESS = {"popularity": (0.2522, 5e-4), "SAR": (0.3938, 5e-5)}  # nDCG@10; ties of popularity may go either way
@@ -70,7 +70,7 @@ def harness(train: Table, pairs: History, truth: Truth) -> dict[str, float]:
         "SAR": ItemScorer(model, affinity),
     }
     for name, scorer in scorers.items():
-        ranking = joined(list(rank(scorer, pairs.user_count, 10, excluded(pairs, False))))
+        ranking = concatenate(list(rank(scorer, pairs.user_count, 10, excluded(pairs, False))))
         found[name] = quality(ranking, truth).means()["ndcg"]
         expected, allowed = HARNESS[name]
         if abs(found[name] - expected) > allowed:

@@ -28,8 +28,8 @@ def main() -> None:
     started, cpu = time.perf_counter(), time.process_time()
     if case == "als":
         factors = als(train, 64, 10.0, 10.0, 10)
-        own = np.zeros(len(factors), dtype=np.float32)
-        model: FactorModel | ItemModel = FactorModel(factors, factors, own, FOREVER, 10.0, 10.0)
+        self_weight = np.zeros(len(factors), dtype=np.float32)
+        model: FactorModel | ItemModel = FactorModel(factors, factors, self_weight, FOREVER, 10.0, 10.0)
     else:
         # implicit keeps the neighbours of each item that leads, we of each that is led to: of a cosine, the transpose
         weights = cosine(train, 0).T.tocsr() if case == "top" else rp3beta(train, 0.8, 0.4)

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from common.recommending.blocks import blocks, in_parallel
 from common.recommending.histories import Floats
 
-BLOCK_VALUES = 250_000  # gathered factors of a block of rows: 1 MB, to stay in a core's cache
-LONG_ROW = 16_384  # entries; a longer row is added up in pieces instead of being gathered whole
+BLOCK_VALUES = 250_000  # gathered factors per block of rows: 1 MB, to stay in a core's cache
+LONG_ROW = 16_384  # entries; a longer row is summed in pieces instead of gathered at once
 TINY = np.float32(np.finfo(np.float32).tiny)
-STEPS = 3  # of conjugate gradients in each half iteration, from the factors of the iteration before
+STEPS = 3  # of conjugate gradients per half iteration, from the factors of the previous iteration
 
 
 def als(
     matrix: sp.csr_matrix, factors: int, confidence: float, regularization: float, iterations: int = 10, seed: int = 1
 ) -> Floats:
-    """Factors of the items (items x factors) that, with users' factors u and items' factors v, minimise
+    """Return the items' factors v (items x factors) that, with users' factors u, minimise
 
         sum over all u, i of c[u, i] (p[u, i] - u.v)^2 + regularization (sum of |u|^2 + sum of |v|^2)
 
@@ -29,7 +29,7 @@ def als(
     p is 0 and c is 1 elsewhere. (Hu, Koren and Volinsky 2008; with conjugate gradients: Takacs, Pilaszy and Tikk 2011.)
 
     O(iterations (entries factors + (users + items) factors^2)) time, on all cores; memory: the matrix twice, the
-    factors, and 1 MB a core. The same seed gives the same factors.
+    factors, and 1 MB per core. The same seed gives the same factors.
     """
     _check(matrix)
     users, items = matrix.shape
@@ -47,7 +47,7 @@ def als(
 
 
 def fold_in(matrix: sp.csr_matrix, of_items: Floats, confidence: float, regularization: float) -> Floats:
-    """The users' factors (users x factors) that are best for the items' factors, exactly; arguments as of `als`."""
+    """Return the exact optimal users' factors (users x factors) for the items' factors; arguments as of `als`."""
     weights = sp.csr_matrix(
         (matrix.data.astype(np.float32) * np.float32(confidence), matrix.indices, matrix.indptr), matrix.shape
     )
@@ -57,44 +57,47 @@ def fold_in(matrix: sp.csr_matrix, of_items: Floats, confidence: float, regulari
 
 
 def influence(row: sp.csr_matrix, of_items: Floats, confidence: float, regularization: float) -> Floats:
-    """The part of each entry of one user's row in the user's factors (entries x factors); they add up to `fold_in`."""
+    """Return the contribution of each entry of one user's row to the user's factors (entries x factors).
+
+    Their sum is `fold_in`.
+    """
     weights = row.data.astype(np.float32) * np.float32(confidence)
     gathered = of_items[row.indices]
     gram = of_items.T @ of_items + (gathered * weights[:, None]).T @ gathered
     gram[np.diag_indices(len(gram))] += np.float32(regularization)
-    parts: Floats = np.linalg.solve(gram, gathered.T).T * (weights + 1)[:, None]
-    return parts
+    contributions: Floats = np.linalg.solve(gram, gathered.T).T * (weights + 1)[:, None]
+    return contributions
 
 
-def _solve(weights: sp.csr_matrix, other: Floats, regularization: float, own: Floats, exact: bool) -> None:
-    """Improve `own` (rows x factors) in place, given the factors of the other side; `weights` are c - 1."""
+def _solve(weights: sp.csr_matrix, other: Floats, regularization: float, factors: Floats, exact: bool) -> None:
+    """Improve `factors` (rows x factors) in place, given those of the other side; `weights` are c - 1."""
     lengths = np.diff(weights.indptr)
     order = np.argsort(lengths, kind="stable")
-    own[order[: np.searchsorted(lengths[order], 1)]] = 0  # rows without entries
+    factors[order[: np.searchsorted(lengths[order], 1)]] = 0  # rows without entries
     common = other.T @ other
     common[np.diag_indices(len(common))] += np.float32(regularization)
-    work = partial(_solve_block, weights, other, common, own, order, exact)
-    for _ in in_parallel(work, _like_lengths(lengths[order], other.shape[1])):
+    solve_block = partial(_solve_block, weights, other, common, factors, order, exact)
+    for _ in in_parallel(solve_block, _slices_by_length(lengths[order], other.shape[1])):
         pass
 
 
-def _like_lengths(lengths: NDArray[np.int64], factors: int) -> list[slice]:
-    """Slices of ascending lengths, without zeros, whose rows, padded, hold BLOCK_VALUES factors at most."""
-    parts = []
+def _slices_by_length(lengths: NDArray[np.int64], factors: int) -> list[slice]:
+    """Return slices of ascending lengths, without zeros, whose padded rows have at most BLOCK_VALUES factors."""
+    slices = []
     stop = len(lengths)
     first = int(np.searchsorted(lengths, 1))
     while stop > first:
         start = max(first, stop - max(1, BLOCK_VALUES // (factors * min(int(lengths[stop - 1]), LONG_ROW))))
-        parts.append(slice(start, stop))
+        slices.append(slice(start, stop))
         stop = start
-    return parts
+    return slices
 
 
 def _solve_block(
     weights: sp.csr_matrix,
     other: Floats,
     common: Floats,
-    own: Floats,
+    factors: Floats,
     order: NDArray[np.int64],
     exact: bool,
     part: slice,
@@ -102,42 +105,42 @@ def _solve_block(
     rows = order[part]
     starts, lengths = weights.indptr[rows], np.diff(weights.indptr)[rows]
     if lengths[-1] > LONG_ROW:
-        own[rows] = np.stack(
+        factors[rows] = np.stack(
             [_solve_long(weights, other, common, start, length) for start, length in zip(starts, lengths)]
         )
         return
     padded = np.arange(lengths[-1])
-    place = np.minimum(starts[:, None] + padded, len(weights.indices) - 1)
+    entry = np.minimum(starts[:, None] + padded, len(weights.indices) - 1)
     inside = padded < lengths[:, None]
-    weight = np.where(inside, weights.data[place], np.float32(0))
-    gathered = other[weights.indices[place]]  # rows x length x factors
-    wanted = weight + inside  # c p
+    weight = np.where(inside, weights.data[entry], np.float32(0))
+    gathered = other[weights.indices[entry]]  # rows x length x factors
+    target_weight = weight + inside  # c p
     if exact:
-        target = np.matmul(wanted[:, None, :], gathered)[:, 0]
+        target = np.matmul(target_weight[:, None, :], gathered)[:, 0]
         gram = np.matmul((gathered * weight[:, :, None]).transpose(0, 2, 1), gathered) + common
-        own[rows] = np.linalg.solve(gram, target[:, :, None])[:, :, 0]
+        factors[rows] = np.linalg.solve(gram, target[:, :, None])[:, :, 0]
         return
 
-    def weighted(vectors: Floats) -> Floats:
+    def weigh(vectors: Floats) -> Floats:
         values: Floats = np.matmul(gathered, vectors[:, :, None])[:, :, 0] * weight
         return values
 
-    def added_up(values: Floats) -> Floats:
+    def sum_up(values: Floats) -> Floats:
         sums: Floats = np.matmul(values[:, None, :], gathered)[:, 0]
         return sums
 
-    start = own[rows]
-    residual = added_up(wanted - weighted(start)) - start @ common  # one pass instead of two over what was gathered
-    own[rows] = _conjugate_gradients(lambda vectors: added_up(weighted(vectors)) + vectors @ common, residual, start)
+    start = factors[rows]
+    residual = sum_up(target_weight - weigh(start)) - start @ common  # one pass over `gathered` instead of two
+    factors[rows] = _conjugate_gradients(lambda vectors: sum_up(weigh(vectors)) + vectors @ common, residual, start)
 
 
-def _conjugate_gradients(applied: Callable[[Floats], Floats], residual: Floats, start: Floats) -> Floats:
-    """STEPS steps from `start`, whose `residual` this is, towards the x of each row where `applied`(x) leaves none."""
+def _conjugate_gradients(apply: Callable[[Floats], Floats], residual: Floats, start: Floats) -> Floats:
+    """Take STEPS steps from `start`, with this `residual`, towards the x of each row where `apply`(x) has none."""
     x = start
     direction = residual
     squares = np.einsum("rf,rf->r", residual, residual)
     for _ in range(STEPS):
-        image = applied(direction)
+        image = apply(direction)
         step = squares / np.maximum(np.einsum("rf,rf->r", direction, image), TINY)
         x = x + step[:, None] * direction
         residual = residual - step[:, None] * image
@@ -147,11 +150,11 @@ def _conjugate_gradients(applied: Callable[[Floats], Floats], residual: Floats, 
 
 
 def _solve_long(weights: sp.csr_matrix, other: Floats, common: Floats, start: int, length: int) -> Floats:
-    """The exact solution for one row, its normal equations added up piece by piece."""
+    """Return the exact solution for one row, its normal equations summed in pieces."""
     gram, target = common.copy(), np.zeros(other.shape[1], dtype=np.float32)
     for part in blocks(length, LONG_ROW):
-        here = slice(start + part.start, start + part.stop)
-        gathered, weight = other[weights.indices[here]], weights.data[here]
+        entries = slice(start + part.start, start + part.stop)
+        gathered, weight = other[weights.indices[entries]], weights.data[entries]
         gram += (gathered * weight[:, None]).T @ gathered
         target += (weight + 1) @ gathered
     solution: Floats = np.linalg.solve(gram, target)

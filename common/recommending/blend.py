@@ -1,4 +1,4 @@
-"""Several models as one: their scores, each in units of its own spread, added up with weights."""
+"""Blends of models: the weighted sum of their scores, each divided by its standard deviation."""
 
 from __future__ import annotations
 
@@ -12,24 +12,33 @@ import scipy.sparse as sp
 from common.recommending.blocks import blocks, in_parallel
 from common.recommending.evaluation import DEPTH, Truth, quality
 from common.recommending.histories import Floats, History
-from common.recommending.ranking import BLOCK_VALUES, MAX_BLOCK, Positions, Ranking, Scorer, rows_of, top_entries
+from common.recommending.ranking import (
+    BLOCK_VALUES,
+    MAX_BLOCK,
+    Positions,
+    Ranking,
+    Scorer,
+    cumcount,
+    rows_of,
+    top_entries,
+)
 
-CANDIDATES = 50  # of each member, among which weights are sought
-STEPS = (0.25, 0.5, 1.0, 2.0)  # weights to try for a member beside what is there
+CANDIDATES = 50  # of each member, to choose weights on
+STEPS = (0.25, 0.5, 1.0, 2.0)  # weights to try for a member
 
 
 class Model(Protocol):
-    """What scores items for users with a history."""
+    """A fitted model, which scores items for users with a history."""
 
     def scorer(self, pairs: History) -> Scorer:
-        """Scores for the rows of `pairs`."""
+        """Return a scorer for the rows of `pairs`."""
 
 
 @dataclass(frozen=True)
 class Blend:
-    """The score of an item is the sum over members of weight * score / spread.
+    """The score of an item is the sum over members of weight * score / std.
 
-    spread: the standard deviation of the member's scores for the user over the catalogue. So ranks are those of
+    std: the standard deviation of the member's scores for the user over the catalogue. So ranks are those of
     weighted z-scores: a z-score's mean is the same for all items of a user. Weights are positive.
     """
 
@@ -41,7 +50,7 @@ class Blend:
 
 
 class BlendScorer:
-    """A Blend at work; it keeps each user's factors 1 / spread once the user was scored."""
+    """Scorer of a Blend; it keeps 1 / std of each user and member once the user was scored."""
 
     def __init__(self, members: Sequence[Scorer], weights: Sequence[float], users: int) -> None:
         self.members, self.weights = members, weights
@@ -58,22 +67,24 @@ class BlendScorer:
                 block *= factor[:, None]
             else:
                 block.data *= np.repeat(factor, np.diff(block.indptr))
-            total = block if total is None else _sum(total, block)
+            total = block if total is None else _add(total, block)
         return total
 
     def reasons(self, ranking: Ranking) -> tuple[Positions, Floats]:
-        """The reason of the member that gave the entry the largest part; only for rows that were scored before."""
-        sources, parts = [], []
+        """Return the reason of the member with the largest contribution; only for rows that were scored before."""
+        sources, contributions = [], []
         for factors, member in zip(self.factors, self.members, strict=True):
             source, score = member.reasons(ranking)
             sources.append(source)
-            parts.append(factors[ranking.rows] * score)
-        strongest = np.argmax(parts, axis=0)
-        return np.asarray(sources)[strongest, np.arange(len(strongest))], np.sum(parts, axis=0, dtype=np.float32)
+            contributions.append(factors[ranking.rows] * score)
+        strongest = np.argmax(contributions, axis=0)
+        return np.asarray(sources)[strongest, np.arange(len(strongest))], np.sum(
+            contributions, axis=0, dtype=np.float32
+        )
 
 
 def inverse_std(block: Floats | sp.csr_matrix) -> Floats:
-    """1 / the standard deviation over the items, per row; 0 where all scores are the same."""
+    """Return 1 / the standard deviation over the items, per row; 0 if all scores are equal."""
     items = max(1, block.shape[1])
     if isinstance(block, np.ndarray):
         total, squares = block.sum(axis=1, dtype=np.float64), np.einsum("ui,ui->u", block, block).astype(np.float64)
@@ -86,7 +97,7 @@ def inverse_std(block: Floats | sp.csr_matrix) -> Floats:
     return result
 
 
-def _sum(one: Floats | sp.csr_matrix, other: Floats | sp.csr_matrix) -> Floats | sp.csr_matrix:
+def _add(one: Floats | sp.csr_matrix, other: Floats | sp.csr_matrix) -> Floats | sp.csr_matrix:
     if not isinstance(one, np.ndarray):
         if not isinstance(other, np.ndarray):
             return one + other
@@ -100,7 +111,7 @@ def _sum(one: Floats | sp.csr_matrix, other: Floats | sp.csr_matrix) -> Floats |
 
 @dataclass(frozen=True)
 class Candidates:
-    """The items worth looking at: row, item, and weightless blend scores (entries x members)."""
+    """Candidate items: row, item, and unweighted blend scores (entries x members)."""
 
     rows: Positions
     items: Positions
@@ -108,22 +119,22 @@ class Candidates:
 
 
 def candidates(members: Sequence[Scorer], users: int, exclude: sp.csr_matrix | None) -> Candidates:
-    """Whatever is among the first CANDIDATES of any member, for each of `users` rows, without what `exclude` stores.
+    """Return the items among the first CANDIDATES of any member for each row, without those stored in `exclude`.
 
-    Memory: the candidates, and one block of scores a member and core.
+    Memory: the candidates, and one block of scores per member and core.
     """
 
     def of_block(part: slice) -> tuple[Positions, Positions, Floats]:
         scores = [_dense(member.scores(part)) for member in members]
-        found = []
+        keys_of_members = []
         for score in scores:
             score *= inverse_std(score)[:, None]
             if exclude is not None:
                 excluded = exclude[part]
                 score[rows_of(excluded), excluded.indices] = 0
             rows, items, _ = top_entries(score, CANDIDATES)
-            found.append(rows * score.shape[1] + items)
-        keys = np.unique(np.concatenate(found))
+            keys_of_members.append(rows * score.shape[1] + items)
+        keys = np.unique(np.concatenate(keys_of_members))
         rows, items = np.divmod(keys, max(1, scores[0].shape[1]))
         return rows + part.start, items, np.stack([score[rows, items] for score in scores], axis=1)
 
@@ -134,23 +145,23 @@ def candidates(members: Sequence[Scorer], users: int, exclude: sp.csr_matrix | N
     return Candidates(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def choose_weights(among: Candidates, truth: Truth) -> tuple[list[float], float, int]:
-    """Weights of the members (0: left out), their nDCG@10, the highest found among the candidates, and how many tried.
+def choose_weights(candidates: Candidates, truth: Truth) -> tuple[list[float], float, int]:
+    """Choose the weights of the members (0: left out) of highest nDCG@10; return them, the nDCG@10, the number tried.
 
-    From the best member alone: each other member in turn, best first, with each of STEPS or without, twice.
+    Starts from the best member alone: each other member in turn, best first, with each of STEPS or without, twice.
     """
 
     def score(weights: list[float]) -> float:
-        total = among.scores @ np.asarray(weights, dtype=np.float32)
-        order = np.lexsort((among.items, -total, among.rows))
-        rows = among.rows[order]
-        ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
+        total = candidates.scores @ np.asarray(weights, dtype=np.float32)
+        order = np.lexsort((candidates.items, -total, candidates.rows))
+        rows = candidates.rows[order]
+        ranks = cumcount(rows)
         first = (ranks < DEPTH) & (total[order] > 0)
         chosen = order[first]
-        ranking = Ranking(rows[first], ranks[first], among.items[chosen], total[chosen])
+        ranking = Ranking(rows[first], ranks[first], candidates.items[chosen], total[chosen])
         return quality(ranking, truth).means()["ndcg"]
 
-    count = among.scores.shape[1]
+    count = candidates.scores.shape[1]
     alone = [score([float(number == member) for number in range(count)]) for member in range(count)]
     by_quality = sorted(range(count), key=lambda member: -alone[member])
     best = [float(number == by_quality[0]) for number in range(count)]
@@ -158,9 +169,9 @@ def choose_weights(among: Candidates, truth: Truth) -> tuple[list[float], float,
     for member in by_quality[1:] * 2:
         for step in (0.0, *STEPS):
             tried = [step if number == member else weight for number, weight in enumerate(best)]
-            found = score(tried)
-            if found > highest:
-                best, highest = tried, found
+            reached = score(tried)
+            if reached > highest:
+                best, highest = tried, reached
     return best, highest, count + 2 * (count - 1) * (1 + len(STEPS))
 
 

@@ -13,22 +13,22 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Cores that this process may use: OMP_NUM_THREADS, which an image sets from its CPU limit, else all there are."""
+    """Return the number of cores to use: OMP_NUM_THREADS, which an image sets from its CPU limit, else all."""
     if allowed := os.environ.get("OMP_NUM_THREADS"):
         return int(allowed)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def blocks(count: int, size: int) -> list[slice]:
-    """Slices of at most `size`, or 1, that cover range(count) in order."""
+    """Return slices of at most `size`, or 1, that cover range(count) in order."""
     size = max(1, size)
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def in_parallel(work: Callable[[slice], Result], parts: list[slice]) -> Iterator[Result]:
-    """Results of `work` in the order of `parts`, by threads: for what releases the interpreter's lock.
+def in_parallel(function: Callable[[slice], Result], slices: list[slice]) -> Iterator[Result]:
+    """Yield the results of `function` in the order of `slices`, by threads: for code that releases the GIL.
 
-    BLAS gets one thread meanwhile, because these threads have the cores already.
+    BLAS gets one thread during it, because these threads already use all cores.
     """
     with ThreadPoolExecutor(cores()) as pool, threadpool_limits(1):
-        yield from pool.map(work, parts)
+        yield from pool.map(function, slices)

@@ -14,22 +14,22 @@ from common.recommending.blocks import blocks, in_parallel
 from common.recommending.histories import Floats
 
 MAX_HEAD = 20_000  # beyond it the memory grows past 2 GiB, and OpenBLAS has crashed at 37,000
-# Up to so many items one thread inverts: it takes 1.2 s for 4,400 where two take 0.7 s alone, but 6 to 11 s where other
-# processes want the cores, because OpenBLAS waits for its threads by spinning.
+# Up to this number of items one thread inverts: 4,400 take 1.2 s, and 0.7 s on two idle cores, but 6 to 11 s if other
+# processes compete for the cores, because OpenBLAS waits for its threads by spinning.
 ONE_THREAD = 8_000
 
 
 def head_items(matrix: sp.csr_matrix, count: int) -> NDArray[np.int64]:
-    """Positions, ascending, of the `count` items with most users; ties go to the lower position."""
+    """Return the positions, ascending, of the `count` items with most users; ties go to the lower position."""
     users = np.bincount(matrix.indices, minlength=matrix.shape[1])
     return np.sort(np.argsort(-users, kind="stable")[:count])
 
 
 def ease(matrix: sp.csr_matrix, regularization: float, dropout: float = 0.0) -> Floats:
-    """Weights B (items x items, from row to column, zero diagonal) that minimise |X - XB|^2 + |D B|^2.
+    """Return weights B (items x items, from row to column, zero diagonal) that minimise |X - XB|^2 + |D B|^2.
 
-    D^2 is diagonal: regularization + dropout / (1 - dropout) * diag(X'X), which is what training with that share of
-    the entries dropped at random comes to. With P = (X'X + D^2)^-1: B[i, j] = -P[i, j] / P[j, j]. (Steck:
+    D^2 is diagonal: regularization + dropout / (1 - dropout) * diag(X'X), which equals training with that
+    share of the entries dropped at random. With P = (X'X + D^2)^-1: B[i, j] = -P[i, j] / P[j, j]. (Steck:
     Embarrassingly Shallow Autoencoders, 2019; Autoencoders that don't overfit towards the Identity, 2020.)
     `matrix` X is users x items, at most 20,000 items: take `head_items` of a larger one.
 
@@ -56,14 +56,14 @@ def ease(matrix: sp.csr_matrix, regularization: float, dropout: float = 0.0) -> 
         raise ValueError(
             f"X'X with {regularization} on its diagonal has no inverse in single precision: use a larger regularization"
         )
-    weights = _mirrored(inverse).T  # symmetric, so the transpose is the same matrix with contiguous rows
+    weights = _mirror(inverse).T  # symmetric, so the transpose is the same matrix with contiguous rows
     weights /= -np.diag(weights).copy()
     np.fill_diagonal(weights, 0)
     return weights
 
 
 def _gram(matrix: sp.csr_matrix) -> Floats:
-    """X'X, dense and column by column as LAPACK wants it; the sparse products are of 512 items each."""
+    """Return X'X, dense and in LAPACK's column order, from sparse products of 512 items each."""
     items = matrix.shape[1]
     gram = np.empty((items, items), dtype=np.float32, order="F")
     rows = matrix.astype(np.float32)
@@ -78,9 +78,9 @@ def _gram(matrix: sp.csr_matrix) -> Floats:
 
 
 def _lapack(routine: str, matrix: Floats) -> int:
-    """Call a LAPACK routine on the lower triangle of a square matrix, column by column, in place; what it complains of.
+    """Call a LAPACK routine on the lower triangle of a square matrix in column order, in place; return its error code.
 
-    scipy.linalg.lapack would hold the interpreter's lock for minutes: no alive line, and no end on SIGTERM, meanwhile.
+    scipy.linalg.lapack would hold the GIL for minutes, which blocks the alive line and SIGTERM.
     """
     capsule = ctypes.py_object(cython_lapack.__pyx_capi__[routine])
     python = ctypes.pythonapi
@@ -93,8 +93,8 @@ def _lapack(routine: str, matrix: Floats) -> int:
     return problem.value
 
 
-def _mirrored(lower: Floats) -> Floats:
-    """Copies the lower triangle over the upper, in place, in blocks that stay in the cache."""
+def _mirror(lower: Floats) -> Floats:
+    """Copy the lower triangle over the upper, in place, in blocks that stay in the cache."""
     for part in blocks(len(lower), 256):
         lower[part, part.stop :] = lower[part.stop :, part].T
         corner = lower[part, part]

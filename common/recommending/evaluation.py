@@ -1,4 +1,4 @@
-"""How good rankings are on what users went on to buy, with the noise of that."""
+"""Quality of rankings on the later purchases of users, with its sampling noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from common.recommending.histories import History
-from common.recommending.ranking import Positions, Ranking
+from common.recommending.ranking import Positions, Ranking, cumcount, is_in
 
 Numbers = NDArray[np.float64]
 DEPTH = 10
@@ -17,24 +17,24 @@ DEPTH = 10
 
 @dataclass(frozen=True)
 class Truth:
-    """What each user (row) bought in a window: item positions stored in `bought` (users x items, binary)."""
+    """Items that each user (row) bought in a window: positions stored in `bought` (users x items, binary)."""
 
     bought: sp.csr_matrix
 
     @property
     def counts(self) -> Positions:
-        """Items bought by each user."""
+        """Number of items bought by each user."""
         return np.diff(self.bought.indptr).astype(np.int64)
 
     def only(self, items: NDArray[np.bool_]) -> Truth:
-        """The purchases of the items marked (items). O(pairs)."""
+        """Return the purchases of the marked items (items). O(pairs)."""
         kept = self.bought.copy()
         kept.data = items[kept.indices].astype(kept.data.dtype)
         kept.eliminate_zeros()
         return Truth(kept)
 
     def new_to_users(self, pairs: History) -> Truth:
-        """The purchases of items that are not in the user's row of `pairs`. O(pairs)."""
+        """Return the purchases of items that are not in the user's row of `pairs`. O(pairs)."""
         kept = self.bought - self.bought.multiply(pairs.matrix(np.ones_like(pairs.events)))
         kept.eliminate_zeros()
         return Truth(kept.tocsr())
@@ -42,7 +42,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality per user with something to find: their rows, and nDCG, recall and average precision at 10."""
+    """Quality per user with purchases in the truth: row, nDCG, recall and average precision at 10."""
 
     rows: Positions
     ndcg: Numbers
@@ -50,41 +50,40 @@ class Quality:
     precision: Numbers
 
     def means(self) -> dict[str, float]:
-        """Means over users; `map` is the mean of the average precisions. All 0 without users."""
+        """Return means over users; `map` is the mean of the average precisions. All 0 without users."""
         values = {"ndcg": self.ndcg, "recall": self.recall, "map": self.precision}
         return {name: float(value.mean()) if len(value) else 0.0 for name, value in values.items()}
 
 
 def quality(ranking: Ranking, truth: Truth) -> Quality:
-    """nDCG@10 = sum over hits of 1 / log2(rank + 2), over that of the ideal list of min(10, n) hits; rank from 0.
+    """Return nDCG@10, recall@10 and AP@10 per user.
+
+    nDCG@10 = sum over hits of 1 / log2(rank + 2), over that of the ideal list of min(10, n) hits; rank from 0.
 
     Recall@10 = hits / n, and AP@10 = sum over hits of precision at the hit / n, with n the user's purchases in the
-    truth, also of items that no model can know. Users without purchases in the truth are left out; users without
+    truth, including items that no model can know. Users without purchases in the truth are left out; users without
     recommendations count as 0. (Jarvelin and Kekalainen 2002; AP as in the recommenders project.) O(entries log pairs).
     """
     users, items = truth.bought.shape
-    among = ranking.ranks < DEPTH
-    rows, ranks = ranking.rows[among], ranking.ranks[among]
+    top = ranking.ranks < DEPTH
+    rows, ranks = ranking.rows[top], ranking.ranks[top]
     bought_rows = np.repeat(np.arange(users, dtype=np.int64), truth.counts)
     bought = np.sort(bought_rows * items + truth.bought.indices)
-    wanted = rows * items + ranking.items[among]
-    place = np.searchsorted(bought, wanted)
-    hit = place < len(bought)
-    hit[hit] = bought[place[hit]] == wanted[hit]
+    hit = is_in(rows * items + ranking.items[top], bought)
     rows, ranks = rows[hit], ranks[hit]
     order = np.lexsort((ranks, rows))
     rows, ranks = rows[order], ranks[order]
-    hits_until = np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
+    hits_until = cumcount(rows) + 1
     discounts = 1 / np.log2(np.arange(DEPTH) + 2)
     ideal = np.cumsum(discounts)
-    found = np.flatnonzero(truth.counts)
-    counts = truth.counts[found]
+    evaluated = np.flatnonzero(truth.counts)
+    counts = truth.counts[evaluated]
 
     def per_user(values: Numbers) -> Numbers:
-        return np.bincount(rows, values, minlength=users)[found].astype(np.float64)
+        return np.bincount(rows, values, minlength=users)[evaluated].astype(np.float64)
 
     return Quality(
-        found,
+        evaluated,
         per_user(discounts[ranks]) / ideal[np.minimum(counts, DEPTH) - 1],
         per_user(np.ones(len(rows))) / counts,
         per_user(hits_until / (ranks + 1)) / counts,
@@ -92,12 +91,12 @@ def quality(ranking: Ranking, truth: Truth) -> Quality:
 
 
 def coverage(ranking: Ranking, items: int) -> float:
-    """Share of `items` in at least one user's first 10."""
+    """Return the share of `items` in the first 10 of at least one user."""
     return len(np.unique(ranking.items[ranking.ranks < DEPTH])) / max(1, items)
 
 
 def interval(values: Numbers, seed: int, resamples: int = 500) -> tuple[float, float]:
-    """95 % interval of the mean of `values` (users), by the percentile bootstrap over users (Efron 1979).
+    """Return the 95 % interval of the mean of `values` (users), by the percentile bootstrap over users (Efron 1979).
 
     O(resamples x users) time, O(users) memory. (0, 0) without users.
     """
@@ -113,11 +112,11 @@ LENGTHS = (1, 5, 20, 100)  # groups of users by items in their history: 1-4, 5-1
 
 
 def by_length(result: Quality, lengths: Positions) -> dict[str, dict[str, float]]:
-    """Number of users and mean nDCG@10 by length of history; `lengths` has the items of each row's history."""
-    own = lengths[result.rows]
+    """Return the number of users and mean nDCG@10 by length of history; `lengths`: items in each row's history."""
+    lengths = lengths[result.rows]
     groups = {}
     for low, high in zip(LENGTHS, (*LENGTHS[1:], None), strict=True):
-        inside = (own >= low) if high is None else (own >= low) & (own < high)
+        inside = (lengths >= low) if high is None else (lengths >= low) & (lengths < high)
         mean = float(result.ndcg[inside].mean()) if inside.any() else 0.0
         groups[f"{low}+" if high is None else f"{low}-{high - 1}"] = {"users": int(inside.sum()), "ndcg": mean}
     return groups

@@ -1,4 +1,4 @@
-"""Models of factors: a user's history gives the user's factors, and those times an item's factors its score."""
+"""Models of factors: a score is the product of the user's factors, from the history, and the item's."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import scipy.sparse as sp
 
 from common.recommending.als import fold_in, influence
 from common.recommending.histories import Floats, History, user_vectors
-from common.recommending.item_model import strongest
+from common.recommending.item_model import strongest_source
 from common.recommending.ranking import Positions, Ranking, rows_of
 
 
 @dataclass(frozen=True)
 class FactorModel:
-    """With x the vector of a user and u its factors, the score of item j is u.outputs[j] + own[j] x[j].
+    """With x the vector of a user and u its factors, the score of item j is u.outputs[j] + self_weight[j] x[j].
 
-    u is x times `inputs` (items x factors) if `confidence` is 0. Otherwise it is what `als.fold_in` finds for x, with
-    `inputs` as the factors of the items, and that confidence and regularization. outputs: items x factors. own (items):
-    what a purchase says of buying the same again. half_life: of the user vectors, in days.
+    u is x times `inputs` (items x factors) if `confidence` is 0. Otherwise it is `als.fold_in` of x, with `inputs`
+    as the factors of the items, and that confidence and regularization. outputs: items x factors. self_weight (items):
+    scores repeat purchases. half_life: of the user vectors, in days.
     """
 
     inputs: Floats
     outputs: Floats
-    own: Floats
+    self_weight: Floats
     half_life: float
     confidence: float
     regularization: float
@@ -34,11 +34,11 @@ class FactorModel:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float]) -> FactorModel:
-        """The model whose `arrays` and `numbers` these are."""
-        return cls(arrays["inputs"], arrays["outputs"], arrays["own"], **numbers)
+        """Return the model with these `arrays` and `numbers`."""
+        return cls(arrays["inputs"], arrays["outputs"], arrays["self_weight"], **numbers)
 
     def scorer(self, pairs: History) -> FactorScorer:
-        """Scores for the rows of `pairs`. O(pairs x factors), with `confidence` times factors again."""
+        """Return a scorer for the rows of `pairs`. O(pairs x factors), with `confidence` O(pairs x factors^2)."""
         vectors = user_vectors(pairs, self.half_life)
         vectors.sort_indices()
         return FactorScorer(self, vectors, self._users(vectors))
@@ -49,7 +49,7 @@ class FactorModel:
         return fold_in(vectors, self.inputs, self.confidence, self.regularization)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"inputs": self.inputs, "outputs": self.outputs, "own": self.own}
+        return {"inputs": self.inputs, "outputs": self.outputs, "self_weight": self.self_weight}
 
     def numbers(self) -> dict[str, float]:
         return {
@@ -61,7 +61,7 @@ class FactorModel:
 
 @dataclass(frozen=True)
 class FactorScorer:
-    """A FactorModel at work on user vectors and the users' factors."""
+    """Scorer of a FactorModel, with user vectors and the users' factors."""
 
     model: FactorModel
     vectors: sp.csr_matrix
@@ -74,7 +74,7 @@ class FactorScorer:
     def scores(self, part: slice) -> Floats:
         block: Floats = self.users[part] @ self.model.outputs.T
         some = self.vectors[part]
-        block[rows_of(some), some.indices] += self.model.own[some.indices] * some.data
+        block[rows_of(some), some.indices] += self.model.self_weight[some.indices] * some.data
         return block
 
     def reasons(self, ranking: Ranking) -> tuple[Positions, Floats]:
@@ -87,15 +87,16 @@ class FactorScorer:
         return np.concatenate(sources), np.concatenate(scores)
 
     def _reasons_of(self, row: int, targets: Positions) -> tuple[Positions, Floats]:
-        """The same for the items of one row, from the part of each item of the history in the user's factors."""
-        own = self.vectors[row]
-        had = own.indices.astype(np.int64)
+        """Return the reasons of one row's items, from the contribution of each item of the history to the factors."""
+        vector = self.vectors[row]
+        bought = vector.indices.astype(np.int64)
         if self.model.confidence:
-            factors = influence(own, self.model.inputs, self.model.confidence, self.model.regularization)
+            factors = influence(vector, self.model.inputs, self.model.confidence, self.model.regularization)
         else:
-            factors = self.model.inputs[had] * own.data[:, None]
-        parts = factors @ self.model.outputs[targets].T  # history x targets
-        again, entry = np.nonzero(had[:, None] == targets)
-        parts[again, entry] += self.model.own[had[again]] * own.data[again]
-        entry = np.repeat(np.arange(len(targets)), len(had))
-        return strongest(entry, np.tile(had, len(targets)), parts.T.ravel(), len(targets)), parts.sum(axis=0)
+            factors = self.model.inputs[bought] * vector.data[:, None]
+        contributions = factors @ self.model.outputs[targets].T  # history x targets
+        repeated, entry = np.nonzero(bought[:, None] == targets)
+        contributions[repeated, entry] += self.model.self_weight[bought[repeated]] * vector.data[repeated]
+        entry = np.repeat(np.arange(len(targets)), len(bought))
+        sources = strongest_source(entry, np.tile(bought, len(targets)), contributions.T.ravel(), len(targets))
+        return sources, contributions.sum(axis=0)

@@ -1,4 +1,4 @@
-"""What users bought before one moment, as aligned arrays, and the vectors that models make of it."""
+"""Purchases of users before one moment, as aligned arrays, and the matrices that models take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-MAX_FITTED = 5_000  # items; who has more is a reseller or a robot, says little and costs the square of it
+MAX_FITTED = 5_000  # items; users above this are resellers or bots: little signal, quadratic cost
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class History:
                     f"{name} of a history must be finite and not negative: filter or repair the pairs first"
                 )
         if len(self.indices) and not 0 <= int(self.indices.min()) <= int(self.indices.max()) < self.item_count:
-            raise ValueError(f"a history of {self.item_count} items names item positions outside of them")
+            raise ValueError(f"a history of {self.item_count} items contains positions outside of them")
 
     @property
     def user_count(self) -> int:
@@ -48,11 +48,11 @@ class History:
         return np.diff(self.indptr)
 
     def matrix(self, values: Floats) -> sp.csr_matrix:
-        """Users x items with one value per pair; shares the index arrays."""
+        """Return users x items with one value per pair; shares the index arrays."""
         return sp.csr_matrix((values, self.indices, self.indptr), shape=(self.user_count, self.item_count), copy=False)
 
     def rows(self, users: NDArray[np.int64] | slice) -> History:
-        """The same for some of the users, in the order given. Costs time and memory of the pairs kept."""
+        """Return the history of some users, in the given order. Time and memory: the pairs kept."""
         numbers = self.matrix(np.arange(len(self.indices), dtype=np.float64))[users]
         kept = numbers.data.astype(np.int64)
         return History(
@@ -68,7 +68,7 @@ def history(
     age: NDArray[np.generic],
     item_count: int,
 ) -> History:
-    """The pairs of a larger table that exist as of a moment; users without any keep an empty row.
+    """Return the pairs of a larger table that exist as of a moment; users without any keep an empty row.
 
     `exists`, `events` and `age` have one value per pair of `indices`. One pass, memory of the pairs kept.
     """
@@ -83,21 +83,21 @@ def history(
 
 
 def decay(age: Floats, half_life: float) -> Floats:
-    """2^(-age / half_life), shapes as `age`, both in days; ones for an infinite half-life."""
+    """Return 2^(-age / half_life), shapes as `age`, both in days; ones for an infinite half-life."""
     decayed: Floats = np.exp2(-age / np.float32(half_life), dtype=np.float32)
     return decayed
 
 
 def strength(events: Floats) -> Floats:
-    """What a pair counts by its number of purchases: log2(1 + purchases), so 1 for one."""
+    """Return the weight of a pair by its number of purchases: log2(1 + purchases), so 1 for one."""
     return np.log2(1 + events, dtype=np.float32)
 
 
 def fitting_matrix(pairs: History, half_life: float, counting: bool) -> sp.csr_matrix:
-    """Users x items to fit on: 2^(-age / half_life) for each pair, times its strength if `counting`; their mean is 1.
+    """Return users x items to fit on: 2^(-age / half_life) for each pair, times its strength if `counting`; mean 1.
 
-    The mean is 1 so that one grid of regularizations serves data of any age. Times zero, it stays zero. Users with more
-    than MAX_FITTED items are left out, that is, their rows are empty.
+    The mean is 1 so that one grid of regularizations serves data of any age; a mean of 0 stays 0. The rows of users
+    with more than MAX_FITTED items are empty.
     """
     too_long = pairs.lengths > MAX_FITTED
     if too_long.any():
@@ -111,5 +111,5 @@ def fitting_matrix(pairs: History, half_life: float, counting: bool) -> sp.csr_m
 
 
 def user_vectors(pairs: History, half_life: float) -> sp.csr_matrix:
-    """Users x items to score from: strength * 2^(-age / half_life) for each pair."""
+    """Return users x items to score from: strength * 2^(-age / half_life) for each pair."""
     return pairs.matrix(strength(pairs.events) * decay(pairs.age, half_life))

@@ -19,7 +19,7 @@ class ItemModel:
     """With x the vector of a user, the score of item j is the sum over i of x[i] W[i, j].
 
     W is `sparse` (catalogue x catalogue) plus `dense` (head x head) at the positions `head` (ascending). Its diagonal
-    is what a purchase says of buying the same again. half_life: of the user vectors, in days.
+    scores repeat purchases. half_life: of the user vectors, in days.
     """
 
     sparse: sp.csr_matrix
@@ -30,13 +30,13 @@ class ItemModel:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float]) -> ItemModel:
-        """The model whose `arrays` and `numbers` these are."""
+        """Return the model with these `arrays` and `numbers`."""
         items = len(arrays["sparse_indptr"]) - 1
         parts = tuple(arrays[f"sparse_{part}"] for part in SPARSE_PARTS)
         return cls(sp.csr_matrix(parts, shape=(items, items)), arrays["dense"], arrays["head"], **numbers)
 
     def scorer(self, pairs: History) -> ItemScorer:
-        """Scores for the rows of `pairs`. O(pairs)."""
+        """Return a scorer for the rows of `pairs`. O(pairs)."""
         return ItemScorer(self, user_vectors(pairs, self.half_life))
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -48,7 +48,7 @@ class ItemModel:
 
 
 class ItemScorer:
-    """An ItemModel at work; the scores stay sparse where the model is and few of them are not 0."""
+    """Scorer of an ItemModel; the scores stay sparse if the model is sparse and few of them are not 0."""
 
     def __init__(self, model: ItemModel, vectors: sp.csr_matrix) -> None:
         vectors.sort_indices()
@@ -75,10 +75,11 @@ class ItemScorer:
         lengths = np.diff(vectors.indptr)[ranking.rows]
         starts = np.cumsum(lengths) - lengths
         entry = np.repeat(np.arange(len(lengths)), lengths)
-        place = np.arange(lengths.sum()) - np.repeat(starts - vectors.indptr[ranking.rows], lengths)
-        source = vectors.indices[place].astype(np.int64)
-        parts = vectors.data[place] * self._weights(source, ranking.items[entry])
-        return strongest(entry, source, parts, len(lengths)), np.bincount(entry, parts, len(lengths)).astype(np.float32)
+        position = np.arange(lengths.sum()) - np.repeat(starts - vectors.indptr[ranking.rows], lengths)
+        source = vectors.indices[position].astype(np.int64)
+        contributions = vectors.data[position] * self._weights(source, ranking.items[entry])
+        scores = np.bincount(entry, contributions, len(lengths)).astype(np.float32)
+        return strongest_source(entry, source, contributions, len(lengths)), scores
 
     def _weights(self, sources: Positions, targets: Positions) -> Floats:
         model = self.model
@@ -86,19 +87,22 @@ class ItemScorer:
         if model.sparse.nnz and len(sources):
             weights += np.asarray(model.sparse[sources, targets]).ravel()
         if len(model.head):
-            place = np.full(model.sparse.shape[0], -1)
-            place[model.head] = np.arange(len(model.head))
-            inside = np.flatnonzero((place[sources] >= 0) & (place[targets] >= 0))
-            weights[inside] += model.dense[place[sources[inside]], place[targets[inside]]]
+            in_head = np.full(model.sparse.shape[0], -1)
+            in_head[model.head] = np.arange(len(model.head))
+            inside = np.flatnonzero((in_head[sources] >= 0) & (in_head[targets] >= 0))
+            weights[inside] += model.dense[in_head[sources[inside]], in_head[targets[inside]]]
         return weights
 
 
-def strongest(entry: Positions, source: Positions, parts: Floats, entries: int) -> Positions:
-    """Of each of `entries` the source of its largest positive part, -1 without one; parts stand by entry and source."""
-    best = np.zeros(entries, dtype=parts.dtype)
-    np.maximum.at(best, entry, parts)
-    found = np.flatnonzero((parts == best[entry]) & (parts > 0))
-    which, first = np.unique(entry[found], return_index=True)
+def strongest_source(entry: Positions, source: Positions, contributions: Floats, entries: int) -> Positions:
+    """Return the source of the largest positive contribution to each entry, -1 without one.
+
+    The contributions are sorted by entry and source.
+    """
+    best = np.zeros(entries, dtype=contributions.dtype)
+    np.maximum.at(best, entry, contributions)
+    largest = np.flatnonzero((contributions == best[entry]) & (contributions > 0))
+    which, first = np.unique(entry[largest], return_index=True)
     result = np.full(entries, -1, dtype=np.int64)
-    result[which] = source[found[first]]
+    result[which] = source[largest[first]]
     return result

@@ -1,4 +1,4 @@
-"""Neighbours of items: sparse item-to-item weights from paths or angles, the strongest of each item kept."""
+"""Neighbours of items: sparse item-to-item weights by random walks or cosines, the strongest per item."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from common.recommending.blocks import blocks, in_parallel
 from common.recommending.histories import Floats
 from common.recommending.ranking import rows_of, top_of_sparse
 
-BLOCK_VALUES = 8_000_000  # places of a block of items x items: 64 MB if all of them are taken
+BLOCK_VALUES = 8_000_000  # cells per block of items x items: 64 MB if all are stored
 
 
 def rp3beta(matrix: sp.csr_matrix, alpha: float, beta: float, neighbours: int = 100) -> sp.csr_matrix:
-    """Weights W (items x items, from row to column, zero diagonal) of random walks item - user - item.
+    """Return weights W (items x items, from row to column, zero diagonal) of random walks item - user - item.
 
     W[i, j] = sum over users u of (P[i, u] P[u, j])^alpha / popularity[j]^beta, P the transition probabilities: X' and X
     with rows that add up to 1; popularity the sums of X's columns. Each column keeps its `neighbours` strongest rows.
@@ -25,16 +25,16 @@ def rp3beta(matrix: sp.csr_matrix, alpha: float, beta: float, neighbours: int = 
     """
     _check(matrix)
     popularity = np.asarray(matrix.sum(axis=0), dtype=np.float64).ravel()
-    from_users = _scaled(matrix, 1 / _or_one(np.asarray(matrix.sum(axis=1)).ravel()), None)
-    to_users = _scaled(matrix, None, 1 / _or_one(popularity))
+    from_users = _scale(matrix, 1 / _zero_to_one(np.asarray(matrix.sum(axis=1)).ravel()), None)
+    to_users = _scale(matrix, None, 1 / _zero_to_one(popularity))
     from_users.data **= np.float32(alpha)
     to_users.data **= np.float32(alpha)
-    penalty = (_or_one(popularity) ** -beta).astype(np.float32)
-    return _strongest(from_users, to_users, neighbours, lambda values, to, source: values * penalty[to])
+    penalty = (_zero_to_one(popularity) ** -beta).astype(np.float32)
+    return _strongest_per_column(from_users, to_users, neighbours, lambda values, to, source: values * penalty[to])
 
 
 def cosine(matrix: sp.csr_matrix, shrinkage: float, neighbours: int = 100) -> sp.csr_matrix:
-    """Weights W (items x items, from row to column, zero diagonal): cosine of the items' columns x, shrunk.
+    """Return weights W (items x items, from row to column, zero diagonal): cosine of the items' columns x, shrunk.
 
     W[i, j] = x_i.x_j / (|x_i| |x_j| + shrinkage). Each column keeps its `neighbours` strongest rows. (Deshpande and
     Karypis, Item-Based Top-N Recommendation Algorithms, 2004.)
@@ -48,40 +48,40 @@ def cosine(matrix: sp.csr_matrix, shrinkage: float, neighbours: int = 100) -> sp
         shrunk: Floats = values / (lengths[to] * lengths[source] + np.float32(shrinkage or np.finfo(np.float32).tiny))
         return shrunk
 
-    return _strongest(matrix, matrix, neighbours, shrink)
+    return _strongest_per_column(matrix, matrix, neighbours, shrink)
 
 
-def _strongest(
+def _strongest_per_column(
     targets: sp.csr_matrix,
     sources: sp.csr_matrix,
     neighbours: int,
     finish: Callable[[Floats, np.ndarray, np.ndarray], Floats],
 ) -> sp.csr_matrix:
-    """The `neighbours` largest positive entries of each column of sources' targets, but for the diagonal.
+    """Return the `neighbours` largest positive entries of each column of sources' targets, without the diagonal.
 
-    `finish` makes weights of products, given the items that each leads to and comes from.
+    `finish` turns products into weights, given the target and the source item of each.
     """
     items = targets.shape[1]
     rows_of_targets = targets.T.tocsr().astype(np.float32, copy=False)
     sources = sources.astype(np.float32, copy=False)
 
-    def work(part: slice) -> tuple[np.ndarray, np.ndarray, Floats]:
-        block = rows_of_targets[part] @ sources  # row j - part.start holds column j of W
+    def of_block(part: slice) -> tuple[np.ndarray, np.ndarray, Floats]:
+        block = rows_of_targets[part] @ sources  # row j - part.start is column j of W
         block.data = finish(block.data, rows_of(block) + part.start, block.indices)
         itself = sp.eye(part.stop - part.start, items, k=part.start, format="csr", dtype=np.int8)
         rows, columns, values = top_of_sparse(block, neighbours, itself)
         return rows + part.start, columns, values
 
-    found = list(in_parallel(work, blocks(items, BLOCK_VALUES // max(1, items))))
-    if not found:
+    entries = list(in_parallel(of_block, blocks(items, BLOCK_VALUES // max(1, items))))
+    if not entries:
         return sp.csr_matrix((items, items), dtype=np.float32)
-    to, source, values = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    to, source, values = (np.concatenate(arrays) for arrays in zip(*entries, strict=True))
     weights = sp.csr_matrix((values, (source, to)), shape=(items, items), dtype=np.float32)
     weights.sort_indices()
     return weights
 
 
-def _scaled(matrix: sp.csr_matrix, rows: np.ndarray | None, columns: np.ndarray | None) -> sp.csr_matrix:
+def _scale(matrix: sp.csr_matrix, rows: np.ndarray | None, columns: np.ndarray | None) -> sp.csr_matrix:
     values = matrix.data.astype(np.float32)
     if rows is not None:
         values *= np.repeat(rows.astype(np.float32), np.diff(matrix.indptr))
@@ -90,7 +90,7 @@ def _scaled(matrix: sp.csr_matrix, rows: np.ndarray | None, columns: np.ndarray 
     return sp.csr_matrix((values, matrix.indices, matrix.indptr), shape=matrix.shape)
 
 
-def _or_one(sums: np.ndarray) -> np.ndarray:
+def _zero_to_one(sums: np.ndarray) -> np.ndarray:
     return np.where(sums > 0, sums, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Popularity of items, all-time and decayed, and the momentum that follows from it."""
+"""Popularity of items, all-time and decayed, and their momentum."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ LONG_HALF_LIFE = 240.0
 
 
 def popularity(pairs: History, half_life: float = np.inf) -> NDArray[np.float64]:
-    """Score of each item (items): the sum over its users of 2^(-age / half_life), age of their last purchase in days.
+    """Return the score of each item (items): the sum over its users of 2^(-age / half_life).
+
+    age: of the user's last purchase, in days.
 
     An infinite half-life counts the users (all-time popularity). A user counts once per item, however often they
     bought it. O(pairs) time, O(items) memory.
@@ -22,10 +24,12 @@ def popularity(pairs: History, half_life: float = np.inf) -> NDArray[np.float64]
 
 
 def momentum(pairs: History, exponent: float) -> Floats:
-    """Factor of each item (items): ((popularity over 30 days + 1/2) / (popularity over 240 days + 1/2)) ^ exponent.
+    """Return the factor of each item (items).
 
-    Damps what has stopped selling (out of season, out of stock) and lifts what has begun to. The halves shrink items
-    with few users towards 1. O(pairs) time.
+    It is ((popularity over 30 days + 1/2) / (popularity over 240 days + 1/2)) ^ exponent.
+
+    Damps items that have stopped selling (out of season, out of stock) and lifts those that have begun to. The halves
+    shrink items with few users towards 1. O(pairs) time.
     """
     ratio = (popularity(pairs, SHORT_HALF_LIFE) + 0.5) / (popularity(pairs, LONG_HALF_LIFE) + 0.5)
     return np.asarray(ratio**exponent, dtype=np.float32)

@@ -1,9 +1,9 @@
-"""The best items of each user, exactly, in blocks of users, from scores that a model gives block by block."""
+"""Exact top items of each user, in blocks of users, from scores computed block by block."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,14 +15,14 @@ from common.recommending.histories import Floats
 SMALLEST = np.finfo(np.float32).smallest_subnormal
 FLOAT_BITS, MAX_FLOAT = 31, 2**31 - 1  # of positive floats
 MAX_BLOCK = 4096  # rows
-BLOCK_VALUES = 2_000_000  # scores of a block of users: 8 MB, to stay near the cache
+BLOCK_VALUES = 2_000_000  # scores per block of users: 8 MB, to stay near the cache
 
 Positions = NDArray[np.int64]
 Entries = tuple[Positions, Positions, Floats]  # rows, columns, values
 
 
 class Ranking(NamedTuple):
-    """Recommendations, one entry each: row (user), rank (from 0), item (position), score; by row, then by rank."""
+    """Recommendations, one per entry: row (user), rank (from 0), item (position), score; by row, then by rank."""
 
     rows: Positions
     ranks: Positions
@@ -31,22 +31,25 @@ class Ranking(NamedTuple):
 
 
 class Scorer(Protocol):
-    """A model at work on the histories of some users, its rows."""
+    """A model applied to the histories of some users, its rows."""
 
     @property
     def width(self) -> int:
-        """About how many scores a user takes in memory: all items, or fewer where scores are sparse."""
+        """Approximate number of scores per user in memory: all items, or fewer if scores are sparse."""
 
     def scores(self, part: slice) -> Floats | sp.csr_matrix:
-        """Scores of a block of rows, which the caller may change: users x catalogue; what is not stored is 0."""
+        """Return the scores of a block of rows, which the caller may modify: users x catalogue; missing ones are 0."""
 
     def reasons(self, ranking: Ranking) -> tuple[Positions, Floats]:
-        """Per entry the item of the user's history that counted most (-1: none did; ties to the lower position), and
-        the entry's score. O(entries x items of the user) time and memory: call it block by block."""
+        """Return the item of the history that contributed most to each entry, and the score of the entry.
+
+        The item is -1 without a contribution; ties go to the lower position. O(entries x items of the user) time and
+        memory: call it block by block.
+        """
 
 
 class NonPersonalizedScorer:
-    """The same scores (items) for every user, such as a popularity."""
+    """The same scores (items) for every user, for example popularity."""
 
     def __init__(self, scores: NDArray[np.floating]) -> None:
         self.same = np.asarray(scores, dtype=np.float32)
@@ -60,19 +63,18 @@ class NonPersonalizedScorer:
 
 
 def rank(scorer: Scorer, users: int, count: int, exclude: sp.csr_matrix | None = None) -> Iterator[Ranking]:
-    """The `count` items of highest positive score for each of `users` rows, block by block; ties to the lower position.
+    """Yield the `count` items of highest positive score of each row, by block; ties go to the lower position.
 
     Items stored in a row of `exclude` (users x items) are left out, as are scores of zero and below: a user may get
-    fewer items, or none. Exact. Memory: one block of 8 MB per core, never users x items. Time: that of the scores, and
-    two passes over them.
+    fewer items, or none. Exact. Memory: one block of 8 MB per core, never users x items. Time: the scores, and two
+    passes over them.
     """
 
     def of_block(part: slice) -> Ranking:
         block = scorer.scores(part)
         excluded = None if exclude is None else exclude[part]
         rows, columns, values = top_of_sparse(block, count, excluded) if sp.issparse(block) else top(block, excluded)
-        ranks = np.arange(len(rows)) - np.searchsorted(rows, rows)
-        return Ranking(rows + part.start, ranks, columns, values)
+        return Ranking(rows + part.start, cumcount(rows), columns, values)
 
     def top(block: Floats, excluded: sp.csr_matrix | None) -> Entries:
         if excluded is not None:
@@ -82,20 +84,20 @@ def rank(scorer: Scorer, users: int, count: int, exclude: sp.csr_matrix | None =
     yield from in_parallel(of_block, blocks(users, min(MAX_BLOCK, BLOCK_VALUES // max(1, scorer.width))))
 
 
-def joined(rankings: list[Ranking]) -> Ranking:
-    """Blocks of a ranking as one."""
+def concatenate(rankings: list[Ranking]) -> Ranking:
+    """Return blocks of a ranking as one."""
     if not rankings:
-        nothing = np.zeros(0, dtype=np.int64)
-        return Ranking(nothing, nothing, nothing, np.zeros(0, dtype=np.float32))
+        empty = np.zeros(0, dtype=np.int64)
+        return Ranking(empty, empty, empty, np.zeros(0, dtype=np.float32))
     return Ranking(*(np.concatenate(arrays) for arrays in zip(*rankings, strict=True)))
 
 
 def top_entries(block: Floats, count: int) -> Entries:
-    """Rows, columns, values of the `count` largest positive entries of each row; best first, ties to the lower column.
+    """Return rows, columns, values of the `count` largest positive entries per row; best first, ties to lower columns.
 
-    Exact by a threshold: the columns are dealt into groups, at least `count` of them, and the count-th largest of the
-    group maxima of a row is at most its count-th largest value, so that only entries from there on need sorting. One
-    pass over the block for the maxima and one for the comparison; memory: a bit of each entry and what is sorted.
+    Exact by a threshold: the columns are split into at least `count` groups, and the count-th largest of the group
+    maxima of a row is at most its count-th largest value, so only entries from that threshold need sorting. One pass
+    over the block for the maxima and one for the comparison; memory: one bit per entry and the sorted entries.
     """
     rows, columns = block.shape
     if not (rows and columns and count > 0):
@@ -111,9 +113,9 @@ def top_entries(block: Floats, count: int) -> Entries:
 
 
 def top_of_sparse(block: sp.csr_matrix, count: int, excluded: sp.csr_matrix | None = None) -> Entries:
-    """The same of a sparse block without the entries stored in `excluded`, in passes over the stored entries only.
+    """Return `top_entries` of a sparse block without the entries stored in `excluded`, from the stored entries only.
 
-    Of a row with e excluded entries the count + e largest are looked at: at most e of them fall out.
+    Of a row with e excluded entries the count + e largest are candidates: at most e of them are removed.
     """
     rows, columns = block.shape
     if not (block.nnz and count > 0):
@@ -125,33 +127,33 @@ def top_of_sparse(block: sp.csr_matrix, count: int, excluded: sp.csr_matrix | No
     long = np.flatnonzero((lengths > 2 * groups) & (wanted <= groups))
     if len(long):
         bounds = block.indptr[long, None] + lengths[long, None] * np.arange(groups + 1, dtype=np.int64) // groups
-        bounds = np.minimum(bounds, block.nnz - 1)  # the last row's last group does without its last entry
+        bounds = np.minimum(bounds, block.nnz - 1)  # the last group of the last row omits its last entry
         maxima = np.maximum.reduceat(block.data, bounds.ravel()).reshape(bounds.shape)[:, :groups]
         maxima.sort(axis=1)
         np.maximum(SMALLEST, maxima[np.arange(len(long)), groups - wanted[long]], out=maxima[:, 0])
         threshold[long] = maxima[:, 0]
-    place = np.flatnonzero(block.data >= np.repeat(threshold, lengths))
-    row = np.searchsorted(block.indptr, place, side="right") - 1
-    column, value = block.indices[place].astype(np.int64), block.data[place]
+    position = np.flatnonzero(block.data >= np.repeat(threshold, lengths))
+    row = np.searchsorted(block.indptr, position, side="right") - 1
+    column, value = block.indices[position].astype(np.int64), block.data[position]
     if excluded is not None:
         keys = np.sort(rows_of(excluded) * columns + excluded.indices)
-        kept = ~_contained(row * columns + column, keys)
+        kept = ~is_in(row * columns + column, keys)
         row, column, value = row[kept], column[kept], value[kept]
     return _first(row, column, value, count)
 
 
 def _first(row: Positions, column: Positions, value: Floats, count: int) -> Entries:
-    """The `count` largest positive values of each row; best first, ties to the lower column.
+    """Return the `count` largest positive values of each row; best first, ties to the lower column.
 
-    By sorting whole numbers that hold row, value and column, in this order of weight: many times as fast as sorting by
-    three keys. The bits of positive floats are in the order of the floats.
+    Sorts integers packed from row, value and column, many times faster than sorting by three keys. The bits of positive
+    floats have the order of the floats.
     """
     if not len(row):
         return row, column, value
     width = int(column.max()).bit_length()
     if int(row.max()).bit_length() + FLOAT_BITS + width > 64:
         raise ValueError(
-            f"{row.max() + 1} rows of {column.max() + 1} columns are too many for one block: use smaller ones"
+            f"{row.max() + 1} rows of {column.max() + 1} columns are too many for one block: use smaller blocks"
         )
     below = np.uint64(MAX_FLOAT) - value.view(np.uint32).astype(np.uint64)
     keys = (
@@ -161,21 +163,30 @@ def _first(row: Positions, column: Positions, value: Floats, count: int) -> Entr
     )
     keys.sort()
     row = (keys >> np.uint64(FLOAT_BITS + width)).astype(np.int64)
-    first = np.flatnonzero(np.diff(row, prepend=-1))
-    number = np.arange(len(row)) - np.repeat(first, np.diff(first, append=len(row)))
+    number = cumcount(row)
     keys, row = keys[number < count], row[number < count]
     column = (keys & np.uint64((1 << width) - 1)).astype(np.int64)
     bits = np.uint64(MAX_FLOAT) - ((keys >> np.uint64(width)) & np.uint64(MAX_FLOAT))
     return row, column, bits.astype(np.uint32).view(np.float32)
 
 
-def _contained(values: Positions, ascending: Positions) -> NDArray[np.bool_]:
+def is_in(values: Positions, ascending: Positions) -> NDArray[np.bool_]:
+    """Mark the values that are among the ascending ones."""
     if not len(ascending):
         return np.zeros(len(values), dtype=bool)
-    found: NDArray[np.bool_] = ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
-    return found
+    equal: NDArray[np.bool_] = ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
+    return equal
 
 
 def rows_of(matrix: sp.csr_matrix) -> Positions:
-    """The row of each stored entry."""
+    """Return the row of each stored entry."""
     return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+
+
+def cumcount(*keys: NDArray[Any]) -> Positions:
+    """Return the number, from 0, of each entry among those with equal keys, which must be adjacent."""
+    starts = np.ones(len(keys[0]), dtype=bool)
+    starts[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
+    positions = np.arange(len(starts))
+    numbers: Positions = positions - np.maximum.accumulate(np.where(starts, positions, 0))
+    return numbers

@@ -13,7 +13,7 @@ USER_POWER = 0.25
 
 
 def svd(matrix: sp.csr_matrix, factors: int, item_power: float, seed: int = 1) -> tuple[Floats, Floats]:
-    """Inputs and outputs (both items x factors) by which a history x scores all items: x inputs outputs'.
+    """Return inputs and outputs (both items x factors), with which a history x scores all items: x inputs outputs'.
 
     V are the first right singular vectors of D_u^-1/4 X D_i^-p, with X the matrix (users x items), D_u and D_i the
     numbers of entries of its rows and columns and p `item_power`; inputs are D_i^-p V, outputs D_i^p V. (Randomized:
@@ -22,7 +22,7 @@ def svd(matrix: sp.csr_matrix, factors: int, item_power: float, seed: int = 1) -
     O(entries factors + (users + items) factors^2) time; memory: the matrix twice and (users + items) factors floats.
     The same seed gives the same factors. At most as many factors as users or items.
     """
-    from sklearn.utils.extmath import randomized_svd  # here, because it takes a second that predicting need not wait
+    from sklearn.utils.extmath import randomized_svd  # here: its import takes a second, which prediction need not wait
 
     if not np.isfinite(matrix.data).all():
         raise ValueError("SVD needs finite weights: filter or repair the pairs first")

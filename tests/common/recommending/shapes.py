@@ -9,7 +9,7 @@ from common.recommending.histories import History
 
 
 def of_dense(events: np.ndarray, age: np.ndarray | None = None) -> History:
-    """The history whose pairs are the cells that are not zero."""
+    """Return the history whose pairs are the cells that are not zero."""
     matrix = sp.csr_matrix(np.asarray(events, dtype=np.float32))
     matrix.sort_indices()
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))

@@ -1,4 +1,4 @@
-"""Measures against their definitions, written as loops over one user's list."""
+"""Measures of quality against their definitions as loops over one user's list."""
 
 import math
 
@@ -41,9 +41,9 @@ def measures(recommended: list[int], bought: set[int]) -> tuple[float, float, fl
 @given(lists)
 def test_measures_are_their_definitions(users: list[tuple[list[int], set[int]]]) -> None:
     found = quality(ranking([items for items, _ in users]), truth([bought for _, bought in users]))
-    asked = [row for row, (_, bought) in enumerate(users) if bought]
-    assert found.rows.tolist() == asked
-    expected = [measures(*users[row]) for row in asked]
+    evaluated = [row for row, (_, bought) in enumerate(users) if bought]
+    assert found.rows.tolist() == evaluated
+    expected = [measures(*users[row]) for row in evaluated]
     np.testing.assert_allclose(
         np.array([found.ndcg, found.recall, found.precision]).T, np.array(expected).reshape(-1, 3), rtol=1e-9
     )
@@ -53,7 +53,7 @@ def test_means_are_zero_without_users() -> None:
     assert quality(ranking([[1]]), truth([set()])).means() == {"ndcg": 0, "recall": 0, "map": 0}
 
 
-def test_what_the_user_had_is_no_truth_where_only_new_items_count() -> None:
+def test_items_in_the_history_are_not_truth_without_repeats() -> None:
     pairs = of_dense(np.array([[3, 0, 1], [0, 0, 0]]))
     assert truth([{0, 1}, {0}], 3).new_to_users(pairs).bought.toarray().tolist() == [[0, 1, 0], [1, 0, 0]]
 
@@ -67,7 +67,7 @@ def test_coverage_counts_items_of_the_first_ten_once() -> None:
     assert coverage(ranking([list(range(12)), [0, 1]]), 20) == 10 / 20
 
 
-def test_groups_by_length_hold_their_users() -> None:
+def test_groups_by_length_contain_their_users() -> None:
     result = quality(ranking([[0], [1], [0], [1]]), truth([{0}, {0}, {0}, {0}]))
     groups = by_length(result, np.array([4, 5, 99, 100]))
     assert groups == {
@@ -78,14 +78,14 @@ def test_groups_by_length_hold_their_users() -> None:
     }
 
 
-def test_the_interval_holds_the_mean_as_often_as_it_says() -> None:
+def test_interval_contains_the_mean_in_95_percent() -> None:
     random = np.random.default_rng(5)
     samples = [random.exponential(1, 200) for _ in range(200)]
     inside = [low <= 1 <= high for low, high in (interval(sample, 1, 200) for sample in samples)]
     assert 0.88 <= np.mean(inside) <= 0.98
 
 
-def test_the_interval_follows_the_seed() -> None:
+def test_interval_depends_on_the_seed_only() -> None:
     values = np.random.default_rng(0).random(50)
     assert interval(values, 1) == interval(values, 1) != interval(values, 2)
     assert interval(np.zeros(0), 1) == (0, 0)

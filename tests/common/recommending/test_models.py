@@ -12,7 +12,7 @@ from common.recommending.blend import Blend, Model, candidates, choose_weights
 from common.recommending.evaluation import Truth, quality
 from common.recommending.histories import History, history
 from common.recommending.popularity import momentum, popularity
-from common.recommending.ranking import Ranking, joined
+from common.recommending.ranking import Ranking, concatenate
 
 PARAMETERS = {key: value for name in models.MODELS for key, value in models.defaults(name, True).items()}
 
@@ -21,7 +21,7 @@ def by_model(name: str, count: int, repeats: bool) -> Callable[[History], Rankin
     def ranked(pairs: History) -> Ranking:
         model = made(name, pairs)
         scorer = model.scorer(pairs)
-        found = joined(list(models.recommend(scorer, pairs, count, repeats)))
+        found = concatenate(list(models.recommend(scorer, pairs, count, repeats)))
         because, again = scorer.reasons(found)
         np.testing.assert_allclose(again, found.scores, rtol=0.01, atol=1e-5)
         had = pairs.matrix(np.ones_like(pairs.events))
@@ -32,7 +32,7 @@ def by_model(name: str, count: int, repeats: bool) -> Callable[[History], Rankin
 
 
 def made(name: str, pairs: History) -> Model:
-    """The model of a name, or a blend of all."""
+    """Return the model of a name, or a blend of all."""
     if name != "blend":
         return models.fit(name, pairs, PARAMETERS, head=100)
     return Blend(
@@ -45,7 +45,7 @@ def by_popularity(count: int, repeats: bool) -> Callable[[History], Ranking]:
 
 
 def raw(events: list[float], age: list[float], items: int = 3) -> History:
-    """One user with len(events) items."""
+    """Return one user with len(events) items."""
     return History(
         np.array([0, len(events)]),
         np.arange(len(events), dtype=np.int32),
@@ -56,7 +56,7 @@ def raw(events: list[float], age: list[float], items: int = 3) -> History:
 
 
 def with_a_long_row(items: int) -> History:
-    """One user with all items, and two with one each."""
+    """Return one user with all items, and two with one each."""
     indices = np.concatenate([np.arange(items), [0, 1]]).astype(np.int32)
     ones = np.ones(items + 2, dtype=np.float32)
     return History(np.array([0, items, items + 1, items + 2]), indices, ones, 0 * ones, items)
@@ -70,7 +70,7 @@ RIGHT: dict[str, Callable[[], History]] = {
     "one item": lambda: of_dense(np.array([[1], [0], [2]])),
     "one pair": lambda: of_dense(np.array([[0, 1], [0, 0]])),
     "everyone has everything": lambda: of_dense(np.ones((5, 6))),
-    "fewer items than asked for": lambda: random_history(20, 7),
+    "fewer items than requested": lambda: random_history(20, 7),
     "so old that all weights are zero": lambda: of_dense(np.ones((4, 4)), np.full((4, 4), 1e30)),
     "no events": lambda: raw([0, 0], [1, 1]),
     "a user with 30,000 items": lambda: with_a_long_row(30_000),
@@ -109,24 +109,24 @@ def test_every_model_ranks_awkward_input(case: str, name: str, repeats: bool) ->
     if name != "popularity":
         users_without_history = np.flatnonzero(pairs.lengths == 0)
         assert not np.isin(found.rows, users_without_history).any()
-    for one, other in zip(found, ranked(RIGHT[case]()), strict=True):  # the same again
+    for one, other in zip(found, ranked(RIGHT[case]()), strict=True):  # ranked once more
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_no_model_ever_sees_wrong_input(case: str) -> None:
+def test_wrong_input_is_refused(case: str) -> None:
     with pytest.raises(ValueError, match="history"):
         WRONG[case]()
 
 
-def test_models_that_need_finite_weights_say_so() -> None:
+def test_models_refuse_weights_that_are_not_finite() -> None:
     matrix = random_history(5, 6).matrix(np.full(len(random_history(5, 6).indices), np.nan, dtype=np.float32))
     for recipe in models.MODELS.values():
         with pytest.raises(ValueError, match="finite"):
             recipe.fit(matrix, PARAMETERS, 100)
 
 
-def test_a_snapshot_keeps_only_what_existed() -> None:
+def test_history_keeps_only_the_pairs_that_existed() -> None:
     kept = history(
         np.array([0, 2, 2, 4]),
         np.array([1, 3, 0, 2]),
@@ -139,7 +139,7 @@ def test_a_snapshot_keeps_only_what_existed() -> None:
     assert kept.age.tolist() == [0.5, 2, 3]
 
 
-def test_rows_of_a_history_are_those_users_in_that_order() -> None:
+def test_rows_of_a_history_are_in_the_given_order() -> None:
     pairs = random_history(9, 5)
     some = pairs.rows(np.array([7, 2]))
     assert (some.matrix(some.events).toarray() == pairs.matrix(pairs.events).toarray()[[7, 2]]).all()
@@ -152,7 +152,7 @@ def test_popularity_halves_with_each_half_life() -> None:
     assert popularity(pairs, 7).tolist() == [1.5, 0.25, 0]
 
 
-def test_momentum_is_below_one_for_what_stopped_selling() -> None:
+def test_momentum_is_below_one_for_items_that_stopped_selling() -> None:
     pairs = of_dense(np.ones((40, 3)), np.tile([0, 90, 0], (40, 1)))
     factor = momentum(pairs, 0.5)
     assert factor[1] < 0.6 < 0.99 < factor[0] <= 1
@@ -160,7 +160,7 @@ def test_momentum_is_below_one_for_what_stopped_selling() -> None:
 
 
 def learnable() -> tuple[History, Truth]:
-    """Two tastes; each user bought half of the items of one, and goes on to buy some of the other half."""
+    """Return two tastes: each user bought half of the items of one, and later buys some of the other half."""
     random = np.random.default_rng(7)
     events, later = np.zeros((200, 30)), np.zeros((200, 30), dtype=np.int8)
     for user in range(200):
@@ -170,7 +170,7 @@ def learnable() -> tuple[History, Truth]:
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-def test_every_model_learns_tastes_that_popularity_cannot(name: str) -> None:
+def test_every_model_learns_tastes_unlike_popularity(name: str) -> None:
     pairs, truth = learnable()
     choice = models.choose(name, pairs, pairs, truth, repeats=False)
     found = quality(models.ranking_of(models.fit(name, pairs, choice.parameters), pairs, False), truth).means()["ndcg"]
@@ -179,10 +179,10 @@ def test_every_model_learns_tastes_that_popularity_cannot(name: str) -> None:
     assert found > popular + 0.2
 
 
-def test_ease_on_a_head_is_ease_of_the_most_popular_items_alone_and_neighbours_do_the_tail() -> None:
+def test_ease_covers_the_head_and_neighbours_the_tail() -> None:
     random = np.random.default_rng(4)
     events = random.random((60, 20)) < np.linspace(0.05, 0.9, 20)  # the last items are the head
-    pairs, parameters = of_dense(events), {**PARAMETERS, "own": 0}
+    pairs, parameters = of_dense(events), {**PARAMETERS, "self_weight": 0}
     model = models.fit("ease", pairs, parameters, head=6)
     assert model.head.tolist() == sorted(np.argsort(-events.sum(axis=0), kind="stable")[:6].tolist())
     alone = models.fit("ease", of_dense(events[:, model.head]), parameters)
@@ -197,7 +197,7 @@ def test_ease_on_a_head_is_ease_of_the_most_popular_items_alone_and_neighbours_d
 
 
 @pytest.mark.parametrize("name", models.MODELS)
-def test_the_budget_bounds_what_is_tried_but_not_the_first(name: str) -> None:
+def test_budget_bounds_all_candidates_but_the_first(name: str) -> None:
     pairs, truth = learnable()
     whole = models.choose(name, pairs, pairs, truth, repeats=False)
     first = models.choose(name, pairs, pairs, truth, repeats=False, seconds=0)
@@ -209,7 +209,7 @@ def test_the_budget_bounds_what_is_tried_but_not_the_first(name: str) -> None:
     assert first.ndcg <= some.ndcg <= whole.ndcg
 
 
-def test_larger_data_cost_more() -> None:
+def test_larger_data_have_a_higher_estimate() -> None:
     small, large = models.Size(1000, 100, 10_000, 2e5), models.Size(1_000_000, 100_000, 26_500_000, 2e9)
     for name in models.MODELS:
         parameters = models.defaults(name, True)
@@ -217,7 +217,7 @@ def test_larger_data_cost_more() -> None:
         assert 1 > costs[0] < costs[1] / 100
 
 
-def test_weights_favour_the_member_that_knows_and_leave_out_the_one_that_does_not() -> None:
+def test_weights_favour_the_informed_member() -> None:
     _, truth = learnable()
     random = np.random.default_rng(0)
 
@@ -237,7 +237,7 @@ def test_weights_favour_the_member_that_knows_and_leave_out_the_one_that_does_no
     assert ndcg > max(alone) + 0.01
 
 
-def test_candidates_leave_out_what_is_excluded_and_keep_every_members_best() -> None:
+def test_candidates_are_the_best_of_each_member_without_excluded() -> None:
     pairs, _ = learnable()
     scorers = [models.fit(name, pairs, PARAMETERS).scorer(pairs) for name in models.MODELS]
     among = candidates(scorers, pairs.user_count, models.excluded(pairs, False))
@@ -245,11 +245,11 @@ def test_candidates_leave_out_what_is_excluded_and_keep_every_members_best() -> 
     rows = np.repeat(np.arange(200), pairs.lengths)
     assert not found & set(zip(rows.tolist(), pairs.indices.tolist(), strict=True))
     for scorer in scorers:
-        best = joined(list(models.recommend(scorer, pairs, 10, False)))
+        best = concatenate(list(models.recommend(scorer, pairs, 10, False)))
         assert set(zip(best.rows.tolist(), best.items.tolist(), strict=True)) <= found
 
 
-def test_coordinate_search_finds_the_best_of_separate_parameters_and_keeps_the_first_of_equals() -> None:
+def test_coordinate_search_finds_the_best_and_first_of_equals() -> None:
     tried = []
 
     def score(parameters: dict[str, float]) -> float:

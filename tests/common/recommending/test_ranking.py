@@ -14,7 +14,7 @@ from common.recommending.blend import Blend
 from common.recommending.factor_model import FactorModel
 from common.recommending.histories import user_vectors
 from common.recommending.item_model import ItemModel
-from common.recommending.ranking import NonPersonalizedScorer, joined, rank, top_entries, top_of_sparse
+from common.recommending.ranking import NonPersonalizedScorer, concatenate, rank, top_entries, top_of_sparse
 
 few_values = arrays(
     np.float32, array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.sampled_from([-1, 0, 0.5, 1, 2])
@@ -22,7 +22,7 @@ few_values = arrays(
 
 
 def plain_top(scores: np.ndarray, count: int) -> list[list[int]]:
-    """Per row the columns of positive score, best first, ties to the lower column."""
+    """Return per row the columns of positive score, best first, ties to the lower column."""
     return [[column for column in np.argsort(-row, kind="stable")[:count] if row[column] > 0] for row in scores]
 
 
@@ -31,20 +31,20 @@ def columns_by_row(rows: np.ndarray, columns: np.ndarray, count: int) -> list[li
 
 
 @given(few_values, st.integers(0, 12))
-def test_the_threshold_finds_what_sorting_finds_ties_included(scores: np.ndarray, count: int) -> None:
+def test_threshold_equals_sorting_with_ties(scores: np.ndarray, count: int) -> None:
     rows, columns, values = top_entries(scores, count)
     assert columns_by_row(rows, columns, len(scores)) == plain_top(scores, count)
     assert (values == scores[rows, columns]).all()
 
 
-def test_the_threshold_finds_what_sorting_finds_in_long_rows() -> None:
+def test_threshold_equals_sorting_in_long_rows() -> None:
     scores = np.random.default_rng(0).normal(size=(50, 3001)).astype(np.float32)
     rows, columns, _ = top_entries(scores, 10)
     assert columns_by_row(rows, columns, 50) == plain_top(scores, 10)
 
 
 @given(few_values, st.integers(0, 12), st.integers(0, 2**32 - 1))
-def test_the_best_of_sparse_rows_are_those_of_dense_ones(scores: np.ndarray, count: int, seed: int) -> None:
+def test_top_of_sparse_rows_equals_top_of_dense_ones(scores: np.ndarray, count: int, seed: int) -> None:
     seen = np.random.default_rng(seed).random(scores.shape) < 0.2
     rows, columns, values = top_of_sparse(sp.csr_matrix(scores), count, sp.csr_matrix(seen.astype(np.int8)))
     assert columns_by_row(rows, columns, len(scores)) == plain_top(np.where(seen, 0, scores), count)
@@ -52,12 +52,12 @@ def test_the_best_of_sparse_rows_are_those_of_dense_ones(scores: np.ndarray, cou
 
 
 @pytest.mark.parametrize("excluded", [0, 3, 90])
-def test_the_best_of_long_sparse_rows_in_any_order(excluded: int) -> None:
+def test_top_of_long_sparse_rows_in_any_order(excluded: int) -> None:
     random = np.random.default_rng(2)
     scores = random.normal(size=(40, 4000)).astype(np.float32) * (random.random((40, 4000)) < 0.3)
     scores[7], scores[39, 5:] = 0, 0
     seen = np.zeros(scores.shape, dtype=bool)
-    for row in range(0, 40, 3):  # the best are seen: what comes after them must be found
+    for row in range(0, 40, 3):  # the best are excluded: the next ones must be found
         seen[row, np.argsort(-scores[row])[:excluded]] = True
     block = sp.csr_matrix(scores)
     for row in range(40):
@@ -69,7 +69,7 @@ def test_the_best_of_long_sparse_rows_in_any_order(excluded: int) -> None:
 
 
 class Fixed:
-    """Scores that are there, dense or sparse."""
+    """Fixed scores, dense or sparse."""
 
     def __init__(self, all_scores: np.ndarray, sparse: bool = False) -> None:
         self.all_scores, self.width, self.sparse = all_scores, all_scores.shape[1], sparse
@@ -84,20 +84,20 @@ class Fixed:
 
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("block", [1, 17 * 3, 10**6])
-def test_blocks_of_users_change_nothing_and_excluded_items_stay_away(monkeypatch, block: int, sparse: bool) -> None:
+def test_ranking_ignores_blocks_and_leaves_out_excluded_items(monkeypatch, block: int, sparse: bool) -> None:
     monkeypatch.setattr(ranking, "BLOCK_VALUES", block)
     random = np.random.default_rng(1)
     scores = random.integers(0, 9, (20, 17)).astype(np.float32)
     seen = random.random((20, 17)) < 0.3
-    found = joined(list(rank(Fixed(scores, sparse), 20, 5, sp.csr_matrix(seen.astype(np.int8)))))
+    found = concatenate(list(rank(Fixed(scores, sparse), 20, 5, sp.csr_matrix(seen.astype(np.int8)))))
     expected = plain_top(np.where(seen, 0, scores), 5)
     assert columns_by_row(found.rows, found.items, 20) == expected
     assert found.ranks.tolist() == [place for row in expected for place in range(len(row))]
     assert (found.scores == scores[found.rows, found.items]).all()
 
 
-def test_the_same_scores_for_all_are_ranked_for_each() -> None:
-    found = joined(list(rank(NonPersonalizedScorer(np.array([1, 3, 0, 3])), 2, 3)))
+def test_non_personalized_scores_are_ranked_for_each_user() -> None:
+    found = concatenate(list(rank(NonPersonalizedScorer(np.array([1, 3, 0, 3])), 2, 3)))
     assert found.items.tolist() == [1, 3, 0, 1, 3, 0]
 
 
@@ -106,7 +106,7 @@ HEADS = {"sparse": [], "dense": list(range(ITEMS)), "head and tail": [0, 3, 4, 9
 
 
 def items_of(kind: str) -> tuple[ItemModel, np.ndarray]:
-    """A model and its weights as one dense matrix."""
+    """Return a model and its weights as one dense matrix."""
     random = np.random.default_rng(3)
     head = np.array(HEADS[kind], dtype=np.int64)
     dense = random.normal(size=(len(head), len(head))).astype(np.float32)
@@ -121,12 +121,12 @@ def items_of(kind: str) -> tuple[ItemModel, np.ndarray]:
 def factors_of(kind: str) -> FactorModel:
     random = np.random.default_rng(4)
     inputs, outputs = (random.normal(size=(ITEMS, 5)).astype(np.float32) for _ in range(2))
-    own = np.abs(random.normal(size=ITEMS)).astype(np.float32)
-    return FactorModel(inputs, outputs, own, 30.0, 3.0 if kind == "solved" else 0.0, 2.0)
+    self_weight = np.abs(random.normal(size=ITEMS)).astype(np.float32)
+    return FactorModel(inputs, outputs, self_weight, 30.0, 3.0 if kind == "solved" else 0.0, 2.0)
 
 
-def parts_of(kind: str, pairs) -> np.ndarray:
-    """What each item of a user's history adds to each score (users x history x items), by the models' formulas."""
+def contributions_of(kind: str, pairs) -> np.ndarray:
+    """Return contributions (users x history x items) to each score, by the models' formulas."""
     x = user_vectors(pairs, 30).toarray().astype(float)
     if kind in HEADS:
         return x[:, :, None] * items_of(kind)[1]
@@ -139,7 +139,7 @@ def parts_of(kind: str, pairs) -> np.ndarray:
         for user, row in enumerate(x):
             solved = np.linalg.solve(y.T @ y + (y.T * (3 * row)) @ y + 2 * np.eye(5), y.T)
             parts[user] = ((row > 0) * (1 + 3 * row))[:, None] * (solved.T @ model.outputs.T)
-    return parts + x[:, :, None] * np.diag(model.own)
+    return parts + x[:, :, None] * np.diag(model.self_weight)
 
 
 def model_of(kind: str):
@@ -148,12 +148,12 @@ def model_of(kind: str):
 
 @pytest.mark.parametrize("kind", [*HEADS, "linear", "solved"])
 @pytest.mark.parametrize("repeats", [False, True])
-def test_scores_and_reasons_are_the_formula(kind: str, repeats: bool) -> None:
+def test_scores_and_reasons_follow_the_formula(kind: str, repeats: bool) -> None:
     pairs = random_history(30, ITEMS, seed=2)
-    parts = parts_of(kind, pairs)
+    parts = contributions_of(kind, pairs)
     scores, had = parts.sum(axis=1), pairs.matrix(pairs.events).toarray() > 0
     scorer = model_of(kind).scorer(pairs)
-    found = joined(list(models.recommend(scorer, pairs, 4, repeats)))
+    found = concatenate(list(models.recommend(scorer, pairs, 4, repeats)))
     assert columns_by_row(found.rows, found.items, 30) == plain_top(np.where(had & (not repeats), 0, scores), 4)
     np.testing.assert_allclose(found.scores, scores[found.rows, found.items], rtol=1e-3)
 
@@ -164,7 +164,7 @@ def test_scores_and_reasons_are_the_formula(kind: str, repeats: bool) -> None:
     np.testing.assert_allclose(again, found.scores, rtol=1e-3)
 
 
-def test_a_sparse_model_scores_sparsely_only_where_few_scores_are_not_zero() -> None:
+def test_sparse_model_scores_sparsely_if_few_scores_are_nonzero() -> None:
     pairs = random_history(30, ITEMS, seed=2)
     few = ItemModel(sp.eye(ITEMS, format="csr", dtype=np.float32), np.zeros((0, 0)), np.zeros(0, np.int64), 30.0)
     assert sp.issparse(few.scorer(pairs).scores(slice(0, 5)))
@@ -172,7 +172,7 @@ def test_a_sparse_model_scores_sparsely_only_where_few_scores_are_not_zero() -> 
 
 
 @pytest.mark.parametrize("members", [["linear", "dense"], ["head and tail", "solved", "sparse"], ["few", "few twice"]])
-def test_a_blend_is_ranked_by_weighted_z_scores_and_reasoned_by_what_counted_most(members: list[str]) -> None:
+def test_blend_ranks_by_weighted_z_scores(members: list[str]) -> None:
     pairs = random_history(30, ITEMS, seed=5)
     few = ItemModel(sp.eye(ITEMS, k=1, format="csr", dtype=np.float32), np.zeros((0, 0)), np.zeros(0, np.int64), 30.0)
     made = [few if kind.startswith("few") else model_of(kind) for kind in members]
@@ -187,7 +187,7 @@ def test_a_blend_is_ranked_by_weighted_z_scores_and_reasoned_by_what_counted_mos
         for weight, score, spread in zip(weights, scores, spreads, strict=True)
     ]
     scorer = Blend(made, weights).scorer(pairs)
-    found = joined(list(models.recommend(scorer, pairs, 5, True)))
+    found = concatenate(list(models.recommend(scorer, pairs, 5, True)))
     total = np.sum(parts, axis=0)
     np.testing.assert_allclose(found.scores, total[found.rows, found.items], rtol=1e-3)
     assert [len(row) for row in columns_by_row(found.rows, found.items, 30)] == [
@@ -205,7 +205,7 @@ def test_a_blend_is_ranked_by_weighted_z_scores_and_reasoned_by_what_counted_mos
 
 
 @pytest.mark.parametrize("kinds", [["head and tail"], ["linear", "sparse", "solved"]])
-def test_models_survive_their_arrays(kinds: list[str]) -> None:
+def test_models_are_equal_after_serialisation(kinds: list[str]) -> None:
     pairs, made = random_history(9, ITEMS), [model_of(kind) for kind in kinds]
     weights = [0.5, 1.0, 2.0][: len(kinds)]
     again = models.from_arrays(*models.to_arrays(made, weights))
@@ -214,7 +214,7 @@ def test_models_survive_their_arrays(kinds: list[str]) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_factors_folded_in_are_the_least_squares_ones_whatever_else_is_folded_in() -> None:
+def test_fold_in_solves_least_squares_per_row() -> None:
     random = np.random.default_rng(6)
     of_items = random.normal(size=(12, 4)).astype(np.float32)
     x = sp.random(50, 12, 0.3, "csr", dtype=np.float32, random_state=1)

@@ -12,7 +12,7 @@ from common.recommending.histories import fitting_matrix
 
 
 def kept_largest(dense: np.ndarray, count: int) -> np.ndarray:
-    """The `count` largest positive entries of each column, ties to the lower row, the rest zero."""
+    """Keep the `count` largest positive entries of each column, ties to the lower row; zero the rest."""
     result = np.zeros_like(dense)
     for column in range(dense.shape[1]):
         rows = [row for row in np.argsort(-dense[:, column], kind="stable")[:count] if dense[row, column] > 0]
@@ -40,19 +40,19 @@ def plain_rp3beta(x: np.ndarray, alpha: float, beta: float) -> np.ndarray:
 
 
 @given(counts, st.sampled_from([0.0, 0.5, 20.0]))
-def test_cosine_is_its_formula(x: np.ndarray, shrinkage: float) -> None:
+def test_cosine_follows_its_formula(x: np.ndarray, shrinkage: float) -> None:
     found = neighbours.cosine(sp.csr_matrix(x), shrinkage).toarray()
     np.testing.assert_allclose(found, plain_cosine(x.astype(float), shrinkage), rtol=1e-5, atol=1e-7)
 
 
 @given(counts, st.sampled_from([0.6, 1.0, 1.7]), st.sampled_from([0.0, 0.5]))
-def test_rp3beta_is_its_formula(x: np.ndarray, alpha: float, beta: float) -> None:
+def test_rp3beta_follows_its_formula(x: np.ndarray, alpha: float, beta: float) -> None:
     found = neighbours.rp3beta(sp.csr_matrix(x), alpha, beta).toarray()
     np.testing.assert_allclose(found, plain_rp3beta(x.astype(float), alpha, beta), rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("block", [1, 7, 10_000])
-def test_each_item_keeps_its_strongest_neighbours_whatever_the_blocks(monkeypatch, block: int) -> None:
+def test_strongest_neighbours_do_not_depend_on_the_blocks(monkeypatch, block: int) -> None:
     x = fitting_matrix(random_history(40, 23), 50, counting=False).toarray()
     monkeypatch.setattr(neighbours, "BLOCK_VALUES", block * 23)
     found = neighbours.cosine(sp.csr_matrix(x), 1, neighbours=4)
@@ -61,7 +61,7 @@ def test_each_item_keeps_its_strongest_neighbours_whatever_the_blocks(monkeypatc
 
 
 @given(counts, st.sampled_from([0.5, 3.0, 400.0]), st.sampled_from([0.0, 0.5]))
-def test_ease_is_its_formula(x: np.ndarray, regularization: float, dropout: float) -> None:
+def test_ease_follows_its_formula(x: np.ndarray, regularization: float, dropout: float) -> None:
     gram = x.T.astype(float) @ x
     inverse = np.linalg.inv(
         gram + regularization * np.eye(x.shape[1]) + dropout / (1 - dropout) * np.diag(np.diag(gram))
@@ -72,12 +72,12 @@ def test_ease_is_its_formula(x: np.ndarray, regularization: float, dropout: floa
 
 
 @pytest.mark.parametrize("dropout", [-0.1, 1, np.nan])
-def test_a_dropout_of_all_or_more_is_refused(dropout: float) -> None:
+def test_ease_refuses_a_dropout_of_one_or_more(dropout: float) -> None:
     with pytest.raises(ValueError, match="dropout of EASE"):
         ease.ease(sp.csr_matrix(np.eye(3)), 1, dropout)
 
 
-def test_ease_of_more_items_than_one_block_is_its_formula() -> None:
+def test_ease_of_several_blocks_follows_its_formula() -> None:
     x = sp.random(300, 1100, 0.03, "csr", dtype=np.float32, random_state=1)
     inverse = np.linalg.inv((x.T @ x).toarray().astype(float) + 2 * np.eye(1100))
     expected = -inverse / np.diag(inverse)
@@ -87,12 +87,12 @@ def test_ease_of_more_items_than_one_block_is_its_formula() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_ease_refuses_more_items_than_its_memory_is_meant_for() -> None:
+def test_ease_refuses_too_many_items() -> None:
     with pytest.raises(ValueError, match="at most 20000 items and got 20001"):
         ease.ease(sp.csr_matrix((1, 20_001), dtype=np.float32), 1)
 
 
-def test_the_head_is_the_items_of_most_users_and_ties_go_to_the_lower_position() -> None:
+def test_head_is_the_items_of_most_users_ties_to_lower_positions() -> None:
     x = sp.csr_matrix(np.array([[1, 1, 0, 1, 0], [1, 0, 9, 1, 0], [0, 0, 0, 1, 1]], dtype=np.float32))
     assert ease.head_items(x, 3).tolist() == [0, 1, 3]
 
