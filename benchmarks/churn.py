@@ -2,7 +2,7 @@
 
 The code is that of the jobs; settings are chosen on held-out users of the training rows alone. On the shop, churned is
 who buys nothing in the 90 days from 2011-06-01 on, of those who bought less than 180 days before. On the generated shop
-the probability that each cancellation was drawn with is the best that can be foretold.
+the probability that each cancellation was drawn with is the best possible prediction.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def of_features(table: pa.Table, cut: datetime.date) -> tuple[Rows, Rows, np.nda
 def judge(table: pa.Table, cut: datetime.date) -> dict[str, dict[str, float]]:
     """Figures by model as of a cut, a line each; the calibration error also without calibration."""
     training, judged, held_out = of_features(table, cut)
-    found = job.fit_and_judge(training, judged, held_out, 1, lambda *_: None)
+    found = job.fit_and_evaluate(training, judged, held_out, 1, lambda *_: None)
     for name, figures in found.quality.items():
         raw = calibration.quality(found.odds[name], found.odds[name], judged.churned)["calibration_error"]
         chosen = ", ships" if name == found.winner else ""
@@ -187,7 +187,7 @@ def telco(file: Path) -> None:
         inside = np.zeros(len(churned), dtype=bool)
         inside[fitting] = True
         training, test = rows.where(inside), rows.where(~inside)
-        chosen = job.chosen_settings(training, np.arange(len(fitting)) % job.HELD_OUT == 0, 1, lambda *_: None)
+        chosen = job.choose_settings(training, np.arange(len(fitting)) % job.HELD_OUT == 0, 1, lambda *_: None)
         columns = encoding.fit_encoding(training.features)
         matrix, judged = columns.matrix(training.features), columns.matrix(test.features)
         fitted = {

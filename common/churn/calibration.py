@@ -1,4 +1,4 @@
-"""Probabilities that come true as often as they say: fitted, measured, drawn."""
+"""Calibration of probabilities: fit, error, plot."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ FOLDS = 5
 
 
 def fit_calibration(odds: Floats, churned: Churned) -> Calibration:
-    """The slope and shift of highest likelihood on these rows."""
-    found = LogisticRegression(C=1e6).fit(odds[:, None], churned)
-    return Calibration(float(found.coef_[0, 0]), float(found.intercept_[0]))
+    """Return the slope and shift of highest likelihood on these rows."""
+    fitted = LogisticRegression(C=1e6).fit(odds[:, None], churned)
+    return Calibration(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
 
 
 def cross_calibrated(odds: Floats, churned: Churned, seed: int) -> Floats:
-    """Log-odds of each row by the calibration fitted on the other four fifths of the rows."""
+    """Return the log-odds of each row by a calibration fitted on the other four fifths of the rows."""
     fold = np.random.default_rng(seed).permutation(len(odds)) % FOLDS
     result = np.empty(len(odds))
     for number in range(FOLDS):
@@ -33,19 +33,22 @@ def cross_calibrated(odds: Floats, churned: Churned, seed: int) -> Floats:
 
 
 def reliability(probabilities: Floats, churned: Churned) -> list[dict[str, float]]:
-    """Rows, mean probability and share churned of each tenth of the range of probabilities that has rows."""
-    place = np.minimum((probabilities * BINS).astype(int), BINS - 1)
-    found = []
-    for number in np.unique(place):
-        inside = place == number
+    """Return rows, mean probability and share churned of each tenth of the range of probabilities with rows."""
+    tenth = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    bins = []
+    for number in np.unique(tenth):
+        inside = tenth == number
         mean, share = float(probabilities[inside].mean()), float(churned[inside].mean())
-        found.append({"rows": int(inside.sum()), "probability": round(mean, 5), "churned": round(share, 5)})
-    return found
+        bins.append({"rows": int(inside.sum()), "probability": round(mean, 5), "churned": round(share, 5)})
+    return bins
 
 
 def quality(odds: Floats, calibrated: Floats, churned: Churned) -> dict[str, float]:
-    """AUC and average precision by log-odds; by calibrated log-odds log loss and calibration error, the mean over rows
-    of |share churned - mean probability| of their tenth (Naeini et al. 2015). Rows of both kinds are needed."""
+    """Return AUC and average precision of log-odds, and log loss and calibration error of calibrated log-odds.
+
+    The calibration error is the mean over rows of |share churned - mean probability| of their tenth (Naeini et al.
+    2015). Both churned and other rows are required.
+    """
     probabilities = probability(calibrated)
     bins = reliability(probabilities, churned)
     error = sum(each["rows"] * abs(each["churned"] - each["probability"]) for each in bins) / len(odds)
@@ -58,14 +61,14 @@ def quality(odds: Floats, calibrated: Floats, churned: Churned) -> dict[str, flo
     return {name: round(float(value), 5) for name, value in figures.items()}
 
 
-def drawing(bins: list[dict[str, float]], title: str) -> str:
-    """A calibration plot of `reliability` as SVG: share churned over probability, areas as the rows."""
+def plot(bins: list[dict[str, float]], title: str) -> str:
+    """Draw `reliability` as SVG: share churned over probability, dots with an area in proportion to the rows."""
     most = max(each["rows"] for each in bins)
     points = [(60 + 400 * each["probability"], 440 - 400 * each["churned"], each) for each in bins]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
     dots = "".join(
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 10 * (each["rows"] / most) ** 0.5:.1f}" fill="#1f6f8b" '
-        f'fill-opacity=".6"><title>{each["rows"]:,} users: {each["probability"]:.3f} foretold, {each["churned"]:.3f} '
+        f'fill-opacity=".6"><title>{each["rows"]:,} users: {each["probability"]:.3f} predicted, {each["churned"]:.3f} '
         "churned</title></circle>"
         for x, y, each in points
     )

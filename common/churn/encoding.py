@@ -1,4 +1,4 @@
-"""Features of users, numbers and words, as the matrix that models take."""
+"""Encoding of features, numbers and words, as the matrix that models take."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ MAX_WORDS = 20
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the columns of a matrix are: the feature behind each, and the word it stands for (None: a number)."""
+    """Columns of a matrix: the feature of each, and its word (None: a number)."""
 
     features: list[str]
     words: list[str | None]
 
     def matrix(self, rows: pa.Table) -> Floats:
-        """Rows x columns: numbers, NaN for unknown ones; 1 where a row has the column's word, else 0."""
+        """Return rows x columns: numbers, NaN for unknown ones; 1 if the row has the column's word, else 0."""
         matrix = np.empty((rows.num_rows, len(self.features)))
-        for place, (feature, word) in enumerate(zip(self.features, self.words, strict=True)):
+        for position, (feature, word) in enumerate(zip(self.features, self.words, strict=True)):
             column = rows[feature]
             numbers = column if word is None else pc.equal(column, word).fill_null(False)
-            matrix[:, place] = numbers.cast(pa.float64()).to_numpy()
+            matrix[:, position] = numbers.cast(pa.float64()).to_numpy()
         return matrix
 
     def by_feature(self, columns: Floats) -> tuple[list[str], Floats]:
-        """The features in the order of their names, and values of columns (rows x columns) added up by feature."""
-        names, where = np.unique(self.features, return_inverse=True)
+        """Return the features sorted by name, and values of columns (rows x columns) summed by feature."""
+        names, feature_of_column = np.unique(self.features, return_inverse=True)
         belongs = np.zeros((len(self.features), len(names)))
-        belongs[np.arange(len(where)), where] = 1
+        belongs[np.arange(len(feature_of_column)), feature_of_column] = 1
         return names.tolist(), columns @ belongs
 
 
 def fit_encoding(rows: pa.Table) -> Encoding:
-    """The columns that can tell rows apart: numbers that are not constant, words that are neither rare nor everyone's.
+    """Return the informative columns: numbers that are not constant, words that are neither rare nor in all rows.
 
-    `rows` has a column a feature, of numbers, booleans or strings. O(rows x features).
+    `rows` has one column per feature, of numbers, booleans or strings. O(rows x features).
     """
     columns: list[tuple[str, str | None]] = []
     for name in rows.column_names:
@@ -52,7 +52,7 @@ def fit_encoding(rows: pa.Table) -> Encoding:
             frequent.sort(key=lambda entry: (-entry["counts"], entry["values"]))
             columns += [(name, entry["values"]) for entry in frequent[:MAX_WORDS]]
         else:
-            least, most = (bound.as_py() for bound in pc.min_max(column).values())
-            if least is not None and least < most:
+            low, high = (bound.as_py() for bound in pc.min_max(column).values())
+            if low is not None and low < high:
                 columns.append((name, None))
     return Encoding([feature for feature, _ in columns], [word for _, word in columns])

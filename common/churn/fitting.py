@@ -1,4 +1,4 @@
-"""The models of churn, fitted by scikit-learn, whose import takes a second that applying them need not wait."""
+"""Fits of churn models by scikit-learn, whose import takes a second, which prediction need not wait."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from common.churn.encoding import Floats
-from common.churn.models import Regression, Trees, standardised
+from common.churn.models import Regression, Trees, standardise
 
-ONE_THREAD = 300_000  # rows up to which threads wait for each other longer than they work, if others want the cores
+ONE_THREAD = 300_000  # rows up to which threads wait longer than they work, if others compete for the cores
 
 
 def fit_regression(matrix: Floats, churned: NDArray[np.bool_], strength: float) -> Regression:
-    """Logistic regression with an L2 penalty of 1 / strength on standardised columns, by L-BFGS."""
+    """Fit a logistic regression with an L2 penalty of 1 / strength on standardised columns, by L-BFGS."""
     damped = np.sign(matrix) * np.log1p(np.abs(matrix))
     known = np.isfinite(damped)
     count = np.maximum(known.sum(axis=0), 1)
     mean = np.where(known, damped, 0).sum(axis=0) / count
     scale = np.sqrt(np.where(known, (damped - mean) ** 2, 0).sum(axis=0) / count)
     scale[scale == 0] = 1
-    found = LogisticRegression(C=strength, max_iter=2000).fit(standardised(matrix, mean, scale), churned)
-    return Regression(found.intercept_, found.coef_[0], mean, scale)
+    fitted = LogisticRegression(C=strength, max_iter=2000).fit(standardise(matrix, mean, scale), churned)
+    return Regression(fitted.intercept_, fitted.coef_[0], mean, scale)
 
 
 def fit_trees(matrix: Floats, churned: NDArray[np.bool_], leaves: int, seed: int) -> Trees:
-    """Gradient boosting of 200 histogram trees, each split among three columns in ten drawn."""
+    """Fit 200 histogram trees by gradient boosting, each split on the best of 30 % of the columns, drawn at random."""
     model = HistGradientBoostingClassifier(
         learning_rate=0.03,
         max_iter=200,
@@ -40,7 +40,7 @@ def fit_trees(matrix: Floats, churned: NDArray[np.bool_], leaves: int, seed: int
     )
     with threadpool_limits(1 if len(matrix) < ONE_THREAD else None, "openmp"):
         model.fit(matrix, churned)
-    nodes = [tree.nodes for (tree,) in model._predictors]  # not public, so tests compare with predict_proba
+    nodes = [tree.nodes for (tree,) in model._predictors]  # private, so tests compare with predict_proba
     roots = np.cumsum([0, *(len(tree) for tree in nodes[:-1])])
     starts = np.repeat(roots, [len(tree) for tree in nodes])
     joined = np.concatenate(nodes)
@@ -48,7 +48,7 @@ def fit_trees(matrix: Floats, churned: NDArray[np.bool_], leaves: int, seed: int
     left = np.where(leaf, itself, joined["left"] + starts)
     right = np.where(leaf, itself, joined["right"] + starts)
     value, count = joined["value"].copy(), joined["count"].astype(np.float64)
-    for node in np.flatnonzero(~leaf)[::-1]:  # nodes below stand behind
+    for node in np.flatnonzero(~leaf)[::-1]:  # children follow their parents
         below = [left[node], right[node]]
         value[node] = np.average(value[below], weights=count[below])
     return Trees(

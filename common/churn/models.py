@@ -1,8 +1,8 @@
-"""The models of churn, applied: logistic regression, boosted trees, and their blend; all give log-odds.
+"""Churn models for prediction: logistic regression, boosted trees, and their blend; all return log-odds.
 
-Plain arrays, fitted by `common.churn.fitting`: who has numpy can apply them, and no pickle is ever loaded. Each says of
-every row how far each column moved the log-odds away from the model's average; the average and the moves add up to the
-log-odds exactly.
+They are plain arrays, fitted by `common.churn.fitting`: numpy is enough to apply them, and no pickle is ever loaded.
+Each returns the contribution of every column to the log-odds of a row; the model's average and the contributions add up
+to the log-odds exactly.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from numpy.typing import NDArray
 from common.churn.encoding import Floats
 
 Arrays = dict[str, NDArray[Any]]
-Part = TypeVar("Part", "Regression", "Trees")
-BLOCK = 20_000  # rows; their parts stay near the cache
+Kind = TypeVar("Kind", "Regression", "Trees")
+BLOCK = 20_000  # rows; their contributions stay near the cache
 
 
 class Model(Protocol):
-    """Log-odds of rows (rows x columns of an encoding), as an average and the part of each column."""
+    """Log-odds of rows (rows x columns of an encoding), as an average and the contribution of each column."""
 
     @property
     def average(self) -> float: ...
 
-    def parts(self, matrix: Floats) -> Floats: ...
+    def contributions(self, matrix: Floats) -> Floats: ...
 
     def arrays(self) -> Arrays: ...
 
 
 def log_odds(model: Model, matrix: Floats) -> Floats:
-    """Log-odds of each row (rows). O(rows x columns) memory of a block only."""
+    """Return the log-odds of each row (rows). Memory: rows x columns of one block."""
     blocks = [matrix[start : start + BLOCK] for start in range(0, len(matrix), BLOCK)]
-    moved: Floats = np.concatenate([np.zeros(0), *(model.parts(block).sum(axis=1) for block in blocks)])
-    return model.average + moved
+    deviations: Floats = np.concatenate([np.zeros(0), *(model.contributions(block).sum(axis=1) for block in blocks)])
+    return model.average + deviations
 
 
 def probability(odds: Floats) -> Floats:
-    """1 / (1 + exp(-log-odds)), without overflow."""
+    """Return 1 / (1 + exp(-log-odds)), without overflow."""
     probabilities: Floats = 0.5 * (1 + np.tanh(odds / 2))
     return probabilities
 
@@ -58,7 +58,7 @@ class Calibration(NamedTuple):
 class Regression:
     """Log-odds = intercept + sum of weight (z - mean) / scale, with z = sign(x) log(1 + |x|), unknown values the mean.
 
-    All arrays have a value a column.
+    All arrays have one value per column.
     """
 
     intercept: Floats
@@ -70,14 +70,14 @@ class Regression:
     def average(self) -> float:
         return float(self.intercept[0])
 
-    def parts(self, matrix: Floats) -> Floats:
-        return standardised(matrix, self.mean, self.scale) * self.weight
+    def contributions(self, matrix: Floats) -> Floats:
+        return standardise(matrix, self.mean, self.scale) * self.weight
 
     def arrays(self) -> Arrays:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
-def standardised(matrix: Floats, mean: Floats, scale: Floats) -> Floats:
+def standardise(matrix: Floats, mean: Floats, scale: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         damped: Floats = (np.sign(matrix) * np.log1p(np.abs(matrix)) - mean) / scale
     return np.where(np.isnan(damped), 0.0, damped)
@@ -85,10 +85,10 @@ def standardised(matrix: Floats, mean: Floats, scale: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Trees:
-    """Trees one after the other, a value a node: log-odds = base + sum over trees of `value` of the leaf reached.
+    """Concatenated trees, one value per node: log-odds = base + sum over trees of `value` of the leaf reached.
 
-    A row goes to the node `left` if its value of column `feature` is at most `threshold`, or unknown where
-    `unknown_left` says so, else to `right`; positions are within all nodes, a leaf leads to itself. The value of an
+    A row goes to the node `left` if its value of column `feature` is at most `threshold`, or is unknown and
+    `unknown_left` is set, else to `right`; positions are within all nodes, a leaf points to itself. The value of an
     inner node is the mean of the training rows in it. roots: the first node of each tree.
     """
 
@@ -105,21 +105,21 @@ class Trees:
     def average(self) -> float:
         return float(self.base[0] + self.value[self.roots].sum())
 
-    def parts(self, matrix: Floats) -> Floats:
-        """A column's part is the sum of the changes of value at the nodes that ask for it (Saabas 2014)."""
+    def contributions(self, matrix: Floats) -> Floats:
+        """Return for each column the sum of the changes of value at the nodes that split on it (Saabas 2014)."""
         rows = np.arange(len(matrix))
-        parts = np.zeros(matrix.shape)
+        contributions = np.zeros(matrix.shape)
         for root in self.roots:
-            place, node = rows, np.full(len(rows), root)
+            row, node = rows, np.full(len(rows), root)
             while len(node):  # rows that have reached a leaf drop out
                 feature = self.feature[node]
-                value = matrix[place, feature]
+                value = matrix[row, feature]
                 goes_left = np.where(np.isnan(value), self.unknown_left[node], value <= self.threshold[node])
                 below = np.where(goes_left, self.left[node], self.right[node])
-                parts[place, feature] += self.value[below] - self.value[node]
+                contributions[row, feature] += self.value[below] - self.value[node]
                 inner = self.left[below] != below
-                place, node = place[inner], below[inner]
-        return parts
+                row, node = row[inner], below[inner]
+        return contributions
 
     def arrays(self) -> Arrays:
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -136,19 +136,19 @@ class Blend:
     def average(self) -> float:
         return (self.regression.average + self.trees.average) / 2
 
-    def parts(self, matrix: Floats) -> Floats:
-        return (self.regression.parts(matrix) + self.trees.parts(matrix)) / 2
+    def contributions(self, matrix: Floats) -> Floats:
+        return (self.regression.contributions(matrix) + self.trees.contributions(matrix)) / 2
 
     def arrays(self) -> Arrays:
         return self.regression.arrays() | self.trees.arrays()
 
 
 def from_arrays(arrays: Arrays) -> Model:
-    """The model whose arrays these are."""
+    """Return the model with these arrays."""
 
-    def part(kind: type[Part]) -> Part:
+    def load(kind: type[Kind]) -> Kind:
         return kind(**{field.name: np.asarray(arrays[field.name]) for field in fields(kind)})
 
     if "roots" not in arrays:
-        return part(Regression)
-    return Blend(part(Regression), part(Trees)) if "weight" in arrays else part(Trees)
+        return load(Regression)
+    return Blend(load(Regression), load(Trees)) if "weight" in arrays else load(Trees)

@@ -1,8 +1,8 @@
-"""How likely each user of one shard is to churn, with the three features that moved it most, and an activity segment.
+"""Churn probability of each user of one shard, with the three strongest features, and an activity segment.
 
-A feature's effect is what it adds to the log-odds of the average user, after calibration: the sum of the changes along
-the paths through the trees, and weight times distance from the mean in the regression. All effects and the average add
-up to the user's log-odds. Block after block: in memory is one batch of the features, never all.
+The contribution of a feature is its addition to the log-odds of the average user, after calibration: the sum of the
+changes along the paths through the trees, and weight times distance from the mean in the regression. All contributions
+and the average add up to the user's log-odds. Only one batch of the features is in memory at a time.
 
 Segments, by the last purchase: `new` first seen in the last 28 days; `active` bought in the last 28; `cooling` in the
 last 90; `lapsed` before that; `without purchases` never.
@@ -23,12 +23,12 @@ from common.engines.arrays import read_arrays
 from common.engines.interactions import shard_of
 from common.handover import Task, run
 
-REASONS = 3
+TOP_FEATURES = 3
 ACTIVE_DAYS, COOLING_DAYS = 28, 90
 
 
 def segments(rows: pa.Table) -> np.ndarray:
-    """The activity segment of each row."""
+    """Return the activity segment of each row."""
     recency, tenure = (rows[name].to_numpy() for name in ("recency_days", "tenure_days"))
     tests = {
         "without purchases": np.isnan(recency),
@@ -39,34 +39,36 @@ def segments(rows: pa.Table) -> np.ndarray:
     return np.select(list(tests.values()), list(tests), "lapsed")
 
 
-def reasons(names: list[str], effects: np.ndarray, at_risk: np.ndarray) -> dict[str, pa.Array]:
-    """The columns of the features with the largest effects of each row, largest first; null where nothing moved."""
-    order = np.argsort(-np.abs(effects), axis=1, kind="stable")[:, :REASONS]
+def top_features(names: list[str], contributions: np.ndarray, at_risk: np.ndarray) -> dict[str, pa.Array]:
+    """Return the columns of the features with the largest contributions per row, largest first; null for zero."""
+    order = np.argsort(-np.abs(contributions), axis=1, kind="stable")[:, :TOP_FEATURES]
     columns = {}
-    for place in range(REASONS):
-        feature = order[:, place] if place < order.shape[1] else np.zeros(len(effects), dtype=np.int64)
-        effect = effects[np.arange(len(effects)), feature] if place < order.shape[1] else np.zeros(len(effects))
-        nothing = ~at_risk | (effect == 0)
-        columns[f"top_feature_{place + 1}"] = pa.array(
+    for rank in range(TOP_FEATURES):
+        exists = rank < order.shape[1]
+        feature = order[:, rank] if exists else np.zeros(len(contributions), dtype=np.int64)
+        rows = np.arange(len(contributions))
+        contribution = contributions[rows, feature] if exists else np.zeros(len(contributions))
+        nothing = ~at_risk | (contribution == 0)
+        columns[f"top_feature_{rank + 1}"] = pa.array(
             np.asarray(names, dtype=object)[feature], pa.string(), mask=nothing
         )
-        columns[f"contribution_{place + 1}"] = pa.array(effect, mask=nothing)
+        columns[f"contribution_{rank + 1}"] = pa.array(contribution, mask=nothing)
     return columns
 
 
 def predict(rows: pa.Table, model: Model, document: dict[str, Any]) -> pa.Table:
-    """Rows of churn_predictions@2, one for each row of features."""
+    """Return rows of churn_predictions@2, one per row of features."""
     calibration = Calibration(document["slope"], document["shift"])
     columns = Encoding(document["features"], document["words"])
-    names, parts = columns.by_feature(model.parts(columns.matrix(rows)))
-    probabilities = models.probability(calibration(model.average + parts.sum(axis=1)))
+    names, contributions = columns.by_feature(model.contributions(columns.matrix(rows)))
+    probabilities = models.probability(calibration(model.average + contributions.sum(axis=1)))
     at_risk = rows["at_risk"].to_numpy()
     return pa.table(
         {
             "user_id": rows["user_id"],
             "segment": pa.array(segments(rows).tolist(), pa.string()),
             "churn_probability": pa.array(probabilities, mask=~at_risk),
-            **reasons(names, calibration.slope * parts, at_risk),
+            **top_features(names, calibration.slope * contributions, at_risk),
             "model": pa.repeat(document["model"], rows.num_rows),
         }
     )
@@ -76,20 +78,20 @@ def main(task: Task) -> None:
     arrays, document = read_arrays(task, "model")
     model = models.from_arrays(arrays)
     shards, shard = task.parameters["shards"], task.map_index or 0
-    seen = {"users": 0, "at_risk": 0, "expected_churn": 0.0}
+    counts = {"users": 0, "at_risk": 0, "expected_churn": 0.0}
 
     def predictions() -> Iterator[pa.Table]:
         for batch in arrow.batches(task, "features"):
-            now = batch.filter(batch["churned"].is_null())  # nobody knows yet: these rows are as of the newest cut
+            now = batch.filter(batch["churned"].is_null())  # as of the newest cut, whose outcome is not known yet
             rows = pa.table(now.filter(pa.array(shard_of(now["user_id"], shards) == shard)))
-            found = predict(rows, model, document)
-            seen["users"] += rows.num_rows
-            seen["at_risk"] += rows.num_rows - found["churn_probability"].null_count
-            seen["expected_churn"] += pc.sum(found["churn_probability"]).as_py() or 0.0
-            yield found
+            predicted = predict(rows, model, document)
+            counts["users"] += rows.num_rows
+            counts["at_risk"] += rows.num_rows - predicted["churn_probability"].null_count
+            counts["expected_churn"] += pc.sum(predicted["churn_probability"]).as_py() or 0.0
+            yield predicted
 
     arrow.write(task, "predictions", predictions())
-    task.metrics |= {**seen, "model": document["model"]}
+    task.metrics |= {**counts, "model": document["model"]}
     task.log("predicted", **task.metrics)
 
 

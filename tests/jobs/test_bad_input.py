@@ -33,10 +33,10 @@ def put_shop(lake: Lake, events: list[dict], items: list[dict]) -> None:
     lake.put("items", "items@1", table("items@1", items), dataset="curated/items")
 
 
-def put_foretold(lake: Lake, users: Sequence[str]) -> None:
+def put_predicted(lake: Lake, users: Sequence[str]) -> None:
     unlikely = {"segment": "active", "churn_probability": 0.1, "model": "trees"}
     rows = [{**unlikely, "user_id": user} for user in users]
-    lake.put("foretold", "churn_predictions@2", table("churn_predictions@2", rows))
+    lake.put("predicted", "churn_predictions@2", table("churn_predictions@2", rows))
 
 
 def told(capsys: pytest.CaptureFixture[str], code: int) -> str:
@@ -71,14 +71,14 @@ for column in ("plan", "purchases", "recency_days"):
     values = ["free"] * len(ALL) if column == "plan" else [1.0] * len(ALL)
     NOTHING_DIFFERS = changed(NOTHING_DIFFERS, column, values)
 
-CHURN = [  # what the features are, the exit code of training, what is said or, where it succeeds, foretold
-    ("no rows", ALL.slice(0, 0), 3, "0 cuts with users at risk"),
+CHURN = [  # what the features are, the exit code of training, what is said or, where it succeeds, predicted
+    ("no rows", ALL.slice(0, 0), 3, "the features have 0"),
     ("one user", ONE, 3, "Of the 2 users at risk before .* churned, so nothing can be learned"),
-    ("all users new: none had a cut", NEVER_AT_RISK, 3, "0 cuts with users at risk"),
+    ("all users new: none had a cut", NEVER_AT_RISK, 3, "the features have 0"),
     ("nobody churns", NOBODY_CHURNS, 3, "Of the 1028 users at risk before .* 0 churned"),
     ("every feature constant", NOTHING_DIFFERS, 3, "Every feature is constant"),
     ("NaN and infinite values", spoilt(ALL), 3, "has a NaN or infinite number in 'purchases'; run the task"),
-    ("a feature that became constant", constant_later(ALL), 0, "judged model"),
+    ("a feature that became constant", constant_later(ALL), 0, "evaluated model"),
 ]
 
 
@@ -166,8 +166,8 @@ FROM_SHOPS = [  # the job, the shop, the exit code, what is said
 @pytest.mark.parametrize("job, shop, code, said", FROM_SHOPS, ids=[f"{case[0]}: {case[1]}" for case in FROM_SHOPS])
 def test_what_is_made_of_a_shop(lake: Lake, capsys, job: str, shop: str, code: int, said: str) -> None:
     put_shop(lake, *SHOPS[shop])
-    put_foretold(lake, USERS)
-    arguments = ["--from", "predictions=foretold"] if "predictions" in load(JOBS / job).inputs else []
+    put_predicted(lake, USERS)
+    arguments = ["--from", "predictions=predicted"] if "predictions" in load(JOBS / job).inputs else []
     assert lake.run(job, *arguments) == code
     assert said in told(capsys, code)
 
@@ -180,10 +180,10 @@ BOUGHT |= {"last_time_before_test": TIME - 30 * DAY, "last_time_before_tuning": 
 NEW = {"events_before_test": 0, "events_before_tuning": 0, "weight_before_test": 0.0, "weight_before_tuning": 0.0}
 NEW |= {"first_time": TIME, "last_time_before_test": None, "last_time_before_tuning": None}
 INTERACTIONS = [  # users, items, what is other than usual, the exit code, what is said
-    ("no rows", [], ITEMS, {}, 3, "nothing can be measured; choose windows"),
+    ("no rows", [], ITEMS, {}, 3, "no model can be evaluated; choose windows"),
     ("one user", USERS[:1], ITEMS, {}, 4, "No model beats recent popularity on the test window"),
     ("one item", USERS, ITEMS[:1], {}, 4, "No model beats recent popularity on the test window"),
-    ("all users new", USERS, ITEMS, NEW, 3, "nothing can be measured; choose windows"),
+    ("all users new", USERS, ITEMS, NEW, 3, "no model can be evaluated; choose windows"),
     ("nothing differs", USERS, ITEMS, {}, 4, "No model beats recent popularity on the test window"),
     ("NaN", USERS, ITEMS, dict.fromkeys(WEIGHTS, np.nan), 3, "a null, NaN or infinite number in 'weight'"),
     ("infinite", USERS, ITEMS, dict.fromkeys(WEIGHTS, np.inf), 3, "a null, NaN or infinite number in 'weight'"),
@@ -205,8 +205,8 @@ def test_training_a_recommender(
 
 def test_characteristics_of_nobody_are_no_rows(lake: Lake) -> None:
     put_shop(lake, sold(USERS), ITEMS)
-    put_foretold(lake, [])
-    assert lake.run("join_characteristics", "--from", "predictions=foretold") == 0
+    put_predicted(lake, [])
+    assert lake.run("join_characteristics", "--from", "predictions=predicted") == 0
     assert lake.rows("join_characteristics").num_rows == 0
 
 

@@ -44,8 +44,8 @@ def test_figures_do_not_know_what_they_foretell(lake: Lake, capsys) -> None:
     """Where nothing can be learned, a model that saw the newest window would stand out on it."""
     put(lake, features(2000, learnable=0))
     lake.run("train_churn", *FEATURES)
-    judged = [line for line in capsys.readouterr().out.splitlines() if " judged " in line]
-    found = [float(line.split("auc=")[1].split()[0]) for line in judged]
+    evaluated = [line for line in capsys.readouterr().out.splitlines() if " evaluated " in line]
+    found = [float(line.split("auc=")[1].split()[0]) for line in evaluated]
     assert len(found) == 4
     assert all(abs(auc - 0.5) < 0.06 for auc in found)
 
@@ -73,7 +73,7 @@ def test_a_model_much_worse_than_the_one_in_place_is_refused(lake: Lake, capsys)
     put(lake, spoilt, "spoilt")
     again = ["--from", "features=spoilt", "--attempt"]
     assert lake.run("train_churn", *again, "2") == 4
-    assert "worse than the model in place" in last_line(capsys)
+    assert "worse than the incumbent model" in last_line(capsys)
     assert lake.run("train_churn", *again, "3", "--set", "max_auc_loss=0.3") == 0
     metrics = lake.manifest("train_churn")["metrics"]
     assert metrics["in_place"]["auc"] > 0.9 > metrics["models"][metrics["model"]]["auc"]

@@ -203,7 +203,7 @@ def test_no_figure_knows_what_it_is_to_foretell(lake: Lake, capsys) -> None:
     lake.put("more_items", "items@1", table("items@1", goods), dataset="curated/items")
     lake.put("interactions", "interactions@1", interactions(nothing_to_learn()))
     train(lake)
-    found = re.findall(r" judged model='(.*?)'.* tuning_ndcg=(\S+) ndcg=(\S+)", capsys.readouterr().out)
+    found = re.findall(r" evaluated model='(.*?)'.* tuning_ndcg=(\S+) ndcg=(\S+)", capsys.readouterr().out)
     assert len(found) >= 2 + len(MODELS)
     for name, tuning, test in found:
         assert float(tuning) < 0.05 and float(test) < 0.05, name

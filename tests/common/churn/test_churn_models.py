@@ -1,4 +1,4 @@
-"""Churn models: as arrays they say what scikit-learn says, and their parts add up."""
+"""Churn models: as arrays they equal scikit-learn's, and their contributions add up."""
 
 import xml.etree.ElementTree as ElementTree
 
@@ -17,7 +17,7 @@ ROWS = 3000
 
 @pytest.fixture(scope="module")
 def matrix() -> np.ndarray:
-    """Skewed numbers, some unknown, and a column that is always 0."""
+    """Return skewed numbers, some unknown, and a column that is always 0."""
     matrix = RANDOM.lognormal(size=(ROWS, 4))
     matrix[RANDOM.random(matrix.shape) < 0.2] = np.nan
     return np.column_stack([matrix, np.zeros(ROWS)])
@@ -30,7 +30,7 @@ def churned(matrix: np.ndarray) -> np.ndarray:
     return RANDOM.random(ROWS) < models.probability(odds)
 
 
-def test_trees_say_what_scikit_learn_says_on_rows_that_they_have_not_seen(matrix, churned, monkeypatch) -> None:
+def test_trees_equal_scikit_learn_on_unseen_rows(matrix, churned, monkeypatch) -> None:
     fitted = []
     fit = HistGradientBoostingClassifier.fit
     monkeypatch.setattr(HistGradientBoostingClassifier, "fit", lambda *given: fitted.append(fit(*given)) or fitted[0])
@@ -40,37 +40,35 @@ def test_trees_say_what_scikit_learn_says_on_rows_that_they_have_not_seen(matrix
     assert found.std() > 0.2
 
 
-def test_the_average_of_trees_is_that_of_the_rows_they_were_fitted_on(matrix, churned) -> None:
+def test_average_of_trees_is_that_of_their_training_rows(matrix, churned) -> None:
     trees = fitting.fit_trees(matrix, churned, 8, 0)
     assert models.log_odds(trees, matrix).mean() == pytest.approx(trees.average, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["regression", "trees", "blend"])
-def test_a_model_is_the_same_again_from_its_arrays_and_a_column_without_a_say_has_no_part(
-    kind, matrix, churned
-) -> None:
+def test_model_is_equal_after_serialisation(kind, matrix, churned) -> None:
     regression, trees = fitting.fit_regression(matrix, churned, 0.1), fitting.fit_trees(matrix, churned, 8, 0)
     model = {"regression": regression, "trees": trees, "blend": models.Blend(regression, trees)}[kind]
     again = models.from_arrays(model.arrays())
     assert type(again) is type(model)
     np.testing.assert_array_equal(models.log_odds(again, matrix), models.log_odds(model, matrix))
-    parts = model.parts(matrix)
-    assert not parts[:, 4].any()
-    assert np.abs(parts[:, 0]).mean() > 3 * np.abs(parts[:, 3]).mean()
-    np.testing.assert_allclose(model.average + parts.sum(axis=1), models.log_odds(model, matrix))
+    contributions = model.contributions(matrix)
+    assert not contributions[:, 4].any()
+    assert np.abs(contributions[:, 0]).mean() > 3 * np.abs(contributions[:, 3]).mean()
+    np.testing.assert_allclose(model.average + contributions.sum(axis=1), models.log_odds(model, matrix))
 
 
-def test_an_unknown_number_is_the_average_to_a_regression(matrix, churned) -> None:
+def test_unknown_number_is_the_average_to_a_regression(matrix, churned) -> None:
     regression = fitting.fit_regression(matrix, churned, 0.1)
     assert models.log_odds(regression, np.full((1, 5), np.nan))[0] == pytest.approx(regression.average)
 
 
-def test_extreme_log_odds_overflow_nothing() -> None:
+def test_extreme_log_odds_do_not_overflow() -> None:
     with np.errstate(all="raise"):
         assert models.probability(np.array([-1e6, 0.0, 1e6])).tolist() == [0, 0.5, 1]
 
 
-def test_columns_are_what_can_tell_rows_apart() -> None:
+def test_constant_features_have_no_column() -> None:
     rows = pa.table(
         {
             "number": [1.0, None, None, 4.0],
@@ -100,7 +98,7 @@ def test_words_add_up_to_their_feature() -> None:
     assert (names, values.tolist()) == (["age", "plan"], [[5.0, 3.0]])
 
 
-def test_calibration_finds_how_probabilities_were_bent() -> None:
+def test_calibration_inverts_distorted_probabilities() -> None:
     odds = RANDOM.normal(size=40_000)
     churned = RANDOM.random(40_000) < models.probability(2 * odds - 1)
     found = calibration.fit_calibration(odds, churned)
@@ -112,15 +110,15 @@ def test_calibration_finds_how_probabilities_were_bent() -> None:
     assert honest["calibration_error"] < 0.01
 
 
-def test_cross_calibration_has_not_seen_the_row() -> None:
-    """A calibration that knew its row would lean towards it; where nothing can be learned it must not."""
+def test_cross_calibration_excludes_the_row() -> None:
+    """A calibration that had seen its row would lean towards it, even if nothing can be learned."""
     odds, churned = RANDOM.normal(size=50), np.arange(50) % 2 == 0
     honest = calibration.cross_calibrated(odds, churned, 0)
     own = calibration.fit_calibration(odds, churned)(odds)
     assert (honest[churned].mean() - honest[~churned].mean()) < (own[churned].mean() - own[~churned].mean())
 
 
-def test_calibration_error_by_hand() -> None:
+def test_calibration_error_of_a_small_example() -> None:
     odds = np.log(np.array([0.25, 0.25, 0.25, 0.25, 0.75]) / np.array([0.75, 0.75, 0.75, 0.75, 0.25]))
     churned = np.array([True, True, False, False, True])
     assert calibration.reliability(models.probability(odds), churned) == [
@@ -130,8 +128,8 @@ def test_calibration_error_by_hand() -> None:
     assert calibration.quality(odds, Calibration(1, 0)(odds), churned)["calibration_error"] == pytest.approx(0.25)
 
 
-def test_the_drawing_is_svg_with_a_dot_for_each_tenth() -> None:
+def test_plot_is_svg_with_a_dot_per_tenth() -> None:
     bins = [{"rows": 4, "probability": 0.25, "churned": 0.5}, {"rows": 1, "probability": 0.75, "churned": 1.0}]
-    drawn = ElementTree.fromstring(calibration.drawing(bins, "blend"))
+    drawn = ElementTree.fromstring(calibration.plot(bins, "blend"))
     dots = drawn.findall("{http://www.w3.org/2000/svg}circle")
     assert [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in dots] == [(160, 240), (360, 40)]
