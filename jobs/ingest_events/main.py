@@ -1,12 +1,12 @@
-"""Tracking events as they were delivered, to typed and deduplicated events by date of occurrence.
+"""Ingest tracking events as delivered into typed, deduplicated events by date of occurrence.
 
-An event is known by its date of occurrence (UTC) and its ID: that is the key of the deduplication, within a delivery
-and against what earlier ones brought. So only the partitions of the dates that a delivery touches are looked at, and an
-ID that comes again with a time on another day is another event. The first arrival wins.
+The key of the deduplication, within a delivery and against earlier ones, is the date of occurrence (UTC) and the ID. So
+only the partitions of the dates in a delivery are read, and an ID with a time on another day is another event. The
+first arrival wins.
 
-Each file is read to its end first, by Python on the workers, as a stream: that finds what is corrupt, and lines that
-are too long, of which Spark's reader says nothing. Then Spark reads the files that are whole. A line that breaks a rule
-of common/ingestion/records.py goes to quarantine, a file with too many of them is left out whole, and the rest is used.
+First Python on the workers reads each file to its end, as a stream. That finds corrupt files, and lines that are too
+long, which Spark's reader drops silently. Then Spark reads the complete files. A line that breaks a rule of
+common/ingestion/records.py goes to quarantine, a file with too many of them is left out entirely, the rest is used.
 """
 
 import datetime
@@ -36,23 +36,23 @@ EVENT = (
     "time STRING, country STRING"
 )
 TYPES = ("purchase", "cancellation")
-EVENNESS = 8  # buckets of a large date for each of its partitions, so that their hashes spread evenly
+EVENNESS = 8  # buckets per partition of a large date, so that hashes spread evenly
 READER = {
     "lineSep": "\n",
     "mapreduce.input.linerecordreader.line.maxlength": str(records.MAX_RECORD + 2),  # longer lines are dropped
-    "recursiveFileLookup": "true",  # no column is made of what folders are called
-    "__globPaths__": "false",  # a name is a name, whatever brackets it has
+    "recursiveFileLookup": "true",  # folder names do not become columns
+    "__globPaths__": "false",  # brackets in names are literal
 }
 JSON = {"allowNonNumericNumbers": "false", "allowSingleQuotes": "false"}
-SUPPRESSED = "of a person who was forgotten"  # a reason that does not lead to quarantine
-END = "end of line e1f7c2d0"  # the ID of an object that is put behind each line's, and found there if nothing else was
-# What Spark makes text of that was not: control characters aside, it may be text as well.
+SUPPRESSED = "of a person who was forgotten"  # a reason without quarantine
+END = "end of line e1f7c2d0"  # ID of an object appended to each line; it follows if the line is one object
+# Other JSON values that Spark converts to text; apart from control characters, text may look the same.
 SUSPICIOUS = rf"{CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|\x22-?Infinity\x22$)"
 
 
 @dataclass
 class Summary:
-    """Counts of a file: its lines, the unusable ones by reason, events by date; and the position of its first line."""
+    """Counts of a file: lines, unusable ones by reason, events by date; and the position of its first line."""
 
     lines: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
@@ -62,17 +62,17 @@ class Summary:
 
 
 def readable(session: SparkSession, task: Task) -> tuple[dict[int, File], dict[int, Survey], list[Quarantined]]:
-    """The files that can be read to their end and what that found, by number; and the files that are left out.
+    """Return the readable files and their surveys, by number, and the files that are left out.
 
     Raises InputError if no file can be read.
     """
     source = task.input("deliveries")
     files, left_out = deliveries.accepted(source, ".gz")
     slices = min(len(files), 8 * session.sparkContext.defaultParallelism)
-    found = session.sparkContext.parallelize(files, slices).map(deliveries.survey_or_reason).collect()
-    surveys = {number: survey for number, survey in enumerate(found) if isinstance(survey, Survey)}
+    results = session.sparkContext.parallelize(files, slices).map(deliveries.survey_or_reason).collect()
+    surveys = {number: survey for number, survey in enumerate(results) if isinstance(survey, Survey)}
     left_out += [
-        Quarantined(file, reason) for file, reason in zip(files, found, strict=True) if isinstance(reason, str)
+        Quarantined(file, reason) for file, reason in zip(files, results, strict=True) if isinstance(reason, str)
     ]
     if not surveys:
         raise deliveries.nothing_readable(source, left_out)
@@ -80,10 +80,10 @@ def readable(session: SparkSession, task: Task) -> tuple[dict[int, File], dict[i
 
 
 def read_lines(session: SparkSession, task: Task, files: dict[int, File]) -> DataFrame:
-    """Each line with the number of its file, its arrival day and its position.
+    """Return each line with the number of its file, its arrival day and its position.
 
-    A gzipped file can't be split, so its lines have consecutive positions, and a line's number is its position less
-    that of the file's first line: line numbers without counting.
+    A gzipped file can't be split, so its lines have consecutive positions. A line's number is its position minus that
+    of the file's first line, without counting.
     """
     lines = session.read.options(**READER).text([file.uri for file in files.values()])
     numbers = {file.uri: number for number, file in files.items()}
@@ -94,35 +94,35 @@ def read_lines(session: SparkSession, task: Task, files: dict[int, File]) -> Dat
         spellings = {path, path.replace("file:///", "file:/", 1)}  # Hadoop's file systems begin either way
         rows += [(spelling, numbers[uri], arrivals[uri]) for spelling in spellings]
     known = spark.small_table(session, {"path": "STRING", "file": "BIGINT", "arrival": "DATE"}, rows)
-    placed = lines.select(
+    with_positions = lines.select(
         "value", F.col("_metadata.file_path").alias("path"), F.monotonically_increasing_id().alias("position")
     )
-    return placed.join(F.broadcast(known), "path").drop("path")
+    return with_positions.join(F.broadcast(known), "path").drop("path")
 
 
 def parse(lines: DataFrame, reason_of_usable: str | None = None) -> DataFrame:
-    """The fields of each line, `date`, and `reason`: why it can't be used, null if it can.
+    """Return the fields of each line, `date`, and `reason`: null if the line is used.
 
-    Of a line that is not used there are no fields, but `bytes` and `content`, how long it is and how it begins. With
+    A line that is not used has no fields, but its size (`bytes`) and its beginning (`content`). With
     `reason_of_usable` no line is used.
     """
-    behind = F.concat(F.lit("["), "value", F.lit(f',{{"event_id":"{END}"}}]'))
-    found = lines.withColumn("objects", F.from_json(behind, f"ARRAY<STRUCT<{EVENT}>>", JSON))
+    appended = F.concat(F.lit("["), "value", F.lit(f',{{"event_id":"{END}"}}]'))
+    with_objects = lines.withColumn("objects", F.from_json(appended, f"ARRAY<STRUCT<{EVENT}>>", JSON))
     event = F.get("objects", F.lit(0))
     fields = {name: event[name] for name in contracts.load("events@1").columns}
     for name in ("event_id", "user_id", "item_id", "country"):
-        fields[name] = F.nullif(fields[name], F.lit(""))  # empty text is none
+        fields[name] = F.nullif(fields[name], F.lit(""))  # empty text is null
     time = fields["time"]
-    with_seconds = F.regexp_replace(time, "^(.{10}[T ].{5})", "$1:00")  # Spark knows no zone behind minutes
+    with_seconds = F.regexp_replace(time, "^(.{10}[T ].{5})", "$1:00")  # Spark parses no zone after minutes
     whole = F.when(F.substring(time, 17, 1) == ":", time).otherwise(with_seconds)
     fields["time"] = F.when(time.rlike(rf"^{records.TIME}\z"), F.try_to_timestamp(whole))
-    typed = found.select(
+    typed = with_objects.select(
         "arrival", "position", "file", "value", "objects", *[field.alias(name) for name, field in fields.items()]
     )
     reason = F.coalesce(unusable(), F.lit(reason_of_usable))
-    known = typed.withColumn("reason", reason)
+    reasoned = typed.withColumn("reason", reason)
     bad = F.col("reason").isNotNull()
-    return known.select(
+    return reasoned.select(
         "arrival",
         "position",
         "file",
@@ -135,10 +135,10 @@ def parse(lines: DataFrame, reason_of_usable: str | None = None) -> DataFrame:
 
 
 def suppress(session: SparkSession, task: Task, forgotten: People | None, parsed: DataFrame) -> DataFrame:
-    """Give the lines of people who were forgotten a reason by which they are dropped; there is no work if nobody was.
+    """Set the reason SUPPRESSED, which drops a line, on lines of people who were forgotten; free of cost without any.
 
-    A user ID is looked up by its keyed hash, key and list being read as rows: what stands in a query gets into Spark's
-    log of events. Lines that are not used have no user ID, so Python looks for one in what is kept of them.
+    A user ID is looked up by its keyed hash. The key and the list are read as rows, because literals of a query appear
+    in Spark's event log. Lines that are not used have no user ID, so Python searches their kept content.
     """
     if forgotten is None:
         return parsed
@@ -147,9 +147,9 @@ def suppress(session: SparkSession, task: Task, forgotten: People | None, parsed
     named = F.udf(lambda content: bool(content and forgotten.named_in_line(bytes(content))), "BOOLEAN")
     inner = F.sha2(F.concat("key", "user_id"), 256)
     hashed = parsed.crossJoin(F.broadcast(key)).withColumn("hash", F.sha2(F.concat("key", inner), 256))
-    found = hashed.join(F.broadcast(listed.withColumn("listed", F.lit(True))), "hash", "left")
+    looked_up = hashed.join(F.broadcast(listed.withColumn("listed", F.lit(True))), "hash", "left")
     dropped = F.coalesce("listed", F.lit(False)) | named("content")
-    return found.withColumn("reason", F.when(dropped, F.lit(SUPPRESSED)).otherwise(F.col("reason"))).select(
+    return looked_up.withColumn("reason", F.when(dropped, F.lit(SUPPRESSED)).otherwise(F.col("reason"))).select(
         *[
             F.when(F.col("reason") != SUPPRESSED, F.col(name)).alias(name) if name == "content" else name
             for name in parsed.columns
@@ -158,7 +158,7 @@ def suppress(session: SparkSession, task: Task, forgotten: People | None, parsed
 
 
 def unusable() -> Column:
-    """The first reason for which a line is unusable, null if it is usable; see common/ingestion/records.py."""
+    """Return the first reason why a line is unusable, null if it is usable; see common/ingestion/records.py."""
     escapes = F.replace("value", F.lit("\\\\"), F.lit(""))
     end = F.get("objects", F.lit(1))["event_id"]
     one = (F.size("objects") == 2) & (end == END) & F.get("objects", F.lit(0)).isNotNull()
@@ -174,7 +174,7 @@ def unusable() -> Column:
         records.bad("user ID"): bad_text("user_id"),
         "unknown type": ~F.coalesce(F.col("type").isin(*TYPES), F.lit(False)),
         records.BAD_TIME: ~F.coalesce(F.col("time") >= F.lit(records.FIRST_TIME), F.lit(False)),
-        # One clock that is years ahead would move the end of every window that is open at its end.
+        # One clock that is years ahead would move the end of every window without an end.
         records.AFTER_ARRIVAL: F.col("time") >= latest,
         "quantity not a positive whole number": ~F.coalesce(F.col("quantity") > 0, F.lit(False)),
         "unit price not a number from 0": ~F.coalesce(F.col("unit_price").between(0, 1e300), F.lit(False)),
@@ -184,10 +184,10 @@ def unusable() -> Column:
 
 
 def bad_text(name: str) -> Column:
-    """A condition for values that are too long, have control characters, or were neither text nor an integer in JSON.
+    """Return true for values that are too long, have control characters, or were neither text nor integer in JSON.
 
-    Spark makes text of whatever is there, so what may have been a number, a boolean, an object or an array is looked
-    up once more, of the few values that read like one.
+    Spark converts any value to text, so the few that look like a number, a boolean, an object or an array are parsed
+    once more.
     """
     value = F.col(name)
     kinds = ("DOUBLE", "BOOLEAN", "MAP<STRING, STRING>", "ARRAY<STRING>")
@@ -197,14 +197,14 @@ def bad_text(name: str) -> Column:
 
 
 def summarise(parsed: DataFrame, files: dict[int, File], surveys: dict[int, Survey]) -> dict[int, Summary]:
-    """For each file count lines by reason and events by date, and find where it begins, in one pass.
+    """Count lines by reason and events by date of each file, and find its first position, in one pass.
 
-    Raises TaskError if Spark found other lines than the survey.
+    Raises TaskError if Spark's number of lines differs from the survey's.
     """
-    found: defaultdict[int, Summary] = defaultdict(Summary)
+    summaries: defaultdict[int, Summary] = defaultdict(Summary)
     groups = parsed.groupBy("file", "date", "reason").agg(F.count("*").alias("lines"), F.min("position").alias("first"))
     for group in groups.collect():
-        summary = found[group.file]
+        summary = summaries[group.file]
         summary.first = min(group.first, summary.first) if summary.lines else group.first
         summary.lines += group.lines
         if group.reason == SUPPRESSED:
@@ -214,29 +214,29 @@ def summarise(parsed: DataFrame, files: dict[int, File], surveys: dict[int, Surv
         else:
             summary.events[group.date] += group.lines
     for number, survey in surveys.items():
-        summary = found[number]
+        summary = summaries[number]
         if summary.lines + len(survey.too_long) != survey.lines:
             raise TaskError(
-                f"{files[number].uri} has {summary.lines} lines of up to 1 MiB, where it had "
-                f"{survey.lines - len(survey.too_long)} before; run the task again when the delivery is complete."
+                f"{files[number].uri} has {summary.lines} lines of up to 1 MiB, and had "
+                f"{survey.lines - len(survey.too_long)} before; rerun the task when the delivery is complete."
             )
         summary.lines = survey.lines
         if survey.too_long:
             summary.unusable[records.TOO_LONG] += len(survey.too_long)
-    return dict(found)
+    return dict(summaries)
 
 
-def quarantined(lines: DataFrame, places: DataFrame) -> DataFrame:
-    """Rows of quarantine@2 for unusable lines; `places` has a row for each file.
+def quarantine_lines(lines: DataFrame, starts: DataFrame) -> DataFrame:
+    """Return rows of quarantine@2 for unusable lines; `starts` has one row per file.
 
-    Its `skipped` are the numbers of lines that Spark's reader dropped, ascending: each moves those behind it by one.
+    Its `skipped` are the numbers of lines that Spark's reader dropped, ascending: each shifts the later ones by one.
     """
     number = F.aggregate("skipped", F.col("position") - F.col("first") + 1, lambda line, skipped: F.when(
         skipped <= line, line + 1).otherwise(line))  # fmt: skip
     readable_text = F.udf(records.escaped, "STRING")
     return (
         lines.where(F.col("reason") != SUPPRESSED)
-        .join(F.broadcast(places), "file")
+        .join(F.broadcast(starts), "file")
         .select(
             F.col("name").alias("file"),
             number.alias("line"),
@@ -258,7 +258,7 @@ def quarantine(
     left_out: list[Quarantined],
     forgotten: People | None,
 ) -> DataFrame:
-    """Rows of quarantine@2: files that are left out, lines that are unusable, and all lines of bad files."""
+    """Return rows of quarantine@2: files that are left out, unusable lines, and all lines of bad files."""
     columns = {"file": "STRING", "line": "BIGINT", "reason": "STRING", "bytes": "BIGINT", "content": "STRING"}
     rows = deliveries.quarantine_of_files(left_out)
     for number, survey in surveys.items():
@@ -267,9 +267,9 @@ def quarantine(
             for line in survey.too_long
             if not (forgotten and forgotten.named_in_line(line.content))
         ]
-    found = spark.small_table(session, columns, rows)
+    result = spark.small_table(session, columns, rows)
 
-    def places(firsts: dict[int, int]) -> DataFrame:
+    def starts(firsts: dict[int, int]) -> DataFrame:
         kinds = {"file": "BIGINT", "name": "STRING", "first": "BIGINT", "skipped": "ARRAY<BIGINT>"}
         return spark.small_table(
             session,
@@ -282,26 +282,26 @@ def quarantine(
 
     firsts = {number: summary.first for number, summary in summaries.items() if summary.unusable}
     if kept := {number: first for number, first in firsts.items() if number not in bad_files}:
-        found = found.unionByName(quarantined(used(parsed, bad_files), places(kept)))
+        result = result.unionByName(quarantine_lines(used(parsed, bad_files), starts(kept)))
     if bad_files:
-        again = parse(read_lines(session, task, {number: files[number] for number in bad_files}), records.IN_BAD_FILE)
-        again = suppress(session, task, forgotten, again).persist(StorageLevel.DISK_ONLY)
-        begins = again.groupBy("file").agg(F.min("position").alias("first")).collect()
-        found = found.unionByName(quarantined(again, places({row.file: row.first for row in begins})))
-    return found
+        lines = parse(read_lines(session, task, {number: files[number] for number in bad_files}), records.IN_BAD_FILE)
+        lines = suppress(session, task, forgotten, lines).persist(StorageLevel.DISK_ONLY)
+        begins = lines.groupBy("file").agg(F.min("position").alias("first")).collect()
+        result = result.unionByName(quarantine_lines(lines, starts({row.file: row.first for row in begins})))
+    return result
 
 
 def used(parsed: DataFrame, bad_files: Iterable[int]) -> DataFrame:
-    """The lines of files that are not left out."""
+    """Return the lines of files that are not left out."""
     numbers = list(bad_files)
     return parsed.where(~F.col("file").isin(numbers)) if numbers else parsed
 
 
 def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitions: int) -> DataFrame:
-    """Usable events that are not known, each once: the first to arrive; one shuffle, by date and bucket of event IDs.
+    """Return new usable events, each once: the first to arrive; one shuffle, by date and bucket of event IDs.
 
-    `known` has `date` and `event_id` of what is published for the dates of the delivery. `buckets` has for each date
-    in how many parts it is split.
+    `known` has `date` and `event_id` of the published events for the dates of the delivery. `buckets` has the number of
+    buckets per date.
     """
     arrived = parsed.where("reason IS NULL").drop("reason", "bytes", "content")
     both = arrived.unionByName(known, allowMissingColumns=True)
@@ -311,13 +311,13 @@ def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitio
     same_event = Window.partitionBy("date", "bucket", "event_id").orderBy(
         F.asc_nulls_first("arrival"), "file", "position"
     )
-    first = spread.repartition(partitions, "date", "bucket").withColumn("place", F.row_number().over(same_event))
+    first = spread.repartition(partitions, "date", "bucket").withColumn("number", F.row_number().over(same_event))
     names = list(contracts.load("events@1").columns)
-    return first.where("place = 1 AND arrival IS NOT NULL").select("date", *names)  # what is known has no arrival
+    return first.where("number = 1 AND arrival IS NOT NULL").select("date", *names)  # known events have no arrival
 
 
 def known_events(session: SparkSession, published: list[Manifest | None]) -> DataFrame:
-    """Date and ID of the events that these partitions hold."""
+    """Return the date and ID of the events of these partitions."""
     files = [file.uri for partition in published for file in manifest.partition_files(partition)]
     if not files:
         return spark.small_table(session, {"date": "DATE", "event_id": "STRING"}, [])
@@ -326,7 +326,7 @@ def known_events(session: SparkSession, published: list[Manifest | None]) -> Dat
 
 
 def main(task: Task) -> None:
-    most = task.parameters["max_quarantined_share"]
+    max_share = task.parameters["max_quarantined_share"]
     with spark.session(task) as session:
         forgotten = suppression.load(task.lake)
         files, surveys, left_out = readable(session, task)
@@ -336,7 +336,7 @@ def main(task: Task) -> None:
         bad_files = {
             number
             for number, summary in summaries.items()
-            if records.too_many(summary.unusable.total(), summary.lines, most)
+            if records.too_many(summary.unusable.total(), summary.lines, max_share)
         }
         reasons = sum((summary.unusable for summary in summaries.values()), Counter())
         in_bad_files = sum(summaries[number].events.total() for number in bad_files)
@@ -350,15 +350,15 @@ def main(task: Task) -> None:
             "suppressed": suppressed,
         }
         task.log("parsed", **task.metrics)
-        deliveries.refuse_unusable(events.total() + suppressed, task.metrics["lines"], reasons, most)
+        deliveries.refuse_unusable(events.total() + suppressed, task.metrics["lines"], reasons, max_share)
 
-        rows_aside = quarantine(session, task, parsed, files, surveys, summaries, bad_files, left_out, forgotten)
-        rows_aside = rows_aside.repartition(1 + unusable // ROWS_PER_PARTITION)
-        spark.write(task, "quarantine", rows_aside.sortWithinPartitions("file", "line"))
+        quarantined = quarantine(session, task, parsed, files, surveys, summaries, bad_files, left_out, forgotten)
+        quarantined = quarantined.repartition(1 + unusable // ROWS_PER_PARTITION)
+        spark.write(task, "quarantine", quarantined.sortWithinPartitions("file", "line"))
 
         dates = sorted(events)
-        found = in_parallel(lambda date: task.partition("events", f"date={date}")[1], dates)
-        seen = dict(zip(dates, found, strict=True))
+        published = in_parallel(lambda date: task.partition("events", f"date={date}")[1], dates)
+        seen = dict(zip(dates, published, strict=True))
         rows = {date: events[date] + manifest.partition_rows(seen[date]) for date in dates}
         parts = [
             1 if number <= ROWS_PER_PARTITION else EVENNESS * number // ROWS_PER_PARTITION for number in rows.values()

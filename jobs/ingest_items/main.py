@@ -1,15 +1,15 @@
-"""The catalogue: one row for each good, its name picked from contradictory descriptions.
+"""Ingest the catalogue: one row per good, its name chosen from contradictory descriptions.
 
-Goods are what has a stock code, that is an item ID that begins with five digits; all else (postage, bank charges, gift
-vouchers, tests) goes to quarantine and is never recommended. The family of a good is these five digits: the letters
-behind them are colours and sizes.
+A good has a stock code, that is an item ID that begins with five digits. All other items (postage, bank charges, gift
+vouchers, tests) go to quarantine and are never recommended. The family of a good is these five digits: the letters
+after them are colours and sizes.
 
-Stock keepers write notes where the name should be ("damages", "found", "?"). Of an item's descriptions the best kind
-wins: several words in capitals; one word in capitals; several words that each begin with a capital. Within a kind the
-last one seen, then the alphabet. A good that has only notes, or nothing, has never been named: quarantine.
+Stock keepers write notes instead of names ("damages", "found", "?"). The best kind of an item's descriptions wins:
+several words in capitals; one word in capitals; several words that each begin with a capital. Within a kind the last
+one seen wins, then the first of the alphabet. A good with notes only, or without a description, goes to quarantine.
 
 Files are read as a stream. A row that breaks a rule of common/ingestion/records.py goes to quarantine, a file that is
-corrupt or has too many of them is left out whole, and the rest is used.
+corrupt or has too many of them is left out entirely, and the rest is used.
 """
 
 import datetime
@@ -36,7 +36,7 @@ SEVERAL_CAPITALISED_WORDS = r"^[^a-z\s]\S*(?: [^a-z\s]\S*)+$"
 
 @dataclass
 class Delivery:
-    """A file: its usable rows with their lines, and how many rows are not, by reason."""
+    """A file: its usable rows with their lines, and the number of unusable rows by reason."""
 
     file: File
     arrival: datetime.date
@@ -46,26 +46,26 @@ class Delivery:
     left_out: bool = False
 
 
-def item_of(found: list[str] | str, arrival: datetime.date) -> tuple[str, str, datetime.datetime]:
-    """The values of COLUMNS, white space in a description as single spaces; Unusable says why there are none."""
-    if isinstance(found, str):
-        raise Unusable(found)
-    item_id, description, seen = found
+def item_of(row: list[str] | str, arrival: datetime.date) -> tuple[str, str, datetime.datetime]:
+    """Return the values of COLUMNS, white space as single spaces; Unusable with the reason if there are none."""
+    if isinstance(row, str):
+        raise Unusable(row)
+    item_id, description, seen = row
     item = records.required_text(item_id, "item ID")
     return item, records.text(" ".join(description.split()), "description") or "", records.moment(seen, arrival)
 
 
 def items_of(delivery: Delivery) -> Iterator[tuple[Line, tuple[str, str, datetime.datetime] | str]]:
-    """Each row with its values, or with the reason why it can't be used."""
-    for line, found in rows(deliveries.lines(delivery.file), COLUMNS):
+    """Yield each row with its values, or with the reason why it is unusable."""
+    for line, row in rows(deliveries.lines(delivery.file), COLUMNS):
         try:
-            yield line, item_of(found, delivery.arrival)
+            yield line, item_of(row, delivery.arrival)
         except Unusable as error:
             yield line, str(error)
 
 
 def read_delivery(file: File, arrival: datetime.date, max_share: float) -> Delivery:
-    """A file, left out if too many of its rows are unusable; Unreadable if it is no such CSV."""
+    """Read a file; it is left out if too many of its rows are unusable. Unreadable if it is not such a CSV."""
     delivery = Delivery(file, arrival)
     for line, item in items_of(delivery):
         delivery.rows += 1
@@ -81,7 +81,7 @@ def read_delivery(file: File, arrival: datetime.date, max_share: float) -> Deliv
 
 
 def kind_of(descriptions: pd.Series) -> pd.Series:
-    """How much a description looks like a name, 3 to 1, and 0 for a note."""
+    """Rank descriptions by their resemblance to a name, 3 to 1, and 0 for a note."""
     capitals, small = descriptions.str.count(r"[A-Z]"), descriptions.str.count(r"[a-z]")
     words = descriptions.str.count(" ") + 1
     in_capitals = (capitals >= 3) & (capitals >= small)  # half of the letters, for "BAG 125g MARBLES"
@@ -90,7 +90,7 @@ def kind_of(descriptions: pd.Series) -> pd.Series:
 
 
 def catalogue(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
-    """item_id, name and family of each good, by item_id; and of each row why it is no part of that, null if it is."""
+    """Return item_id, name and family of each good, by item_id; and for each row the reason to drop it, or null."""
     kinds, is_good = kind_of(rows["description"]), rows["item_id"].str.match(GOOD)
     candidates = rows.assign(name=rows["description"], kind=kinds)[is_good & (kinds > 0)]
     best = candidates.sort_values(["item_id", "kind", "seen", "name"], ascending=[True, False, False, True])
@@ -102,8 +102,8 @@ def catalogue(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
     return items, reason
 
 
-def quarantined(delivery: Delivery, dropped: dict[int, str]) -> Iterator[tuple[object, ...]]:
-    """Rows of quarantine@2 for the rows of a file that are not used; `dropped` has those of no good, by line."""
+def quarantine(delivery: Delivery, dropped: dict[int, str]) -> Iterator[tuple[object, ...]]:
+    """Yield rows of quarantine@2 for the unused rows of a file; `dropped` has the reasons of `catalogue`, by line."""
     if not (delivery.reasons or dropped):
         return
     for line, item in items_of(delivery):
@@ -115,39 +115,47 @@ def quarantined(delivery: Delivery, dropped: dict[int, str]) -> Iterator[tuple[o
 
 
 def refuse_if_too_few_are_goods(reason: pd.Series, max_share: float) -> None:
-    """GateRefused if the shop's rules drop more than this share of the rows: then it is another shop's catalogue."""
+    """Raise GateRefused if the shop's rules drop more than this share of the rows, as of another shop's catalogue."""
     dropped = int(reason.notna().sum())
     if dropped > max_share * len(reason):
-        told = ", ".join(f"{why} ({number})" for why, number in reason.value_counts().items())
+        by_reason = ", ".join(f"{why} ({number})" for why, number in reason.value_counts().items())
         raise GateRefused(
-            f"{dropped} of {len(reason)} usable rows are of no good, at most {max_share:.1%} may be: {told}; nothing "
-            "was published: have the deliveries mended, adapt the rules of ingest_items to the shop, or raise "
+            f"{dropped} of {len(reason)} usable rows are not of a good, at most {max_share:.1%} may be: {by_reason}; "
+            "nothing was published: correct the deliveries, adapt the rules of ingest_items to the shop, or raise "
             "max_dropped_share."
         )
 
 
 def main(task: Task) -> None:
-    most = task.parameters["max_quarantined_share"]
-    found, corrupt = deliveries.read_all(task, ".csv", lambda file, arrival: read_delivery(file, arrival, most))
-    reasons = sum((delivery.reasons for delivery in found), Counter())
+    max_share = task.parameters["max_quarantined_share"]
+    delivered, corrupt = deliveries.read_all(
+        task, ".csv", lambda file, arrival: read_delivery(file, arrival, max_share)
+    )
+    reasons = sum((delivery.reasons for delivery in delivered), Counter())
     task.metrics |= {
-        "rows": sum(delivery.rows for delivery in found),
-        **deliveries.counts(reasons, len(corrupt), sum(delivery.left_out for delivery in found)),
+        "rows": sum(delivery.rows for delivery in delivered),
+        **deliveries.counts(reasons, len(corrupt), sum(delivery.left_out for delivery in delivered)),
     }
     task.log("parsed", **task.metrics)
-    deliveries.refuse_unusable(sum(len(delivery.usable) for delivery in found), task.metrics["rows"], reasons, most)
-    usable = pd.DataFrame([row for delivery in found for row in delivery.usable], columns=[*COLUMNS, "file", "line"])
+    deliveries.refuse_unusable(
+        sum(len(delivery.usable) for delivery in delivered), task.metrics["rows"], reasons, max_share
+    )
+    usable = pd.DataFrame(
+        [row for delivery in delivered for row in delivery.usable], columns=[*COLUMNS, "file", "line"]
+    )
     items, reason = catalogue(usable.astype({"item_id": object, "description": object}))
     refuse_if_too_few_are_goods(reason, task.parameters["max_dropped_share"])
     result = pa.Table.from_pandas(items, preserve_index=False)
     arrow.refuse_lost_keys(task, "items", "item_id", result["item_id"], task.parameters["max_key_drop"])
-    no_goods = usable.assign(reason=reason)[reason.notna()]
-    dropped = {str(uri): dict(zip(part["line"], part["reason"], strict=True)) for uri, part in no_goods.groupby("file")}
+    dropped_rows = usable.assign(reason=reason)[reason.notna()]
+    dropped = {
+        str(uri): dict(zip(part["line"], part["reason"], strict=True)) for uri, part in dropped_rows.groupby("file")
+    }
 
     def rows_of_quarantine() -> Iterator[tuple[object, ...]]:
         yield from deliveries.quarantine_of_files(corrupt)
-        for delivery in found:
-            yield from quarantined(delivery, dropped.get(delivery.file.uri, {}))
+        for delivery in delivered:
+            yield from quarantine(delivery, dropped.get(delivery.file.uri, {}))
 
     arrow.write_rows(task, "quarantine", rows_of_quarantine())
     arrow.write(task, "items", result)

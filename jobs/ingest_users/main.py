@@ -1,14 +1,14 @@
-"""Who had which plan when: periods of users, from all deliveries of their changes, contradictions resolved.
+"""Ingest subscription changes into periods: the plan of each user over time, contradictions resolved.
 
-All deliveries are read together, so the result does not depend on the order in which they came in. The rules:
+All deliveries are read together, so the result does not depend on the order of their arrival. The rules:
 - Of several changes of one user at the same moment, the one that arrived last counts, in a delivery the later line.
 - `subscribe` and `change` begin a period with the plan that they name, whatever there was before.
-- `cancel` begins a period without a plan. Where there is no plan to end, it goes to quarantine.
-- A change that names no country or platform leaves them as they were.
-- A period that says the same as the one before it is a part of that one.
+- `cancel` begins a period without a plan. Without a plan to end, it goes to quarantine.
+- A change without a country or platform keeps the previous ones.
+- A period equal to the previous one is merged into it.
 
 Files are read as a stream. A line that breaks a rule of common/ingestion/records.py goes to quarantine, a file that is
-corrupt or has too many of them is left out whole, and the rest is used.
+corrupt or has too many of them is left out entirely, and the rest is used.
 """
 
 import datetime
@@ -40,7 +40,7 @@ CANCELS_NOTHING = "cancels a plan that the user does not have"
 
 @dataclass
 class Delivery:
-    """A file: its usable changes, and the numbers of its lines that are not, by reason and each."""
+    """A file: its usable changes, and its unusable lines, counted by reason and by number."""
 
     file: File
     arrival: datetime.date
@@ -53,7 +53,7 @@ class Delivery:
 
 
 def change_of(line: Line, arrival: datetime.date) -> tuple[object, ...]:
-    """The values of FIELDS; Unusable says why there are none."""
+    """Return the values of FIELDS; Unusable with the reason if there are none."""
     if line.too_long:
         raise Unusable(records.TOO_LONG)
     row = records.json_object(line.content)
@@ -69,19 +69,19 @@ def change_of(line: Line, arrival: datetime.date) -> tuple[object, ...]:
 
 
 def read_delivery(file: File, arrival: datetime.date, max_share: float, forgotten: People | None) -> Delivery:
-    """A file, left out if too many of its lines are unusable; Unreadable if it is corrupt."""
-    found = Delivery(file, arrival)
-    parts = list(arrow.batched(changes(found, forgotten), LINES))
-    found.left_out = records.too_many(found.reasons.total(), found.lines, max_share)
-    if found.left_out:
-        found.reasons[records.IN_BAD_FILE] = found.lines - found.suppressed - found.reasons.total()
+    """Read a file; it is left out if too many of its lines are unusable. Unreadable if it is corrupt."""
+    delivery = Delivery(file, arrival)
+    batches = list(arrow.batched(changes(delivery, forgotten), LINES))
+    delivery.left_out = records.too_many(delivery.reasons.total(), delivery.lines, max_share)
+    if delivery.left_out:
+        delivery.reasons[records.IN_BAD_FILE] = delivery.lines - delivery.suppressed - delivery.reasons.total()
     else:
-        found.changes = pa.concat_tables([found.changes, *parts])
-    return found
+        delivery.changes = pa.concat_tables([delivery.changes, *batches])
+    return delivery
 
 
 def changes(delivery: Delivery, forgotten: People | None) -> Iterator[tuple[object, ...]]:
-    """The values of LINES of each usable line; the others are noted in the delivery."""
+    """Yield the values of LINES of each usable line; record the others in the delivery."""
     day = datetime.datetime.combine(delivery.arrival, datetime.time(), datetime.UTC)
     for line in deliveries.lines(delivery.file):
         delivery.lines += 1
@@ -95,13 +95,13 @@ def changes(delivery: Delivery, forgotten: People | None) -> Iterator[tuple[obje
             delivery.unusable.append(line.number)
 
 
-def quarantined(delivery: Delivery, idle: list[int], forgotten: People | None) -> Iterator[tuple[object, ...]]:
-    """Rows of quarantine@2 for the lines of a file that are not used; `idle` are those that cancel nothing."""
+def quarantine(delivery: Delivery, idle: list[int], forgotten: People | None) -> Iterator[tuple[object, ...]]:
+    """Yield rows of quarantine@2 for the unused lines of a file; `idle` are those that cancel nothing."""
     if not (delivery.left_out or delivery.unusable or idle):
         return
-    wanted = iter(sorted([*delivery.unusable, *idle]))
+    numbers = iter(sorted([*delivery.unusable, *idle]))
     reason_of_others = records.IN_BAD_FILE if delivery.left_out else CANCELS_NOTHING
-    number = next(wanted, None)
+    number = next(numbers, None)
     for line in deliveries.lines(delivery.file):
         if not delivery.left_out and line.number != number:
             continue
@@ -112,18 +112,18 @@ def quarantined(delivery: Delivery, idle: list[int], forgotten: People | None) -
             yield deliveries.quarantine_of_line(delivery.file, line, reason_of_others)
         except Unusable as error:
             yield deliveries.quarantine_of_line(delivery.file, line, str(error))
-        number = next(wanted, None)
+        number = next(numbers, None)
 
 
 def as_categories(lines: pa.Table) -> pd.DataFrame:
-    """The lines with numbers for their texts, which are many times as quick and as small; users in their order."""
+    """Return the lines with categories for their texts, many times as fast and as small; users in sorted order."""
     rows: pd.DataFrame = lines.to_pandas(categories=["user_id", "file", "plan", "change", "country", "platform"])
     users = rows["user_id"].cat
     return rows.assign(user_id=users.reorder_categories(users.categories.sort_values(), ordered=True))
 
 
 def periods(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The rows of users@1, by user and time, and the cancellations that had nothing to end."""
+    """Return rows of users@1, by user and time, and the cancellations without a plan to end."""
     order = ["user_id", "time", "arrival", "file", "line"]
     changes = changes.sort_values(order).drop_duplicates(["user_id", "time"], keep="last")
     before = changes.groupby("user_id", sort=False, observed=True)["change"].shift()
@@ -134,25 +134,25 @@ def periods(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         **changes.groupby("user_id", sort=False, observed=True)[["country", "platform"]].ffill(),
     )
     state = pd.DataFrame({name: changes[name].cat.codes for name in ("user_id", "plan", "country", "platform")})
-    found = changes[(state != state.shift()).any(axis=1)].rename(columns={"time": "since"})
-    return found.assign(until=found.groupby("user_id", sort=False, observed=True)["since"].shift(-1)), cancels_nothing
+    begins = changes[(state != state.shift()).any(axis=1)].rename(columns={"time": "since"})
+    return begins.assign(until=begins.groupby("user_id", sort=False, observed=True)["since"].shift(-1)), cancels_nothing
 
 
 def main(task: Task) -> None:
-    most, max_key_drop = task.parameters["max_quarantined_share"], task.parameters["max_key_drop"]
+    max_share, max_key_drop = task.parameters["max_quarantined_share"], task.parameters["max_key_drop"]
     forgotten = suppression.load(task.lake)
-    found, corrupt = deliveries.read_all(
-        task, ".gz", lambda file, arrival: read_delivery(file, arrival, most, forgotten)
+    delivered, corrupt = deliveries.read_all(
+        task, ".gz", lambda file, arrival: read_delivery(file, arrival, max_share, forgotten)
     )
-    reasons = sum((delivery.reasons for delivery in found), Counter())
+    reasons = sum((delivery.reasons for delivery in delivered), Counter())
     task.metrics |= {
-        "lines": sum(delivery.lines for delivery in found),
-        **deliveries.counts(reasons, len(corrupt), sum(delivery.left_out for delivery in found)),
-        "suppressed": sum(delivery.suppressed for delivery in found),
+        "lines": sum(delivery.lines for delivery in delivered),
+        **deliveries.counts(reasons, len(corrupt), sum(delivery.left_out for delivery in delivered)),
+        "suppressed": sum(delivery.suppressed for delivery in delivered),
     }
     task.log("parsed", **task.metrics)
-    usable = pa.concat_tables([delivery.changes for delivery in found])
-    deliveries.refuse_unusable(usable.num_rows + task.metrics["suppressed"], task.metrics["lines"], reasons, most)
+    usable = pa.concat_tables([delivery.changes for delivery in delivered])
+    deliveries.refuse_unusable(usable.num_rows + task.metrics["suppressed"], task.metrics["lines"], reasons, max_share)
     users, cancels_nothing = periods(as_categories(usable))
     idle = {str(uri): lines.tolist() for uri, lines in cancels_nothing.groupby("file", observed=True)["line"]}
     result = pa.Table.from_pandas(users, preserve_index=False)
@@ -160,8 +160,8 @@ def main(task: Task) -> None:
 
     def rows() -> Iterator[tuple[object, ...]]:
         yield from deliveries.quarantine_of_files(corrupt)
-        for delivery in found:
-            yield from quarantined(delivery, idle.get(delivery.file.uri, []), forgotten)
+        for delivery in delivered:
+            yield from quarantine(delivery, idle.get(delivery.file.uri, []), forgotten)
 
     arrow.write_rows(task, "quarantine", rows())
     arrow.write(task, "users", result)

@@ -9,7 +9,7 @@ from common.handover import Task, run
 
 
 def bought_items(events: pa.Table, min_buyers: int) -> pa.Table:
-    """Rows of new_job@1 from events, the most bought item first; events without a user count for nobody."""
+    """Return rows of new_job@1 from events, the most bought item first; events without a user do not count."""
     purchases = events.filter(pc.equal(events["type"], "purchase"))
     counted = purchases.group_by("item_id").aggregate([("user_id", "count_distinct")])
     buyers = counted.rename_columns({"user_id_count_distinct": "buyers"})
@@ -18,10 +18,10 @@ def bought_items(events: pa.Table, min_buyers: int) -> pa.Table:
 
 
 def main(task: Task) -> None:
-    least = task.parameters["min_buyers"]
-    items = bought_items(arrow.read(task, "events", ["user_id", "item_id", "type"]), least)
+    min_buyers = task.parameters["min_buyers"]
+    items = bought_items(arrow.read(task, "events", ["user_id", "item_id", "type"]), min_buyers)
     if not items.num_rows:
-        raise GateRefused(f"No item was bought by {least} users; look at the events, or lower min_buyers.")
+        raise GateRefused(f"No item was bought by {min_buyers} users; check the events, or lower min_buyers.")
     task.metrics["items"] = items.num_rows
     arrow.write(task, "items", items)
 

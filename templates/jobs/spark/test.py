@@ -1,4 +1,4 @@
-"""Items by buyers: what counts, and what is refused."""
+"""Items by buyers: counting, and refusal of an empty result."""
 
 import datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ NOW = datetime.datetime(2011, 6, 1, 12, tzinfo=datetime.UTC)
 
 @pytest.fixture
 def lake(tmp_path: Path, session: SparkSession) -> Lake:
-    """Three users: two bought the cup, one twice; one bought the pot, one gave it back, and so did nobody known."""
+    """Three users: two bought the cup, one twice; one bought the pot, one returned it, one unknown user bought it."""
     rows = [
         {
             "event_id": f"e{n}",
@@ -39,17 +39,17 @@ def lake(tmp_path: Path, session: SparkSession) -> Lake:
     return lake
 
 
-def test_an_item_has_as_many_buyers_as_users_who_bought_it(lake: Lake) -> None:
+def test_buyers_are_the_users_who_bought_the_item(lake: Lake) -> None:
     assert lake.run("new_job", "--set", "min_buyers=1") == 0
     assert lake.rows("new_job").to_pylist() == [{"item_id": "cup", "buyers": 2}, {"item_id": "pot", "buyers": 1}]
     assert lake.manifest("new_job")["metrics"] == {"items": 2}
 
 
-def test_an_item_of_too_few_buyers_is_left_out(lake: Lake) -> None:
+def test_item_with_too_few_buyers_is_left_out(lake: Lake) -> None:
     assert lake.run("new_job") == 0
     assert lake.rows("new_job")["item_id"].to_pylist() == ["cup"]
 
 
-def test_a_result_without_items_is_refused(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
+def test_result_without_items_is_refused(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
     assert lake.run("new_job", "--set", "min_buyers=3") == 4
     assert "No item was bought by 3 users" in capsys.readouterr().err.splitlines()[-1]
