@@ -1,1 +1,1 @@
-"""The business logic, a folder a job."""
+"""The business logic, one folder per job."""

@@ -1,6 +1,6 @@
-"""How strongly each user is bound to each item, from curated events, as of the end of a window and of two cuts in it.
+"""Strength of the interactions of users with items, as of the end of a window of events and of two cuts in it.
 
-What stands before a cut is computed from events before it only, so models can be judged on what came after.
+Values as of a cut come from the events before it only, so models can be evaluated on the later ones.
 """
 
 import datetime
@@ -12,8 +12,7 @@ from common.engines import spark
 from common.engines.spark import ROWS_PER_PARTITION
 from common.errors import InputError
 from common.handover import Task, run
-
-MICROSECONDS_A_DAY = 86_400e6
+from common.recommending import MICROSECONDS_PER_DAY
 
 
 def build_interactions(
@@ -24,10 +23,10 @@ def build_interactions(
     half_life_days: float,
     partitions: int,
 ) -> DataFrame:
-    """The rows of `interactions@1`, sorted by user and item within each of so many partitions; one shuffle, on user.
+    """Return rows of `interactions@1`, sorted by user and item within each partition; one shuffle, on user.
 
     The weight as of a moment is log1p(max(0, sum of sign * quantity * 2^(-age / half-life))) over the events before
-    it, age in days: cancellations are netted out before the logarithm.
+    it, age in days: cancellations are subtracted before the logarithm.
     """
     test_start = end - datetime.timedelta(days=test_days)
     moments = {"": end, "_before_test": test_start, "_before_tuning": test_start - datetime.timedelta(days=tuning_days)}
@@ -40,7 +39,7 @@ def build_interactions(
     columns = [F.col("user_id"), F.col("item_id")]
     for name, moment in moments.items():
         before = F.col("time") < start_of(moment)
-        age = (F.unix_micros(start_of(moment)) - F.unix_micros("time")) / MICROSECONDS_A_DAY
+        age = (F.unix_micros(start_of(moment)) - F.unix_micros("time")) / MICROSECONDS_PER_DAY
         strength = F.col("signed_quantity") * F.pow(F.lit(2.0), -age / half_life_days)
         aggregates += [
             F.sum(F.when(before, strength).otherwise(0.0)).alias(f"strength{name}"),
@@ -55,7 +54,7 @@ def build_interactions(
 
 
 def start_of(date: datetime.date) -> Column:
-    """Midnight (UTC) at which a day begins."""
+    """Return midnight (UTC) at the beginning of a day."""
     return F.lit(datetime.datetime.combine(date, datetime.time(), datetime.UTC))
 
 
@@ -73,7 +72,9 @@ def main(task: Task) -> None:
         spark.write(task, "interactions", interactions)
     task.metrics |= {"end": str(end), "events": events.rows, "interactions": task.outputs["interactions"]["rows"]}
     if not task.metrics["interactions"]:
-        raise InputError("No event of the window is a purchase by a known user that was kept; name a longer window.")
+        raise InputError(
+            "No event of the window is a purchase by a known user that was not cancelled; choose a longer window."
+        )
 
 
 if __name__ == "__main__":

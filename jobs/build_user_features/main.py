@@ -1,8 +1,8 @@
-"""What each user did as of several cuts in time, and whether they churned after it: all cuts in one pass.
+"""Features of users as of several cuts in time, and whether they churned afterwards: all cuts in one pass.
 
-A cut is a midnight (UTC). Features come from what was before it only. A user at risk churned if in the days of the
-horizon from the cut on they bought nothing (inactive) or cancelled their plan (cancelled). Events are first added up by
-user and day; a day then counts for every cut whose windows it lies in. One shuffle of events, on user.
+A cut is a midnight (UTC). Features come from the events before it only. A user at risk churned if within the horizon
+after the cut they bought nothing (inactive) or cancelled their plan (cancelled). Events are first summed by user and
+day; a day then counts for every cut with a window that contains it. One shuffle of events, on user.
 """
 
 import datetime
@@ -18,11 +18,11 @@ from common.errors import InputError
 from common.handover import Task, run
 
 WINDOWS = (7, 28, 90, 180)  # days before a cut
-MAX_AMOUNT = 1e9  # of one event: a price that a machine made up must not drown all others
+MAX_AMOUNT = 1e9  # of one event: one corrupt price must not outweigh all others
 
 
 def cuts_before(end: datetime.date, horizon_days: int, count: int, spacing_days: int) -> list[datetime.date]:
-    """The labelled cuts, oldest first, and the end: the newest labelled one has its whole horizon before the end."""
+    """Return the labelled cuts, oldest first, and the end. The horizon of the newest labelled one ends at the end."""
     ages = [horizon_days + number * spacing_days for number in reversed(range(count))]
     return [*(end - datetime.timedelta(days=age) for age in ages), end]
 
@@ -36,7 +36,7 @@ def build_user_features(
     buyer_days: int,
     partitions: int,
 ) -> DataFrame:
-    """The rows of `user_features@1` from those of `events@1` and `users@1`, as of cuts of which the last is now."""
+    """Return rows of `user_features@1` from those of `events@1` and `users@1`, as of the cuts; the last is now."""
     days = by_day(events.where("user_id IS NOT NULL").repartition(partitions, "user_id"))
     bought = as_of_cuts(days, cuts, horizon_days)
     subscribed = subscriptions_as_of_cuts(users, cuts, horizon_days)
@@ -44,11 +44,11 @@ def build_user_features(
     rows = known.withColumns(features()).withColumns(outcome(churn, buyer_days, cuts[-1]))
     rows = rows.where(F.col("at_risk") | (F.col("cut") == F.lit(cuts[-1])))
     columns = contracts.load("user_features@1").columns
-    return rows.select(*[typed(name, column) for name, column in columns.items()])
+    return rows.select(*[cast(name, column) for name, column in columns.items()])
 
 
-def typed(name: str, column: contracts.Column) -> Column:
-    """A column as the contract wants it; of a user without events, or without a plan, sums are 0."""
+def cast(name: str, column: contracts.Column) -> Column:
+    """Return a column with the type of the contract; sums of a user without events or plan are 0."""
     if column.type != "float32":
         return F.col(name)
     number = F.col(name).cast("float")
@@ -56,7 +56,7 @@ def typed(name: str, column: contracts.Column) -> Column:
 
 
 def by_day(events: DataFrame) -> DataFrame:
-    """What each user did on each day: sums that can be added up, and the gap to the last day before with a purchase."""
+    """Return additive sums by user and day, and the days since the previous day with a purchase."""
     bought = F.col("type") == "purchase"
     of_item = Window.partitionBy("user_id", "item_id", "type").orderBy("time", "event_id")
     amount = F.least(F.col("quantity") * F.col("unit_price"), F.lit(MAX_AMOUNT))
@@ -91,7 +91,7 @@ def by_day(events: DataFrame) -> DataFrame:
 
 
 def as_of_cuts(days: DataFrame, cuts: list[datetime.date], horizon_days: int) -> DataFrame:
-    """The days of each user added up before each cut; `bought_after`: whether there is a purchase in its horizon."""
+    """Sum the days of each user before each cut; `bought_after` is true with a purchase in its horizon."""
     later = F.filter(F.array(*map(F.lit, cuts)), lambda cut: F.date_add(cut, horizon_days) > F.col("day"))
     age = F.datediff("cut", "day")
     before, has_purchase = age >= 1, F.col("purchases") > 0
@@ -131,7 +131,7 @@ def as_of_cuts(days: DataFrame, cuts: list[datetime.date], horizon_days: int) ->
 
 
 def subscriptions_as_of_cuts(users: DataFrame, cuts: list[datetime.date], horizon_days: int) -> DataFrame:
-    """The state of each user's subscription before each cut, and `cancelled_after`: whether it ends in its horizon."""
+    """Return the subscription of each user before each cut; `cancelled_after` is true if it ends in its horizon."""
     later = F.filter(F.array(*map(F.lit, cuts)), lambda cut: F.date_add(cut, horizon_days) > F.col("since"))
     before, cancels = F.col("since") < F.col("cut"), F.col("change") == "cancel"
     state = F.max_by(F.struct("plan", "platform", "country", "since"), F.when(before, F.col("since")))
@@ -152,7 +152,7 @@ def subscriptions_as_of_cuts(users: DataFrame, cuts: list[datetime.date], horizo
 
 
 def features() -> dict[str, Column]:
-    """The features that are no plain sum, by name, from the sums of a user as of a cut."""
+    """Return the features that are not plain sums, by name, from the sums of a user as of a cut."""
     recency = F.datediff("cut", "last_purchase_day")
     purchases = F.col("purchases")
     per_purchase = ("hour_sine", "hour_cosine", "weekday_sine", "weekday_cosine")
@@ -171,13 +171,13 @@ def features() -> dict[str, Column]:
 
 
 def trend(days: int, longer: int) -> Column:
-    """Logarithm of how much of the longer window's activity is in its last days, against an even spread: 0 is even."""
-    recent, all_of_it = (F.col(f"active_days_{width}") for width in (days, longer))
-    return F.log((recent + days / longer) / (all_of_it + 1)) - math.log(days / longer)
+    """Return the log of the share of the longer window's activity in its last days, relative to an even spread."""
+    recent, whole = (F.col(f"active_days_{width}") for width in (days, longer))
+    return F.log((recent + days / longer) / (whole + 1)) - math.log(days / longer)
 
 
 def outcome(churn: str, buyer_days: int, now: datetime.date) -> dict[str, Column]:
-    """Whether a user was at risk as of the cut, and whether they churned after it; null for now and without risk."""
+    """Return true if a user was at risk as of the cut, and if they churned later; null for now and without risk."""
     if churn == "cancelled":
         at_risk, churned = F.col("plan").isNotNull(), F.col("cancelled_after")
     else:
@@ -188,7 +188,7 @@ def outcome(churn: str, buyer_days: int, now: datetime.date) -> dict[str, Column
 
 
 def angle(number: Column, of: int) -> Column:
-    """A number on a circle, so that the last hour of a day is next to its first."""
+    """Return the angle of a number on a circle, so that the last hour of a day is next to its first."""
     return number * (2 * math.pi / of)
 
 
@@ -197,7 +197,7 @@ def main(task: Task) -> None:
     settings = task.parameters
     if settings["churn"] == "cancelled" and not users.rows:
         raise InputError(
-            "churn is 'cancelled', but the dataset curated/users holds no subscription; run ingest_users first, or set "
+            "churn is 'cancelled', but the dataset curated/users has no subscription; run ingest_users first, or set "
             "churn to 'inactive'."
         )
     end = settings["until"] or events.day_after_newest
@@ -220,7 +220,7 @@ def main(task: Task) -> None:
     }
     task.log("features", **task.metrics)
     if not task.outputs["features"]["rows"]:
-        raise InputError("No user is known before the end of the window; name a later end, or a longer window.")
+        raise InputError("No user is known before the end of the window; choose a later end, or a longer window.")
 
 
 if __name__ == "__main__":

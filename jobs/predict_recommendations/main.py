@@ -1,7 +1,7 @@
-"""The best items of the users of one shard, scored block by block with the model that training shipped.
+"""Recommend the best items to the users of one shard, by the model that training shipped.
 
-A user belongs to the shard that a hash of their ID says, so that a shard holds the same users whatever the order of the
-interactions. In memory are this shard's pairs, the model, and one block of scores a core; never users x items.
+A hash of the user ID determines the shard, so that it does not depend on the order of the interactions. In memory are
+this shard's pairs, the model, and one block of scores per core; never users x items.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from common.engines import arrow
 from common.engines.arrays import read_arrays, strings_of
 from common.engines.interactions import shard_of
 from common.handover import Task, run
-from common.recommending import models
+from common.recommending import MICROSECONDS_PER_DAY, models
 from common.recommending.blend import Model
 from common.recommending.histories import History
 
@@ -22,23 +22,23 @@ COLUMNS = ["user_id", "item_id", "weight", "events", "last_time"]
 
 
 def rows_of_shard(batch: pa.RecordBatch, shard: int, shards: int, items: pa.Array) -> pa.RecordBatch:
-    """The existing pairs of the shard's users with items that the model's catalogue knows; positions for item IDs."""
+    """Return the existing pairs of the shard's users with items of the model, item IDs replaced by positions."""
     users = batch["user_id"].dictionary_encode()
-    mine = shard_of(users.dictionary, shards) == shard
-    kept = mine[users.indices.to_numpy()] & pc.greater(batch["weight"], 0).to_numpy(zero_copy_only=False)
+    in_shard = shard_of(users.dictionary, shards) == shard
+    kept = in_shard[users.indices.to_numpy()] & pc.greater(batch["weight"], 0).to_numpy(zero_copy_only=False)
     batch = batch.filter(pa.array(kept))
     batch = batch.set_column(1, "item_id", pc.index_in(batch["item_id"], value_set=items))
     return batch.filter(batch["item_id"].is_valid())
 
 
 def histories(rows: pa.Table, as_of: int, items: int) -> tuple[pa.Array, History]:
-    """Users, in the order of their IDs, and their histories; `as_of` in microseconds since 1970."""
+    """Return users, sorted by ID, and their histories; `as_of` in microseconds since 1970."""
     users = pc.unique(rows["user_id"])
     users = users.take(pc.sort_indices(users))
     row = pc.index_in(rows["user_id"], value_set=users).to_numpy()
     item = rows["item_id"].to_numpy()
     order = np.lexsort((item, row))
-    age = (as_of - rows["last_time"].cast(pa.int64()).to_numpy()[order]) / 86_400e6
+    age = (as_of - rows["last_time"].cast(pa.int64()).to_numpy()[order]) / MICROSECONDS_PER_DAY
     indptr = np.concatenate(([0], np.cumsum(np.bincount(row, minlength=len(users)))))
     events = rows["events"].to_numpy()[order].astype(np.float32)
     return users, History(indptr, item[order].astype(np.int32), events, np.maximum(age, 0).astype(np.float32), items)
@@ -47,10 +47,10 @@ def histories(rows: pa.Table, as_of: int, items: int) -> tuple[pa.Array, History
 def predictions(
     task: Task, model: Model, name: str, repeats: bool, users: pa.Array, pairs: History, items: pa.Array
 ) -> Iterator[pa.Table]:
-    """Tables of predictions@2, one a block of users."""
+    """Yield tables of predictions@2, one per block of users."""
     scorer = model.scorer(pairs)
     for block in models.recommend(scorer, pairs, task.parameters["candidates"], repeats):
-        because, _ = scorer.reasons(block)
+        explained_by, _ = scorer.reasons(block)
         task.progress("users", int(block.rows[-1]) + 1 if len(block.rows) else 0, len(users))
         yield pa.table(
             {
@@ -58,7 +58,7 @@ def predictions(
                 "rank": block.ranks + 1,
                 "item_id": items.take(pa.array(block.items)),
                 "score": block.scores.astype(np.float64),
-                "explained_by_item_id": items.take(pa.array(because, mask=because < 0)),
+                "explained_by_item_id": items.take(pa.array(explained_by, mask=explained_by < 0)),
                 "model": pa.repeat(name, len(block.rows)),
             }
         )
@@ -68,7 +68,7 @@ def main(task: Task) -> None:
     arrays, document = read_arrays(task, "model")
     items = strings_of("items", arrays)
     shards, shard = task.parameters["shards"], task.map_index or 0
-    parts = [rows_of_shard(batch, shard, shards, items) for batch in arrow.batches(task, "interactions", COLUMNS)]
+    batches = [rows_of_shard(batch, shard, shards, items) for batch in arrow.batches(task, "interactions", COLUMNS)]
     schema = pa.schema(
         {
             "user_id": pa.string(),
@@ -78,7 +78,7 @@ def main(task: Task) -> None:
             "last_time": arrow.TYPES["timestamp"],
         }
     )
-    users, pairs = histories(pa.Table.from_batches(parts, schema), document["as_of"], len(items))
+    users, pairs = histories(pa.Table.from_batches(batches, schema), document["as_of"], len(items))
     model = models.from_arrays(arrays, document["members"])
     task.log("read", users=len(users), pairs=len(pairs.indices), items=len(items))
     task.metrics |= {"users": len(users), "model": document["model"]}

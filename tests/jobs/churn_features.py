@@ -1,4 +1,4 @@
-"""Features of made-up users at four dates, for tests of churn."""
+"""Features of synthetic users at four dates, for tests of churn."""
 
 import datetime
 
@@ -12,7 +12,7 @@ CUTS = [NOW - datetime.timedelta(days=age) for age in (90, 60, 30)]
 
 
 def features(users: int, learnable: float = 3.0, seed: int = 0) -> pa.Table:
-    """Users at each cut. Who has few purchases churns, recency tells less; all other features are noise or constant."""
+    """Return users at each cut: few purchases predict churn, recency less so; other features are noise or constant."""
     random = np.random.default_rng(seed)
     tables = []
     for cut in [*CUTS, NOW]:

@@ -1,4 +1,4 @@
-"""A lake for tests of the recommendation jobs: hand-overs made from rows, jobs run in this process."""
+"""Lake for tests of the recommendation jobs: hand-overs from rows, jobs run in this process."""
 
 import datetime
 import importlib
@@ -21,14 +21,14 @@ JOBS = Path(__file__).parents[2] / "jobs"
 
 
 class Lake:
-    """Runs tasks of one DAG run in a lake below a folder; the files and documents that they leave."""
+    """Tasks of one DAG run in a lake below a folder, and their outputs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.root = f"file://{folder}/lake"
 
     def run(self, job: str, *arguments: str, map_index: int | None = None) -> int:
-        """The exit code of a job's `main`, as the task of the job's name."""
+        """Run a job's `main` as the task of the job's name; return its exit code."""
         module = importlib.import_module(f"jobs.{job}.main")
         mapped = [] if map_index is None else ["--map-index", str(map_index)]
         return exit_code(module.main, JOBS / job, [*self.identity(job), *arguments, *mapped])
@@ -37,7 +37,7 @@ class Lake:
         return ["--lake", self.root, "--dag-id", "dag", "--run-id", "run", "--task-id", task, "--attempt", "1"]
 
     def put(self, task: str, contract: str, rows: pa.Table, dataset: str | None = None) -> None:
-        """Publish rows of a contract's columns, whatever these hold, as the output of a task, or as a dataset."""
+        """Publish rows of a contract's columns, without checks, as the output of a task, or as a dataset."""
         schema = arrow.arrow_schema(load(contract), list(load(contract).columns))
 
         def main(writer: Task) -> None:
@@ -49,7 +49,7 @@ class Lake:
         self.write(task, contract, main, dataset)
 
     def put_day(self, task: str, contract: str, rows: pa.Table, dataset: str, date: datetime.date) -> None:
-        """Publish rows as what a dataset has of a day."""
+        """Publish rows as the partition of a day in a dataset."""
 
         def main(writer: Task) -> None:
             folder, seen = writer.partition("rows", f"date={date}")
@@ -84,7 +84,7 @@ class Lake:
         return json.loads((self.folder / "lake" / "intermediate" / "dag" / "run" / task / "manifest.json").read_text())
 
     def rows(self, task: str) -> pa.Table:
-        """All rows that a task wrote, of all its map instances."""
+        """Return all rows that a task wrote, in all its map instances."""
         base = self.folder / "lake" / "intermediate" / "dag" / "run" / task
         return pa.concat_tables([pq.read_table(file) for file in sorted(base.rglob("*.parquet"))])
 
@@ -93,7 +93,7 @@ class Lake:
         return pa.concat_tables([pq.read_table(file) for file in files])
 
     def model(self, task: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Arrays and document that a task wrote."""
+        """Return arrays and document that a task wrote."""
         base = self.folder / "lake" / "intermediate" / "dag" / "run" / task
         files = [base / file["path"] for file in self.manifest(task)["outputs"]["model"]["files"]]
         arrays = {file.stem: np.load(file) for file in files if file.suffix == ".npy"}

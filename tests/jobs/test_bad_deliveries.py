@@ -1,4 +1,4 @@
-"""Bad deliveries: one table of values, files and names for all ingestion jobs, in Python and in Spark."""
+"""Bad deliveries: values, files and names for all ingestion jobs, in Python and in Spark."""
 
 import csv
 import datetime
@@ -31,7 +31,7 @@ TIME = '"2011-01-05T10:00:00Z"'
 BAD, ABSENT = "bad", "absent"
 DEEP = "[" * 100_000 + "]" * 100_000
 
-IDS = [  # the value in JSON, what becomes of it: a text, ABSENT, BAD, or the reason why the line is unusable
+IDS = [  # the value in JSON, its outcome: a text, ABSENT, BAD, or the reason why the line is unusable
     ('"ann"', "ann"), ('"A-1 b"', "A-1 b"), ("17", "17"), ('"17"', "17"), ("0", "0"), ("-5", "-5"),
     ("9223372036854775808", "9223372036854775808"), ("1" * 40, "1" * 40), ('"0017"', "0017"),
     ('"17.0"', "17.0"), ('"1e3"', "1e3"), ('"1.5E3"', "1.5E3"), ('"true"', "true"), ('"false"', "false"),
@@ -53,7 +53,7 @@ IDS = [  # the value in JSON, what becomes of it: a text, ABSENT, BAD, or the re
     ('"\\ud83d\\ud83d\\ude00"', records.HALF_A_PAIR), ('"\\\\\\uD83D"', records.HALF_A_PAIR),
     ('"\\ud83d\\ude00\\ude00"', records.HALF_A_PAIR),
 ]  # fmt: skip
-TIMES = [  # the value in JSON, the moment it is, or the reason why it is none
+TIMES = [  # the value in JSON, its moment, or the reason why it has none
     (TIME, "2011-01-05T10:00:00"), ('"2011-01-05 10:00:00"', "2011-01-05T10:00:00"),
     ('"2011-01-05T10:00"', "2011-01-05T10:00:00"), ('"2011-01-05T10:00Z"', "2011-01-05T10:00:00"),
     ('"2011-01-05"', "2011-01-05T00:00:00"), ('"2011-01-05T10:00:00.5Z"', "2011-01-05T10:00:00.500000"),
@@ -81,11 +81,11 @@ EVENT = (
     '"country":"F"}'
 )
 CHANGE = '{"user_id":%s,"change":"subscribe","plan":"free","time":%s}'
-LINES = [  # how a good line is changed, why it can't be used: None if it can
+LINES = [  # change of a good line, reason why it is unusable, or None
     (lambda line: line + b"\r", None), (lambda line: b"  " + line + b" \t", None),
     (lambda line: line.replace(b"{", b'{"page":"\xe2\x80\xa8 \xc2\x85",', 1), None),
     (lambda line: line.replace(b"{", b'{"page":[1,{"a":[]}],"x":1e999,"y":null,', 1), None),
-    (lambda line: line.replace(b"{", b'{"user_id":"other","time":"no",', 1), None),  # of one name twice the last counts
+    (lambda line: line.replace(b"{", b'{"user_id":"other","time":"no",', 1), None),  # the last of equal names counts
     (lambda line: line + line, records.NOT_JSON), (lambda line: line + b" " + line, records.NOT_JSON),
     (lambda line: line + b"," + line, records.NOT_JSON), (lambda line: line + b"]", records.NOT_JSON),
     (lambda line: line + b"],[" + line, records.NOT_JSON), (lambda line: line + b',"x":1', records.NOT_JSON),
@@ -107,7 +107,7 @@ LINES = [  # how a good line is changed, why it can't be used: None if it can
 
 
 class Level:
-    """The raw level of a lake, jobs run over it, and what they publish."""
+    """Raw level of a lake, jobs that read it, and their outputs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "lake"
@@ -144,7 +144,7 @@ class Level:
         return found
 
     def reasons(self, kind: str) -> dict[int, str]:
-        """The reason of each quarantined line, all lines being accounted for."""
+        """Return the reason of each quarantined line; assert that all lines are accounted for."""
         rows = [row for row in self.quarantine(kind) if row["line"]]
         metrics = self.manifest(kind)["metrics"]
         assert len(rows) == metrics["unusable"] == sum(metrics["reasons"].values())
@@ -162,7 +162,7 @@ ANY = ("--set", "max_quarantined_share=1")
 
 
 def expected_of(fate: str, what: str, required: bool) -> str | None:
-    """The reason of a line with such a value, None if it is used."""
+    """Return the reason of a line with such a value, None if it is used."""
     if fate in (BAD, ABSENT):
         return records.bad(what) if fate == BAD else records.missing(what) if required else None
     return fate if fate in (records.NOT_JSON, records.HALF_A_PAIR) else None
@@ -212,7 +212,7 @@ def test_ids_and_words_follow_one_rule_in_all_jobs(level: Level, session: SparkS
             assert found[f"u{position}"]["country"] == fate, value
 
 
-def test_texts_follow_the_same_rule_in_a_catalogue(level: Level) -> None:
+def test_texts_of_a_catalogue_follow_the_same_rule(level: Level) -> None:
     texts = [(json.loads(value), fate) for value, fate in IDS if value.startswith('"') and (kept(fate) or fate == BAD)]
     texts = [
         (f"12345{text}", f"12345{fate}" if fate != BAD else BAD) for text, fate in texts if len(text) not in (1024, 512)
@@ -248,7 +248,7 @@ def test_times_follow_one_rule_in_all_jobs(level: Level, session: SparkSession) 
     assert {int(row["item_id"]) - 10000 for row in level.curated("items")} == {n for n, _ in texts} & wanted.keys()
 
 
-def test_lines_that_are_not_one_json_object_are_quarantined_whole(level: Level, session: SparkSession) -> None:
+def test_lines_that_are_not_one_json_object_are_quarantined(level: Level, session: SparkSession) -> None:
     for kind, form in (("events", EVENT), ("users", CHANGE)):
         goods = [(form % (f'"x{n}"', TIME)).encode() for n in range(len(LINES))]
         changed = [change(good) for good, (change, _) in zip(goods, LINES, strict=True)]
@@ -273,7 +273,7 @@ GOOD = {
     "users": [(CHANGE % (f'"u{n}"', TIME)).encode() for n in range(20)],
 }
 PACKED = gzip.compress(b"".join(line + b"\n" for line in GOOD["users"]))
-CORRUPT = {  # the bytes of a file *.gz, how the reason begins
+CORRUPT = {  # the bytes of a file *.gz, the beginning of the reason
     "cut": (PACKED[:-20], "gzip that is cut off"),
     "cut in the header": (PACKED[:5], "gzip that is cut off"),
     "without its end": (PACKED[:-8], "gzip that is cut off"),
@@ -323,7 +323,7 @@ FOLDERS = ["latest", "20110105", "2011-02-30", "2011-1-5", "2011-13-45", "2011-W
 
 
 @pytest.mark.parametrize("kind", ["events", "users"])
-def test_names_are_read_as_they_are_and_folders_that_are_no_day_left_out(
+def test_names_are_literal_and_folders_without_a_day_left_out(
     level: Level, kind: str, session: SparkSession, capsys: pytest.CaptureFixture
 ) -> None:
     for folder in FOLDERS:
@@ -346,12 +346,12 @@ def test_names_are_read_as_they_are_and_folders_that_are_no_day_left_out(
 
 
 @pytest.mark.parametrize("kind", ["events", "users"])
-def test_each_file_is_judged_by_itself(level: Level, kind: str, session: SparkSession) -> None:
+def test_share_of_unusable_lines_is_per_file(level: Level, kind: str, session: SparkSession) -> None:
     form = EVENT if kind == "events" else CHANGE
     level.deliver(kind, [(form % (f'"good {n}"', TIME)).encode() for n in range(300)], "good.gz")
     level.deliver(kind, [b"no"] * 9 + [(form % (f'"few {n}"', TIME)).encode() for n in range(5)], "few.gz")
     bad = [(form % (f'"bad {n}"', TIME)).encode() for n in range(30)]
-    bad[7] = b'"' + b"x" * (2 << 20) + b'"'  # Spark's reader drops it, by which later lines have other places
+    bad[7] = b'"' + b"x" * (2 << 20) + b'"'  # Spark's reader drops it, which shifts later lines
     level.deliver(kind, [b"no"] * 5 + bad + [b"no"] * 5, "bad.gz")
     assert level.run(kind) == 0
     key = "event_id" if kind == "events" else "user_id"
@@ -367,7 +367,7 @@ def test_each_file_is_judged_by_itself(level: Level, kind: str, session: SparkSe
     assert (metrics["files_left_out"], metrics["unusable"]) == (1, 9 + 40)
 
 
-BOMBS = {  # the content of files beside the good lines, before they are packed
+BOMBS = {  # additional content of files, before compression
     "one line of 50 MB": lambda: b'{"user_id":"' + b"x" * 50_000_000 + b'"}\n',
     "one line of 400 MB": lambda: b"x" * 400_000_000 + b"\n",
     "many lines of 1 MB": lambda: (b"x" * 1_000_000 + b"\n") * 150,
@@ -377,8 +377,8 @@ BOMBS = {  # the content of files beside the good lines, before they are packed
 
 @pytest.mark.system
 @pytest.mark.parametrize("kind", ["events", "users", "items"])
-def test_bombs_take_little_memory_and_stop_nothing(level: Level, kind: str) -> None:
-    """All bombs in one delivery. No catalogue is packed, so each of its empty objects is quarantined as a row."""
+def test_compression_bombs_take_little_memory_and_stop_nothing(level: Level, kind: str) -> None:
+    """All bombs in one delivery. Catalogues are not compressed: each of their empty objects is quarantined as a row."""
     bombs = {name: content() for name, content in BOMBS.items()}
     if kind == "items":
         goods = [b"item_id,description,seen", *(b"%d,PAPER BAG,2011-01-01" % (10000 + n) for n in range(20))]
@@ -406,7 +406,7 @@ def test_bombs_take_little_memory_and_stop_nothing(level: Level, kind: str) -> N
     assert {Path(name).stem for name in left_out} == set(BOMBS)
 
 
-ROWS = [  # lines of a catalogue, the reasons of those that can't be used
+ROWS = [  # lines of a catalogue, the reasons of the unusable ones
     (["10001,PAPER BAG,2011-01-01"], []),
     (['10001,"PAPER\nBAG",2011-01-01'], []),
     (['10001,"PAPER\r\nBAG",2011-01-01\r'], []),
@@ -428,7 +428,7 @@ ROWS = [  # lines of a catalogue, the reasons of those that can't be used
 
 
 @pytest.mark.parametrize(("lines", "reasons"), ROWS, ids=range(len(ROWS)))
-def test_one_bad_row_costs_no_other_row_of_a_catalogue(level: Level, lines: list[str], reasons: list[str]) -> None:
+def test_bad_row_of_a_catalogue_affects_no_other_row(level: Level, lines: list[str], reasons: list[str]) -> None:
     goods = [f'{20000 + n},"LARGE, BAG",2011-01-01T00:00:00.5Z' for n in range(50)]
     text = ["item_id,description,seen", *goods[:25], *lines, *goods[25:]]
     level.deliver("items", [line.encode() for line in text], "items.csv")
@@ -441,7 +441,7 @@ def test_one_bad_row_costs_no_other_row_of_a_catalogue(level: Level, lines: list
 
 
 @pytest.mark.parametrize("kind", ["users", "items"])
-def test_a_full_replacement_is_guarded_by_what_is_published(
+def test_full_replacement_is_guarded_by_the_published_keys(
     level: Level, kind: str, capsys: pytest.CaptureFixture
 ) -> None:
     def deliver(count: int) -> None:

@@ -39,8 +39,8 @@ def put_predicted(lake: Lake, users: Sequence[str]) -> None:
     lake.put("predicted", "churn_predictions@2", table("churn_predictions@2", rows))
 
 
-def told(capsys: pytest.CaptureFixture[str], code: int) -> str:
-    """The last line about a failure, all that a success logs."""
+def log_or_message(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """Return the last line of a failure, or the log of a success."""
     printed = capsys.readouterr()
     return printed.err.splitlines()[-1] if code else printed.out
 
@@ -50,14 +50,14 @@ def changed(rows: pa.Table, name: str, values: object) -> pa.Table:
 
 
 def spoilt(rows: pa.Table) -> pa.Table:
-    """Purchases that are NaN for some users and infinite for others, at every cut."""
+    """Return purchases that are NaN for some users and infinite for others, at every cut."""
     values = rows["purchases"].to_numpy().copy()
     values[::5], values[1::5] = np.nan, np.inf
     return changed(rows, "purchases", values)
 
 
 def constant_later(rows: pa.Table) -> pa.Table:
-    """A feature that told users apart until the newest labelled cut, and does no longer."""
+    """Return rows with a feature that is constant from the newest labelled cut on."""
     late = np.asarray([cut.as_py() >= CUTS[-1] for cut in rows["cut"]])
     return changed(rows, "recency_days", np.where(late, 5.0, rows["recency_days"].to_numpy()))
 
@@ -71,7 +71,7 @@ for column in ("plan", "purchases", "recency_days"):
     values = ["free"] * len(ALL) if column == "plan" else [1.0] * len(ALL)
     NOTHING_DIFFERS = changed(NOTHING_DIFFERS, column, values)
 
-CHURN = [  # what the features are, the exit code of training, what is said or, where it succeeds, predicted
+CHURN = [  # the features, the exit code of training, its message or log
     ("no rows", ALL.slice(0, 0), 3, "the features have 0"),
     ("one user", ONE, 3, "Of the 2 users at risk before .* churned, so nothing can be learned"),
     ("all users new: none had a cut", NEVER_AT_RISK, 3, "the features have 0"),
@@ -82,11 +82,11 @@ CHURN = [  # what the features are, the exit code of training, what is said or, 
 ]
 
 
-@pytest.mark.parametrize("rows, code, said", [case[1:] for case in CHURN], ids=[case[0] for case in CHURN])
-def test_training_and_predicting_churn(lake: Lake, capsys, rows: pa.Table, code: int, said: str) -> None:
+@pytest.mark.parametrize("rows, code, message", [case[1:] for case in CHURN], ids=[case[0] for case in CHURN])
+def test_training_and_predicting_churn(lake: Lake, capsys, rows: pa.Table, code: int, message: str) -> None:
     put_features(lake, rows)
     assert lake.run("train_churn", "--from", "features=features") == code
-    assert re.search(said, told(capsys, code))
+    assert re.search(message, log_or_message(capsys, code))
     if not code:
         assert lake.run("predict_churn", "--from", "features=features", "--from", "model=train_churn", map_index=0) == 0
         found = lake.rows("predict_churn")["churn_probability"].drop_null().to_numpy()
@@ -94,7 +94,7 @@ def test_training_and_predicting_churn(lake: Lake, capsys, rows: pa.Table, code:
         assert ((found > 0) & (found < 1)).all()
 
 
-def test_predicting_for_nobody_and_for_one_who_is_new(lake: Lake) -> None:
+def test_prediction_for_no_users_and_for_a_new_one(lake: Lake) -> None:
     put_features(lake, ALL)
     assert lake.run("train_churn", "--from", "features=features") == 0
     new = NEVER_AT_RISK.slice(0, 1)
@@ -112,7 +112,7 @@ USERS = [f"user {number}" for number in range(20)]
 
 
 def sold(users: Sequence[str | None], items: list[dict] = ITEMS, **more: object) -> list[dict]:
-    """Each user buys each item once, on the last day, so all users are new and nothing tells them apart."""
+    """Return one purchase of each item by each user, on the last day: all users are new and alike."""
     return [
         {**EVENT, "user_id": user, "item_id": item["item_id"], "time": TIME, **more} for user in users for item in items
     ]
@@ -128,7 +128,7 @@ SHOPS = {  # events and items
     "NaN and infinite values": (sold(USERS[:10], unit_price=np.nan) + sold(USERS[10:], unit_price=np.inf), ITEMS),
     "names that say nothing": (sold([None]), [{**item, "name": " "} for item in ITEMS]),
 }
-FROM_SHOPS = [  # the job, the shop, the exit code, what is said
+FROM_SHOPS = [  # the job, the shop, the exit code, its message or log
     ("build_similar_items", "no events", 3, "0 items of curated/items were sold"),
     ("build_similar_items", "no items", 3, "0 items of curated/items were sold"),
     ("build_similar_items", "one user", 0, "items_with_rows=3"),
@@ -163,13 +163,13 @@ FROM_SHOPS = [  # the job, the shop, the exit code, what is said
 ]
 
 
-@pytest.mark.parametrize("job, shop, code, said", FROM_SHOPS, ids=[f"{case[0]}: {case[1]}" for case in FROM_SHOPS])
-def test_what_is_made_of_a_shop(lake: Lake, capsys, job: str, shop: str, code: int, said: str) -> None:
+@pytest.mark.parametrize("job, shop, code, message", FROM_SHOPS, ids=[f"{case[0]}: {case[1]}" for case in FROM_SHOPS])
+def test_products_of_a_shop(lake: Lake, capsys, job: str, shop: str, code: int, message: str) -> None:
     put_shop(lake, *SHOPS[shop])
     put_predicted(lake, USERS)
     arguments = ["--from", "predictions=predicted"] if "predictions" in load(JOBS / job).inputs else []
     assert lake.run(job, *arguments) == code
-    assert said in told(capsys, code)
+    assert message in log_or_message(capsys, code)
 
 
 DAY = datetime.timedelta(days=1)
@@ -179,7 +179,7 @@ BOUGHT |= {"first_time": TIME - 60 * DAY, "last_time": TIME}
 BOUGHT |= {"last_time_before_test": TIME - 30 * DAY, "last_time_before_tuning": TIME - 60 * DAY}
 NEW = {"events_before_test": 0, "events_before_tuning": 0, "weight_before_test": 0.0, "weight_before_tuning": 0.0}
 NEW |= {"first_time": TIME, "last_time_before_test": None, "last_time_before_tuning": None}
-INTERACTIONS = [  # users, items, what is other than usual, the exit code, what is said
+INTERACTIONS = [  # users, items, changed values, the exit code, its message or log
     ("no rows", [], ITEMS, {}, 3, "no model can be evaluated; choose windows"),
     ("one user", USERS[:1], ITEMS, {}, 4, "No model beats recent popularity on the test window"),
     ("one item", USERS, ITEMS[:1], {}, 4, "No model beats recent popularity on the test window"),
@@ -191,19 +191,19 @@ INTERACTIONS = [  # users, items, what is other than usual, the exit code, what 
 
 
 @pytest.mark.parametrize(
-    "users, items, other, code, said", [case[1:] for case in INTERACTIONS], ids=[case[0] for case in INTERACTIONS]
+    "users, items, other, code, message", [case[1:] for case in INTERACTIONS], ids=[case[0] for case in INTERACTIONS]
 )
 def test_training_a_recommender(
-    lake: Lake, capsys, users: list, items: list, other: dict, code: int, said: str
+    lake: Lake, capsys, users: list, items: list, other: dict, code: int, message: str
 ) -> None:
     put_shop(lake, sold(USERS), ITEMS)
     rows = [{**BOUGHT, "user_id": user, "item_id": item["item_id"], **other} for user in users for item in items]
     lake.put("interactions", "interactions@1", table("interactions@1", rows))
     assert lake.run("train_recommender", "--from", "interactions=interactions") == code
-    assert said in told(capsys, code)
+    assert message in log_or_message(capsys, code)
 
 
-def test_characteristics_of_nobody_are_no_rows(lake: Lake) -> None:
+def test_characteristics_without_users_have_no_rows(lake: Lake) -> None:
     put_shop(lake, sold(USERS), ITEMS)
     put_predicted(lake, [])
     assert lake.run("join_characteristics", "--from", "predictions=predicted") == 0
@@ -211,7 +211,7 @@ def test_characteristics_of_nobody_are_no_rows(lake: Lake) -> None:
 
 
 def put_model(lake: Lake, items: list[dict], weight: float, score: float) -> None:
-    """A model by which each item leads to every other one, all of them trending alike."""
+    """Publish a model with equal weights between all items, and equal popularity."""
     count = len(items)
     sparse = {
         "data": np.zeros(0, np.float32),
@@ -231,7 +231,7 @@ def put_model(lake: Lake, items: list[dict], weight: float, score: float) -> Non
 
 
 AS_OF = int(TIME.timestamp()) * 1_000_000
-PREDICTED = [  # users, items of the model, what is other than usual, the model's weight, the exit code, what is said
+PREDICTED = [  # users, items of the model, changed values, the model's weight, the exit code, its message or log
     ("no rows", [], ITEMS, {}, 1.0, 0, "output role=predictions rows=0 "),
     ("one user", USERS[:1], ITEMS, {}, 1.0, 0, "output role=predictions rows=3 "),
     ("one item", USERS, ITEMS[:1], {}, 1.0, 0, "output role=predictions rows=20 "),
@@ -245,20 +245,20 @@ PREDICTED = [  # users, items of the model, what is other than usual, the model'
 
 
 @pytest.mark.parametrize(
-    "users, items, other, weight, code, said", [case[1:] for case in PREDICTED], ids=[case[0] for case in PREDICTED]
+    "users, items, other, weight, code, message", [case[1:] for case in PREDICTED], ids=[case[0] for case in PREDICTED]
 )
 def test_predicting_recommendations(
-    lake: Lake, capsys, users: list, items: list, other: dict, weight: float, code: int, said: str
+    lake: Lake, capsys, users: list, items: list, other: dict, weight: float, code: int, message: str
 ) -> None:
     rows = [{**BOUGHT, "user_id": user, "item_id": item["item_id"], **other} for user in users for item in ITEMS]
     lake.put("interactions", "interactions@1", table("interactions@1", rows))
     put_model(lake, items, weight, 1.0)
     inputs = ["--from", "interactions=interactions", "--from", "model=model"]
     assert lake.run("predict_recommendations", *inputs, map_index=0) == code
-    assert said in told(capsys, code)
+    assert message in log_or_message(capsys, code)
 
 
-SELECTED = [  # users, items, the score of predictions, of what is trending, the exit code, what is said
+SELECTED = [  # users, items, score of predictions, of trending items, the exit code, its message or log
     ("no rows", [], ITEMS, 1.0, 1.0, 0, "output role=recommendations rows=3 "),
     ("one user", USERS[:1], ITEMS, 1.0, 1.0, 0, "output role=recommendations rows=6 "),
     ("one item", USERS, ITEMS[:1], 1.0, 1.0, 0, "output role=recommendations rows=21 "),
@@ -272,10 +272,10 @@ SELECTED = [  # users, items, the score of predictions, of what is trending, the
 
 
 @pytest.mark.parametrize(
-    "users, items, score, trending, code, said", [case[1:] for case in SELECTED], ids=[case[0] for case in SELECTED]
+    "users, items, score, trending, code, message", [case[1:] for case in SELECTED], ids=[case[0] for case in SELECTED]
 )
 def test_selecting_recommendations(
-    lake: Lake, capsys, users: list, items: list, score: float, trending: float, code: int, said: str
+    lake: Lake, capsys, users: list, items: list, score: float, trending: float, code: int, message: str
 ) -> None:
     lake.put("items", "items@1", table("items@1", items), dataset="curated/items")
     put_model(lake, ITEMS, 1.0, trending)
@@ -287,7 +287,7 @@ def test_selecting_recommendations(
     lake.put("predictions", "predictions@2", table("predictions@2", rows))
     inputs = ["--from", "predictions=predictions", "--from", "model=model"]
     assert lake.run("select_recommendations", *inputs) == code
-    assert said in told(capsys, code)
+    assert message in log_or_message(capsys, code)
 
 
 VERSIONS = [  # of a contract that a job reads from another task, or in a dataset; the job, the role, the contract
@@ -306,9 +306,7 @@ VERSIONS = [  # of a contract that a job reads from another task, or in a datase
 
 
 @pytest.mark.parametrize("job, role, contract", VERSIONS, ids=[case[0] for case in VERSIONS])
-def test_a_table_of_another_contract_version_is_told_with_both(
-    lake: Lake, capsys, job: str, role: str, contract: str
-) -> None:
+def test_table_of_another_contract_version_names_both(lake: Lake, capsys, job: str, role: str, contract: str) -> None:
     put_shop(lake, sold(USERS), ITEMS)
     arguments = ["--set", "tables=t-"] if job == "publish_product" else []
     if role:
@@ -321,18 +319,18 @@ def test_a_table_of_another_contract_version_is_told_with_both(
         manifest.write_text(manifest.read_text().replace(f'"{contract}"', f'"{other}"'))
     mapped = 0 if "predict" in job else None
     assert lake.run(job, *arguments, map_index=mapped) == 3
-    line = told(capsys, 3)
+    line = log_or_message(capsys, 3)
     assert contract in line and other in line
 
 
 @pytest.mark.parametrize("job", ["build_similar_items", "build_trending_items", "build_user_features"])
-def test_a_lake_without_the_datasets_is_told(lake: Lake, capsys, job: str) -> None:
+def test_lake_without_the_datasets_is_reported(lake: Lake, capsys, job: str) -> None:
     (lake.folder / "lake").mkdir()
     assert lake.run(job) == 3
     assert "has no published partition; run the job that fills it" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_cancellations_are_not_foretold_without_subscriptions(lake: Lake, capsys) -> None:
+def test_cancellations_need_subscriptions(lake: Lake, capsys) -> None:
     put_shop(lake, [{**EVENT, "time": TIME}], ITEMS)
     assert lake.run("build_user_features", "--set", "churn=cancelled") == 3
-    assert "the dataset curated/users holds no subscription" in capsys.readouterr().err.splitlines()[-1]
+    assert "the dataset curated/users has no subscription" in capsys.readouterr().err.splitlines()[-1]

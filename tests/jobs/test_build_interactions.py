@@ -1,4 +1,4 @@
-"""Interactions against a plain Python reference, and what may not happen to them."""
+"""Interactions against a plain Python reference."""
 
 import datetime
 import math
@@ -49,7 +49,7 @@ def built(session: SparkSession, events: list, partitions: int = 2, half_life: f
 
 
 def reference(events: list, half_life: float = 7.0) -> dict:
-    """The definition of interactions@1, one pair and one moment after the other."""
+    """Compute interactions@1 by definition, one pair and one moment at a time."""
     pairs = defaultdict(list)
     for user, item, kind, quantity, time in events:
         if user is not None and time < midnight(END):
@@ -71,7 +71,7 @@ def reference(events: list, half_life: float = 7.0) -> dict:
 
 @settings(max_examples=6, phases=PHASES)
 @given(events=st.lists(event, max_size=25))
-def test_equals_the_definition(session: SparkSession, events: list) -> None:
+def test_interactions_equal_the_definition(session: SparkSession, events: list) -> None:
     rows = {(row.user_id, row.item_id): row.asDict() for row in built(session, events).collect()}
     rows = {pair: row for pair, row in rows.items() if max(v for k, v in row.items() if k.startswith("weight")) > 1e-9}
     expected = reference(events)
@@ -89,7 +89,7 @@ def test_equals_the_definition(session: SparkSession, events: list) -> None:
 
 @settings(max_examples=6, phases=PHASES)
 @given(events=st.lists(event, min_size=1, max_size=20), more=st.lists(event, min_size=1, max_size=20))
-def test_nothing_after_a_cut_moves_what_stands_before_it(session: SparkSession, events: list, more: list) -> None:
+def test_events_after_a_cut_change_nothing_before_it(session: SparkSession, events: list, more: list) -> None:
     cut = midnight(END - 10 * DAY)
     before = [event for event in events if event[4] < cut]
     after = [event for event in more if event[4] >= cut]
@@ -102,7 +102,7 @@ def test_nothing_after_a_cut_moves_what_stands_before_it(session: SparkSession, 
     assert as_of_the_cut(built(session, before + after)) == as_of_the_cut(built(session, before))
 
 
-def test_a_cancelled_purchase_leaves_no_row_and_a_halved_one_half_its_strength(session: SparkSession) -> None:
+def test_cancellations_are_subtracted(session: SparkSession) -> None:
     time = midnight(END - 7 * DAY)
     events = [
         ("ann", "cup", "purchase", 12, time),
@@ -115,7 +115,7 @@ def test_a_cancelled_purchase_leaves_no_row_and_a_halved_one_half_its_strength(s
     assert row.weight == pytest.approx(math.log1p(6 / 2))
 
 
-def test_a_very_short_half_life_neither_overflows_nor_makes_up_weights(session: SparkSession) -> None:
+def test_very_short_half_life_does_not_overflow(session: SparkSession) -> None:
     events = [
         ("ann", "cup", "purchase", 1, midnight(END - 21 * DAY)),
         ("bob", "cup", "purchase", 1, midnight(END - DAY)),
@@ -146,7 +146,7 @@ def test_one_shuffle_and_each_user_sorted_in_one_file(session: SparkSession, tmp
 
 
 def publish_events(session: SparkSession, lake: str, date: str, events: list) -> None:
-    """A partition of curated events as ingest_events would have published it."""
+    """Publish a partition of curated events as ingest_events does."""
     from common.handover import manifest, partitions, storage
 
     partitions.register(f"{lake}/curated/events", {date})
@@ -178,7 +178,7 @@ def arguments(lake: str, *more: str) -> list[str]:
 FOLDER = Path(job.__file__).parent
 
 
-def test_the_window_ends_after_the_newest_partition(session: SparkSession, lake: str) -> None:
+def test_window_ends_after_the_newest_partition(session: SparkSession, lake: str) -> None:
     publish_events(session, lake, "2011-01-05", [("ann", "cup", "purchase", 1, midnight(datetime.date(2011, 1, 5)))])
     publish_events(session, lake, "2011-01-31", [("bob", "cup", "purchase", 1, midnight(datetime.date(2011, 1, 31)))])
     assert runner.exit_code(job.main, FOLDER, arguments(lake, "--set", "half_life_days=1")) == 0
@@ -189,7 +189,7 @@ def test_the_window_ends_after_the_newest_partition(session: SparkSession, lake:
     assert bob.__fields__ == names
 
 
-def test_an_empty_result_is_an_input_error(session: SparkSession, lake: str, capsys: pytest.CaptureFixture) -> None:
+def test_empty_result_is_an_input_error(session: SparkSession, lake: str, capsys: pytest.CaptureFixture) -> None:
     publish_events(session, lake, "2011-01-05", [(None, "cup", "purchase", 1, midnight(datetime.date(2011, 1, 5)))])
     assert runner.exit_code(job.main, FOLDER, arguments(lake)) == 3
     assert "known user" in capsys.readouterr().err.splitlines()[-1]

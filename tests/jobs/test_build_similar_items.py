@@ -1,4 +1,4 @@
-"""Similar items: by names, by buyers, and something for every item."""
+"""Similar items: by names, by buyers, with a fallback for every item."""
 
 import datetime
 from collections import defaultdict
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from recommending_lake import Lake, table
 
-from jobs.build_similar_items.main import alike_by_name
+from jobs.build_similar_items.main import compare_names
 
 NOW = datetime.datetime(2011, 6, 1, 12, tzinfo=datetime.UTC)
 NAMES = {
@@ -27,7 +27,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def put(lake: Lake, bought: list[tuple]) -> None:
-    """Bought: user, item, days ago."""
+    """Publish purchases: user, item, days ago."""
     event = {"type": "purchase", "quantity": 1, "unit_price": 1.0}
     rows = [
         {**event, "event_id": f"e{n}", "user_id": user, "item_id": item, "time": NOW - datetime.timedelta(days=days)}
@@ -48,12 +48,12 @@ def similar(lake: Lake, *settings: str) -> dict[str, list[tuple]]:
 
 
 def sales() -> list[tuple]:
-    """Red boxes and lunch bags are bought by the same 60 users; green and blue boxes and the cup by one user each."""
+    """Return purchases: red boxes and lunch bags by the same 60 users; other boxes and the cup by one each."""
     pairs = [(f"u{user}", item, 5) for user in range(60) for item in ("10001", "10003")]
     return [*pairs, ("v", "10002", 5), ("w", "10004", 5), (None, "10005", 0), ("x", "10006", 5), ("x", "10007", 100)]
 
 
-def test_items_with_buyers_go_by_buyers_and_new_ones_by_name(lake: Lake) -> None:
+def test_items_are_compared_by_buyers_and_new_ones_by_name(lake: Lake) -> None:
     put(lake, sales())
     found = similar(lake)
     assert found["10001"][0] == ("10003", "bought by the same users")
@@ -62,7 +62,7 @@ def test_items_with_buyers_go_by_buyers_and_new_ones_by_name(lake: Lake) -> None
     assert found["10002"][0][1] == "similar name"
 
 
-def test_every_item_has_others_and_what_is_no_longer_sold_is_shown_for_none(lake: Lake) -> None:
+def test_every_item_has_similar_ones_that_are_still_sold(lake: Lake) -> None:
     put(lake, sales())
     found = similar(lake, "--set", "count=3")
     assert found.keys() == NAMES.keys()
@@ -80,12 +80,12 @@ def test_trust_in_buyers_is_a_parameter(lake: Lake) -> None:
     assert found["10001"][0] in {("10002", "similar name"), ("10005", "similar name")}
 
 
-def test_without_sales_there_is_nothing_to_show(lake: Lake, capsys) -> None:
+def test_catalogue_without_sales_is_an_input_error(lake: Lake, capsys) -> None:
     put(lake, [("x", "10001", 5)])
     assert lake.run("build_similar_items") == 3
     assert "1 items of curated/items were sold in the last 60 days" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_names_of_which_every_part_is_common_make_nothing_alike() -> None:
-    assert alike_by_name(["ITEM"] * 300).nnz == 0
-    assert alike_by_name(["RED BOX", "RED BOX"]).nnz > 0
+def test_names_with_common_parts_only_are_not_similar() -> None:
+    assert compare_names(["ITEM"] * 300).nnz == 0
+    assert compare_names(["RED BOX", "RED BOX"]).nnz > 0

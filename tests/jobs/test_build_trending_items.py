@@ -1,4 +1,4 @@
-"""Trending items: more buyers than usual, whatever one buyer buys."""
+"""Trending items: more buyers than usual."""
 
 import datetime
 import math
@@ -15,7 +15,7 @@ ITEMS = ["10001", "10002", "10003", "10004"]
 
 
 def trending(session: SparkSession, bought: list[tuple], min_buyers: int = 2, count: int = 10) -> dict:
-    """Rows by country and item. Bought: days before the end (1: the last day), item, user, country, times."""
+    """Return rows by country and item. Bought: days before the end (1: the last day), item, user, country, times."""
     midnight = datetime.datetime.combine(END, datetime.time(12), datetime.UTC)
     events = [
         (f"e{n}-{time}", user, item, "purchase", 5, 1.0, midnight - datetime.timedelta(days=days), country)
@@ -34,7 +34,7 @@ def trending(session: SparkSession, bought: list[tuple], min_buyers: int = 2, co
 
 
 def test_scores_follow_the_definition_by_country_and_overall(session: SparkSession) -> None:
-    """Buyers of usual weeks on Mondays and Tuesdays only; of the last days, Monday (7 days ago) and Tuesday count."""
+    """Usual buyers come on Mondays and Tuesdays only; of the last days, Monday (7 days ago) and Tuesday count."""
     usual = [(7 + 7 * week + ago, "10001", f"u{ago}", "Norway", 3) for week in (0, 1) for ago in (7, 6)]
     recent = [
         (7, "10001", "ann", "Norway", 1), (6, "10001", "bob", "Norway", 1), (1, "10001", "cid", "Sweden", 1),

@@ -1,4 +1,4 @@
-"""Features of users against a plain Python reference, and nothing in them from after the cut."""
+"""Features of users against a plain Python reference, and without events after the cut."""
 
 import datetime
 import math
@@ -27,7 +27,7 @@ def midnight(date: datetime.date) -> datetime.datetime:
 def built(
     session: SparkSession, events: list[tuple], users: list[tuple] = (), churn: str = "inactive", buyer_days: int = 60
 ) -> dict[tuple, dict]:
-    """Rows by user and cut. Events: user, item, type, quantity, price, time; users: those of users@1."""
+    """Return rows by user and cut. Events: user, item, type, quantity, price, time; users: those of users@1."""
     rows = [
         (f"e{number}", user, item, kind, quantity, price, time, "Norway")
         for number, (user, item, kind, quantity, price, time) in enumerate(events)
@@ -42,7 +42,7 @@ def built(
 
 
 def some_events(users: int) -> list[tuple]:
-    """Up to twelve events of each user in the 130 days before the end, among them repeats and returns."""
+    """Return up to twelve events of each user in the 130 days before the end, among them repeats and returns."""
     random = Random(1)
     return [
         (
@@ -64,26 +64,32 @@ def mean_of(numbers: Iterable[float]) -> float | None:
 
 
 def reference(events: list[tuple], cut: datetime.date) -> dict[str, dict]:
-    """Some features by their definition, one user after the other."""
+    """Compute some features by their definition, user by user."""
     of_users = defaultdict(list)
     for user, item, kind, quantity, price, time in events:
         of_users[user].append((time, item, kind, quantity * price))
     found = {}
-    for user, own in of_users.items():
+    for user, events_of_user in of_users.items():
         before = [
-            (time, item, amount) for time, item, kind, amount in own if kind == "purchase" and time < midnight(cut)
+            (time, item, amount)
+            for time, item, kind, amount in events_of_user
+            if kind == "purchase" and time < midnight(cut)
         ]
-        if not [time for time, *_ in own if time < midnight(cut)]:
+        if not [time for time, *_ in events_of_user if time < midnight(cut)]:
             continue
         ages = {(cut - time.date()).days for time, *_ in before}
         first = {item: min(time for time, other, _ in before if other == item) for _, item, _ in before}
         days = sorted({time.date() for time, *_ in before})
         gaps = [(late - early) / DAY for early, late in pairwise(days)]
-        after = [t for t, _, kind, _ in own if kind == "purchase" and midnight(cut) <= t < midnight(cut + 30 * DAY)]
+        after = [
+            t
+            for t, _, kind, _ in events_of_user
+            if kind == "purchase" and midnight(cut) <= t < midnight(cut + 30 * DAY)
+        ]
         mean = mean_of(gaps)
         found[user] = {
             "recency_days": min(ages, default=None),
-            "tenure_days": max((cut - time.date()).days for time, *_ in own if time < midnight(cut)),
+            "tenure_days": max((cut - time.date()).days for time, *_ in events_of_user if time < midnight(cut)),
             "gap_days": mean,
             "gap_deviation_days": mean and math.sqrt(mean_of((gap - mean) ** 2 for gap in gaps)),
             "active_days_28": len([age for age in ages if age <= 28]),
@@ -93,7 +99,7 @@ def reference(events: list[tuple], cut: datetime.date) -> dict[str, dict]:
             "amount": sum(amount for *_, amount in before),
             "items": len(first),
             "new_items_90": len([time for time in first.values() if (cut - time.date()).days <= 90]),
-            "returns": len([0 for time, _, kind, _ in own if kind != "purchase" and time < midnight(cut)]),
+            "returns": len([0 for time, _, kind, _ in events_of_user if kind != "purchase" and time < midnight(cut)]),
             "weekend_share": mean_of(float(t.weekday() >= 5) for t, *_ in before),
             "hour_sine": mean_of(math.sin(t.hour / 12 * math.pi) for t, *_ in before),
             "at_risk": bool(ages) and min(ages) <= 60,
@@ -102,7 +108,7 @@ def reference(events: list[tuple], cut: datetime.date) -> dict[str, dict]:
     return found
 
 
-def test_equals_the_definition(session: SparkSession) -> None:
+def test_features_equal_the_definition(session: SparkSession) -> None:
     events = some_events(users=80)
     rows = built(session, events)
     expected = {
@@ -117,8 +123,8 @@ def test_equals_the_definition(session: SparkSession) -> None:
             )
 
 
-def test_events_from_after_the_cut_move_no_feature(session: SparkSession) -> None:
-    """One user for each moment at which something is planted; the last one's is a second before the cut."""
+def test_events_after_the_cut_change_no_feature(session: SparkSession) -> None:
+    """One user per planted moment; the last one is a second before the cut."""
     cut = CUTS[1]
     planted = {str(after): midnight(cut) + after for after in (0 * DAY, SECOND, DAY, 29 * DAY, -SECOND)}
     events = [
@@ -141,7 +147,7 @@ def test_events_from_after_the_cut_move_no_feature(session: SparkSession) -> Non
         assert (one == other) is (time >= midnight(cut)), user
 
 
-def test_a_subscription_as_of_each_cut_and_its_cancellation_in_the_horizon(session: SparkSession) -> None:
+def test_subscription_and_cancellation_as_of_each_cut(session: SparkSession) -> None:
     old, newer, now = CUTS
     users = [
         ("ann", midnight(old) - 50 * DAY, None, "free", "subscribe", "Norway", "ios"),
@@ -160,7 +166,7 @@ def test_a_subscription_as_of_each_cut_and_its_cancellation_in_the_horizon(sessi
     assert [rows["bob", now][name] for name in names] == ["basic", 30, 0, 30, None, True, None, 0]
 
 
-def test_cuts_leave_a_whole_horizon_before_the_end() -> None:
+def test_horizon_of_the_newest_labelled_cut_ends_at_the_end() -> None:
     assert job.cuts_before(datetime.date(2011, 6, 1), 30, 3, 7) == [
         datetime.date(2011, 4, 18),
         datetime.date(2011, 4, 25),

@@ -1,4 +1,4 @@
-"""Training and prediction of churn on users made for it."""
+"""Training and prediction of churn on synthetic users."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def last_line(capsys: pytest.CaptureFixture) -> str:
     return capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_best_model_ships_with_its_quality_and_a_drawing(lake: Lake) -> None:
+def test_best_model_ships_with_its_quality_and_a_plot(lake: Lake) -> None:
     put(lake, features(1000))
     assert lake.run("train_churn", *FEATURES) == 0
     metrics = lake.manifest("train_churn")["metrics"]
@@ -40,8 +40,8 @@ def test_the_best_model_ships_with_its_quality_and_a_drawing(lake: Lake) -> None
     assert any(file.endswith("/model/calibration.svg") for file in files)
 
 
-def test_figures_do_not_know_what_they_foretell(lake: Lake, capsys) -> None:
-    """Where nothing can be learned, a model that saw the newest window would stand out on it."""
+def test_figures_do_not_know_the_outcome(lake: Lake, capsys) -> None:
+    """If nothing can be learned, a model that saw the newest window would stand out."""
     put(lake, features(2000, learnable=0))
     lake.run("train_churn", *FEATURES)
     evaluated = [line for line in capsys.readouterr().out.splitlines() if " evaluated " in line]
@@ -50,7 +50,7 @@ def test_figures_do_not_know_what_they_foretell(lake: Lake, capsys) -> None:
     assert all(abs(auc - 0.5) < 0.06 for auc in found)
 
 
-def test_a_model_not_better_than_recency_is_refused_and_leaves_what_is_in_place(lake: Lake, capsys) -> None:
+def test_model_below_the_recency_rule_is_refused(lake: Lake, capsys) -> None:
     rows = features(600, learnable=0)
     noise = rows["recency_days"]
     good = pa.array(np.where(np.asarray(rows["churned"].fill_null(False)), 90.0, 3.0), noise.type)
@@ -60,14 +60,14 @@ def test_a_model_not_better_than_recency_is_refused_and_leaves_what_is_in_place(
     assert not (lake.folder / "lake" / "products" / "churn_model" / "all" / "manifest.json").exists()
 
 
-def test_a_model_much_worse_than_the_one_in_place_is_refused(lake: Lake, capsys) -> None:
+def test_model_much_worse_than_the_incumbent_is_refused(lake: Lake, capsys) -> None:
     put(lake, features(1000))
     assert lake.run("train_churn", *FEATURES) == 0
     spoilt = features(1000, seed=1)
     purchases = spoilt["purchases"].to_numpy()
     amounts = pa.array(purchases * np.exp(np.random.default_rng(2).normal(size=len(spoilt))))
     newest = np.asarray([cut.as_py() >= CUTS[-1] for cut in spoilt["cut"]])
-    hidden = pa.array(np.where(newest, purchases, 1.0))  # known only where it is too late to learn from it
+    hidden = pa.array(np.where(newest, purchases, 1.0))  # informative on the newest cut only
     for name, values in (("amount", amounts), ("purchases", hidden)):
         spoilt = spoilt.set_column(spoilt.column_names.index(name), name, values)
     put(lake, spoilt, "spoilt")
@@ -79,7 +79,7 @@ def test_a_model_much_worse_than_the_one_in_place_is_refused(lake: Lake, capsys)
     assert metrics["in_place"]["auc"] > 0.9 > metrics["models"][metrics["model"]]["auc"]
 
 
-def test_predictions_name_the_features_that_moved_them_and_add_up(lake: Lake) -> None:
+def test_predictions_name_top_features_and_add_up(lake: Lake) -> None:
     put(lake, features(900))
     assert lake.run("train_churn", *FEATURES) == 0
     for shard in range(3):

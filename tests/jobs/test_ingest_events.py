@@ -1,4 +1,4 @@
-"""Deliveries in, curated partitions and a quarantine out: what is kept, dropped, refused, and left alone."""
+"""Ingestion of events: rows kept, dropped, quarantined and refused, and partitions left unchanged."""
 
 import datetime
 import gzip
@@ -31,7 +31,7 @@ def event(number: int, day: str = "2011-01-05", **changes: object) -> dict:
 
 
 class Shop:
-    """A lake with deliveries, and runs of the job over it."""
+    """Lake with deliveries, and runs of the job on it."""
 
     def __init__(self, session: SparkSession, lake: str) -> None:
         self.session = session
@@ -49,12 +49,12 @@ class Shop:
         return runner.exit_code(job.main, FOLDER, ["--lake", self.lake, *identity, *more])
 
     def manifests(self) -> dict[str, bytes]:
-        """The bytes of the published manifests by partition."""
+        """Return the bytes of the published manifests by partition."""
         found = (self.root / "curated" / "events").glob("*/manifest.json")
         return {file.parent.name: file.read_bytes() for file in found}
 
     def curated(self) -> dict[str, list]:
-        """The rows that the manifests name, by partition, sorted by ID."""
+        """Return the rows that the manifests name, by partition, sorted by ID."""
         result = {}
         for partition, content in self.manifests().items():
             output = json.loads(content)["outputs"]["events"]
@@ -78,7 +78,7 @@ def shop(session: SparkSession, lake: str) -> Shop:
     return Shop(session, lake)
 
 
-def test_events_are_typed_deduplicated_and_laid_by_their_day(shop: Shop) -> None:
+def test_events_are_typed_deduplicated_and_partitioned_by_day(shop: Shop) -> None:
     late = event(4, "2011-01-03", user_id=None)
     first = event(1, quantity=7)
     shop.deliver("2011-01-05", [first, event(2), event(2), event(3, user_id="")])
@@ -100,7 +100,7 @@ def test_events_are_typed_deduplicated_and_laid_by_their_day(shop: Shop) -> None
     assert metrics == {"lines": 7, "unusable": 0, "reasons": {}, **NOTHING_LEFT_OUT, "events": 5, "duplicates": 2}
 
 
-def test_the_same_delivery_twice_changes_nothing_and_a_later_one_only_its_days(shop: Shop) -> None:
+def test_repeated_delivery_changes_nothing_and_a_later_one_its_days(shop: Shop) -> None:
     shop.deliver("2011-01-05", [event(1), event(2, "2011-01-04"), event(3)])
     assert shop.ingest("one") == 0
     before = shop.manifests()
@@ -117,7 +117,7 @@ def test_the_same_delivery_twice_changes_nothing_and_a_later_one_only_its_days(s
     assert [row.quantity for row in shop.curated()["date=2011-01-05"]] == [2, 2]
 
 
-def test_unusable_lines_are_put_aside_with_file_line_and_reason(shop: Shop) -> None:
+def test_unusable_lines_are_quarantined_with_file_line_and_reason(shop: Shop) -> None:
     good = [event(number) for number in range(300)]
     bad = {
         3: ('{"event_id": "e1", "user_id": "an', "not a JSON object"),
@@ -160,13 +160,11 @@ def test_too_many_unusable_lines_refuse_the_delivery(shop: Shop, capsys: pytest.
     assert "not a JSON object (4), unknown type (3), bad time (2)" in last
     assert "quantity" not in last
     assert shop.manifests() == {}
-    assert shop.ingest("two", "--set", "max_quarantined_share=0.1") == 0  # exactly the share that is allowed
+    assert shop.ingest("two", "--set", "max_quarantined_share=0.1") == 0  # exactly the allowed share
     assert len(shop.quarantine("two")) == 10
 
 
-def test_a_retry_after_a_death_between_writing_and_publishing_repeats_nothing(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_retry_after_death_before_publishing_repeats_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.deliver("2011-01-05", [event(1), event(2, "2011-01-04"), event(3, "2011-01-03")])
     publish = task.Task.publish_partition
 
@@ -178,7 +176,7 @@ def test_a_retry_after_a_death_between_writing_and_publishing_repeats_nothing(
     assert shop.ingest("one") == 1
     monkeypatch.undo()
     assert len(shop.manifests()) == 1
-    assert shop.ingest("one") == 0  # the same attempt again, by hand: what it left must not be counted twice
+    assert shop.ingest("one") == 0  # the same attempt, rerun manually: its remains must not be counted twice
     assert {partition: len(rows) for partition, rows in shop.curated().items()} == {
         "date=2011-01-03": 1,
         "date=2011-01-04": 1,
@@ -195,7 +193,7 @@ def test_days_of_a_lost_index_stay_when_a_new_day_comes(shop: Shop) -> None:
     assert partitions.registered(f"file://{shop.root}/curated/events") == ["2011-01-04", "2011-01-05", "2011-01-06"]
 
 
-def test_what_other_writers_of_the_dataset_are_writing_stays(shop: Shop) -> None:
+def test_files_of_concurrent_writers_stay(shop: Shop) -> None:
     others = shop.root / "curated" / "events" / "_temporary" / "0" / "task" / "part-0.parquet"
     others.parent.mkdir(parents=True)
     others.write_bytes(b"half")
@@ -230,9 +228,7 @@ def test_large_dates_are_split_without_losing_the_key(shop: Shop, monkeypatch: p
     assert len(json.loads(shop.manifests()["date=2011-01-06"])["outputs"]["events"]["files"]) == 1
 
 
-def test_a_date_in_many_small_files_is_gathered_into_one_and_loses_nothing(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_date_in_many_small_files_is_compacted_without_loss(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["common.engines.spark.append"], "MANY_FILES", 3)  # not the function of that name
     day = "date=2011-01-05"
 
@@ -242,13 +238,13 @@ def test_a_date_in_many_small_files_is_gathered_into_one_and_loses_nothing(
     for number in range(3):
         shop.deliver(f"2011-01-0{5 + number}", [event(number, quantity=1 + number)])
         assert shop.ingest(f"run-{number}", "--set", f"since=2011-01-0{5 + number}") == 0
-    scattered = files()
-    assert len(scattered) == 3
+    small = files()
+    assert len(small) == 3
     shop.deliver("2011-01-08", [event(3, quantity=4), event(0, quantity=9), event(4, "2011-01-06")])
     assert shop.ingest("run-3", "--set", "since=2011-01-08") == 0
-    assert not set(files()) & set(scattered)
+    assert not set(files()) & set(small)
     assert len(files()) <= 2
     assert {row.event_id: row.quantity for row in shop.curated()[day]} == {"e0": 1, "e1": 2, "e2": 3, "e3": 4}
     assert shop.task_manifest("run-3")["metrics"]["events"] == 2
-    for path in scattered:  # whoever resolved the former manifest still finds its files
+    for path in small:  # readers of the previous manifest still find its files
         assert (shop.root / "curated" / "events" / day / path).exists()

@@ -1,4 +1,4 @@
-"""The catalogue from contradictory descriptions."""
+"""Catalogue from contradictory descriptions."""
 
 from pathlib import Path
 
@@ -30,9 +30,7 @@ def names(lake: Lake) -> dict[str, str]:
         (['BOX, "GREEN"', "22719"], 'BOX, "GREEN"'),
     ],
 )
-def test_the_best_kind_of_description_wins_and_of_its_kind_the_last_seen(
-    lake: Lake, descriptions: list[str], name: str
-) -> None:
+def test_best_kind_of_description_wins_then_the_last_seen(lake: Lake, descriptions: list[str], name: str) -> None:
     quoted = ['"' + text.replace('"', '""') + '"' for text in descriptions]
     lines = [f"22719,{text},2011-01-{day + 1:02}T00:00:00Z\n" for day, text in enumerate(quoted)]
     lake.raw_items("2011-02-01", HEADER + "".join(lines))
@@ -40,14 +38,14 @@ def test_the_best_kind_of_description_wins_and_of_its_kind_the_last_seen(
     assert names(lake) == {"22719": name}
 
 
-def test_what_is_no_good_or_has_no_name_goes_to_quarantine_with_its_line(lake: Lake) -> None:
+def test_rows_without_stock_code_or_name_are_quarantined(lake: Lake) -> None:
     lake.raw_items(
         "2011-02-01",
         HEADER
         + "85123A,WHITE HOLDER,2011-01-01T00:00:00Z\nPOST,POSTAGE FEE,2011-01-01T00:00:00Z\n"
         + "20852,given away,2011-01-01T00:00:00Z\n20852,,2011-01-01T00:00:00Z\n",
     )
-    assert lake.run("ingest_items") == 4  # more than half of the rows: another shop's catalogue
+    assert lake.run("ingest_items") == 4  # more than half of the rows, as of another shop's catalogue
     assert lake.run("ingest_items", "--set", "max_dropped_share=0.75") == 0
     assert lake.dataset("curated/items").to_pylist() == [
         {"item_id": "85123A", "name": "WHITE HOLDER", "family": "85123"}
@@ -78,7 +76,7 @@ def test_deliveries_are_read_together(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "item_id,name\n1,2\n", "item_id\0"])
-def test_what_is_no_list_of_items_is_told_with_its_name(lake: Lake, capsys, text: str) -> None:
+def test_file_that_is_not_a_list_of_items_is_named(lake: Lake, capsys, text: str) -> None:
     lake.raw_items("2011-02-01", text)
     assert lake.run("ingest_items") == 3
     assert (
@@ -86,5 +84,5 @@ def test_what_is_no_list_of_items_is_told_with_its_name(lake: Lake, capsys, text
     )
 
 
-def test_no_delivery_is_told(lake: Lake) -> None:
+def test_missing_delivery_is_an_input_error(lake: Lake) -> None:
     assert lake.run("ingest_items") == 3

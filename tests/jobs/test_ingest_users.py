@@ -1,4 +1,4 @@
-"""Who had which plan when, from deliveries that repeat and contradict each other."""
+"""Periods of plans, from deliveries that repeat and contradict each other."""
 
 import gzip
 import json
@@ -27,13 +27,13 @@ def row(day: int, change: str, plan: str | None = "basic", user: str = "ann", **
 
 
 def history(lake: Lake, user: str = "ann") -> list[tuple]:
-    """Day of the beginning, day of the end, plan, country, platform of each period."""
+    """Return first day, last day, plan, country, platform of each period."""
     rows = [row for row in lake.dataset("curated/users").to_pylist() if row["user_id"] == user]
     day = lambda time: time and time.day  # noqa: E731
     return [(day(r["since"]), day(r["until"]), r["plan"], r["country"], r["platform"]) for r in rows]
 
 
-def test_changes_become_periods_and_a_cancellation_a_period_without_a_plan(lake: Lake) -> None:
+def test_changes_and_cancellations_become_periods(lake: Lake) -> None:
     deliver(
         lake,
         row(9, "cancel", None),
@@ -57,20 +57,20 @@ def test_users_do_not_inherit_from_each_other(lake: Lake) -> None:
     assert history(lake, "bob") == [(2, None, "basic", None, None)]
 
 
-def test_of_contradictory_changes_the_one_that_arrived_last_counts_whatever_order_files_have(lake: Lake) -> None:
+def test_last_arrival_wins_among_contradictory_changes(lake: Lake) -> None:
     deliver(lake, row(1, "subscribe", "premium"), row(1, "subscribe", "basic"), arrival="2011-02-03")
     deliver(lake, row(1, "subscribe", "free"), row(3, "change", "free"), arrival="2011-02-01")
     assert lake.run("ingest_users") == 0
     assert [(since, plan) for since, _, plan, *_ in history(lake)] == [(1, "basic"), (3, "free")]
 
 
-def test_what_says_the_same_again_begins_no_period(lake: Lake) -> None:
+def test_repeated_change_begins_no_period(lake: Lake) -> None:
     deliver(lake, row(1, "subscribe"), row(1, "subscribe"), row(4, "change"), row(6, "subscribe"))
     assert lake.run("ingest_users") == 0
     assert history(lake) == [(1, None, "basic", None, None)]
 
 
-def test_what_is_unusable_goes_to_quarantine_with_its_line_and_reason(lake: Lake) -> None:
+def test_unusable_lines_are_quarantined_with_line_and_reason(lake: Lake) -> None:
     bad = {
         "not a JSON object": "{",
         "no user ID": row(1, "subscribe", user=""),
@@ -97,15 +97,15 @@ def test_integer_ids_are_text_and_other_json_is_unusable(lake: Lake) -> None:
     assert history(lake, "7") == [(2, None, "free", None, None)]
 
 
-def test_deliveries_that_are_mostly_unusable_are_refused_and_publish_nothing(lake: Lake, capsys) -> None:
+def test_mostly_unusable_deliveries_are_refused(lake: Lake, capsys) -> None:
     deliver(lake, row(1, "subscribe"), *[row(1, "renew")] * 10)
     assert lake.run("ingest_users") == 4
-    told = "10 of 11 records are unusable, at most 5.0% of a file may be: unknown change (10)"
-    assert told in capsys.readouterr().err
+    message = "10 of 11 records are unusable, at most 5.0% of a file may be: unknown change (10)"
+    assert message in capsys.readouterr().err
     assert not (lake.folder / "lake" / "curated" / "users" / "all" / "manifest.json").exists()
 
 
-def test_no_delivery_and_one_that_is_not_gzipped_are_told(lake: Lake, capsys) -> None:
+def test_missing_and_ungzipped_deliveries_are_input_errors(lake: Lake, capsys) -> None:
     (lake.folder / "lake").mkdir()
     assert lake.run("ingest_users") == 3
     folder = lake.folder / "lake" / "raw" / "users" / "arrival=2011-02-01"

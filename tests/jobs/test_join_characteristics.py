@@ -1,4 +1,4 @@
-"""Characteristics: one row for each predicted user, with habits worked out by hand."""
+"""Characteristics: one row per predicted user, against habits computed manually."""
 
 import datetime
 
@@ -20,7 +20,7 @@ def at(day: int, hour: int) -> datetime.datetime:
     return datetime.datetime(2011, 5, day, hour, tzinfo=datetime.UTC)
 
 
-def test_each_predicted_user_has_one_row_with_what_is_known_of_them(session: SparkSession) -> None:
+def test_each_predicted_user_has_one_row_with_known_habits(session: SparkSession) -> None:
     users = ("ann", "bob", "cid")
     predictions = [
         {

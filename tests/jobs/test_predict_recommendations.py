@@ -1,4 +1,4 @@
-"""Predictions of one small model whose scores can be worked out by hand."""
+"""Predictions of one small model, against scores computed manually."""
 
 import datetime
 from pathlib import Path
@@ -16,10 +16,10 @@ ITEMS = ["apple", "bread", "cheese", "dates"]
 WEIGHTS = np.array([[0, 0.9, 0.4, 0], [0, 0, 0, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=np.float32)
 
 
-def model(lake: Lake, repeats: bool, own: float = 0.0) -> None:
+def model(lake: Lake, repeats: bool, self_weight: float = 0.0) -> None:
     arrays = {
         **string_arrays("items", pa.array(ITEMS, pa.string())),
-        "0_dense": WEIGHTS + own * np.eye(4, dtype=np.float32),
+        "0_dense": WEIGHTS + self_weight * np.eye(4, dtype=np.float32),
         "0_head": np.arange(4),
         "0_sparse_data": np.zeros(0, dtype=np.float32),
         "0_sparse_indices": np.zeros(0, dtype=np.int32),
@@ -31,7 +31,7 @@ def model(lake: Lake, repeats: bool, own: float = 0.0) -> None:
 
 
 def interactions(lake: Lake, bought: list[tuple[str, str, int, int]], weight: float = 1) -> None:
-    """User, item, purchases and age in days of each pair."""
+    """Publish pairs of user, item, purchases and age in days."""
     rows = []
     for user, item, events, days in bought:
         time = AS_OF - datetime.timedelta(days)
@@ -58,7 +58,7 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path)
 
 
-def test_scores_decay_with_age_and_name_the_purchase_that_counted_most(lake: Lake) -> None:
+def test_scores_decay_with_age_and_name_the_top_purchase(lake: Lake) -> None:
     model(lake, repeats=False)
     interactions(lake, [("u", "apple", 1, 10), ("u", "bread", 3, 0)])
     apple, bread = 1 / 2, 2  # log2(1 + purchases), halved once for the apple
@@ -68,8 +68,8 @@ def test_scores_decay_with_age_and_name_the_purchase_that_counted_most(lake: Lak
     ]
 
 
-def test_repeats_are_recommended_where_the_model_was_made_for_them(lake: Lake) -> None:
-    model(lake, repeats=True, own=2.0)
+def test_repeats_are_recommended_by_a_model_with_repeats(lake: Lake) -> None:
+    model(lake, repeats=True, self_weight=2.0)
     interactions(lake, [("u", "apple", 1, 0)])
     assert predict(lake, candidates=2) == [
         ("u", 1, "apple", pytest.approx(2), "apple"),
@@ -77,7 +77,7 @@ def test_repeats_are_recommended_where_the_model_was_made_for_them(lake: Lake) -
     ]
 
 
-def test_shards_hold_every_user_once_and_change_no_row(tmp_path: Path) -> None:
+def test_shards_contain_each_user_once_with_equal_rows(tmp_path: Path) -> None:
     bought = [(f"user {number}", ITEMS[number % 3], 1 + number % 4, number % 30) for number in range(200)]
     found = []
     for shards in (1, 3, 40):
@@ -89,7 +89,7 @@ def test_shards_hold_every_user_once_and_change_no_row(tmp_path: Path) -> None:
     assert {row[0] for row in found[0]} == {user for user, item, *_ in bought if item != "cheese"}
 
 
-def test_rows_of_a_user_need_not_stand_together(tmp_path: Path) -> None:
+def test_rows_of_a_user_need_not_be_adjacent(tmp_path: Path) -> None:
     bought = [(f"u{number % 7}", ITEMS[number % 4], 1, number) for number in range(28)]
     found = []
     for order in (sorted(bought), bought):
@@ -100,13 +100,13 @@ def test_rows_of_a_user_need_not_stand_together(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_items_unknown_to_the_model_count_for_nothing(lake: Lake) -> None:
+def test_items_unknown_to_the_model_are_ignored(lake: Lake) -> None:
     model(lake, repeats=True)
     interactions(lake, [("u", "POST", 5, 0), ("v", "postage", 1, 0)])
     assert predict(lake) == []
 
 
-def test_cancelled_pairs_count_for_nothing(lake: Lake) -> None:
+def test_cancelled_pairs_are_ignored(lake: Lake) -> None:
     model(lake, repeats=True)
     interactions(lake, [("u", "apple", 5, 0)], weight=0)
     assert predict(lake) == []

@@ -1,4 +1,4 @@
-"""What is shown, from predictions made by hand."""
+"""Recommendations from small sets of predictions."""
 
 import datetime
 from pathlib import Path
@@ -45,7 +45,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def shown(lake: Lake, predictions: list[tuple], *arguments: str) -> list[tuple]:
-    """user, rank, item and reason of each row; predictions are user, rank, item and because."""
+    """Return user, rank, item, reason of each row; predictions are user, rank, item and the explaining item."""
     rows = [
         {
             "user_id": user,
@@ -72,7 +72,7 @@ DEFAULT = [
 ]
 
 
-def test_what_is_no_longer_sold_or_no_good_is_dropped_and_ranks_close_up(lake: Lake) -> None:
+def test_items_no_longer_sold_are_dropped_without_rank_gaps(lake: Lake) -> None:
     predictions = [
         ("u", 1, "old lamp", "lamp"),
         ("u", 2, "POST", "POST"),
@@ -89,7 +89,7 @@ def test_what_is_no_longer_sold_or_no_good_is_dropped_and_ranks_close_up(lake: L
     assert (metrics["predictions"], metrics["no_longer_sold"], metrics["users"]) == (5, 3, 1)
 
 
-def test_one_family_gets_few_rows_and_a_user_at_most_so_many(lake: Lake) -> None:
+def test_rows_per_family_and_per_user_are_limited(lake: Lake) -> None:
     predictions = [
         ("u", 1, "red cup", None),
         ("u", 2, "blue cup", "POST"),
@@ -106,16 +106,16 @@ def test_one_family_gets_few_rows_and_a_user_at_most_so_many(lake: Lake) -> None
     ]
 
 
-def test_users_of_whose_predictions_nothing_is_left_get_the_default_rows(lake: Lake) -> None:
+def test_users_without_remaining_predictions_get_default_rows(lake: Lake) -> None:
     assert shown(lake, [("u", 1, "old lamp", "lamp")]) == DEFAULT
     assert lake.manifest("select_recommendations")["metrics"]["users_with_default_rows_only"] == 1
 
 
-def test_no_predictions_leave_the_default_rows(lake: Lake) -> None:
+def test_default_rows_remain_without_predictions(lake: Lake) -> None:
     assert shown(lake, []) == DEFAULT
 
 
-def test_a_catalogue_of_which_nothing_is_sold_is_refused(tmp_path: Path, capsys) -> None:
+def test_catalogue_without_sales_is_refused(tmp_path: Path, capsys) -> None:
     lake = Lake(tmp_path)
     rows = [{"item_id": "cup", "name": "CUP", "family": "cup"}]
     lake.put("items", "items@1", table("items@1", rows), dataset="curated/items")
@@ -126,13 +126,11 @@ def test_a_catalogue_of_which_nothing_is_sold_is_refused(tmp_path: Path, capsys)
     )
     lake.put("predictions", "predictions@2", table("predictions@2", []))
     assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 4
-    assert "nothing to show" in capsys.readouterr().err.splitlines()[-1]
+    assert "no rows can be shown" in capsys.readouterr().err.splitlines()[-1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40), st.integers(1, 3), st.integers(1, 5))
-def test_selecting_is_what_a_loop_over_users_would_do(
-    entries: list[tuple[int, int]], max_per_family: int, count: int
-) -> None:
+def test_selection_equals_a_loop_over_users(entries: list[tuple[int, int]], max_per_family: int, count: int) -> None:
     users, families = (np.array([entry[part] for entry in entries], dtype=np.int64) for part in (0, 1))
     ranks = np.arange(len(entries))[::-1].copy()
     kept, ranks_again = select(users, ranks, families, max_per_family, count)

@@ -1,4 +1,4 @@
-"""Deliveries that still name people who were forgotten: ingestion drops their lines and keeps nothing of them."""
+"""Deliveries that still name forgotten people: ingestion drops their lines without a trace."""
 
 import gzip
 import json
@@ -38,7 +38,7 @@ def change(user: Any, **changes: Any) -> bytes:
 
 
 def unusable(make: Any) -> list[bytes]:
-    """A line of each user that ingestion can't use, and two of nobody."""
+    """Return an unusable line of each user, and two without a user."""
     lines = [make(user, time="never") for user in USERS]
     return [
         *lines,
@@ -51,7 +51,7 @@ def unusable(make: Any) -> list[bytes]:
 
 
 def every_byte(lake: Lake) -> str:
-    """All values of all tables below curated and intermediate, as text."""
+    """Return all values of all tables below curated and intermediate, as text."""
     files = [file for level in ("curated", "intermediate") for file in (lake.folder / "lake" / level).rglob("*")]
     texts = [repr(pq.read_table(file).to_pylist()) for file in files if file.suffix == ".parquet"]
     return "".join([*texts, *(file.read_text() for file in files if file.suffix == ".json")])
@@ -99,7 +99,7 @@ def suppressed_in(contents: list[str], lake: Lake) -> list[str]:
     return [content for content in contents if people.named_in(content)]
 
 
-def test_delivery_of_nobody_but_forgotten_users_is_no_failure(lake: Lake, session: SparkSession) -> None:
+def test_delivery_of_forgotten_users_only_succeeds(lake: Lake, session: SparkSession) -> None:
     deliver(lake, "events", [event(1, GONE)])
     deliver(lake, "users", [change(GONE)])
     suppression.add(lake.root, [GONE])

@@ -17,12 +17,12 @@ from jobs.train_recommender.main import beats
 
 START = datetime.datetime(2011, 1, 1, tzinfo=datetime.UTC)
 USERS, ITEMS = 120, 40
-DAYS = {"": 100, "_before_test": 80, "_before_tuning": 60}  # ends of what is known as of now, test, tuning
+DAYS = {"": 100, "_before_test": 80, "_before_tuning": 60}  # days before now, test, tuning
 CATALOGUE = [{"item_id": f"{10000 + i}", "name": f"ITEM NUMBER {i}", "family": f"{10000 + i}"} for i in range(ITEMS)]
 
 
 def interactions(purchases: dict[tuple[int, int], list[int]], item_name=lambda item: str(10000 + item)) -> pa.Table:
-    """interactions@1 of the days on which users bought items."""
+    """Return interactions@1 from the days on which users bought items."""
     rows = []
     for (user, item), days in sorted(purchases.items()):
         row = {
@@ -42,7 +42,7 @@ def interactions(purchases: dict[tuple[int, int], list[int]], item_name=lambda i
 
 
 def with_taste(seed: int = 0) -> dict[tuple[int, int], list[int]]:
-    """Users buy from one half of the items, a few of them at any time."""
+    """Return users that buy from one half of the items, a few at a time."""
     random = np.random.default_rng(seed)
     return {
         (user, int(item)): [int(random.integers(0, 100))]
@@ -52,7 +52,7 @@ def with_taste(seed: int = 0) -> dict[tuple[int, int], list[int]]:
 
 
 def nothing_but_fashion() -> dict[tuple[int, int], list[int]]:
-    """What users bought early says nothing of what they buy in the windows: what pioneers bought just before."""
+    """Return purchases in the windows that follow pioneers just before, and not the users' early ones."""
     random = np.random.default_rng(1)
     bought = {
         (user, int(item)): [int(random.integers(0, 50))] for user in range(USERS) for item in random.permutation(20)[:6]
@@ -61,12 +61,12 @@ def nothing_but_fashion() -> dict[tuple[int, int], list[int]]:
         for item in range(20 + 10 * window, 30 + 10 * window):
             bought |= {(user, item): [start + 1 + user % 18] for user in range(USERS)}
             bought |= {(USERS + 60 * window + pioneer, item): [start - 1] for pioneer in range(60)}
-        bought |= {(user, (user + window) % 20): [start + 1] for user in range(USERS)}  # of which models know a little
+        bought |= {(user, (user + window) % 20): [start + 1] for user in range(USERS)}  # a weak signal for models
     return bought
 
 
 def nothing_to_learn() -> dict[tuple[int, int], list[int]]:
-    """Each user buys items of their own at random, so that two items have at most one user in common."""
+    """Return random purchases of separate items, so that two items have at most one user in common."""
     random = np.random.default_rng(2)
     days = [5, 15, 25, 35, 65, 70, 85, 90]  # early, in the tuning window, in the test window
     return {
@@ -87,7 +87,7 @@ def train(lake: Lake, *arguments: str) -> int:
     return lake.run("train_recommender", "--from", "interactions=interactions", *arguments)
 
 
-def test_the_shipped_model_is_fitted_on_everything(lake: Lake) -> None:
+def test_shipped_model_is_fitted_on_all_data(lake: Lake) -> None:
     late = {(user, ITEMS - 1): [95] for user in range(1, USERS, 2)}
     lake.put("interactions", "interactions@1", interactions(without_last_item() | late))
     assert train(lake) == 0
@@ -102,7 +102,7 @@ def test_the_shipped_model_is_fitted_on_everything(lake: Lake) -> None:
     assert arrays["last_sold"][-1] == (START + datetime.timedelta(95)).timestamp() * 1e6
 
 
-def test_users_without_history_and_new_items_are_reported_apart(lake: Lake) -> None:
+def test_cold_users_and_new_items_are_reported_separately(lake: Lake) -> None:
     newcomers = {(USERS + number, number % 10): [90] for number in range(7)}
     new_item = {(user, ITEMS - 1): [60 if user == 3 else 90] for user in range(3, 20, 2)}
     lake.put("interactions", "interactions@1", interactions(without_last_item() | newcomers | new_item))
@@ -124,7 +124,7 @@ def of_dense(events: np.ndarray) -> History:
     return History(indptr, items.astype(np.int32), ones, 0 * ones, events.shape[1])
 
 
-def test_a_blend_beats_only_beyond_the_noise() -> None:
+def test_blend_must_win_beyond_the_noise() -> None:
     random = np.random.default_rng(0)
     one = random.random(400)
     noise = random.normal(0, 0.1, 400)
@@ -133,7 +133,7 @@ def test_a_blend_beats_only_beyond_the_noise() -> None:
     assert not beats(one + 0.03 + noise, [one - 0.1, one + 0.05], seed=1)
 
 
-def test_a_small_budget_leaves_out_models_and_says_so(lake: Lake, capsys) -> None:
+def test_small_budget_leaves_out_models_and_logs_them(lake: Lake, capsys) -> None:
     lake.put("interactions", "interactions@1", interactions(with_taste()))
     assert train(lake, "--set", "seconds=1") == 0
     found = lake.manifest("train_recommender")["metrics"]["models"]
@@ -148,7 +148,7 @@ def without_last_item() -> dict[tuple[int, int], list[int]]:
 
 
 @pytest.mark.parametrize("repeats", ["true", "false"])
-def test_a_model_that_learned_tastes_ships_with_its_report(lake: Lake, repeats: str) -> None:
+def test_model_that_learned_tastes_ships_with_its_report(lake: Lake, repeats: str) -> None:
     lake.put("interactions", "interactions@1", interactions(with_taste()))
     assert train(lake, "--set", f"repeats={repeats}") == 0
     metrics = lake.manifest("train_recommender")["metrics"]
@@ -174,13 +174,13 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
-def test_the_gate_refuses_models_that_do_not_beat_recent_popularity(lake: Lake, capsys) -> None:
+def test_gate_refuses_models_below_recent_popularity(lake: Lake, capsys) -> None:
     lake.put("interactions", "interactions@1", interactions(nothing_but_fashion()))
     assert train(lake, "--set", "repeats=false") == 4
     assert "No model beats recent popularity on the test window" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_what_is_not_in_the_catalogue_takes_no_part(lake: Lake) -> None:
+def test_items_outside_the_catalogue_are_ignored(lake: Lake) -> None:
     with_postage = with_taste() | {(user, ITEMS): [1, 65, 85] for user in range(USERS)}
     name = lambda item: "POST" if item == ITEMS else str(10000 + item)  # noqa: E731
     lake.put("interactions", "interactions@1", interactions(with_postage, name))
@@ -190,15 +190,15 @@ def test_what_is_not_in_the_catalogue_takes_no_part(lake: Lake) -> None:
     assert metrics["pairs"] == len(with_taste())
 
 
-def test_windows_in_which_nobody_buys_are_told(lake: Lake, capsys) -> None:
+def test_windows_without_buyers_are_reported(lake: Lake, capsys) -> None:
     early = {pair: [day // 2 for day in days] for pair, days in with_taste().items()}
     lake.put("interactions", "interactions@1", interactions(early))
     assert train(lake) == 3
     assert "No user bought goods both before and in the tuning window" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_no_figure_knows_what_it_is_to_foretell(lake: Lake, capsys) -> None:
-    """Where nothing can be learned, a model that saw a window's purchases would stand out on it."""
+def test_figures_do_not_know_the_purchases_to_predict(lake: Lake, capsys) -> None:
+    """If nothing can be learned, a model that saw the window's purchases would stand out."""
     goods = [{"item_id": str(10000 + i), "name": f"ITEM NUMBER {i}", "family": str(10000 + i)} for i in range(1000)]
     lake.put("more_items", "items@1", table("items@1", goods), dataset="curated/items")
     lake.put("interactions", "interactions@1", interactions(nothing_to_learn()))
@@ -209,7 +209,7 @@ def test_no_figure_knows_what_it_is_to_foretell(lake: Lake, capsys) -> None:
         assert float(tuning) < 0.05 and float(test) < 0.05, name
 
 
-def test_the_tuning_figures_do_not_know_what_is_bought_later(tmp_path: Path) -> None:
+def test_tuning_figures_do_not_know_later_purchases(tmp_path: Path) -> None:
     tuned = []
     for later in (85, 95):
         lake = Lake(tmp_path / str(later))
