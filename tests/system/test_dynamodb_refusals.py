@@ -26,14 +26,14 @@ NUMBERS = Contract(
     "Two numbers per key.",
     {
         "key": Column("string"),
-        "number": Column("number", nullable=True),
-        "small": Column("small_number", nullable=True),
+        "number": Column("float64", nullable=True),
+        "small": Column("float32", nullable=True),
     },
     product=Product("key"),
 )
 KINDS = {
     "string": "a" * 60,
-    "number": 1 / 3,
+    "float64": 1 / 3,
     "boolean": True,
     "timestamp": datetime.datetime(2011, 6, 1),
 }
@@ -119,7 +119,7 @@ def test_an_item_that_fits_by_our_count_is_taken_and_one_a_tenth_larger_is_not(t
     contract = Contract(
         "wide@1",
         "Rows in order.",
-        {"key": Column("string"), "place": Column("integer"), "value": Column(kind)},
+        {"key": Column("string"), "place": Column("int64"), "value": Column(kind)},
         product=Product("key", "place"),
     )
 
