@@ -584,7 +584,7 @@ def started(seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Cha
         os.environ["DYNAMODB_ENDPOINT"] = proxies["jobs"].url
         os.environ["TMPDIR"] = str(folder / "tmp")
         dags = folder / "current" / "airflow_dags"
-        airflow = stack.enter_context(local_airflow.start(root, folder / "airflow", dags, say=say, options=AIRFLOW))
+        airflow = stack.enter_context(local_airflow.start(root, folder / "airflow", dags, report=say, options=AIRFLOW))
         found = {name: running_part(name) for name in ("scheduler", "dag-processor")}
         parts = {name: (part.cmdline(), part.environ()) for name, part in found.items() if part}
         chaos = Chaos(seed, folder, root, shop, s3, airflow, reader, notes, proxies, parts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks import chaos_check
 from benchmarks.chaos_check import Published, Switch
-from tools.sandbox.faulty_proxy import Answer, Fault, Proxy, Request
+from tools.sandbox.faulty_proxy import Fault, Proxy, Request, Response
 
 SLOW_SECONDS = 3
 THROTTLED = b'{"__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException", "message": "Slow."}'
@@ -65,7 +65,7 @@ class S3Proxy(ChaosProxy):
             return Fault("refused", all_requests)
         return Fault(kind, all_requests) if kind and kind != "slow" else None
 
-    def forward(self, request: Request, send: Callable[[], Answer]) -> Answer:
+    def forward(self, request: Request, send: Callable[[], Response]) -> Response:
         found = published(request)
         if not found:
             return send()
@@ -117,11 +117,11 @@ class DynamoDBProxy(ChaosProxy):
             request.body = json.dumps({**asked, "RequestItems": {table: batch[:taken]}}).encode()
         return taken > 0
 
-    def forward(self, request: Request, send: Callable[[], Answer]) -> Answer:
+    def forward(self, request: Request, send: Callable[[], Response]) -> Response:
         if left := self.held_back.pop(id(request), None):
             answer = send()
             content = json.dumps({**json.loads(answer.body), "UnprocessedItems": left}).encode()
-            return Answer(200, [], content) if answer.status == 200 else answer
+            return Response(200, [], content) if answer.status == 200 else answer
         item = switched(request)
         if item is None:
             return send()

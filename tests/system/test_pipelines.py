@@ -67,7 +67,7 @@ def ran(lake, make_home):
     clock = demo.Clock()
     home = make_home()
     with pytest.MonkeyPatch.context() as patch, demo_emr.emr(clock), local_dynamodb.running():
-        patch.setenv("AIRFLOW_VAR_RELEASE", json.dumps(demo_emr.released(lake)))
+        patch.setenv("AIRFLOW_VAR_RELEASE", json.dumps(demo_emr.release_bundles(lake)))
         yield from run_all(lake, home, clock)
 
 
@@ -75,7 +75,7 @@ def run_all(lake, home, clock):
     with start(lake, home=home) as airflow:
         with ThreadPoolExecutor(1) as pool:
             killed = pool.submit(kill_once, KILLED)
-            runs = demo.ran(airflow, clock)
+            runs = demo.run_pipelines(airflow, clock)
             assert killed.result() == 1
         found = demo.manifests(airflow, runs)
         run = runs[demo.RECOMMENDING]

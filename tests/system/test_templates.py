@@ -137,10 +137,10 @@ def test_a_task_runs_again_and_what_is_too_old_is_listed_as_the_page_on_failures
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        ("new-job NAME=ingest_events ENGINE=spark", "jobs/ingest_events is there already"),
+        ("new-job NAME=ingest_events ENGINE=spark", "jobs/ingest_events exists already"),
         ("new-job NAME=fresh ENGINE=pyton", "There is no template 'pyton' of a job; did you mean 'python'"),
         ("new-job NAME=Fresh-Job ENGINE=python", "'Fresh-Job' is no name of a job"),
-        ("new-pipeline NAME=tandem PATTERN=spark", "airflow_dags/tandem is there already"),
+        ("new-pipeline NAME=tandem PATTERN=spark", "airflow_dags/tandem exists already"),
         ("new-pipeline NAME=fresh PATTERN=", "expected one of container, hybrid, spark"),
     ],
 )

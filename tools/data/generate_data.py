@@ -1,4 +1,4 @@
-"""Fill a lake with a made-up shop of any size: events, users with subscriptions, items; the same from the same seed."""
+"""Fill a lake with a synthetic shop of any size: events, users with subscriptions, items; reproducible by its seed."""
 
 import argparse
 import csv
@@ -26,7 +26,7 @@ from common import protocol
 from common.handover import manifest, partitions, storage
 from common.handover.storage import File, in_parallel
 from tools.data import shop_model
-from tools.data.shop_model import BLOCK, DAY, EVENTS_A_CHUNK, Settings
+from tools.data.shop_model import BLOCK, DAY, EVENTS_PER_CHUNK, Settings
 
 DUPLICATES, LATE, MALFORMED = 0.02, 0.03, 0.001  # of the lines of a delivery
 MAX_DELAY = 5  # days
@@ -44,11 +44,11 @@ THINGS = (
     "STORAGE JAR",
 )
 NOTES = ("damages", "found", "?", "wrongly coded")
-MAX_ITEMS = 90_000 * 27  # five digits, and nothing or a letter behind them
+MAX_ITEMS = 90_000 * 27  # five digits, optionally followed by a letter
 
 
-class Made(NamedTuple):
-    """A file that was written for a day, and how many events it has."""
+class DayFile(NamedTuple):
+    """A file of one day, and its number of events."""
 
     day: str
     file: File
@@ -56,16 +56,18 @@ class Made(NamedTuple):
 
 
 def generate(settings: Settings, level: str, root: str, processes: int) -> int:
-    """Write the deliveries (and, at level `curated`, the curated events) of a shop below a lake's root; files written.
+    """Write the deliveries (and, at level `curated`, the curated events) of a shop; return the number of files.
 
-    0 if they lie there already; ValueError if something else does.
+    0 if they exist already; ValueError if the lake has other data.
     """
-    asked = {**asdict(settings), "start": str(settings.start), "level": level}
+    document = {**asdict(settings), "start": str(settings.start), "level": level}
     marker = f"{root}/truth/settings.json"
-    if (there := manifest.load_or_none(marker)) and there.document == asked:
+    if (existing := manifest.load_or_none(marker)) and existing.document == document:
         return 0
     if levels := [name for name in ("raw", "curated", "truth") if storage.files(f"{root}/{name}")]:
-        raise ValueError(f"{root} holds {levels[0]} data already, expected an empty lake; name another, or remove it.")
+        raise ValueError(
+            f"{root} contains {levels[0]} data already, expected an empty lake; name another one, or remove the data."
+        )
     with tempfile.TemporaryDirectory() as scratch, workers(processes) as pool:
         shape = (settings.weeks, settings.shoppers)
         for name, kind, size in (("visits", np.uint8, shape), ("ended", np.int64, shape[1:])):
@@ -74,39 +76,39 @@ def generate(settings: Settings, level: str, root: str, processes: int) -> int:
         drawn = pool.map(draw_block, *zip(*[(settings, root, scratch, block) for block in blocks], strict=True))
         visits, changes = zip(*track(drawn, "subscriptions", len(blocks)), strict=True)
         basket = max(1.0, settings.events / (1 + shop_model.CANCELLED) / max(1, sum(visits)))
-        chunks = -(-settings.events // settings.weeks // EVENTS_A_CHUNK)
-        parts = list(itertools.product(range(settings.weeks), range(chunks)))
+        chunks = -(-settings.events // settings.weeks // EVENTS_PER_CHUNK)
+        pairs = list(itertools.product(range(settings.weeks), range(chunks)))
         write = write_curated_events if level == "curated" else write_raw_events
         written = pool.map(
-            write, *zip(*[(settings, root, scratch, *part, chunks, basket) for part in parts], strict=True)
+            write, *zip(*[(settings, root, scratch, *pair, chunks, basket) for pair in pairs], strict=True)
         )
-        made = [each for of_part in track(written, "events", len(parts)) for each in of_part]
+        events = [each for of_pair in track(written, "events", len(pairs)) for each in of_pair]
         weeks = by_week(settings, shop_model.stacked(("shopper", "time", "kind", "plan"), list(changes)))
         delivered = pool.map(write_users, *zip(*[(settings, root, week, rows) for week, rows in weeks], strict=True))
-        files = len(made) + sum(track(delivered, "users", settings.weeks))
+        files = len(events) + sum(track(delivered, "users", settings.weeks))
     storage.write(f"{root}/raw/items/arrival={last_day(settings)}/items.csv", items_csv(settings))
     if level == "curated":
-        publish(root, asked, made)
-    storage.write(marker, manifest.to_json(asked))
+        publish(root, document, events)
+    storage.write(marker, manifest.to_json(document))
     return files + 1
 
 
 def workers(processes: int) -> ProcessPoolExecutor:
-    """Processes that begin anew: a connection to S3 must not be shared between a process and its copy."""
+    """Return a pool of spawned processes: forked ones would share connections to S3."""
     return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
 
 
 def draw_block(settings: Settings, root: str, scratch: str, block: int) -> tuple[int, tuple[np.ndarray, ...]]:
-    """Draw the subscriptions of a block of shoppers, write down the truth; its number of visits, and the changes."""
+    """Draw the subscriptions of a block of shoppers, write the truth; return the number of visits, and the changes."""
     drawn = shop_model.subscriptions(settings, block)
-    here = slice(block * BLOCK, block * BLOCK + len(drawn.ended))
-    np.load(f"{scratch}/visits.npy", "r+")[:, here] = drawn.visits
-    np.load(f"{scratch}/ended.npy", "r+")[here] = drawn.ended
+    rows = slice(block * BLOCK, block * BLOCK + len(drawn.ended))
+    np.load(f"{scratch}/visits.npy", "r+")[:, rows] = drawn.visits
+    np.load(f"{scratch}/ended.npy", "r+")[rows] = drawn.ended
     start = np.datetime64(settings.start)
     table = pa.table(
         {
             "user_id": user_ids(settings, drawn.odds["shopper"]),
-            "cut": pa.array(start + drawn.odds["period"].astype(int) * shop_model.WEEKS_A_PERIOD * 7, pa.date32()),
+            "cut": pa.array(start + drawn.odds["period"].astype(int) * shop_model.WEEKS_PER_PERIOD * 7, pa.date32()),
             "probability": pa.array(drawn.odds["probability"], pa.float64()),
             "cancelled": pa.array(drawn.odds["cancelled"].astype(bool)),
         }
@@ -116,7 +118,7 @@ def draw_block(settings: Settings, root: str, scratch: str, block: int) -> tuple
 
 
 def events_of(settings: Settings, scratch: str, week: int, chunk: int, chunks: int, basket: float) -> dict[str, Any]:
-    """The events of a chunk of shoppers in a week, as the model draws them, with their IDs."""
+    """Draw the events of a chunk of shoppers in a week, with their IDs."""
     first, after = (settings.shoppers * number // chunks for number in (chunk, chunk + 1))
     visits, ended = np.load(f"{scratch}/visits.npy", "r"), np.load(f"{scratch}/ended.npy", "r")
     events = shop_model.events(settings, week, first, visits[week, first:after], ended[first:after], basket)
@@ -131,8 +133,8 @@ def events_of(settings: Settings, scratch: str, week: int, chunk: int, chunks: i
 
 def write_curated_events(
     settings: Settings, root: str, scratch: str, week: int, chunk: int, chunks: int, basket: float
-) -> list[Made]:
-    """Write events as `ingest_events` would leave them: a file for each day of the week."""
+) -> list[DayFile]:
+    """Write events as `ingest_events` would: one file per day of the week."""
     events = events_of(settings, scratch, week, chunk, chunks, basket)
     table = pa.table(
         {
@@ -146,19 +148,19 @@ def write_curated_events(
             "country": coded(events["country"], shop_model.COUNTRIES),
         }
     )
-    made = []
+    files = []
     for day, rows in by_day(events["time"]):
         uri = f"{root}/curated/events/date={day}/{version(settings)}/part-{week:03}-{chunk:03}.parquet"
         content = parquet(table.slice(rows.start, rows.stop - rows.start))
         storage.write(uri, content)
-        made.append(Made(day, File(uri, len(content)), rows.stop - rows.start))
-    return made
+        files.append(DayFile(day, File(uri, len(content)), rows.stop - rows.start))
+    return files
 
 
 def write_raw_events(
     settings: Settings, root: str, scratch: str, week: int, chunk: int, chunks: int, basket: float
-) -> list[Made]:
-    """Write events as a tracking system would deliver them: a file of lines for each day on which some arrive."""
+) -> list[DayFile]:
+    """Write events as a tracking system would deliver them: one file of lines per day of arrival."""
     events = events_of(settings, scratch, week, chunk, chunks, basket)
     lines = pc.binary_join_element_wise(
         '{"event_id":"',
@@ -185,7 +187,7 @@ def write_raw_events(
 
 
 def write_users(settings: Settings, root: str, week: int, changes: dict[str, np.ndarray]) -> int:
-    """Write the changes of subscriptions in a week (in the first, those from before it too); the number of files."""
+    """Write the changes of subscriptions in a week (in the first, earlier ones, too); return the number of files."""
     random = shop_model.generator(settings, shop_model.PLATFORM, week)
     shopper, plan = changes["shopper"], changes["plan"]
     country = shop_model.chance(settings, shop_model.COUNTRY, shopper)
@@ -213,7 +215,7 @@ def write_users(settings: Settings, root: str, week: int, changes: dict[str, np.
 
 
 def by_week(settings: Settings, changes: dict[str, np.ndarray]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """The changes of each week, in the order of time; those from before the first day belong to the first."""
+    """Yield the changes of each week in the order of time; earlier ones belong to the first week."""
     order = np.argsort(changes["time"], kind="stable")
     week = np.maximum(0, changes["time"][order] - settings.first_second) // (7 * DAY)
     ends = np.searchsorted(week, np.arange(settings.weeks), side="right")
@@ -221,54 +223,60 @@ def by_week(settings: Settings, changes: dict[str, np.ndarray]) -> Iterator[tupl
         yield number, {name: column[rows] for name, column in changes.items()}
 
 
-def deliver(folder: str, name: str, lines: pa.Array, times: np.ndarray, random: np.random.Generator) -> list[Made]:
-    """Write lines by day of arrival: some late, some twice, and broken copies of some among them."""
+def deliver(folder: str, name: str, lines: pa.Array, times: np.ndarray, random: np.random.Generator) -> list[DayFile]:
+    """Write lines by day of arrival: some late, some twice, and malformed copies of some."""
     number = len(lines)
     late = np.where(random.random(number) < LATE, random.integers(1, MAX_DELAY + 1, number), 0)
-    again = np.flatnonzero(random.random(number) < DUPLICATES)
+    repeated = np.flatnonzero(random.random(number) < DUPLICATES)
     broken = np.flatnonzero(random.random(number) < MALFORMED)
-    copies = pa.array(map(spoilt, lines.take(pa.array(broken)).to_pylist()), pa.string())
-    everything = pa.concat_arrays([lines, lines.take(pa.array(again)), copies])
+    copies = pa.array(map(malform, lines.take(pa.array(broken)).to_pylist()), pa.string())
+    everything = pa.concat_arrays([lines, lines.take(pa.array(repeated)), copies])
     day = times // DAY + late
-    day = np.concatenate([day, day[again] + random.integers(0, 2, len(again)), day[broken]])
-    order = np.lexsort((np.concatenate([times, times[again], times[broken]]), day))
-    made = []
+    day = np.concatenate([day, day[repeated] + random.integers(0, 2, len(repeated)), day[broken]])
+    order = np.lexsort((np.concatenate([times, times[repeated], times[broken]]), day))
+    files = []
     for start, rows in by_day(day[order] * DAY):
         uri = f"{folder}/arrival={start}/{name}"
         text = "\n".join(everything.take(pa.array(order[rows])).to_pylist()) + "\n"
         content = gzip.compress(text.encode(), 1, mtime=0)
         storage.write(uri, content)
-        made.append(Made(start, File(uri, len(content)), rows.stop - rows.start))
-    return made
+        files.append(DayFile(start, File(uri, len(content)), rows.stop - rows.start))
+    return files
 
 
-def spoilt(line: str) -> str:
-    """A line as it looks after an accident: cut off, or without its time."""
+def malform(line: str) -> str:
+    """Return a malformed copy of a line: truncated, or without its time."""
     return line[: len(line) // 2] if len(line) % 2 else line.replace('"time":"', '"moment":"')
 
 
 def by_day(times: np.ndarray) -> Iterator[tuple[str, slice]]:
-    """The days that occur in rising seconds since 1970, each with the rows that it has."""
+    """Yield the days in ascending seconds since 1970, each with its rows."""
     days, starts = np.unique(times // DAY, return_index=True)
     for day, start, stop in zip(days, starts, np.append(starts, len(times))[1:], strict=True):
         yield str(np.datetime64(int(day), "D")), slice(int(start), int(stop))
 
 
-def publish(root: str, asked: dict[str, Any], made: list[Made]) -> None:
-    """Publish the manifest of each day, as a task would that had written it."""
-    task = {"dag_id": "generate_data", "run_id": f"seed={asked['seed']}", "task_id": "events", "attempt": 1}
+def publish(root: str, parameters: dict[str, Any], events: list[DayFile]) -> None:
+    """Publish the manifest of each day, as the task of `ingest_events` would."""
+    task = {"dag_id": "generate_data", "run_id": f"seed={parameters['seed']}", "task_id": "events", "attempt": 1}
     task |= {"map_index": None, "map_count": None}
-    common = {"format": manifest.FORMAT, "task": task, "job": "generate_data", "fingerprint": "", "parameters": asked}
+    common = {
+        "format": manifest.FORMAT,
+        "task": task,
+        "job": "generate_data",
+        "fingerprint": "",
+        "parameters": parameters,
+    }
     common |= {"metrics": {}, "parents": []}
 
-    def publish_day(day: str, files: list[Made]) -> None:
+    def publish_day(day: str, files: list[DayFile]) -> None:
         folder = f"{root}/curated/events/date={day}"
         paths = [{"path": each.file.uri.removeprefix(f"{folder}/"), "bytes": each.file.bytes} for each in files]
         output = {"contract": "events@1", "rows": sum(each.rows for each in files), "files": paths}
         output["bytes"] = sum(each.file.bytes for each in files)
         storage.write(protocol.manifest_uri(folder), manifest.to_json({**common, "outputs": {"events": output}}))
 
-    by_day = {day: list(files) for day, files in itertools.groupby(sorted(made), lambda each: each.day)}
+    by_day = {day: list(files) for day, files in itertools.groupby(sorted(events), lambda each: each.day)}
     partitions.register(f"{root}/curated/events", set(by_day))
     in_parallel(lambda day: publish_day(*day), by_day.items())
 
@@ -278,7 +286,7 @@ def version(settings: Settings) -> str:
 
 
 def items_csv(settings: Settings) -> bytes:
-    """A line for each description of an item: of most one, of some an older one or a stock keeper's note."""
+    """Return a CSV with one line per description: most items have one, some an older one or a stock keeper's note."""
     random = shop_model.generator(settings, shop_model.CATALOGUE, 1)
     last = f"{last_day(settings)}T00:00:00Z"
     first = f"{settings.start}T00:00:00Z"
@@ -305,21 +313,21 @@ def family_size(settings: Settings) -> int:
 
 
 def item_ids(settings: Settings) -> pa.Array:
-    """Five digits for the family, and a letter for each of it but the first."""
+    """Return the IDs: five digits per family, and a letter for each item but the first."""
     size = family_size(settings)
     letters = ["", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
     return pa.array([f"{10_000 + number // size}{letters[number % size]}" for number in range(settings.items)])
 
 
 def user_ids(settings: Settings, shoppers: np.ndarray) -> pa.Array:
-    """IDs that are as long as each other; null for guests."""
+    """Return IDs of equal length; null for guests."""
     digits = pc.utf8_lpad(text(shoppers), width=max(7, len(str(settings.users))), padding="0")
     known = pa.array(shoppers < settings.users)
     return pc.if_else(known, pc.binary_join_element_wise("u", digits, ""), pa.scalar(None, pa.string()))
 
 
 def moments(seconds: np.ndarray) -> pa.Array:
-    """ISO 8601, to the second, in UTC."""
+    """Format times as ISO 8601, to the second, in UTC."""
     return pc.strftime(pa.array(seconds).cast(pa.timestamp("s")), "%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -344,30 +352,34 @@ def last_day(settings: Settings) -> datetime.date:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--users", type=int, default=10_000, help="known users, some of whom never buy")
+    parser.add_argument("--users", type=int, default=10_000, help="known users, including some without purchases")
     parser.add_argument("--items", type=int, default=2_000)
-    parser.add_argument("--events", type=int, default=1_000_000, help="about so many, before some are delivered twice")
+    parser.add_argument("--events", type=int, default=1_000_000, help="approximate number, before duplicates")
     parser.add_argument("--days", type=int, default=364)
     parser.add_argument(
         "--start", type=datetime.date.fromisoformat, default=datetime.date(2025, 1, 1), help="first day"
     )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--level", choices=["raw", "curated"], default="raw", help="as what events are written")
-    parser.add_argument("--lake", required=True, help="root URI of a lake, file:///… or s3://…, empty so far")
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="at a time; they do not change the data")
-    asked = parser.parse_args()
-    for name, least, most in (
+    parser.add_argument("--level", choices=["raw", "curated"], default="raw", help="the level of events")
+    parser.add_argument("--lake", required=True, help="root URI of an empty lake, file:///… or s3://…")
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count(), help="parallel processes; do not affect the data"
+    )
+    arguments = parser.parse_args()
+    for name, minimum, maximum in (
         ("users", 1, 2**31), ("items", 1, MAX_ITEMS), ("events", 1, 2**40), ("days", 7, 3650), ("seed", 0, 2**32)
     ):  # fmt: skip
-        if not least <= getattr(asked, name) <= most:
-            parser.error(f"--{name} is {getattr(asked, name)}, expected {least:,} to {most:,}.")
-    settings = Settings(asked.users, asked.items, asked.events, asked.seed, asked.days, asked.start)
-    root = asked.lake.rstrip("/")
+        if not minimum <= getattr(arguments, name) <= maximum:
+            parser.error(f"--{name} is {getattr(arguments, name)}, expected {minimum:,} to {maximum:,}.")
+    settings = Settings(
+        arguments.users, arguments.items, arguments.events, arguments.seed, arguments.days, arguments.start
+    )
+    root = arguments.lake.rstrip("/")
     try:
-        files = generate(settings, asked.level, root, asked.processes)
+        files = generate(settings, arguments.level, root, arguments.processes)
     except ValueError as error:
         sys.exit(str(error))
-    print(f"{root}: {files} files written." if files else f"{root}: this shop lies there already.")
+    print(f"{root}: {files} files written." if files else f"{root}: this shop exists already.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Bring the sample of real shop transactions into the raw level, as a tracking system would have delivered it.
+"""Load the sample of real shop transactions into the raw level, as a tracking system would have delivered it.
 
-One file of events an arrival day, and one list of items with the last day. What is dirty in the source stays as it
-is: events without a user, test and postage codes as items, quantities and prices that are zero or negative, several
-descriptions of one item. A missing customer, which the source writes as nothing or, from 2010-12-10 on, as 0, becomes
-an event without a user: one name for all of them would be the shop's best customer.
+One file of events per day of arrival, and one list of items with the last day. Dirty data of the source is kept:
+events without a user, test and postage codes as items, quantities and prices that are zero or negative, several
+descriptions of one item. A missing customer, in the source empty or, from 2010-12-10 on, 0, becomes an event without
+a user: a common ID for all of them would be the shop's best customer.
 """
 
 import argparse
@@ -27,10 +27,10 @@ SOURCE = Path(__file__).parents[2] / "sample_data" / "online-retail-ii" / "trans
 
 
 def load(source: Path, lake: str) -> int:
-    """Write the deliveries to the lake at a root URI; the number of files written, 0 if they all lie there already."""
+    """Write the deliveries to the lake at a root URI; return the number of files written, 0 if all exist already."""
     marker = f"{lake}/raw/{source.parent.name}.json"
     made_from = hashlib.sha256(source.read_bytes() + Path(__file__).read_bytes()).hexdigest()
-    if lies_there(marker, made_from, lake):
+    if is_loaded(marker, made_from, lake):
         return 0
     transactions = pq.read_table(source)
     deliveries = itertools.chain(event_files(transactions), [item_file(transactions)])
@@ -47,20 +47,20 @@ def load(source: Path, lake: str) -> int:
     return len(sizes)
 
 
-def lies_there(marker: str, made_from: str, lake: str) -> bool:
-    """Whether the marker names the same source and code, and its files are there with their sizes."""
+def is_loaded(marker: str, made_from: str, lake: str) -> bool:
+    """Return True if the marker has the same source and code, and its files exist with their sizes."""
     try:
         document = json.loads(storage.read(marker)[0])
     except FileNotFoundError:
         return False
-    there = dict(file for level in ("events", "items") for file in storage.files(f"{lake}/raw/{level}"))
+    sizes = dict(file for level in ("events", "items") for file in storage.files(f"{lake}/raw/{level}"))
     return document["made_from"] == made_from and all(
-        there.get(f"{lake}/raw/{name}") == size for name, size in document["files"].items()
+        sizes.get(f"{lake}/raw/{name}") == size for name, size in document["files"].items()
     )
 
 
 def event_files(transactions: pa.Table) -> Iterator[tuple[str, bytes]]:
-    """Path below `raw` and JSON lines of each day with events; the transactions are in the order of their time."""
+    """Yield path below `raw` and JSON lines of each day with events; transactions are in the order of their time."""
     customers = transactions["customer_id"]
     lines = pc.binary_join_element_wise(
         '{"event_id":"',
@@ -92,7 +92,7 @@ def event_files(transactions: pa.Table) -> Iterator[tuple[str, bytes]]:
 
 
 def item_file(transactions: pa.Table) -> tuple[str, bytes]:
-    """Path below `raw` and CSV of the items: a line for each description of an item, with when it was last seen."""
+    """Return path below `raw` and CSV of items: one line per item and description, with the time of its last use."""
     last = pc.strftime(pc.max(transactions["invoice_date"]), "%Y-%m-%d")
     seen = transactions.group_by(["stock_code", "description"]).aggregate([("invoice_date", "max")])
     seen = seen.sort_by([("stock_code", "ascending"), ("description", "ascending")])
@@ -115,7 +115,7 @@ def is_cancellation(transactions: pa.Table) -> pa.ChunkedArray:
 
 
 def line_numbers(transactions: pa.Table) -> pa.Array:
-    """The number of each row among those of its invoice, from 1."""
+    """Number the rows within each invoice, from 1."""
     counters: dict[str, Iterator[int]] = {}
     return pa.array(
         [next(counters.setdefault(invoice, itertools.count(1))) for invoice in transactions["invoice"].to_pylist()]
@@ -123,14 +123,14 @@ def line_numbers(transactions: pa.Table) -> pa.Array:
 
 
 def json_strings(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Each value as a JSON string; null stays null."""
+    """Return each value as a JSON string; null stays null."""
     distinct = column.combine_chunks().dictionary_encode()
     escaped = pa.array([json.dumps(value) for value in distinct.dictionary.to_pylist()], pa.string())
     return escaped.take(distinct.indices)
 
 
 def times(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """ISO 8601, to the second, in UTC."""
+    """Format times as ISO 8601, to the second, in UTC."""
     return pc.strftime(column.cast(pa.timestamp("s")), "%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--lake", required=True, help="root URI of the lake, file:///… or s3://…")
     lake = parser.parse_args().lake.rstrip("/")
     written = load(SOURCE, lake)
-    print(f"{lake}/raw: {written} files written." if written else f"{lake}/raw: the sample lies there already.")
+    print(f"{lake}/raw: {written} files written." if written else f"{lake}/raw: the sample is loaded already.")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Care of the lake: people forgotten, garbage and old versions deleted."""
+"""Maintenance of the lake: erasure of people, deletion of garbage and old versions."""

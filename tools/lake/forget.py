@@ -1,8 +1,8 @@
-"""Forget people: takes all that names them out of a lake and its tables, and keeps them out.
+"""Forget people: remove them from a lake and its tables, and keep them out.
 
-First they go on the list by which ingestion leaves out what still comes, then all files and tables are looked at until
-nothing is found. Whom to forget is read from a file, from standard input (-) or from the variable TANDEM_FORGET_USER.
-Without any, it finishes the requests that are open and forgets what has come since of all people on the list.
+First they are added to the suppression list, so that ingestion drops their new records; then all files and tables are
+searched until nothing is found. User IDs come from a file, from standard input (-) or from the variable
+TANDEM_FORGET_USER. Without any, open requests are finished, and newly arrived data of all listed people is erased.
 """
 
 import argparse
@@ -33,9 +33,9 @@ from tools.packaging.fingerprint import ROOT
 from tools.tables import LOCAL, use_local_server
 
 VARIABLE = "TANDEM_FORGET_USER"
-REPLAYS = ROOT / ".tandem" / "replay"  # copies of what tasks read, which make replay fetches again
+REPLAYS = ROOT / ".tandem" / "replay"  # copies of task inputs, which make replay fetches anew
 MAX_PASSES = 50
-PATIENCE = 300.0  # seconds for which it waits until it can finish; else it has to be called again
+MAX_WAIT = 300.0  # seconds that it waits until it can finish; otherwise a second call finishes
 TABLE_THREADS = 4
 
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
@@ -50,12 +50,12 @@ class Outcome:
     passes: int
 
     @property
-    def to_mend(self) -> list[str]:
-        """Places that the tool cannot change: files that it cannot read, and models of people."""
+    def unresolved(self) -> list[str]:
+        """Files that the tool cannot change: unreadable ones, and models of people."""
         return self.last.unreadable + [f"{name} (a model that names people)" for name in self.last.models]
 
     def seconds_to_wait(self, requests: Requests, grace: float) -> float:
-        """The time for which tasks may still use what they found before the last change, or publish what they hold."""
+        """Return the time during which tasks may still use, or publish from, files of before the last change."""
         changes = [request.last_change for request in requests.requests if request.last_change]
         since = max([*changes, *([self.last.waiting_since] if self.last.waiting else [])], default=None)
         return 0 if since is None else max(0, since + grace - time.time())
@@ -63,33 +63,33 @@ class Outcome:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--environment", default="laptop", metavar="NAME", help="whose lake and tables")
-    parser.add_argument("--lake", type=lake_uri, metavar="URI", help="another root than the environment's")
-    parser.add_argument("--users", metavar="FILE", help="their IDs, one a line; - is standard input")
+    parser.add_argument("--environment", default="laptop", metavar="NAME", help="its lake and tables; laptop if absent")
+    parser.add_argument("--lake", type=lake_uri, metavar="URI", help="root of another lake")
+    parser.add_argument("--users", metavar="FILE", help="user IDs, one per line; - is standard input")
     parser.add_argument(
         "--grace-minutes",
         type=float,
         metavar="NUMBER",
-        help="how long a task may work with what it found at its start, if not forget_grace_minutes",
+        help="how long a task may use files from before; forget_grace_minutes if absent",
     )
     arguments = parser.parse_args()
-    said = environment.load(arguments.environment)
-    root = environment.resolve_lake(said, arguments.lake)
+    settings = environment.load(arguments.environment)
+    root = environment.resolve_lake(settings, arguments.lake)
     try:
-        minutes = said["forget_grace_minutes"] if arguments.grace_minutes is None else arguments.grace_minutes
-        sys.exit(forget(root, said, asked_for(arguments.users), minutes * 60))
+        minutes = settings["forget_grace_minutes"] if arguments.grace_minutes is None else arguments.grace_minutes
+        sys.exit(forget(root, settings, read_ids(arguments.users), minutes * 60))
     except TaskError as error:
         sys.exit(str(error))
     except Exception as error:
         if failure := s3.explain(error, root):
             sys.exit(str(failure))
         if isinstance(error, OSError):
-            sys.exit(f"{error}; let this tool read and write all of the lake and call it again, it goes on from here.")
+            sys.exit(f"{error}; grant this tool read and write access to the lake and rerun it, it resumes from here.")
         raise
 
 
-def asked_for(file: str | None) -> list[str]:
-    """The IDs to forget, none if only what is open is to be finished; ArgumentError says what is wrong, without one."""
+def read_ids(file: str | None) -> list[str]:
+    """Return the IDs to forget, none to finish open requests; messages of ArgumentError contain no ID."""
     if file is None:
         user_id = os.environ.get(VARIABLE)
         ids = [] if user_id is None else [user_id]
@@ -103,42 +103,42 @@ def asked_for(file: str | None) -> list[str]:
             raise ArgumentError(f"{file} is not UTF-8 at byte {error.start}; save it as UTF-8.") from None
         ids = [each for each in ids if each]
         if not ids:
-            raise ArgumentError(f"{file} has no user ID, expected one a line.")
+            raise ArgumentError(f"{file} has no user ID, expected one per line.")
     if "" in ids:
         raise ArgumentError("The user ID is empty, expected USER=ID or USERS_FILE=FILE.")
     return sorted(set(ids))
 
 
-def forget(root: str, said: Settings, ids: list[str], grace: float) -> int:
-    """Forget people, or finish what is open; 0 if all of it is done, 1 if something has to wait or to be mended."""
+def forget(root: str, settings: Settings, ids: list[str], grace: float) -> int:
+    """Forget people, or finish open requests; return 0 if all is done, 1 if files have to wait or to be repaired."""
     if not storage.is_s3(root) and not storage.local(root).is_dir():
         raise ArgumentError(f"There is no lake at {root}; correct LAKE or ENV.")
-    tables = personal_tables(said)
+    tables = personal_tables(settings)
     people, requests = begin(root, ids)
     if people is None:
-        console.print(f"Nobody was forgotten in {root} so far, there is nothing to finish.")
+        console.print(f"Nobody was forgotten in {root} so far; there is nothing to finish.")
         return 0
     shutil.rmtree(REPLAYS, ignore_errors=True)
     lake = Lake(root, people, requests, grace, console)
     while True:
-        outcome = search(lake, tables, said)
-        if outcome.to_mend or not (wait := outcome.seconds_to_wait(requests, grace)):
+        outcome = search(lake, tables, settings)
+        if outcome.unresolved or not (wait := outcome.seconds_to_wait(requests, grace)):
             return finish(root, requests, outcome, [table.name for table in tables], grace)
-        if wait > PATIENCE:
+        if wait > MAX_WAIT:
             return postpone(outcome, wait)
-        with console.status(f"waiting {wait:.0f} s for tasks under way, which may read what was replaced"):
+        with console.status(f"waiting {wait:.0f} s for running tasks, which may read replaced files"):
             time.sleep(wait)
 
 
 def begin(root: str, ids: list[str]) -> tuple[People | None, Requests]:
-    """Whom to look for and on whose request; nobody if nobody was ever forgotten."""
+    """Return the people to search for and their requests; no people if nobody was ever forgotten."""
     known = open_requests(root)
     if ids:
         people = suppression.add(root, ids)
         users = sorted(people.hashes)
-        own = next((request for request in known if request.users == users), None) or Request(users)
-        save(root, own)
-        return people, Requests(root, [own])
+        request = next((each for each in known if each.users == users), None) or Request(users)
+        save(root, request)
+        return people, Requests(root, [request])
     everyone = suppression.load(root)
     if everyone is None:
         return None, Requests(root, [])
@@ -146,21 +146,21 @@ def begin(root: str, ids: list[str]) -> tuple[People | None, Requests]:
     return everyone, Requests(root, [*known, Request(sorted(others))])
 
 
-def personal_tables(said: Settings) -> list[Table]:
-    """The tables of an environment that are there and hold people."""
-    if said.name == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT") and not LOCAL.is_file():
-        console.print("The laptop's DynamoDB does not run, and keeps nothing when it does not.")
+def personal_tables(settings: Settings) -> list[Table]:
+    """Return the existing tables of an environment with items per user."""
+    if settings.name == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT") and not LOCAL.is_file():
+        console.print("The laptop's DynamoDB does not run, and keeps no data while it is stopped.")
         return []
-    use_local_server(said.name)
-    names = forget_tables.personal_tables(said["delivery"]["tables"])
+    use_local_server(settings.name)
+    names = forget_tables.personal_tables(settings["delivery"]["tables"])
     with explained(", ".join(names)):
-        made = client(TABLE_THREADS)
-        return [Table(made, name, TABLE_THREADS) for name in forget_tables.existing(made, names)]
+        connection = client(TABLE_THREADS)
+        return [Table(connection, name, TABLE_THREADS) for name in forget_tables.existing(connection, names)]
 
 
-def search(lake: Lake, tables: list[Table], said: Settings) -> Outcome:
-    """Go over the lake and the tables until a pass changes nothing."""
-    delivery = said["delivery"]
+def search(lake: Lake, tables: list[Table], settings: Settings) -> Outcome:
+    """Erase people from the lake and the tables until a pass changes nothing."""
+    delivery = settings["delivery"]
     units = delivery["read_units"] if delivery["billing"] == "provisioned" else None
     for number in range(1, MAX_PASSES + 1):
         last = lake.sweep()
@@ -172,25 +172,27 @@ def search(lake: Lake, tables: list[Table], said: Settings) -> Outcome:
         console.print(f"pass {number}: {last.files:,} files, {last.changed:,} changed; {deleted:,} items deleted")
         if not last.changed and not deleted:
             return Outcome(last, items, number)
-    raise TaskError(f"{MAX_PASSES} passes found people again each time; find out what brings them, then try again.")
+    raise TaskError(
+        f"Each of {MAX_PASSES} passes found people; find the writer that brings them back, then rerun this command."
+    )
 
 
 def postpone(outcome: Outcome, wait: float) -> int:
     moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + wait + 60))
     console.print(
-        f"All of it is out of what tasks and frontends find. {outcome.last.waiting:,} files stay for tasks under way; "
+        f"Tasks and frontends no longer find these people. {outcome.last.waiting:,} files stay for running tasks; "
         f"finish with make forget ENV=… (no ID needed) after {moment}."
     )
     return 1
 
 
 def finish(root: str, requests: Requests, outcome: Outcome, tables: list[str], grace: float) -> int:
-    """End the requests with a receipt each, or tell what has to be mended first."""
-    for name in outcome.to_mend[:20]:
+    """Complete each request with a receipt, or list the files that have to be repaired first."""
+    for name in outcome.unresolved[:20]:
         console.print(f"[red]left[/]: {escape(name)}", soft_wrap=True)
-    if outcome.to_mend:
+    if outcome.unresolved:
         console.print(
-            f"{len(outcome.to_mend):,} files are left; see docs/forget.md, then finish with make forget ENV=…."
+            f"{len(outcome.unresolved):,} files are left; see docs/forget.md, then finish with make forget ENV=…."
         )
         return 1
     checked = {
@@ -202,11 +204,11 @@ def finish(root: str, requests: Requests, outcome: Outcome, tables: list[str], g
         "grace_seconds": grace,
         "not_looked_at": ["code", "logs", "releases", "deliveries of which no job makes anything about users"],
     }
-    done = [request for request in requests.requests if request.saved]
-    for request in done:
+    completed = [request for request in requests.requests if request.saved]
+    for request in completed:
         show(complete(root, request, checked), root)
-    if not done:
-        console.print("Of those who were forgotten, nothing has come since.")
+    if not completed:
+        console.print("No new data of the forgotten people has arrived since.")
     return 0
 
 
@@ -214,7 +216,7 @@ def show(receipt: dict[str, Any], root: str) -> None:
     """Print a receipt."""
     table = Shown("person", "found", "where", title=f"Receipt {receipt['request']}", title_justify="left")
     for user in receipt["users"][:50]:
-        where = ", ".join(f"{place} {times:,}" for place, times in user["places"].items())
+        where = ", ".join(f"{folder} {count:,}" for folder, count in user["places"].items())
         table.add_row(user["hash"][:16] + "…", f"{user['found']:,}", where or "nowhere")
     console.print(table)
     console.print(f"{len(receipt['users']):,} forgotten: {root}/{RECEIPTS}/{receipt['request']}.json", soft_wrap=True)

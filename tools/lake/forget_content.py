@@ -1,4 +1,4 @@
-"""Content that names people, counted and copied without them: lines of JSON, Parquet files, JSON documents."""
+"""Search content for people and copy it without them: lines of JSON, Parquet files, JSON documents."""
 
 import ast
 import contextlib
@@ -18,27 +18,27 @@ import pyarrow.parquet as pq
 
 from common.ingestion.suppression import People
 
-Named = Counter[str]  # how often each hash of a person was found
+Named = Counter[str]  # the number of findings by hash of a person
 BATCH = 64 * 1024  # rows
-PIECE = 16 << 20  # bytes of a line that are looked at together
+PIECE = 16 << 20  # bytes of a line that are searched together
 OVERLAP = 4096  # bytes, longer than any ID and the name of its field
 FORGOTTEN = "[forgotten]"
-SHOWN = 40  # letters of a key that reports show
+SHOWN = 40  # letters of a key in reports
 QUOTED = r"(?<!\w)(?:'[^']+'|\"[^\"]+\")(?!\w)"
 WORD = r"[^\s\"',;:{}()<>|=&?/\[\]\\]+"
 
 
 class Unreadable(Exception):
-    """A file cannot be read to its end, so nobody knows whom it names."""
+    """A file cannot be read to its end, so the people in it are unknown."""
 
 
 # Lines of JSON, gzipped or not
 
 
 def records(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    """The records of a file with their ends, numbered; those that are longer than 16 MiB in pieces of one number.
+    """Yield numbered records of a file with their line ends; a record over 16 MiB comes in pieces of one number.
 
-    A line is parted where a carriage return ends a record: Spark does so, and JSON may have one between two fields.
+    A line is split where a carriage return ends a record, as Spark does; JSON may have one between two fields.
     """
     number, begun = 0, False
     try:
@@ -48,8 +48,8 @@ def records(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
                 yield number, piece
                 number += ended
             else:
-                for part in re.findall(rb"[^\r]+(?:\r\n|\r|\Z)|\r\n|\r", piece):
-                    yield number, part
+                for record in re.findall(rb"[^\r]+(?:\r\n|\r|\Z)|\r\n|\r", piece):
+                    yield number, record
                     number += 1
             begun = not ended
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -65,7 +65,7 @@ def is_json(line: bytes) -> bool:
 
 @contextlib.contextmanager
 def unpacked(file: io.BufferedReader) -> Iterator[Any]:
-    """A file as it is, or what is in it if it is gzipped."""
+    """Open a file, decompressed if it is gzipped."""
     if file.peek(2)[:2] != b"\x1f\x8b":
         yield file
         return
@@ -74,7 +74,7 @@ def unpacked(file: io.BufferedReader) -> Iterator[Any]:
 
 
 def find_lines(file: io.BufferedReader, people: People) -> tuple[Named, set[int]]:
-    """The number of lines of a file that name each person, and the positions of these lines."""
+    """Return the number of lines per person in a file, and the positions of these lines."""
     named: dict[int, set[str]] = {}
     last, end = -1, b""
     with unpacked(file) as content:
@@ -86,7 +86,7 @@ def find_lines(file: io.BufferedReader, people: People) -> tuple[Named, set[int]
 
 
 def copy_lines(file: io.BufferedReader, target: IO[bytes], dropped: set[int]) -> None:
-    """Copy a file without the lines of some numbers, all others byte for byte, packed as it was."""
+    """Copy a file without some lines, the others byte for byte, gzipped if it was."""
     with unpacked(file) as content:
         packed = content is not file
         sink: Any = gzip.GzipFile("", "wb", 6, target, mtime=0) if packed else target
@@ -101,17 +101,17 @@ def copy_lines(file: io.BufferedReader, target: IO[bytes], dropped: set[int]) ->
 
 
 def user_columns(schema: pa.Schema) -> list[str]:
-    """The columns that hold user IDs, by their names, which is what contracts agree on."""
+    """Return the columns of user IDs; contracts agree on their names."""
     return [name for name in schema.names if name == "user_id" or name.endswith("_user_id")]
 
 
 def text_columns(schema: pa.Schema) -> list[str]:
-    """The column of a quarantine that holds delivered lines."""
+    """Return the column of a quarantine with delivered lines."""
     return ["content"] if {"content", "reason"} <= set(schema.names) else []
 
 
 def count_parquet(file: Any, people: People) -> Named:
-    """The number of rows of a file that name each person; statistics rule out row groups that hold nobody."""
+    """Return the number of rows per person in a file; statistics rule out row groups without any."""
     found: Named = Counter()
     with parquet(file) as source:
         users, texts = user_columns(source.schema_arrow), text_columns(source.schema_arrow)
@@ -123,7 +123,7 @@ def count_parquet(file: Any, people: People) -> Named:
 
 
 def copy_parquet(file: Any, target: IO[bytes], people: People) -> int:
-    """Copy a file without the rows that name people, the others in their order; returns how many are left out."""
+    """Copy a file without the rows that name people, the others in order; return the number of dropped rows."""
     dropped = 0
     with (
         parquet(file) as source,
@@ -149,13 +149,13 @@ def parquet(file: Any) -> Iterator[pq.ParquetFile]:
 
 def is_parquet(file: Any) -> bool:
     """True if a file begins as Parquet files do."""
-    begin = bytes(file.read(4))
+    magic = bytes(file.read(4))
     file.seek(0)
-    return begin == b"PAR1"
+    return magic == b"PAR1"
 
 
 def may_hold(group: pq.RowGroupMetaData, users: list[str], people: People) -> bool:
-    """True if a person's ID lies between the recorded minimum and maximum of a column, or these are not recorded."""
+    """Return True if a person's ID is within the recorded range of a column, or no range is recorded."""
     if people.known is None:
         return True
     columns = [group.column(position) for position in range(group.num_columns)]
@@ -169,16 +169,16 @@ def may_hold(group: pq.RowGroupMetaData, users: list[str], people: People) -> bo
 
 
 def find_rows(batch: pa.RecordBatch, users: list[str], texts: list[str], people: People) -> tuple[pa.Array, Named]:
-    """A mask of the rows that name people, and the number of rows for each."""
+    """Return a mask of the rows that name people, and the number of rows per person."""
     mask = pa.repeat(pa.scalar(False), batch.num_rows)
     found: Named = Counter()
     for name in users + texts:
         encoded = batch[name].cast(pa.string()).dictionary_encode()
-        who = [named_in_value(value, name in texts, people) for value in encoded.dictionary.to_pylist()]
-        hit = pc.fill_null(pa.array([bool(each) for each in who], pa.bool_()).take(encoded.indices), False)
+        digests = [named_in_value(value, name in texts, people) for value in encoded.dictionary.to_pylist()]
+        hit = pc.fill_null(pa.array([bool(each) for each in digests], pa.bool_()).take(encoded.indices), False)
         new = pc.and_not(hit, mask)
         for entry in pc.value_counts(encoded.indices.filter(new)).to_pylist():
-            for digest in who[entry["values"]]:
+            for digest in digests[entry["values"]]:
                 found[digest] += entry["counts"]
         mask = pc.or_(mask, hit)
     return mask, found
@@ -196,24 +196,24 @@ def named_in_value(value: str | None, is_line: bool, people: People) -> set[str]
 # JSON documents
 
 
-def without(document: Any, people: People) -> tuple[Any, Named]:
-    """A manifest or a failure document without people in the values of its metrics and in its sentences."""
+def redact(document: Any, people: People) -> tuple[Any, Named]:
+    """Return a manifest or failure document without people in its metrics and sentences, and the findings."""
     found: Named = Counter()
 
-    def exact(text: str) -> str:
+    def redact_value(text: str) -> str:
         digest = find_shown(text, people)
         found.update([digest] if digest else [])
         return FORGOTTEN if digest else text
 
-    def word(match: re.Match[str]) -> str:
+    def redact_word(match: re.Match[str]) -> str:
         bare = match[0].rstrip(".!?")
-        return match[0] if exact(bare) is bare else match[0].replace(bare, FORGOTTEN)
+        return match[0] if redact_value(bare) is bare else match[0].replace(bare, FORGOTTEN)
 
-    def prose(text: str) -> str:
+    def redact_sentence(text: str) -> str:
         for user_id, digest in (people.known or {}).items():
-            text, times = re.subn(rf"(?<![\w.@+-]){re.escape(user_id)}(?![\w@+-]|\.\w)", FORGOTTEN, text)
-            found[digest] += times
-        return re.sub(WORD, word, re.sub(QUOTED, word, text))
+            text, count = re.subn(rf"(?<![\w.@+-]){re.escape(user_id)}(?![\w@+-]|\.\w)", FORGOTTEN, text)
+            found[digest] += count
+        return re.sub(WORD, redact_word, re.sub(QUOTED, redact_word, text))
 
     def walk(node: Any, name: str, personal: bool) -> Any:
         if isinstance(node, dict):
@@ -221,35 +221,37 @@ def without(document: Any, people: People) -> tuple[Any, Named]:
         if isinstance(node, list):
             return [walk(each, name, personal) for each in node]
         if isinstance(node, str):
-            return prose(node) if name in ("sentence", "message") else exact(node) if personal else node
+            return (
+                redact_sentence(node) if name in ("sentence", "message") else redact_value(node) if personal else node
+            )
         return node
 
     return walk(document, "", False), +found
 
 
 def find_shown(text: str, people: People) -> str | None:
-    """The hash of the person whom a text of a report means: an ID, quoted or not, or its first letters and …"""
+    """Return the hash of the person in a text of a report: an ID, quoted or not, or its first letters and …"""
     bare = text.removesuffix("…")
     if bare[:1] in ("'", '"'):
         with contextlib.suppress(ValueError, SyntaxError):
             bare = str(ast.literal_eval(bare))
-    begun = [user_id for user_id in people.known or () if user_id[:SHOWN] == bare] if len(bare) == SHOWN else []
-    return people.find(bare) or (people.find(begun[0]) if begun else None)
+    matches = [user_id for user_id in people.known or () if user_id[:SHOWN] == bare] if len(bare) == SHOWN else []
+    return people.find(bare) or (people.find(matches[0]) if matches else None)
 
 
-def parsed(content: bytes) -> Any:
-    """A JSON document; Unreadable if it is none."""
+def parse_json(content: bytes) -> Any:
+    """Parse a JSON document; raise Unreadable if it is not one."""
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise Unreadable(str(error)) from None
 
 
-# What only the job that wrote it can mend
+# Models, which only their job can rewrite
 
 
 def count_model(name: str, file: Any, people: People) -> Named:
-    """The number of times that arrays and documents of a model, in fields named after users, name each person."""
+    """Count the findings per person in arrays and documents of a model, in fields named after users."""
     if name.endswith(".npy") and "user" in name.rpartition("/")[2]:
         try:
             values = np.load(io.BytesIO(file.read()), allow_pickle=False).ravel().tolist()
@@ -257,12 +259,12 @@ def count_model(name: str, file: Any, people: People) -> Named:
             raise Unreadable(str(error)) from None
         return Counter(digest for value in values if (digest := people.find(str(value))))
     if name.endswith(".json"):
-        return Counter(digest for text in texts_of_users(parsed(file.read())) if (digest := people.find(text)))
+        return Counter(digest for text in texts_of_users(parse_json(file.read())) if (digest := people.find(text)))
     return Counter()
 
 
 def texts_of_users(node: Any, personal: bool = False) -> Iterator[str]:
-    """The texts of a document in fields that are named after users."""
+    """Yield the texts of a document in fields that are named after users."""
     if isinstance(node, dict):
         for key, each in node.items():
             yield from texts_of_users(each, personal or "user" in key)

@@ -1,8 +1,8 @@
-"""Files of a lake that name some people: found, published anew without them, the former ones deleted.
+"""Erase people from the files of a lake: publish new files without them, delete the old ones.
 
-What a manifest names is written to new files, which it names from one conditional write on. A file that no manifest
-names is deleted once no task can read or publish it any more. Deliveries stay where they are, with all other lines.
-Of a bucket with versions, the former ones that name people are deleted too.
+Files of a manifest are rewritten, and one conditional write makes the manifest name the new ones. A file that no
+manifest names is deleted as soon as no task can read or publish it any more. Deliveries keep their name and all other
+lines. In a bucket with versions, former versions that name people are deleted too.
 """
 
 import contextlib
@@ -38,19 +38,19 @@ from tools.lake.forget_requests import Requests
 from tools.packaging.fingerprint import ROOT
 
 FILES_AT_ONCE = 4
-BUFFER = 8 << 20  # bytes of a delivery that are asked for at a time
-TRIES = 20  # of a conditional write beside running tasks, each of which publishes once
+BUFFER = 8 << 20  # bytes per request of a delivery
+MAX_CONFLICTS = 20  # of a conditional write with running tasks, each of which publishes once
 LEFTOVER = re.compile(r"\.[0-9a-f]{32}")  # a file that storage.write had not finished when it was killed
-OTHER = (".svg", ".lock", ".crc")  # drawings show sums, the others nothing
-FRESH = 2.0  # seconds in which a file may change without another time of its change
+OTHER = (".svg", ".lock", ".crc")  # drawings show sums, the other files no data
+FRESH = 2.0  # seconds in which a file may change without a new modification time
 
 Found = dict["Entry", "Named | Unreadable"]
-Place = tuple[dict[str, Any], dict[str, Any]]  # an output of a manifest, and one of its files
-Thing = TypeVar("Thing")
+Listing = tuple[dict[str, Any], dict[str, Any]]  # an output of a manifest, and one of its files
+Item = TypeVar("Item")
 
 
 class Entry(NamedTuple):
-    """A file of the lake by its path below the root; `version` only of one that is no longer in place."""
+    """A file of the lake by its path below the root; `version` only of a former version."""
 
     path: str
     bytes: int
@@ -72,31 +72,31 @@ class Entry(NamedTuple):
 
 @dataclass
 class Pass:
-    """One look at all files: how many, what changed by it, what has to wait, what the tool cannot do."""
+    """One search of all files: their number, changed and waiting files, files that the tool cannot change."""
 
     files: int = 0
     bytes: int = 0
     changed: int = 0
     waiting: int = 0
-    waiting_since: float = 0.0  # of the last of those that wait
+    waiting_since: float = 0.0  # of the newest waiting file
     unreadable: list[str] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
 
 
 class Lake:
-    """A lake in which some people are looked for; a file that names none of them is read once."""
+    """A lake that is searched for some people; a file that names none of them is read once."""
 
     def __init__(self, root: str, people: People, requests: Requests, grace: float, console: Console) -> None:
         self.root = root
         self.people = people
         self.requests = requests
-        self.grace = grace  # seconds for which a task may work with what it found
+        self.grace = grace  # seconds during which a task may use files from before
         self.console = console
         self.clean: set[Entry] = set()
         self.result = Pass()
 
     def sweep(self) -> Pass:
-        """Look at all files, and forget the people in those that name them."""
+        """Search all files, and erase the people in them."""
         self.result = Pass()
         begun = time.time()
         entries = [entry for folder in personal_folders() for entry in self.entries(folder)]
@@ -106,8 +106,8 @@ class Lake:
         found: Found = {}
         new = [entry for entry in entries if entry not in self.clean]
         with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            looks = self.shown(pool.map(self.look, new), "reading", len(new))
-            for entry, named in zip(new, looks):
+            results = self.with_progress(pool.map(self.search, new), "reading", len(new))
+            for entry, named in zip(new, results):
                 if named:
                     found[entry] = named
                 elif entry.changed < begun - FRESH:
@@ -117,22 +117,22 @@ class Lake:
             if entry.version:
                 self.delete_version(entry, named)
             elif entry.is_delivery:
-                self.deliver(entry, named)
+                self.rewrite_delivery(entry, named)
             else:
                 by_unit.setdefault(unit_of(entry.path, units), {})[entry] = named
-        for unit, found in self.shown(by_unit.items(), "writing", len(by_unit)):
+        for unit, found in self.with_progress(by_unit.items(), "writing", len(by_unit)):
             self.publish(unit, found)
         self.abort_uploads()
         self.requests.save()
         return self.result
 
-    def shown(self, things: Iterable[Thing], what: str, total: int) -> Iterable[Thing]:
-        """Some things with a bar of progress while they are worked on."""
+    def with_progress(self, items: Iterable[Item], label: str, total: int) -> Iterable[Item]:
+        """Iterate over items with a progress bar."""
         hidden = not self.console.is_terminal
-        return track(things, what, total=total, console=self.console, transient=True, disable=hidden)
+        return track(items, label, total=total, console=self.console, transient=True, disable=hidden)
 
-    def look(self, entry: Entry) -> Named | Unreadable:
-        """Whom a file names, or why nobody knows."""
+    def search(self, entry: Entry) -> Named | Unreadable:
+        """Return the people in a file, or the reason why it is unreadable."""
         if LEFTOVER.fullmatch(entry.name):
             return Unreadable("its writer was killed")
         if entry.name.endswith(OTHER) and not entry.is_delivery:
@@ -144,46 +144,46 @@ class Lake:
                 if entry.is_delivery:
                     return forget_content.find_lines(file, self.people)[0]
                 if entry.is_document:
-                    return forget_content.without(forget_content.parsed(file.read()), self.people)[1]
+                    return forget_content.redact(forget_content.parse_json(file.read()), self.people)[1]
                 if entry.name.endswith((".json", ".npy")):
                     return forget_content.count_model(entry.name, file, self.people)
                 is_table = entry.name.endswith(".parquet") or forget_content.is_parquet(file)
                 return forget_content.count_parquet(file, self.people) if is_table else Counter()
         except Unreadable as error:
             return error
-        except FileNotFoundError:  # deleted meanwhile
+        except FileNotFoundError:  # deleted concurrently
             return Counter()
 
-    def deliver(self, entry: Entry, named: Named | Unreadable) -> None:
-        """Write a delivery again without the lines of people, if it is still the same."""
+    def rewrite_delivery(self, entry: Entry, named: Named | Unreadable) -> None:
+        """Rewrite a delivery without the lines of people, unless it changed."""
         if isinstance(named, Unreadable):
-            self.leave(entry, named)
+            self.report_unreadable(entry, named)
             return
         uri = self.uri(entry)
-        with contextlib.suppress(FileNotFoundError, storage.Conflict):  # the next pass looks at it again
+        with contextlib.suppress(FileNotFoundError, storage.Conflict):  # the next pass searches it again
             tag = tag_of(uri)
             with self.opened(entry) as file:
                 named, lines = forget_content.find_lines(file, self.people)
-            self.requests.note(entry.path, named)
+            self.requests.record(entry.path, named)
             self.requests.save()
             with self.opened(entry) as file:
                 replace_stream(uri, tag, lambda target: forget_content.copy_lines(file, target, lines))
         self.result.changed += 1
 
-    def leave(self, entry: Entry, why: Unreadable) -> None:
-        """Tell of a file that cannot be read, unless a killed writer left it: that is deleted."""
+    def report_unreadable(self, entry: Entry, reason: Unreadable) -> None:
+        """Report an unreadable file; delete it if a killed writer left it."""
         if LEFTOVER.fullmatch(entry.name):
             self.remove(entry, 0)
         else:
-            self.result.unreadable.append(f"{entry.path} ({why})")
+            self.result.unreadable.append(f"{entry.path} ({reason})")
 
     def publish(self, unit: str, found: Found) -> None:
-        """Let the manifest of a task or of a partition name files without people, whoever else publishes there."""
+        """Republish the manifest of a task or partition with files without people, also while others publish there."""
         for entry, named in found.items():
             if entry.path == f"{unit}/manifest.json" and isinstance(named, Unreadable):
-                self.leave(entry, named)
+                self.report_unreadable(entry, named)
                 return
-        for _ in range(TRIES):
+        for _ in range(MAX_CONFLICTS):
             try:
                 self.publish_once(
                     manifest.load_or_none(protocol.manifest_uri(f"{self.root}/{unit}")) if unit else None, unit, found
@@ -191,7 +191,7 @@ class Lake:
                 return
             except storage.Conflict:
                 continue
-        raise TaskError(f"{self.root}/{unit} was published {TRIES} times meanwhile; forget the user again later.")
+        raise TaskError(f"{self.root}/{unit} had {MAX_CONFLICTS} concurrent publications; rerun make forget later.")
 
     def publish_once(self, current: Manifest | None, unit: str, found: Found) -> None:
         document = copy.deepcopy(current.document) if current else {"outputs": {}}
@@ -207,21 +207,21 @@ class Lake:
             entry for entry, named in named_now.items() if self.change(entry, named, listed.get(entry.path), unit)
         ]
         if changed and current:
-            self.requests.save()  # when files were replaced is known before they are
+            self.requests.save()  # the time of a replacement is saved before it
             self.republish(current, document)
 
-    def change(self, entry: Entry, named: Named | Unreadable, place: Place | None, unit: str) -> bool:
-        """Write again what names people, if this can; whether the manifest changes by it."""
+    def change(self, entry: Entry, named: Named | Unreadable, listing: Listing | None, unit: str) -> bool:
+        """Rewrite a file that names people, if possible; True if the manifest changes."""
         if isinstance(named, Unreadable):
-            self.leave(entry, named)
+            self.report_unreadable(entry, named)
             return False
-        if place and entry.name.endswith((".json", ".npy")):
+        if listing and entry.name.endswith((".json", ".npy")):
             self.result.models.append(entry.path)
             return False
-        self.requests.note(entry.path, named)
-        if place:
-            self.copy(unit, entry, *place)
-            self.requests.replace(entry.path)
+        self.requests.record(entry.path, named)
+        if listing:
+            self.copy(unit, entry, *listing)
+            self.requests.record_replacement(entry.path)
         elif entry.name == "failure.json":
             self.requests.save()
             self.rewrite_document(entry)
@@ -229,8 +229,8 @@ class Lake:
         return True
 
     def republish(self, current: Manifest, changed: dict[str, Any]) -> None:
-        """Publish a manifest in place of the one that was read: its outputs were changed, the rest names nobody."""
-        document = forget_content.without(changed, self.people)[0]
+        """Replace the manifest that was read by one with changed outputs and without people in the rest."""
+        document = forget_content.redact(changed, self.people)[0]
         now = datetime.datetime.now(datetime.UTC)
         document["people_forgotten"] = now.isoformat(timespec="seconds")
         if "dropped" in document:
@@ -239,10 +239,10 @@ class Lake:
         self.result.changed += 1
 
     def copy(self, unit: str, entry: Entry, output: dict[str, Any], file: dict[str, Any]) -> None:
-        """Write a file without people into a new folder, and name it in an output in place of the former one."""
+        """Write a file without people into a new folder, and list it in an output instead of the old one."""
         first, *rest = file["path"].split("/")
-        own = f"forget-{uuid.uuid4().hex[:8]}"
-        new = "/".join([f"version={own}", *rest] if first.startswith("version=") else [first, own, *rest])
+        folder = f"forget-{uuid.uuid4().hex[:8]}"
+        new = "/".join([f"version={folder}", *rest] if first.startswith("version=") else [first, folder, *rest])
         uri = f"{self.root}/{unit}/{new}"
         with self.opened(entry) as source, storage.stream(uri) as target:
             output["rows"] -= forget_content.copy_parquet(source, target, self.people)
@@ -250,17 +250,17 @@ class Lake:
         output["bytes"] = sum(each["bytes"] for each in output["files"])
 
     def rewrite_document(self, entry: Entry) -> None:
-        """Write a failure document again without people."""
-        with contextlib.suppress(FileNotFoundError, storage.Conflict):  # the next pass looks at it again
+        """Rewrite a failure document without people."""
+        with contextlib.suppress(FileNotFoundError, storage.Conflict):  # the next pass searches it again
             content, tag = storage.read(self.uri(entry))
-            document = forget_content.without(forget_content.parsed(content), self.people)[0]
+            document = forget_content.redact(forget_content.parse_json(content), self.people)[0]
             storage.replace(self.uri(entry), manifest.to_json(document), tag)
         self.result.changed += 1
 
     def remove(self, entry: Entry, published: float) -> None:
-        """Delete a file that no manifest names, if no task is at work any more that could read or publish it.
+        """Delete a file that no manifest names, if no running task can read or publish it any more.
 
-        That is counted from when this tool replaced it, else from when the manifest that does not name it came.
+        The grace begins when this tool replaced the file, else when the manifest without it was published.
         """
         since = self.requests.replaced_at(entry.path) or max(entry.changed, published)
         if since + self.grace > time.time():
@@ -273,7 +273,7 @@ class Lake:
     # Buckets with versions
 
     def former_versions(self) -> Iterator[Entry]:
-        """The versions of files that are no longer in place, where a bucket keeps any."""
+        """Yield former versions of files, if the bucket keeps any."""
         if not storage.is_s3(self.root):
             return
         bucket, prefix = s3.bucket_and_key(f"{self.root}/")
@@ -288,16 +288,16 @@ class Lake:
                         yield Entry(name, each["Size"], each["LastModified"].timestamp(), each["VersionId"])
 
     def delete_version(self, entry: Entry, named: Named | Unreadable) -> None:
-        """Delete a former version; one that cannot be read, too, for nobody reads it and it may name anyone."""
+        """Delete a former version, also an unreadable one: nobody reads it, and it may name anyone."""
         if not isinstance(named, Unreadable):
-            self.requests.note(f"{entry.path}?versionId={entry.version}", named)
+            self.requests.record(f"{entry.path}?versionId={entry.version}", named)
             self.requests.save()
         bucket, key = s3.bucket_and_key(self.uri(entry))
         s3.client().delete_object(Bucket=bucket, Key=key, VersionId=entry.version)
         self.result.changed += 1
 
     def abort_uploads(self) -> None:
-        """Give up uploads that no task can still be at work on; their parts are stored and in no listing."""
+        """Abort uploads that no running task can continue; their parts are stored and in no listing."""
         if not storage.is_s3(self.root):
             return
         latest = time.time() - self.grace
@@ -311,7 +311,7 @@ class Lake:
 
     @contextlib.contextmanager
     def opened(self, entry: Entry) -> Iterator[Any]:
-        """A file to be read from anywhere, or in order if it is a delivery."""
+        """Open a file for random access, a delivery for reading in order."""
         uri = self.uri(entry)
         if entry.version:
             bucket, key = s3.bucket_and_key(uri)
@@ -325,33 +325,33 @@ class Lake:
             yield io.BufferedReader(native, BUFFER) if entry.is_delivery else native
 
     def entries(self, folder: str) -> list[Entry]:
-        """All files below a folder, hidden ones too."""
-        found = garbage.entries(f"{self.root}/{folder}")
-        named = [Entry(f"{folder}/{each.path}", each.bytes, each.changed) for each in found]
-        return [entry for entry in named if entry.name]  # on S3 a name may end in /, as some tools mark folders
+        """Return all files below a folder, hidden ones too."""
+        listed = garbage.entries(f"{self.root}/{folder}")
+        files = [Entry(f"{folder}/{each.path}", each.bytes, each.changed) for each in listed]
+        return [entry for entry in files if entry.name]  # on S3 some tools mark folders by objects whose name ends in /
 
 
-def is_special(place: Path) -> bool:
-    """True for a link, whose target may be anywhere, or a pipe, which has no end."""
-    return place.is_symlink() or (place.exists() and not place.is_file())
+def is_special(file: Path) -> bool:
+    """Return True for a link, whose target may be anywhere, or a pipe, which has no end."""
+    return file.is_symlink() or (file.exists() and not file.is_file())
 
 
 def personal_folders() -> list[str]:
-    """The folders of the lake that may name people: the raw ones by what jobs make of them."""
+    """Return the folders of the lake that may name people; raw ones if jobs derive user data from them."""
     jobs = [load(file.parent) for file in sorted((ROOT / "jobs").glob("*/job.toml"))]
     raw = {table.raw for job in jobs if ingests_users(job) for table in job.inputs.values() if table.raw}
     return [*sorted(raw), "curated", "intermediate"]
 
 
 def ingests_users(job: Job) -> bool:
-    """True if a job derives data about users from deliveries."""
+    """Return True if a job derives data about users from deliveries."""
     contract_names = [output.contract for output in job.outputs.values() if output.contract]
     about_users = any("user_id" in contracts.load(name).columns for name in contract_names)
     return about_users and any(table.raw for table in job.inputs.values())
 
 
 def unit_of(name: str, units: set[str]) -> str:
-    """The folder with the manifest for a file: of a task, a map instance or a partition; empty if there is none."""
+    """Return the folder with the manifest for a file: task, map instance or partition; empty if there is none."""
     folder = name
     while folder:
         folder = folder.rpartition("/")[0]
@@ -361,13 +361,13 @@ def unit_of(name: str, units: set[str]) -> str:
 
 
 def published(current: Manifest | None) -> float:
-    """The time at which a manifest was published, in seconds since 1970; 0 if there is none."""
-    said = [current.document.get(name) for name in ("ended", "people_forgotten")] if current else []
-    return max((datetime.datetime.fromisoformat(moment).timestamp() for moment in said if moment), default=0)
+    """Return the time of a manifest's publication in seconds since 1970; 0 if there is none."""
+    moments = [current.document.get(name) for name in ("ended", "people_forgotten")] if current else []
+    return max((datetime.datetime.fromisoformat(moment).timestamp() for moment in moments if moment), default=0)
 
 
 def tag_of(uri: str) -> Any:
-    """A value that changes when a file does; FileNotFoundError if there is none."""
+    """Return a value that changes when a file does; FileNotFoundError if there is no file."""
     if storage.is_s3(uri):
         bucket, key = s3.bucket_and_key(uri)
         try:
@@ -381,7 +381,7 @@ def tag_of(uri: str) -> Any:
 
 
 def replace_stream(uri: str, tag: Any, write: Callable[[IO[bytes]], None]) -> None:
-    """Replace a file by what is written in order, through a file of this machine; Conflict if it is another by now."""
+    """Replace a file by written bytes, through a local temporary file; Conflict if its tag changed."""
     if storage.is_s3(uri):
         bucket, key = s3.bucket_and_key(uri)
         with tempfile.TemporaryFile() as file:
@@ -394,16 +394,16 @@ def replace_stream(uri: str, tag: Any, write: Callable[[IO[bytes]], None]) -> No
                     raise storage.Conflict(uri) from None
                 raise
         return
-    place = storage.local(uri)
-    hidden = place.with_name(f".{uuid.uuid4().hex}")
+    target = storage.local(uri)
+    hidden = target.with_name(f".{uuid.uuid4().hex}")
     try:
         with hidden.open("wb") as file:
-            shutil.copymode(place, hidden)
+            shutil.copymode(target, hidden)
             write(file)
             file.flush()
             os.fsync(file.fileno())
         if tag_of(uri) != tag:
             raise storage.Conflict(uri)
-        hidden.rename(place)
+        hidden.rename(target)
     finally:
         hidden.unlink(missing_ok=True)

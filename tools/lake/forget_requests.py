@@ -1,6 +1,6 @@
-"""Requests to forget people, in the lake: what was found so far, so that a killed one goes on; receipts of those done.
+"""Requests to forget people, in the lake: findings so far, so that a killed run resumes; receipts of completed ones.
 
-They name people by keyed hashes alone, and so does what is kept of them.
+Requests and receipts identify people only by keyed hashes.
 """
 
 import datetime
@@ -21,7 +21,7 @@ RECEIPTS = "receipts"
 
 @dataclass
 class Request:
-    """Some people to forget. `found` has by path how often each was found, `replaced` when the file was replaced."""
+    """People to forget. By path, `found` has the number of findings per person, `replaced` the time of replacement."""
 
     users: list[str]
     # To the microsecond, so that names sort by time.
@@ -35,14 +35,14 @@ class Request:
     saved: bool = False
 
     def merge(self, other: "Request") -> None:
-        """Take over what another process noted of the same request."""
+        """Merge the records of another process for the same request."""
         self.found = other.found | self.found
         for path, moment in other.replaced.items():
             self.replaced[path] = max(moment, self.replaced.get(path, 0))
         self.last_change = max(filter(None, (self.last_change, other.last_change)), default=None)
 
     def places(self, user: str) -> dict[str, int]:
-        """The number of times a person was found, by level of the lake, dataset, pipeline and table."""
+        """Return the number of findings of a person by level of the lake, dataset, pipeline and table."""
         counts: Counter[str] = Counter()
         for path, named in self.found.items():
             counts["/".join(path.split("/")[:2])] += named.get(user, 0)
@@ -50,22 +50,22 @@ class Request:
 
 
 class Requests:
-    """The open requests of a lake that are being worked on."""
+    """The open requests of a lake that this process works on."""
 
     def __init__(self, root: str, requests: list[Request]) -> None:
         self.root = root
         self.requests = requests
         self.dirty: list[Request] = []
 
-    def note(self, path: str, named: Named) -> None:
-        """Note that people are about to be taken out of a file or a table."""
+    def record(self, path: str, named: Named) -> None:
+        """Record that people are about to be erased from a file or a table."""
         for request in self.requests:
-            if own := {digest: times for digest, times in sorted(named.items()) if digest in request.users}:
-                request.found[path] = own
+            if counts := {digest: count for digest, count in sorted(named.items()) if digest in request.users}:
+                request.found[path] = counts
                 self.touch(request)
 
-    def replace(self, path: str) -> None:
-        """Note that a file is about to be replaced: it stays for those who read it now."""
+    def record_replacement(self, path: str) -> None:
+        """Record that a file is about to be replaced; it stays for its present readers."""
         for request in self.requests:
             if path in request.found:
                 request.replaced[path] = time.time()
@@ -77,18 +77,18 @@ class Requests:
             self.dirty.append(request)
 
     def replaced_at(self, path: str) -> float | None:
-        """The time at which a file was replaced, None if it was not."""
+        """Return the time at which a file was replaced, None if it was not."""
         return max((request.replaced[path] for request in self.requests if path in request.replaced), default=None)
 
     def save(self) -> None:
-        """Bring to the lake what was noted since the last time."""
+        """Write the records since the last call to the lake."""
         for request in self.dirty:
             save(self.root, request)
         self.dirty = []
 
 
 def save(root: str, request: Request) -> None:
-    """Write a request to the lake, whoever else works on it."""
+    """Write a request to the lake, merged with concurrent writes."""
     while True:
         try:
             content, tag = storage.read(uri(root, request))
@@ -104,12 +104,12 @@ def save(root: str, request: Request) -> None:
 
 
 def open_requests(root: str) -> list[Request]:
-    """The requests of a lake that are not done, the oldest first."""
+    """Return the open requests of a lake, the oldest first."""
     return [from_json(storage.read(file.uri)[0]) for file in storage.files(f"{root}/{FOLDER}/requests")]
 
 
 def complete(root: str, request: Request, checked: dict[str, Any]) -> dict[str, Any]:
-    """Write the receipt of a request and end it; the receipt."""
+    """Complete a request: write and return its receipt."""
     receipt = {
         "format": FORMAT,
         "request": request.name,

@@ -1,4 +1,4 @@
-"""Items of products that are kept by user: those of some people deleted, in all versions, expired ones too."""
+"""Delete the items of some people from products by user, in all versions, expired ones too."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,37 +13,37 @@ from tools.lake.forget_content import Named
 from tools.lake.forget_requests import Requests
 from tools.tables import ROOT
 
-OTHER_PARTS = {VERSIONS, POINTER["part"]["S"]}  # what describes versions, and no item of any
+OTHER_PARTS = {VERSIONS, POINTER["part"]["S"]}  # descriptions of versions, not items
 
 
 def personal_tables(prefix: str) -> list[str]:
-    """The names of the tables whose items are kept by user."""
+    """Return the names of the tables whose items have user IDs as keys."""
     files = (ROOT / "common" / "contracts").glob("*.toml")
     products = [(file.stem, contracts.load(file.stem).product) for file in files]
     return sorted({table_name(prefix, name) for name, product in products if product and product.key == "user_id"})
 
 
 def existing(client: Any, names: list[str]) -> list[str]:
-    """Those of some tables that are there."""
+    """Return the existing ones of some tables."""
 
-    def is_there(name: str) -> bool:
+    def exists(name: str) -> bool:
         try:
             client.describe_table(TableName=name)
             return True
         except client.exceptions.ResourceNotFoundException:
             return False
 
-    return [name for name in names if is_there(name)]
+    return [name for name in names if exists(name)]
 
 
 def erase(table: Table, people: People, requests: Requests, units: float | None) -> tuple[int, int]:
-    """Delete the items of some people; how many items were looked at and how many deleted.
+    """Delete the items of some people; return the number of items read and deleted.
 
-    The whole table is read, so that no version is left out that nobody announces any more; of a table with reserved
-    capacity at a rate of half its read units, so that frontends keep the other half.
+    The whole table is read, to include versions that are not listed any more. A table with reserved capacity is read at
+    half its read units, so that frontends keep the other half.
     """
 
-    def segment(number: int) -> tuple[int, list[dict[str, Any]]]:
+    def scan_segment(number: int) -> tuple[int, list[dict[str, Any]]]:
         seen, found = 0, []
         pages = table.client.get_paginator("scan").paginate(
             TableName=table.name,
@@ -64,14 +64,14 @@ def erase(table: Table, people: People, requests: Requests, units: float | None)
         return people.find(item["id"]["S"])
 
     with ThreadPoolExecutor(table.threads) as pool:
-        results = list(pool.map(segment, range(table.threads)))
+        results = list(pool.map(scan_segment, range(table.threads)))
     items = [item for _, found in results for item in found]
     by_version: dict[str, Named] = {}
     for item in items:
         version = item["part"]["S"].rpartition("/")[0]
         by_version.setdefault(version, Named()).update([owner(item) or ""])
     for version, named in by_version.items():
-        requests.note(f"tables/{table.name}/{version}", named)
+        requests.record(f"tables/{table.name}/{version}", named)
     requests.save()
     for item in items:
         table.client.delete_item(TableName=table.name, Key=item)

@@ -1,32 +1,29 @@
-"""The rules by which the bucket of an environment forgets: what tasks hand over, uploads that no one ended, logs.
+"""Print the lifecycle rules of an environment's bucket: they expire hand-overs, unfinished uploads and logs.
 
-A lifecycle configuration for S3 on standard output: aws s3api put-bucket-lifecycle-configuration takes it.
+The output is a lifecycle configuration for S3, for aws s3api put-bucket-lifecycle-configuration.
 """
 
 import argparse
 import json
-import sys
 from typing import Any
 
-from common.errors import TaskError
 from tools import environment
+from tools.command_line import exit_on_task_error
 
-ABORT_DAYS = 7  # no upload of a task takes so long
-FORMER_DAYS = 7  # of what was deleted or overwritten; a bucket keeps versions for the raw level, which no rule names
+ABORT_DAYS = 7  # longer than any upload of a task
+FORMER_DAYS = 7  # of deleted or overwritten objects; versions are for the raw level, which no rule names
 
 
+@exit_on_task_error()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--environment", required=True, metavar="NAME", help="one of airflow_dags/environments")
-    try:
-        said = environment.load(parser.parse_args().environment)
-        print(json.dumps(rules(environment.lake(said), said["keep_intermediate_days"]), indent=2))
-    except TaskError as error:
-        sys.exit(str(error))
+    settings = environment.load(parser.parse_args().environment)
+    print(json.dumps(rules(environment.lake(settings), settings["keep_intermediate_days"]), indent=2))
 
 
 def rules(lake: str, days: int) -> dict[str, Any]:
-    """The lifecycle configuration of the bucket of a lake whose hand-overs and logs are kept so many days."""
+    """Return the lifecycle configuration of a lake's bucket; hand-overs and logs are kept for `days`."""
     prefix = lake.removeprefix("s3://").partition("/")[2]
     prefix = f"{prefix}/" if prefix else ""
     kept = [

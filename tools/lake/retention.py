@@ -1,7 +1,7 @@
-"""Show what of a lake nothing needs any more and nothing has changed for some days; --apply deletes it.
+"""List garbage of a lake that has not changed for some days; --apply deletes it.
 
-Runs of the intermediate level; in runs that stay, what processes left that the manifest does not name; versions of
-partitions that no manifest names. What a published version of a product descends from stays, and so does the raw level.
+Garbage is: runs of the intermediate level; in runs that stay, folders of processes that the manifest does not name;
+versions of partitions that no manifest names. Ancestors of a published version of a product and the raw level stay.
 """
 
 import argparse
@@ -25,30 +25,30 @@ from tools.lake import garbage
 from tools.lake.garbage import Garbage
 from tools.tables import delivery, products, use_local_server
 
-KINDS = {"run": "runs", "process": "folders of processes that do not count", "version": "versions that nothing names"}
+KINDS = {"run": "runs", "process": "folders of unpublished processes", "version": "unnamed versions"}
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--environment", default="laptop", metavar="NAME", help="whose lake, and how long it keeps")
-    parser.add_argument("--lake", type=lake_uri, metavar="URI", help="another root than the environment's")
-    parser.add_argument("--days", type=int, metavar="NUMBER", help="another time than keep_intermediate_days says")
-    parser.add_argument("--apply", action="store_true", help="delete it")
-    asked = parser.parse_args()
+    parser.add_argument("--environment", default="laptop", metavar="NAME", help="its lake and keep_intermediate_days")
+    parser.add_argument("--lake", type=lake_uri, metavar="URI", help="root of another lake")
+    parser.add_argument("--days", type=int, metavar="NUMBER", help="overrides keep_intermediate_days")
+    parser.add_argument("--apply", action="store_true", help="delete the garbage")
+    arguments = parser.parse_args()
     try:
-        said = environment.load(asked.environment)
-        root = environment.resolve_lake(said, asked.lake)
-        days = said["keep_intermediate_days"] if asked.days is None else asked.days
+        settings = environment.load(arguments.environment)
+        root = environment.resolve_lake(settings, arguments.lake)
+        days = settings["keep_intermediate_days"] if arguments.days is None else arguments.days
         if days < 1:
-            raise ArgumentError(f"DAYS is {days}, expected one at least: a run of today may still be at work.")
-        tell(root, days, asked.apply, live_runs(asked.environment, root, asked.apply))
+            raise ArgumentError(f"DAYS is {days}, expected at least 1: a run of today may still be in progress.")
+        clean(root, days, arguments.apply, live_runs(arguments.environment, root, arguments.apply))
     except (TaskError, OSError) as error:
         sys.exit(str(error))
 
 
-def tell(root: str, days: int, apply: bool, live: set[str]) -> None:
-    """Show what can go, and delete it if asked to."""
+def clean(root: str, days: int, apply: bool, live: set[str]) -> None:
+    """List the garbage of a lake, and delete it if `apply`."""
     limit = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
     with console.status(f"listing {root}"):
         lake, found = garbage.find(root, limit.timestamp(), live)
@@ -59,55 +59,57 @@ def tell(root: str, days: int, apply: bool, live: set[str]) -> None:
         table.add_row(each.name, f"{len(each.entries):,}", f"{each.bytes / 1e6:,.1f}", str(day))
     console.print(table)
     if lake.strays:
-        console.print(f"{len(lake.strays)} files of intermediate belong to no run and stay, as {lake.strays[0]} does.")
+        console.print(f"{len(lake.strays)} files of intermediate belong to no run and stay, such as {lake.strays[0]}.")
     if kept := live & lake.runs.keys():
-        console.print(f"{len(kept)} runs stay because published products come from them.")
-    gone = [each for each in track(found, "deleting", console=console) if delete(root, each)] if apply else found
-    runs = sum(each.kind == "run" for each in gone)
-    size = sum(each.bytes for each in gone) / 1e6
-    rest = "".join(f", {count} {KINDS[kind]}" for kind in ("process", "version") if (count := number(gone, kind)))
+        console.print(f"{len(kept)} runs stay because they created published products.")
+    deleted = [each for each in track(found, "deleting", console=console) if delete(root, each)] if apply else found
+    runs = sum(each.kind == "run" for each in deleted)
+    size = sum(each.bytes for each in deleted) / 1e6
+    rest = "".join(
+        f", {count} {KINDS[kind]}" for kind in ("process", "version") if (count := count_kind(deleted, kind))
+    )
     console.print(
         f"{runs} of {len(lake.runs)} runs of {root}{rest} ({size:,.1f} MB) "
-        + ("are deleted." if apply else "would be deleted by APPLY=1.")
+        + ("deleted." if apply else "would be deleted by APPLY=1.")
     )
 
 
-def number(found: list[Garbage], kind: str) -> int:
+def count_kind(found: list[Garbage], kind: str) -> int:
     return sum(each.kind == kind for each in found)
 
 
 def delete(root: str, each: Garbage) -> bool:
-    """Delete a folder unless something needs it by now; whether it was deleted."""
+    """Delete a folder unless it is needed by now; True if it was deleted."""
     if not each.unneeded():
         return False
     storage.delete(f"{root}/{each.name}")
     return True
 
 
-def live_runs(name: str, root: str, needed: bool) -> set[str]:
-    """The runs, as <pipeline>/<run>, that the published versions of an environment's products come from.
+def live_runs(name: str, root: str, required: bool) -> set[str]:
+    """Return the runs, as <pipeline>/<run>, that created the published versions of an environment's products.
 
-    TaskError if that can't be known though it is needed. A laptop's DynamoDB is gone when its Airflow is.
+    TaskError if they are required but not known. A laptop's DynamoDB stops with its Airflow.
     """
-    brought_along = name == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT")
+    local = name == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT")
     try:
-        if brought_along:
+        if local:
             use_local_server(name)
         uris = set(published(name))
     except TaskError as error:
-        if needed and not brought_along:
+        if required and not local:
             raise TaskError(
-                f"{error} So it is not known which runs published products come from, and nothing is deleted."
+                f"{error} So the runs of published products are not known, and nothing is deleted."
             ) from None
-        if not brought_along:
-            console.print(f"Runs that published products come from are not known: {error}", soft_wrap=True)
+        if not local:
+            console.print(f"The runs of published products are not known: {error}", soft_wrap=True)
         return set()
-    above = f"{root}/intermediate/"
-    return {"/".join(uri.removeprefix(above).split("/")[:2]) for uri in uris if uri.startswith(above)}
+    prefix = f"{root}/intermediate/"
+    return {"/".join(uri.removeprefix(prefix).split("/")[:2]) for uri in uris if uri.startswith(prefix)}
 
 
 def published(name: str) -> Iterator[str]:
-    """The manifest of each version of each product that does not expire."""
+    """Yield the manifest of each version of each product that does not expire."""
     section = delivery(name)
     client = tables.client()
     with tables.explained():

@@ -1,1 +1,1 @@
-"""One job, run by hand, as a step, or once more."""
+"""Run one job manually: in its image, as a step, or as a replay."""

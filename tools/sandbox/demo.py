@@ -1,4 +1,4 @@
-"""Recommendations from real data, through Airflow, on this machine: loads, runs, and shows what came out."""
+"""Recommendations from real data, through Airflow, on this machine: load the data, run the pipelines, print results."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 INGESTING = ("ingest_items", "ingest_events")
 RECOMMENDING = "daily_recommendations"
 FAILED = ("failed", "upstream_failed")
-Published = list[tuple[str, Instance, Manifest]]  # by tasks: their DAG, how they ran, what they published
+Published = list[tuple[str, Instance, Manifest]]  # of tasks: DAG, instance and manifest
 
 console = Console(width=None if sys.stdout.isatty() else 110)
 
@@ -41,28 +41,28 @@ class Clock:
 
     def __init__(self) -> None:
         self.started = time.monotonic()
-        self.said: set[tuple[Any, ...]] = set()
+        self.reported: set[tuple[Any, ...]] = set()
 
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
 
-    def say(self, text: str) -> None:
+    def report(self, text: str) -> None:
         console.print(f"[dim]{self.seconds:5.0f} s[/]  {text}", highlight=False)
 
     def show(self, dag: str) -> Callable[[list[Instance]], None]:
-        """Say what changed among the tasks of a run."""
+        """Return a function that reports changes among the tasks of a run."""
 
         def show(instances: list[Instance]) -> None:
             for each in instances:
                 change = (dag, each.task_id, each.map_index, each.try_number, each.state)
-                if change in self.said or each.state not in ("running", "success", "up_for_retry", *FAILED):
+                if change in self.reported or each.state not in ("running", "success", "up_for_retry", *FAILED):
                     continue
-                self.said.add(change)
-                part = f"\\[{each.map_index}]" if each.map_index >= 0 else ""
+                self.reported.add(change)
+                index = f"\\[{each.map_index}]" if each.map_index >= 0 else ""
                 colour = {"success": "green", "running": "cyan"}.get(each.state, "red")
                 took = f" in {each.seconds:.1f} s" if each.state == "success" and each.seconds else ""
-                self.say(f"{dag}.{each.task_id}{part} [{colour}]{each.state}[/]{took}")
+                self.report(f"{dag}.{each.task_id}{index} [{colour}]{each.state}[/]{took}")
 
         return show
 
@@ -70,51 +70,53 @@ class Clock:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lake", default=f"file://{ROOT}/.tandem/lake", metavar="URI", help="root of the lake")
-    parser.add_argument("--containers", default="process", choices=("process", "docker"), help="what runs Python jobs")
+    parser.add_argument(
+        "--containers", default="process", choices=("process", "docker"), help="the runtime of Python jobs"
+    )
     arguments = parser.parse_args()
     lake = arguments.lake.rstrip("/")
     clock = Clock()
-    clock.say(f"lake: {lake}")
+    clock.report(f"lake: {lake}")
     os.environ["TANDEM_CONTAINERS"] = arguments.containers
     if arguments.containers == "docker":
-        clock.say("building the images of all Python jobs that the engine does not have yet")
-        os.environ["AIRFLOW_VAR_RELEASE"] = built()
+        clock.report("building the missing images of all Python jobs")
+        os.environ["AIRFLOW_VAR_RELEASE"] = build_images()
     try:
         with local_dynamodb.running():
-            found = run(lake, load_sample.SOURCE, clock)
-            table_of_users(found, read_as_frontends_do(found))
+            published = run(lake, load_sample.SOURCE, clock)
+            print_users(published, read_products(published))
     except AirflowError as error:
         sys.exit(str(error))
-    console.print(f"Everything is in {lake}; `make airflow` shows the runs. Done in {clock.seconds:.0f} s.")
+    console.print(f"All results are in {lake}; `make airflow` shows the runs. Done in {clock.seconds:.0f} s.")
 
 
-def built() -> str:
-    """The release of all Python jobs, as the Airflow variable that says which images run."""
+def build_images() -> str:
+    """Build the images of all Python jobs; return their release, as in Airflow's variable."""
     jobs = json.loads((ROOT / "airflow_dags" / "job_catalogue.json").read_text())
-    chosen = [part for name, job in jobs.items() if job["engine"] == "python" for part in ("--job", name)]
-    if subprocess.run([sys.executable, "-m", "tools.packaging.build", *chosen], cwd=ROOT).returncode:
-        sys.exit("The images could not be built; what failed is above.")
+    options = [word for name, job in jobs.items() if job["engine"] == "python" for word in ("--job", name)]
+    if subprocess.run([sys.executable, "-m", "tools.packaging.build", *options], cwd=ROOT).returncode:
+        sys.exit("The images could not be built; the error is above.")
     return (ROOT / "dist" / "release.json").read_text()
 
 
 def run(lake: str, sample: Path, clock: Clock) -> Published:
-    """Load the sample, run all pipelines to their end and show what tasks and models did; what they published."""
+    """Load the sample, run all pipelines, print tasks and models, and return the manifests."""
     with ThreadPoolExecutor(1) as pool:
         loading = pool.submit(load_sample.load, sample, lake)  # while Airflow starts
-        with start(lake, say=clock.say) as airflow:
-            clock.say(f"Airflow is at {airflow.url}")
+        with start(lake, report=clock.report) as airflow:
+            clock.report(f"Airflow is at {airflow.url}")
             loading.result()
-            clock.say("the shop's transactions are in the raw level, as a tracking system delivers them")
-            runs = ran(airflow, clock)
+            clock.report("the shop's transactions are in the raw level, as from a tracking system")
+            runs = run_pipelines(airflow, clock)
             finished = clock.seconds
-            found = manifests(airflow, runs)
-    table_of_tasks(found, finished)
-    table_of_models(next(each for _, _, each in found if each.document["job"] == "train_recommender"))
-    return found
+            published = manifests(airflow, runs)
+    print_tasks(published, finished)
+    print_models(next(each for _, _, each in published if each.document["job"] == "train_recommender"))
+    return published
 
 
-def ran(airflow: Airflow, clock: Clock) -> dict[str, str]:
-    """Run all pipelines to their end; the recommendations start by themselves when the events are there."""
+def run_pipelines(airflow: Airflow, clock: Clock) -> dict[str, str]:
+    """Run all pipelines to their end; Airflow starts the recommendations when the events are published."""
     known = {run["dag_run_id"] for run in airflow.runs(RECOMMENDING)}
     runs = {dag: airflow.trigger(dag) for dag in INGESTING}
     with ThreadPoolExecutor(len(runs)) as pool:
@@ -122,23 +124,23 @@ def ran(airflow: Airflow, clock: Clock) -> dict[str, str]:
         for each in ended:
             each.result()
     runs[RECOMMENDING] = airflow.next_run(RECOMMENDING, known)
-    clock.say(f"the events are new, so Airflow starts {RECOMMENDING}")
+    clock.report(f"the events are new, so Airflow starts {RECOMMENDING}")
     finish(airflow, RECOMMENDING, runs[RECOMMENDING], clock)
     return runs
 
 
 def finish(airflow: Airflow, dag: str, run: str, clock: Clock) -> None:
-    """Wait for a run; AirflowError with the end of the failed task's log if it fails."""
+    """Wait for a run; raise AirflowError with the end of the failed task's log if it fails."""
     if airflow.wait(dag, run, show=clock.show(dag)) == "success":
         return
     failed = next(each for each in airflow.instances(dag, run) if each.state == "failed")
     log = "\n".join(airflow.log(dag, run, failed)[-15:])
-    raise AirflowError(f"{dag} failed at {failed.task_id}; its log ends so:\n{log}")
+    raise AirflowError(f"{dag} failed at {failed.task_id}; the end of its log:\n{log}")
 
 
 def manifests(airflow: Airflow, runs: dict[str, str]) -> Published:
-    """The tasks that ran and what they published, in the order in which they started."""
-    found = []
+    """Return tasks and their manifests, in the order in which they started."""
+    tasks = []
     for dag, run in runs.items():
         for each in airflow.instances(dag, run):
             result = airflow.xcom(dag, run, each)
@@ -147,22 +149,22 @@ def manifests(airflow: Airflow, runs: dict[str, str]) -> Published:
                 and "manifest" in result
                 and (published := manifest.load_or_none(result["manifest"]))
             ):
-                found.append((dag, each, published))
-    return found
+                tasks.append((dag, each, published))
+    return tasks
 
 
-def table_of_tasks(found: Published, finished: float) -> None:
+def print_tasks(tasks: Published, finished: float) -> None:
     table = Table(title="Tasks", title_justify="left")
-    for heading in ("task", "rows out", "MB out", "own work, s", "in Airflow, s", "peak memory, MiB"):
+    for heading in ("task", "rows out", "MB out", "job, s", "in Airflow, s", "peak memory, MiB"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
-    own = 0.0
-    for _, each, published in found:
+    job_seconds = 0.0
+    for _, each, published in tasks:
         document = published.document
         outputs = document["outputs"].values()
-        part = f"[{each.map_index}]" if each.map_index >= 0 else ""
-        own += document["seconds"]
+        index = f"[{each.map_index}]" if each.map_index >= 0 else ""
+        job_seconds += document["seconds"]
         table.add_row(
-            f"{each.task_id}{part}".replace("[", "\\["),
+            f"{each.task_id}{index}".replace("[", "\\["),
             f"{sum(output['rows'] for output in outputs):,}",
             f"{sum(output['bytes'] for output in outputs) / 1e6:.1f}",
             f"{document['seconds']:.1f}",
@@ -170,14 +172,14 @@ def table_of_tasks(found: Published, finished: float) -> None:
             f"{document['peak_memory_bytes'] / 2**20:,.0f}",
         )
     console.print(table)
-    inside = sum(each.seconds or 0 for _, each, _ in found)
+    inside = sum(each.seconds or 0 for _, each, _ in tasks)
     console.print(
-        f"{finished:.0f} s from the start to the last task. The jobs' own work adds up to {own:.0f} s, their time in "
-        f"Airflow to {inside:.0f} s; what is left of the {finished:.0f} s is Airflow's start and scheduling.\n"
+        f"{finished:.0f} s from the start to the last task. The jobs took {job_seconds:.0f} s in sum, their tasks in "
+        f"Airflow {inside:.0f} s; the rest of the {finished:.0f} s is Airflow's start and scheduling.\n"
     )
 
 
-def table_of_models(published: Manifest) -> None:
+def print_models(published: Manifest) -> None:
     metrics = published.document["metrics"]
     table = Table(title=f"Models, measured on {metrics['test_users']:,} users of the last window", title_justify="left")
     names = {"ndcg": "nDCG@10", "recall": "recall@10", "map": "MAP@10", "coverage": "coverage"}
@@ -191,18 +193,18 @@ def table_of_models(published: Manifest) -> None:
     console.print(table)
 
 
-def read_as_frontends_do(found: Published) -> dict[str, list[dict[str, Any]]]:
-    """What the published table shows to three users."""
-    by_job = {each.document["job"]: each for _, _, each in found}
+def read_products(published: Published) -> dict[str, list[dict[str, Any]]]:
+    """Read the published table for three users, as frontends do."""
+    by_job = {each.document["job"]: each for _, _, each in published}
     table = by_job["publish_product"].document["metrics"]["table"]
     recommended = output(by_job["select_recommendations"], "recommendations")
     bought = output(by_job["build_interactions"], "interactions")
-    return {user: reader.read(client(), table, user) for user in three_users(bought, recommended)}
+    return {user: reader.read(client(), table, user) for user in select_users(bought, recommended)}
 
 
-def table_of_users(found: Published, served: dict[str, list[dict[str, Any]]]) -> None:
-    """What users bought, and what frontends show them."""
-    by_job = {each.document["job"]: each for _, _, each in found}
+def print_users(published: Published, served: dict[str, list[dict[str, Any]]]) -> None:
+    """Print the purchases of users and their recommendations."""
+    by_job = {each.document["job"]: each for _, _, each in published}
     names = dict(zip(*read(by_job["ingest_items"], ["item_id", "name"]).values()))
     bought = output(by_job["build_interactions"], "interactions")
     for user, shown in served.items():
@@ -218,35 +220,35 @@ def table_of_users(found: Published, served: dict[str, list[dict[str, Any]]]) ->
         console.print(table)
 
 
-def three_users(bought: ds.Dataset, recommended: ds.Dataset) -> list[str]:
-    """Users by what they bought: one with few, one with a middling number and one with many items."""
+def select_users(bought: ds.Dataset, recommended: ds.Dataset) -> list[str]:
+    """Select a user with few, one with a medium number and one with many items."""
     counts = bought.to_table(["user_id"])["user_id"].value_counts()
     users, sizes = counts.field("values"), counts.field("counts")
     served = pc.is_in(users, recommended.to_table(["user_id"])["user_id"].unique())
-    chosen = []
-    for least in (3, 30, 150):
-        fitting = pc.and_(served, pc.greater_equal(sizes, least))
-        candidates, enough = users.filter(fitting), sizes.filter(fitting)
+    selected = []
+    for minimum in (3, 30, 150):
+        fitting = pc.and_(served, pc.greater_equal(sizes, minimum))
+        candidates, counted = users.filter(fitting), sizes.filter(fitting)
         if len(candidates):
-            chosen.append(candidates[pc.index(enough, pc.min(enough)).as_py()].as_py())
-    return chosen
+            selected.append(candidates[pc.index(counted, pc.min(counted)).as_py()].as_py())
+    return selected
 
 
 def output(published: Manifest, role: str) -> ds.Dataset:
-    """The files of a task's output."""
+    """Open the files of a task's output as a dataset."""
     folder = published.uri.rpartition("/")[0]
     files = [arrow.path(f"{folder}/{file['path']}") for file in published.document["outputs"][role]["files"]]
     return ds.dataset(files, filesystem=arrow.filesystem(published.uri), format="parquet")
 
 
 def read(published: Manifest, columns: list[str]) -> dict[str, list[Any]]:
-    """Columns of the dataset that a task filled."""
+    """Read columns of the dataset that a task filled."""
     lake = published.uri.partition("/intermediate/")[0]
     dataset = published.document["outputs"]["items"]["dataset"]
     partition = manifest.load_or_none(f"{lake}/{dataset}/all/manifest.json")
     assert partition is not None
-    found: dict[str, list[Any]] = output(partition, "items").to_table(columns).to_pydict()
-    return found
+    content: dict[str, list[Any]] = output(partition, "items").to_table(columns).to_pydict()
+    return content
 
 
 if __name__ == "__main__":

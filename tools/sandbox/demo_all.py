@@ -1,4 +1,4 @@
-"""All products from real data, through Airflow, on this machine: what frontends read, a way back, a refusal."""
+"""All products from real data, through Airflow, on this machine: frontends' reads, a rollback, a refusal."""
 
 import argparse
 import json
@@ -22,8 +22,12 @@ from tools.sandbox.demo import ROOT, Clock, console
 from tools.sandbox.local_airflow import start
 
 TABLES = tables.delivery("laptop")["tables"]
-PRODUCTS = ("user_characteristics", "similar_items", "trending_items")  # pipelines beside the daily recommendations
-SHOWN = {  # what is read of each product: its keys, columns, rows of each key
+PRODUCTS = (
+    "user_characteristics",
+    "similar_items",
+    "trending_items",
+)  # pipelines in addition to the daily recommendations
+SHOWN = {  # of each product: keys, columns, rows per key
     "recommendations": (("12347", "nobody"), ("item_id", "item_name", "reason"), 3),
     "characteristics": (
         ("12347", "12748", "14911"),
@@ -43,73 +47,73 @@ def main() -> None:
     try:
         with local_dynamodb.running(), ThreadPoolExecutor(len(PRODUCTS)) as pool:
             loading = pool.submit(load_sample.load, load_sample.SOURCE, root)  # while Airflow starts
-            with start(root, say=clock.say) as airflow:
-                clock.say(f"Airflow is at {airflow.url}, the lake is {root}")
+            with start(root, report=clock.report) as airflow:
+                clock.report(f"Airflow is at {airflow.url}, the lake is {root}")
                 loading.result()
-                demo.ran(airflow, clock)
-                for ended in [pool.submit(ran, airflow, clock, pipeline) for pipeline in PRODUCTS]:
+                demo.run_pipelines(airflow, clock)
+                for ended in [pool.submit(run_pipeline, airflow, clock, pipeline) for pipeline in PRODUCTS]:
                     ended.result()
                 for product in SHOWN:
-                    table_of(product)
-                go_back(airflow, clock)
-                be_refused(airflow, clock, root)
+                    print_product(product)
+                roll_back(airflow, clock)
+                show_refusal(airflow, clock, root)
     except AirflowError as error:
         sys.exit(str(error))
     console.print(f"Done in {clock.seconds:.0f} s; `make airflow` shows the runs.")
 
 
-def ran(airflow: Airflow, clock: Clock, pipeline: str, **conf: str) -> None:
-    """Run a pipeline to its end; AirflowError if it fails."""
+def run_pipeline(airflow: Airflow, clock: Clock, pipeline: str, **conf: str) -> None:
+    """Run a pipeline to its end; raise AirflowError if it fails."""
     demo.finish(airflow, pipeline, airflow.trigger(pipeline, conf), clock)
 
 
 def read(product: str, key: str) -> list[dict[str, Any]]:
-    """What the table shows for a key, as a frontend reads it: its rows, none if there are none."""
+    """Read the rows of a key, as a frontend does."""
     content = reader.read(client(), table_name(TABLES, product), key)
     return content if isinstance(content, list) else [content] if content else []
 
 
-def table_of(product: str) -> None:
-    """A table of a few keys of a product; the last of them may not be listed, which shows the rows for all others."""
-    keys, columns, most = SHOWN[product]
+def print_product(product: str) -> None:
+    """Print a few keys of a product; the last may be unknown, which shows the rows for all others."""
+    keys, columns, max_rows = SHOWN[product]
     table = Table(title=f"{product}, as frontends read it", title_justify="left")
     for heading in ("key", *columns):
         table.add_column(heading)
     for key in keys:
-        for number, row in enumerate(read(product, key)[:most]):
-            table.add_row("" if number else key, *(shown(row[name]) for name in columns))
+        for number, row in enumerate(read(product, key)[:max_rows]):
+            table.add_row("" if number else key, *(format_value(row[name]) for name in columns))
     console.print(table)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
-def go_back(airflow: Airflow, clock: Clock) -> None:
-    """Publish the trends of two weeks before, then show frontends again what they saw."""
+def roll_back(airflow: Airflow, clock: Clock) -> None:
+    """Publish the trends of two weeks before, then roll back."""
     first = read("trending_items", "all others")[0]["item_name"]
-    ran(airflow, clock, "trending_items", until="2011-08-18")
+    run_pipeline(airflow, clock, "trending_items", until="2011-08-18")
     second = read("trending_items", "all others")[0]["item_name"]
-    clock.say(f"the trends of 2011-08-17 are published: '{second}' leads, it was '{first}'")
+    clock.report(f"the trends of 2011-08-17 are published: '{second}' leads, before it was '{first}'")
     command = ["-m", "tools.deploy.rollback", "--product", "trending_items", "--environment", "laptop"]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
     if done.returncode:
-        raise AirflowError(f"The way back failed: {done.stderr.strip()}")
-    again = read("trending_items", "all others")[0]["item_name"]
-    clock.say(f"make rollback PRODUCT=trending_items ENV=laptop: '{again}' leads again")
+        raise AirflowError(f"The rollback failed: {done.stderr.strip()}")
+    restored = read("trending_items", "all others")[0]["item_name"]
+    clock.report(f"make rollback PRODUCT=trending_items ENV=laptop: '{restored}' leads again")
 
 
-def be_refused(airflow: Airflow, clock: Clock, root: str) -> None:
-    """Offer similar items made of the first days' sales alone, which the guard refuses, and show that nothing moved."""
+def show_refusal(airflow: Airflow, clock: Clock, root: str) -> None:
+    """Publish similar items from the first days' sales only; the guard refuses them, and the table does not change."""
     before = read("similar_items", "22423")
     run = airflow.trigger("similar_items", {"until": "2009-12-08"})
     if airflow.wait("similar_items", run, show=clock.show("similar_items")) == "success":
         raise AirflowError("Similar items of one week's sales were published; the guard should have refused them.")
     key = protocol.task_key(root, "similar_items", run, "publish_product")
-    told = json.loads(storage.read(protocol.failure_uri(protocol.attempt_folder(key, 1)))[0])
-    clock.say(f"[red]refused[/] with exit code {told['exit_code']}: {told['sentence']}")
+    failure = json.loads(storage.read(protocol.failure_uri(protocol.attempt_folder(key, 1)))[0])
+    clock.report(f"[red]refused[/] with exit code {failure['exit_code']}: {failure['sentence']}")
     same = "the same as" if read("similar_items", "22423") == before else "NOT the same as"
-    clock.say(f"frontends read {same} before")
+    clock.report(f"frontends read {same} before")
 
 
 if __name__ == "__main__":

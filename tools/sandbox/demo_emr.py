@@ -1,6 +1,6 @@
-"""The demo with its Spark jobs on EMR: clusters of moto's interface, whose steps a node on this machine really runs.
+"""The demo with its Spark jobs on EMR: moto provides the interface, a node on this machine runs the steps.
 
-The lake is on an S3 server on this machine. Everything that was started is ended; the lake stays in a folder.
+The lake is on an S3 server on this machine. All servers are stopped at the end; the lake stays in a folder.
 """
 
 import argparse
@@ -31,7 +31,9 @@ NODE = "tools.sandbox.emr_node"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=ROOT / ".tandem" / "s3", metavar="PATH", help="of the S3 server")
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / ".tandem" / "s3", metavar="PATH", help="folder of the S3 server"
+    )
     parser.add_argument("--sample", type=Path, default=load_sample.SOURCE, metavar="FILE", help="transactions to load")
     arguments = parser.parse_args()
     try:
@@ -41,23 +43,23 @@ def main() -> None:
 
 
 def show(folder: Path, sample: Path, clock: Clock) -> None:
-    """Run the pipelines and print what became of tasks, clusters, steps and the lake."""
+    """Run the pipelines and print tasks, clusters, steps and the lake."""
     lake = f"s3://{local_s3.BUCKET}/lake"
     with local_s3.running(folder) as variables:
         os.environ.update(variables)
-        clock.say(f"an S3 server is at {variables['AWS_ENDPOINT_URL']}, the lake in its {lake}")
+        clock.report(f"an S3 server is at {variables['AWS_ENDPOINT_URL']}, the lake in its {lake}")
         with emr(clock), local_dynamodb.running():
-            os.environ["AIRFLOW_VAR_RELEASE"] = json.dumps(released(lake))
-            clock.say("the bundles of all Spark jobs are in the lake, and Airflow's variable `release` names them")
+            os.environ["AIRFLOW_VAR_RELEASE"] = json.dumps(release_bundles(lake))
+            clock.report("the bundles of all Spark jobs are in the lake, and Airflow's variable `release` names them")
             run(lake, sample, clock)
-            table_of_clusters()
-            table_of_lake(lake)
+            print_clusters()
+            print_lake(lake)
     console.print(f"The lake stays in {folder / local_s3.BUCKET}. Done in {clock.seconds:.0f} s.")
 
 
 @contextlib.contextmanager
 def emr(clock: Clock) -> Iterator[None]:
-    """EMR's interface and the node behind it, in a process of their own, where Spark jobs run during this block."""
+    """Run EMR's interface and its node in a separate process; Spark jobs run there during this block."""
     node = subprocess.Popen(
         [sys.executable, "-m", NODE], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -65,8 +67,8 @@ def emr(clock: Clock) -> Iterator[None]:
         assert node.stdout is not None
         url = node.stdout.readline().strip()
         if not url:
-            raise TaskError(f"{NODE} ended at once; what it said is above.")
-        clock.say(f"EMR's interface is at {url}")
+            raise TaskError(f"{NODE} ended at once; its output is above.")
+        clock.report(f"EMR's interface is at {url}")
         os.environ.update(AWS_ENDPOINT_URL_EMR=url, TANDEM_SPARK="emr")
         yield
     finally:
@@ -76,19 +78,19 @@ def emr(clock: Clock) -> Iterator[None]:
         node.wait()
 
 
-def released(lake: str) -> dict[str, str]:
-    """Build the bundles of all Spark jobs and bring them to the lake; which they are, by job."""
-    found = {}
+def release_bundles(lake: str) -> dict[str, str]:
+    """Build the bundles of all Spark jobs and upload them to the lake; return their fingerprints by job."""
+    release = {}
     for wanted in map(product, jobs()):
         if wanted.job.engine == "spark":
             build_bundle(wanted)
             upload(wanted, lake)
-            found[wanted.job.name] = wanted.fingerprint
-    return found
+            release[wanted.job.name] = wanted.fingerprint
+    return release
 
 
-def table_of_clusters() -> None:
-    """All clusters that were opened, and their steps."""
+def print_clusters() -> None:
+    """Print all clusters and their steps."""
     import boto3
 
     client = boto3.client("emr")
@@ -110,24 +112,24 @@ def table_of_clusters() -> None:
 
 
 def moment(described: dict[str, Any], name: str) -> datetime:
-    found: datetime = described["Status"]["Timeline"][name]
-    return found
+    time: datetime = described["Status"]["Timeline"][name]
+    return time
 
 
 def seconds(since: datetime, until: datetime) -> str:
     return f"{(until - since).total_seconds():.1f}"
 
 
-def table_of_lake(lake: str) -> None:
-    table = Table(title="What lies in the lake", title_justify="left")
-    for heading in ("below", "files", "MB"):
-        table.add_column(heading, justify="left" if heading == "below" else "right")
+def print_lake(lake: str) -> None:
+    table = Table(title="The lake", title_justify="left")
+    for heading in ("folder", "files", "MB"):
+        table.add_column(heading, justify="left" if heading == "folder" else "right")
     sizes: dict[str, list[int]] = {}
     for file in storage.files(lake):
-        place = "/".join(file.uri.removeprefix(f"{lake}/").split("/")[:2])
-        sizes.setdefault(place, []).append(file.bytes)
-    for place, found in sorted(sizes.items()):
-        table.add_row(place, f"{len(found):,}", f"{sum(found) / 1e6:.1f}")
+        top = "/".join(file.uri.removeprefix(f"{lake}/").split("/")[:2])
+        sizes.setdefault(top, []).append(file.bytes)
+    for top, amounts in sorted(sizes.items()):
+        table.add_row(top, f"{len(amounts):,}", f"{sum(amounts) / 1e6:.1f}")
     console.print(table)
 
 

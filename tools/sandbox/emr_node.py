@@ -1,10 +1,9 @@
 """EMR on this machine, for tests and demonstrations: moto's API over HTTP, and a node that really runs the steps.
 
-A cluster starts, runs its bootstrap actions, takes steps as far as StepConcurrencyLevel allows, and ends when it is
-told to, by its idle time-out, or by a step's ActionOnFailure. A step is the very spark-submit that was asked for, with
-the bundle from S3, but on this machine instead of YARN; its log goes where EMR would bring it. What is to go wrong
-says the cluster's tag `fault`: one of FAULTS. The S3 server is the one that the environment names. Job runs of EMR
-Serverless are run as well.
+A cluster starts, runs its bootstrap actions, runs as many steps as StepConcurrencyLevel allows, and ends by a request,
+by its idle time-out, or by a step's ActionOnFailure. A step is the requested spark-submit with the bundle from S3, but
+on this machine instead of YARN; its log goes to EMR's path on S3. The cluster's tag `fault`, one of FAULTS, injects a
+failure. The S3 server is the one in the environment variables. Job runs of EMR Serverless run as well.
 """
 
 import argparse
@@ -36,24 +35,24 @@ from common.handover import storage
 from tools.sandbox import emr_serverless_node
 
 FAULTS = {
-    "answers_late": "who asks for the cluster hears of it seconds after it was made",
-    "never_ready": "the cluster starts for ever",
-    "dies": "the cluster's primary node is lost soon after its first step began",
+    "answers_late": "the response to the request for the cluster comes seconds late",
+    "never_ready": "the cluster never becomes ready",
+    "dies": "the cluster's primary node fails soon after its first step began",
     "never_starts": "steps stay pending",
     "terminate_once": "the first request to terminate the cluster is refused",
-    "uncancellable": "a request to cancel a running step does nothing",
+    "uncancellable": "a request to cancel a running step has no effect",
     "no_logs": "logs never arrive on S3",
 }
 ACTIVE = ("PENDING", "RUNNING")
 ENDED = ("TERMINATED", "TERMINATED_WITH_ERRORS")
-TURN_SECONDS = 0.1
+TICK_SECONDS = 0.1
 LATE_SECONDS = 4
 SDK = "software.amazon.awssdk.auth.credentials"
 Play = Callable[[Any, Any], int | None]  # (cluster, step): its exit code, None if it set the step's state itself
 
 
 class Node:
-    """Plays all nodes of all clusters that moto knows of, in a thread of its own until `stop`."""
+    """The nodes of all of moto's clusters, in one thread until `stop`."""
 
     def __init__(self, spark_submit: Path, start_seconds: float = 0.5) -> None:
         self.spark_submit = spark_submit
@@ -62,14 +61,14 @@ class Node:
         self.stopped = threading.Event()
         complete_moto()
         emr_serverless_node.complete_moto()
-        self.thread = threading.Thread(target=self.turns, daemon=True)
+        self.thread = threading.Thread(target=self.tick, daemon=True)
         self.thread.start()
 
-    def turns(self) -> None:
-        while not self.stopped.wait(TURN_SECONDS):
+    def tick(self) -> None:
+        while not self.stopped.wait(TICK_SECONDS):
             for cluster in clusters():
                 self.advance(cluster)
-            emr_serverless_node.advance(functools.partial(on_this_machine, self.spark_submit))
+            emr_serverless_node.advance(functools.partial(local_submit, self.spark_submit))
 
     def stop(self) -> None:
         self.stopped.set()
@@ -79,7 +78,7 @@ class Node:
                 cancel(step, "The node is gone.")
 
     def advance(self, cluster: Any) -> None:
-        """One turn of a cluster."""
+        """Advance a cluster by one tick."""
         age = (utcnow() - cluster.creation_datetime).total_seconds()
         if cluster.state == "STARTING" and age > self.start_seconds and fault(cluster) != "never_ready":
             cluster.state = "BOOTSTRAPPING"
@@ -92,30 +91,30 @@ class Node:
                     cancel(step, "The cluster was terminated.")
 
     def bootstrap(self, cluster: Any) -> None:
-        """Run a cluster's bootstrap actions, which lie on S3, as its nodes do."""
+        """Run a cluster's bootstrap actions from S3, as its nodes do."""
         for number, action in enumerate(cluster.bootstrap_actions, 1):
             try:
                 script = storage.read(action.script_path)[0]
             except FileNotFoundError:
-                finish(cluster, "BOOTSTRAP_FAILURE", f"Bootstrap action {number}: {action.script_path} is not there")
+                finish(cluster, "BOOTSTRAP_FAILURE", f"Bootstrap action {number}: {action.script_path} does not exist")
                 return
             done = subprocess.run(["bash", "-s", "--", *action.args], input=script, capture_output=True)
             if done.returncode:
                 text = f"On the master instance (i-0), bootstrap action {number} returned a non-zero return code"
                 finish(cluster, "BOOTSTRAP_FAILURE", text)
                 return
-        if cluster.state == "BOOTSTRAPPING":  # nobody terminated it meanwhile
+        if cluster.state == "BOOTSTRAPPING":  # not terminated concurrently
             cluster.state = "WAITING"
             cluster.ready_datetime = cluster.idle_since = utcnow()
 
     def advance_steps(self, cluster: Any) -> None:
-        """Start what may start, and end a cluster that was idle for too long."""
+        """Start pending steps, and end a cluster that was idle for too long."""
         running = [step for step in cluster.steps if step.state == "RUNNING"]
         pending = [step for step in cluster.steps if step.state == "PENDING"]
         if fault(cluster) != "never_starts":
             for step in pending[: max(0, cluster.step_concurrency_level - len(running))]:
                 step.state, step.start_date_time = "RUNNING", utcnow()
-                threading.Thread(target=self.work, args=[cluster, step], daemon=True).start()
+                threading.Thread(target=self.execute, args=[cluster, step], daemon=True).start()
         if running and fault(cluster) == "dies" and (utcnow() - running[0].start_date_time).total_seconds() > 1:
             finish(cluster, "INSTANCE_FAILURE", "The master node was terminated")
         elif running or pending:
@@ -126,8 +125,8 @@ class Node:
             if cluster.idle_seconds and idle > cluster.idle_seconds:
                 finish(cluster, "ALL_STEPS_COMPLETED", "Terminated by its auto-termination policy", "TERMINATED")
 
-    def work(self, cluster: Any, step: Any) -> None:
-        """Do a step, and what is to be done if it fails."""
+    def execute(self, cluster: Any, step: Any) -> None:
+        """Run a step, and its ActionOnFailure if it fails."""
         try:
             code = self.play(cluster, step)
         except Exception as error:
@@ -146,9 +145,9 @@ class Node:
                     cancel(other, f"Step {step.id} failed")
 
     def run(self, cluster: Any, step: Any) -> int | None:
-        """Run a step's spark-submit here and bring its log to S3; its exit code."""
+        """Run a step's spark-submit here and upload its log to S3; return its exit code."""
         for uri in missing(step.args):
-            step.failure_details = {"Reason": "The given path does not exist.", "Message": f"{uri} is not there"}
+            step.failure_details = {"Reason": "The given path does not exist.", "Message": f"{uri} does not exist"}
             return 1
         with tempfile.TemporaryDirectory(prefix="emr-step-") as folder:
             unpack(step.args, Path(folder))
@@ -164,29 +163,29 @@ class Node:
                     start_new_session=True,
                 )
                 step.process = process
-                if step.state != "RUNNING":  # it was cancelled meanwhile
+                if step.state != "RUNNING":  # cancelled concurrently
                     end(process)
                 code = process.wait()
             if cluster.log_uri and fault(cluster) != "no_logs":
                 read_out, read_err = (output.read_bytes() for output in outputs)
-                place = bring_logs(cluster, step, read_out, read_err, code)
-                step.failure_details = {"Reason": "Unknown Error.", "LogFile": place}
+                uri = upload_logs(cluster, step, read_out, read_err, code)
+                step.failure_details = {"Reason": "Unknown Error.", "LogFile": uri}
         return code
 
 
 def clusters() -> list[Any]:
-    """All clusters that moto knows of."""
+    """Return all of moto's clusters."""
     backends = [backend for regions in list(models.emr_backends.values()) for backend in list(regions.values())]
     return [cluster for backend in backends for cluster in list(backend.clusters.values())]
 
 
 def fault(cluster: Any) -> str:
-    """What is to go wrong with a cluster."""
+    """Return the fault in a cluster's tag."""
     return str(cluster._tags.get("fault", ""))
 
 
 def finish(cluster: Any, code: str, message: str, state: str = "TERMINATED_WITH_ERRORS") -> None:
-    """End a cluster; its steps are cancelled in its next turn."""
+    """End a cluster; its steps are cancelled in the next tick."""
     cluster.state, cluster.end_datetime = state, utcnow()
     cluster.reason = {"Code": code, "Message": message}
 
@@ -199,13 +198,13 @@ def cancel(step: Any, reason: str) -> None:
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill what a step runs, and all that came of it."""
+    """Kill the process of a step and its children."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def missing(arguments: list[str]) -> Iterator[str]:
-    """The code on S3 that a spark-submit names and that is not there."""
+    """Yield the files on S3 that a spark-submit names and that do not exist."""
     for argument in arguments:
         if found := re.fullmatch(r"(s3://\S+\.(py|zip))(#\w+)?", argument):
             try:
@@ -215,7 +214,7 @@ def missing(arguments: list[str]) -> Iterator[str]:
 
 
 def unpack(arguments: list[str], folder: Path) -> None:
-    """Unpack a step's archives, by the names that they are to have, as YARN does where a process starts."""
+    """Unpack a step's archives under their names, as YARN does for each process."""
     for argument in arguments:
         if found := re.fullmatch(r"(s3://\S+\.zip)#(\w+)", argument):
             content = io.BytesIO(storage.read(found[1])[0])
@@ -223,13 +222,13 @@ def unpack(arguments: list[str], folder: Path) -> None:
 
 
 def yarn_variables(arguments: list[str]) -> dict[str, str]:
-    """The environment variables that a step wants its driver to have on YARN."""
+    """Return the environment variables of a step's driver on YARN."""
     found = (re.fullmatch(r"spark\.yarn\.appMasterEnv\.(\w+)=(.*)", argument) for argument in arguments)
     return {variable[1]: variable[2] for variable in found if variable}
 
 
 def command(program: Path, arguments: list[str]) -> list[str]:
-    """A step's spark-submit on this machine: YARN is one process here."""
+    """Return a step's spark-submit on this machine, with one process instead of YARN."""
     name, *rest = arguments
     if name != "spark-submit" or "--master" not in rest:
         raise ValueError(f"A step runs {name}, expected spark-submit --master yarn.")
@@ -239,11 +238,11 @@ def command(program: Path, arguments: list[str]) -> list[str]:
     if "--archives" in rest:
         archives = rest.index("--archives")
         del rest[archives : archives + 2]
-    return on_this_machine(program, [*rest[:position], *rest[position + 4 :]])
+    return local_submit(program, [*rest[:position], *rest[position + 4 :]])
 
 
-def on_this_machine(program: Path, arguments: list[str]) -> list[str]:
-    """A spark-submit in local mode, which finds S3 where the environment says."""
+def local_submit(program: Path, arguments: list[str]) -> list[str]:
+    """Return a spark-submit in local mode, with the S3 server of the environment variables."""
     settings = {
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "spark.hadoop.fs.s3a.endpoint": os.environ["AWS_ENDPOINT_URL"],
@@ -252,17 +251,17 @@ def on_this_machine(program: Path, arguments: list[str]) -> list[str]:
         "spark.hadoop.fs.s3a.aws.credentials.provider": f"{SDK}.EnvironmentVariableCredentialsProvider",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC",  # short work on little data
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC",  # short runs on little data
         "spark.ui.enabled": "false",
     }
-    own = [part for name, value in settings.items() for part in ("--conf", f"{name}={value}")]
-    return [str(program), *own, "--master", "local[2]", *arguments]
+    conf = [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
+    return [str(program), *conf, "--master", "local[2]", *arguments]
 
 
-def bring_logs(cluster: Any, step: Any, stdout: bytes, stderr: bytes, code: int) -> str:
-    """Lay a step's log on S3 as EMR does and say where; in cluster mode the driver's is that of a YARN container."""
+def upload_logs(cluster: Any, step: Any, stdout: bytes, stderr: bytes, code: int) -> str:
+    """Upload a step's log as EMR does, return its URI; in cluster mode the driver's log is that of a YARN container."""
     logs = f"{re.sub('^s3[an]:', 's3:', cluster.log_uri).rstrip('/')}/{cluster.id}"
-    own = f"{logs}/steps/{step.id}"
+    step_logs = f"{logs}/steps/{step.id}"
     if step.args[step.args.index("--deploy-mode") + 1] == "cluster":
         number = f"{int(cluster.creation_datetime.timestamp() * 1000)}_{cluster.steps.index(step) + 1:04}"
         if code:
@@ -275,16 +274,16 @@ def bring_logs(cluster: Any, step: Any, stdout: bytes, stderr: bytes, code: int)
         storage.write(f"{driver}/stdout.gz", gzip.compress(stdout))
         storage.write(f"{driver}/stderr.gz", gzip.compress(stderr))
         stdout, stderr = b"", f"INFO YarnClientImpl: Submitted application application_{number}\n".encode()
-    storage.write(f"{own}/stdout.gz", gzip.compress(stdout))
-    storage.write(f"{own}/stderr.gz", gzip.compress(stderr))
-    return f"{own}/stderr.gz"
+    storage.write(f"{step_logs}/stdout.gz", gzip.compress(stdout))
+    storage.write(f"{step_logs}/stderr.gz", gzip.compress(stderr))
+    return f"{step_logs}/stderr.gz"
 
 
 def complete_moto() -> None:
-    """Give moto's EMR what it lacks: states that only the node changes, details of failures, cancelling, refusals."""
-    if getattr(models.Cluster, "has_a_node", False):
+    """Add to moto's EMR: states that only the node changes, details of failures, cancellation, refusals."""
+    if getattr(models.Cluster, "has_node", False):
         return
-    models.Cluster.has_a_node = True
+    models.Cluster.has_node = True
     models.Cluster.idle_since = datetime.max
     models.Cluster.idle_seconds = None
     models.Cluster.run_bootstrap_actions = lambda cluster: None
@@ -294,7 +293,9 @@ def complete_moto() -> None:
     response = responses.ElasticMapReduceResponse
     response.cancel_steps = cancel_steps
     response.run_job_flow = with_idle_time(response.run_job_flow)
-    models.ElasticMapReduceBackend.terminate_job_flows = ended_once(models.ElasticMapReduceBackend.terminate_job_flows)
+    models.ElasticMapReduceBackend.terminate_job_flows = with_refusals(
+        models.ElasticMapReduceBackend.terminate_job_flows
+    )
 
 
 def add_steps(cluster: Any, steps: list[dict[str, Any]]) -> list[Any]:
@@ -306,28 +307,28 @@ def add_steps(cluster: Any, steps: list[dict[str, Any]]) -> list[Any]:
 
 
 def with_more(kind: Any, key: str, attribute: str) -> property:
-    """The status of a cluster or a step with a key that moto leaves out, where there is something to say."""
+    """Add to the status of a cluster or step a key that moto omits, if it has a value."""
     plain = kind.status.fget
 
     def status(self: Any) -> dict[str, Any]:
         more = getattr(self, attribute, None)
         known: dict[str, Any] = plain(self)
-        told = self.state in ("FAILED", *ENDED) and more
-        return known | ({key: more} if told else {})
+        failed = self.state in ("FAILED", *ENDED) and more
+        return known | ({key: more} if failed else {})
 
     return property(status)
 
 
 def cancel_steps(response: Any) -> Any:
     cluster = response.backend.describe_cluster(response._get_param("ClusterId"))
-    told = []
+    results = []
     for step in cluster.steps:
         if step.id in response._get_param("StepIds"):
-            done = step.state in ACTIVE
-            if done and fault(cluster) != "uncancellable":
+            accepted = step.state in ACTIVE
+            if accepted and fault(cluster) != "uncancellable":
                 cancel(step, "Cancelled by user.")
-            told.append({"StepId": step.id, "Status": "SUBMITTED" if done else "FAILED"})
-    return responses.ActionResult({"CancelStepsInfoList": told})
+            results.append({"StepId": step.id, "Status": "SUBMITTED" if accepted else "FAILED"})
+    return responses.ActionResult({"CancelStepsInfoList": results})
 
 
 def with_idle_time(plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -344,7 +345,7 @@ def with_idle_time(plain: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return run_job_flow
 
 
-def ended_once(plain: Callable[[Any, list[str]], Any]) -> Callable[[Any, list[str]], Any]:
+def with_refusals(plain: Callable[[Any, list[str]], Any]) -> Callable[[Any, list[str]], Any]:
     def terminate_job_flows(backend: Any, job_flow_ids: list[str]) -> Any:
         for cluster in (backend.clusters[job_flow_id] for job_flow_id in job_flow_ids):
             if fault(cluster) == "terminate_once":
@@ -359,15 +360,15 @@ def ended_once(plain: Callable[[Any, list[str]], Any]) -> Callable[[Any, list[st
 
 @contextlib.contextmanager
 def serve(spark_submit: Path, port: int = 0) -> Iterator[tuple[str, Node]]:
-    """EMR's interface on a port of this machine (0: any) and the node behind it, until the block ends."""
+    """Serve EMR's interface on a port of this machine (0: any) and run its node during this block."""
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port)
     with contextlib.redirect_stdout(sys.stderr):
         server.start()
     node = Node(spark_submit)
     try:
-        host, found = server.get_host_and_port()
-        yield f"http://{host}:{found}", node
+        host, bound = server.get_host_and_port()
+        yield f"http://{host}:{bound}", node
     finally:
         node.stop()
         server.stop()
@@ -376,16 +377,18 @@ def serve(spark_submit: Path, port: int = 0) -> Iterator[tuple[str, Node]]:
 def main() -> None:
     faults = "; ".join(f"{name}: {text}" for name, text in FAULTS.items())
     parser = argparse.ArgumentParser(description=__doc__, epilog=f"Faults: {faults}.")
-    parser.add_argument("--port", type=int, default=0, metavar="NUMBER", help="any that is free if absent")
+    parser.add_argument("--port", type=int, default=0, metavar="NUMBER", help="a free port if absent")
     program = Path(sys.executable).with_name("spark-submit")
-    parser.add_argument("--spark-submit", type=Path, default=program, metavar="PROGRAM", help="what runs the steps")
+    parser.add_argument(
+        "--spark-submit", type=Path, default=program, metavar="PROGRAM", help="program that runs the steps"
+    )
     arguments = parser.parse_args()
-    enough = threading.Event()
+    ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: enough.set())
+        signal.signal(number, lambda *_: ended.set())
     with serve(arguments.spark_submit, arguments.port) as (url, _):
         print(url, flush=True)
-        enough.wait()
+        ended.wait()
 
 
 if __name__ == "__main__":

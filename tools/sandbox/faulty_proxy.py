@@ -1,6 +1,6 @@
-"""A proxy between a client and an HTTP server that logs every request, and fails those that a test names.
+"""A proxy between a client and an HTTP server that logs every request, and fails those that a test selects.
 
-Nothing of it is made for S3: a request goes on as it came, its Host header too, so that signatures hold.
+It is not specific to S3: requests are forwarded unchanged, including the Host header, so that signatures stay valid.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request ra
 
 @dataclass
 class Request:
-    """One request as it came, and the status that the client was told (0: it was told nothing)."""
+    """One request as received, and the status sent to the client (0: none)."""
 
     method: str
     path: str
@@ -31,8 +31,8 @@ class Request:
 
 
 @dataclass
-class Answer:
-    """The server's answer: status, headers, body."""
+class Response:
+    """The server's response: status, headers, body."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -41,11 +41,11 @@ class Answer:
 
 @dataclass
 class Fault:
-    """Fault of the next requests, as many as `times`, for which `concerns` is true.
+    """Fault of the next `times` requests for which `concerns` is true.
 
-    unavailable: 503 in place of the server's answer; answered: any other one. refused: the connection is cut before
-    the server hears of it. lost: the server does it, and the connection is cut before its answer. cut: half of the
-    answer's body comes.
+    unavailable: 503 instead of the server's response; answered: any other response. refused: the connection is reset
+    before the server gets the request. lost: the server executes the request, and the connection is reset before the
+    response. cut: half of the response's body is sent.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Fault:
 
 @dataclass
 class Proxy:
-    """Proxy with its URL, the requests that came through it, and the faults still to come."""
+    """Proxy with its URL, the requests so far, and the pending faults."""
 
     url: str
     requests: list[Request] = field(default_factory=list)
@@ -71,8 +71,8 @@ class Proxy:
     def answer(self, status: int, body: bytes, concerns: Callable[[Request], bool], times: int = 1) -> None:
         self.faults.append(Fault("answered", concerns, times, status, body))
 
-    def due(self, request: Request) -> Fault | None:
-        """The fault that this request is to meet."""
+    def match_fault(self, request: Request) -> Fault | None:
+        """Record a request and return its fault, if any."""
         with self.lock:
             self.requests.append(request)
             for fault in self.faults:
@@ -82,13 +82,13 @@ class Proxy:
                     return fault
         return None
 
-    def forward(self, request: Request, send: Callable[[], Answer]) -> Answer:
-        """The server's answer, which `send` asks for."""
+    def forward(self, request: Request, send: Callable[[], Response]) -> Response:
+        """Return the server's response, which `send` requests."""
         return send()
 
 
 class Listener(ThreadingHTTPServer):
-    """A server that says nothing of clients that went away, be it killed or impatient ones."""
+    """A server that does not log clients that disconnected."""
 
     daemon_threads = True
 
@@ -98,11 +98,11 @@ class Listener(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def proxy(server: str, make: Callable[[str], Any] = Proxy) -> Iterator[Any]:
-    """A proxy on loopback before the HTTP server of this URL; `make` makes it of its own URL."""
+def proxy(server: str, factory: Callable[[str], Any] = Proxy) -> Iterator[Any]:
+    """Run a proxy on loopback for the HTTP server of this URL; `factory` creates it from its own URL."""
     listener = Listener(("127.0.0.1", 0), Handler)
     listener.server_host = urlsplit(server).netloc  # type: ignore[attr-defined]
-    listener.proxy = make(f"http://127.0.0.1:{listener.server_port}")  # type: ignore[attr-defined]
+    listener.proxy = factory(f"http://127.0.0.1:{listener.server_port}")  # type: ignore[attr-defined]
     thread = threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -117,16 +117,16 @@ class Handler(BaseHTTPRequestHandler):
     server: Any
 
     def handle_any(self) -> None:
-        parts = urlsplit(self.path)
-        query = parse_qs(parts.query, keep_blank_values=True)
+        target = urlsplit(self.path)
+        query = parse_qs(target.query, keep_blank_values=True)
         headers = {name.lower(): value for name, value in self.headers.items()}
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
-        if len(body) < length:  # the client gave up
+        if len(body) < length:  # the client disconnected
             self.close_connection = True
             return
-        request = Request(self.command, unquote(parts.path), query, headers, body=body)
-        fault = self.server.proxy.due(request)
+        request = Request(self.command, unquote(target.path), query, headers, body=body)
+        fault = self.server.proxy.match_fault(request)
         kind = fault.kind if fault else ""
         if kind == "refused":
             self.cut()
@@ -135,15 +135,15 @@ class Handler(BaseHTTPRequestHandler):
             request.status = fault.status
             self.answer(fault.status, [("Content-Type", "application/xml")], fault.body)
             return
-        answer = self.server.proxy.forward(request, lambda: self.send(request))
+        response = self.server.proxy.forward(request, lambda: self.send(request))
         if kind == "lost":
             self.cut()
             return
-        request.status = answer.status
-        self.answer(answer.status, answer.headers, answer.body, half=kind == "cut")
+        request.status = response.status
+        self.answer(response.status, response.headers, response.body, half=kind == "cut")
 
-    def send(self, request: Request) -> Answer:
-        """The server's answer to a request, of which all but the body goes on as it came."""
+    def send(self, request: Request) -> Response:
+        """Forward a request with unchanged headers; return the server's response."""
         upstream = http.client.HTTPConnection(self.server.server_host, timeout=60)
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -154,7 +154,7 @@ class Handler(BaseHTTPRequestHandler):
                 upstream.putheader("Content-Length", str(len(request.body)))
             upstream.endheaders(request.body)
             response = upstream.getresponse()
-            return Answer(response.status, response.getheaders(), response.read())
+            return Response(response.status, response.getheaders(), response.read())
         finally:
             upstream.close()
 
@@ -176,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def cut(self) -> None:
-        """End the connection by a reset, as a load balancer that dies does."""
+        """Reset the connection, as a failing load balancer does."""
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         with contextlib.suppress(OSError):
@@ -185,4 +185,4 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = handle_any
 
     def log_message(self, *_: object) -> None:
-        """Requests are kept in a list, not printed."""
+        """Print nothing: requests are kept in a list."""

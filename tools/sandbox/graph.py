@@ -1,6 +1,6 @@
-"""A picture of a pipeline as Airflow's own page draws it: of its newest run in the Airflow of this checkout, if any.
+"""Write a picture of a pipeline's graph on Airflow's page, with its newest run in this checkout's Airflow, if any.
 
-For an environment that has Playwright (`make graph`); the browser is the machine's own.
+Needs an environment with Playwright (`make graph`); the browser is the machine's own.
 """
 
 import argparse
@@ -19,45 +19,45 @@ DAGS = ROOT / "airflow_dags"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SIZE = {"width": 3200, "height": 1400}  # points of the page; the graph gets about half of its width
 MARGIN = 24
-# What lies over the graph: its controls, its map in small, the buttons.
-OVER = ".react-flow__minimap, .react-flow__controls, .react-flow__panel {display: none !important}"
+# Elements on top of the graph: minimap, controls, buttons.
+HIDDEN = ".react-flow__minimap, .react-flow__controls, .react-flow__panel {display: none !important}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     pipelines = sorted(file.parent.name for file in DAGS.glob("*/dag.py"))
-    parser.add_argument("--dag", required=True, choices=pipelines, metavar="ID", help="of the pipeline")
-    parser.add_argument("--file", type=Path, required=True, metavar="PNG", help="to write")
+    parser.add_argument("--dag", required=True, choices=pipelines, metavar="ID", help="the pipeline")
+    parser.add_argument("--file", type=Path, required=True, metavar="PNG", help="file to write")
     arguments = parser.parse_args()
     browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if not browser:
         sys.exit(
-            "There is no Chromium; install one (Debian: apt-get install chromium), or name one by CHROMIUM=PROGRAM."
+            "There is no Chromium; install one (Debian: apt-get install chromium), or name one with CHROMIUM=PROGRAM."
         )
     try:
-        with start(say=print) as airflow, tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
-            opened = playwright.chromium.launch_persistent_context(
+        with start(report=print) as airflow, tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
+            context = playwright.chromium.launch_persistent_context(
                 profile,
                 executable_path=browser,
                 viewport=SIZE,
                 device_scale_factor=2,
                 args=["--no-sandbox", "--disable-gpu"],
             )
-            opened.add_init_script("localStorage.setItem('default_dag_view', '\"graph\"')")
-            picture(airflow, opened.pages[0], arguments.dag, arguments.file)
-            opened.close()
+            context.add_init_script("localStorage.setItem('default_dag_view', '\"graph\"')")
+            write_picture(airflow, context.pages[0], arguments.dag, arguments.file)
+            context.close()
     except (AirflowError, Error) as error:
         sys.exit(str(error))
     print(f"{arguments.file} shows {arguments.dag}.")
 
 
-def picture(airflow: Airflow, page: Page, dag: str, file: Path) -> None:
-    """Write the part of Airflow's page that shows the graph of a pipeline's newest run."""
+def write_picture(airflow: Airflow, page: Page, dag: str, file: Path) -> None:
+    """Write the part of Airflow's page with the graph of a pipeline's newest run."""
     runs = airflow.runs(dag)
     page.goto(f"{airflow.url}/dags/{dag}" + (f"/runs/{quote_id(runs[0]['dag_run_id'])}" if runs else ""))
     page.wait_for_selector(".react-flow__node")
-    page.add_style_tag(content=OVER)
-    page.wait_for_timeout(3000)  # states come, and the graph is moved to where it fits
+    page.add_style_tag(content=HIDDEN)
+    page.wait_for_timeout(3000)  # states load, and the graph is moved into view
     boxes = [box for node in page.locator(".react-flow__node").all() if (box := node.bounding_box())]
     left, top = (min(box[side] for box in boxes) - MARGIN for side in ("x", "y"))
     right = max(box["x"] + box["width"] for box in boxes) + MARGIN

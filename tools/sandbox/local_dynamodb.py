@@ -1,4 +1,4 @@
-"""A DynamoDB on this machine, moto's, for as long as a local Airflow runs; its data are gone with it."""
+"""Moto's DynamoDB on this machine while a local Airflow runs; its data are lost at the end."""
 
 import contextlib
 import logging
@@ -15,7 +15,7 @@ from tools import tables
 
 
 class OneAtATime(DomainDispatcherApplication):
-    """Moto for clients of many threads: its tables are dictionaries that a query must not see grow."""
+    """Moto with one request at a time: its tables are dictionaries, which must not grow during a query."""
 
     turn = threading.Lock()
 
@@ -26,8 +26,8 @@ class OneAtATime(DomainDispatcherApplication):
 
 @contextlib.contextmanager
 def served(address: str = "127.0.0.1") -> Iterator[str]:
-    """Moto's server, for this block; its URL."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request otherwise
+    """Run moto's server during this block; yield its URL."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # else one line per request
     app = OneAtATime(create_backend_app)
     server = make_server(address, 0, app, threaded=True, request_handler=MotoRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -40,22 +40,22 @@ def served(address: str = "127.0.0.1") -> Iterator[str]:
 
 @contextlib.contextmanager
 def running(address: str = "127.0.0.1") -> Iterator[None]:
-    """Serve the laptop's tables at DYNAMODB_ENDPOINT if that names a server, else at moto's, for this block.
+    """Create the laptop's tables on the server in DYNAMODB_ENDPOINT, else on moto's during this block.
 
-    Sets the variable, and the credentials and region that Amazon's client asks for, if there are none.
+    Sets the variable, and credentials and region for Amazon's client, if they are missing.
     """
-    with contextlib.ExitStack() as ended_at_last:
+    with contextlib.ExitStack() as stack:
         session = boto3.Session()
         if session.get_credentials() is None:
             os.environ.update(AWS_ACCESS_KEY_ID="local", AWS_SECRET_ACCESS_KEY="local")
         if session.region_name is None:
             os.environ["AWS_DEFAULT_REGION"] = "eu-central-1"
         if not os.environ.get("DYNAMODB_ENDPOINT"):
-            os.environ["DYNAMODB_ENDPOINT"] = ended_at_last.enter_context(served(address))
-            ended_at_last.callback(os.environ.pop, "DYNAMODB_ENDPOINT")
+            os.environ["DYNAMODB_ENDPOINT"] = stack.enter_context(served(address))
+            stack.callback(os.environ.pop, "DYNAMODB_ENDPOINT")
             tables.LOCAL.parent.mkdir(exist_ok=True)
             tables.LOCAL.write_text(os.environ["DYNAMODB_ENDPOINT"])
-            ended_at_last.callback(tables.LOCAL.unlink, missing_ok=True)
+            stack.callback(tables.LOCAL.unlink, missing_ok=True)
         for _ in tables.create("laptop"):
             pass
         yield

@@ -1,4 +1,4 @@
-"""An S3 server on this machine, versitygw, for as long as a block runs; what it holds are files of a folder."""
+"""An S3 server on this machine, versitygw, during a block; its objects are files of a folder."""
 
 import contextlib
 import os
@@ -18,9 +18,9 @@ BUCKET = "tandem-lake"
 
 @contextlib.contextmanager
 def running(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
-    """Serve a folder with one bucket, BUCKET; the environment variables by which every client finds the server.
+    """Serve a folder with one bucket, BUCKET; yield the environment variables with which clients reach it.
 
-    Installs the server if it is not here. TaskError if it cannot be installed or does not start.
+    Installs the server if it is missing. TaskError if it cannot be installed or does not start.
     """
     if sentence := parts.install("versitygw"):
         raise TaskError(sentence)
@@ -30,7 +30,7 @@ def running(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     keys = {"ROOT_ACCESS_KEY": user, "ROOT_SECRET_KEY": secret}
     command = [str(parts.program("versitygw")), "--port", f"{address}:{port}", "--quiet", "posix", str(folder)]
-    server = subprocess.Popen(command, env={**os.environ, **keys}, start_new_session=True)  # Ctrl-C is not for it
+    server = subprocess.Popen(command, env={**os.environ, **keys}, start_new_session=True)  # Ctrl-C must not reach it
     try:
         wait_for(port, address)
         yield {
@@ -46,7 +46,7 @@ def running(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]
 
 
 def wait_for(port: int, address: str = "127.0.0.1", seconds: float = 60) -> None:
-    """Wait until something listens at a port of this machine; TaskError if nothing does in time."""
+    """Wait until a server listens on a port of this machine; TaskError if none does in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):

@@ -1,1 +1,1 @@
-"""New jobs and pipelines, schemas, the documentation site."""
+"""Templates of jobs and pipelines, schemas, the documentation site."""

@@ -1,7 +1,7 @@
 """Write schemas/: JSON Schemas of job.toml, contracts and settings of tasks, from the code that checks them.
 
-airflow_dags/tandem/schemas.py writes those of environments and clusters. .taplo.toml and .vscode/settings.json tell
-editors which file has which schema; the latter is written here, because it names every job.
+airflow_dags/tandem/schemas.py writes those of environments and clusters. .taplo.toml and .vscode/settings.json map
+files to schemas for editors; the latter is written here, because it names every job.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def write(root: Path) -> None:
-    """Write the schemas of a checkout; those of settings whose job is gone are removed."""
+    """Write the schemas of a checkout; remove those of settings whose job does not exist any more."""
     wanted = schemas(root)
     for file in (root / "schemas/settings").glob("*.schema.json"):
         if file.relative_to(root).as_posix() not in wanted:
@@ -76,8 +76,8 @@ def write(root: Path) -> None:
 def check(root: Path) -> None:
     """Exit with a sentence if a schema is out of date."""
     wanted = schemas(root)
-    there = {file.relative_to(root).as_posix() for file in (root / "schemas/settings").glob("*.schema.json")}
-    stale = sorted(there - wanted.keys()) + [
+    existing = {file.relative_to(root).as_posix() for file in (root / "schemas/settings").glob("*.schema.json")}
+    stale = sorted(existing - wanted.keys()) + [
         path for path, text in wanted.items() if not (root / path).exists() or (root / path).read_text("utf-8") != text
     ]
     if stale:
@@ -85,16 +85,16 @@ def check(root: Path) -> None:
 
 
 def schemas(root: Path) -> dict[str, str]:
-    """The schemas of a checkout: paths and texts."""
+    """Return the schemas of a checkout: paths and texts."""
     jobs = [load(file.parent) for file in sorted(root.glob("jobs/*/job.toml"))]
-    found = {"schemas/job.schema.json": job_schema(), "schemas/contract.schema.json": contract_schema()}
-    found |= {f"schemas/settings/{job.name}.schema.json": settings_schema(job) for job in jobs}
-    texts = {path: json.dumps({"$schema": DRAFT, **schema}, indent=1) + "\n" for path, schema in found.items()}
+    documents = {"schemas/job.schema.json": job_schema(), "schemas/contract.schema.json": contract_schema()}
+    documents |= {f"schemas/settings/{job.name}.schema.json": settings_schema(job) for job in jobs}
+    texts = {path: json.dumps({"$schema": DRAFT, **schema}, indent=1) + "\n" for path, schema in documents.items()}
     return texts | {".vscode/settings.json": json.dumps(editor_settings(jobs), indent=2) + "\n"}
 
 
 def editor_settings(jobs: list[Job]) -> dict[str, Any]:
-    """The settings of VS Code for this folder: the schema of each JSON file that people edit."""
+    """Return the settings of VS Code for this folder: the schema of each JSON file that people edit."""
     files = CLUSTERS | {f"{job.name}.json": f"settings/{job.name}" for job in jobs}
     return {
         "json.schemas": [
@@ -105,7 +105,7 @@ def editor_settings(jobs: list[Job]) -> dict[str, Any]:
 
 
 def job_schema() -> dict[str, Any]:
-    """The schema of job.toml."""
+    """Return the schema of job.toml."""
     hints, table = typing.get_type_hints(Job), of_class(Table)
     tables = {name for name, hint in hints.items() if typing.get_origin(hint) is dict}
     table["anyOf"] = [{"required": ["raw"]}, {"oneOf": [{"required": ["contract"]}, {"required": ["contracts"]}]}]
@@ -131,7 +131,7 @@ def job_schema() -> dict[str, Any]:
 
 
 def contract_schema() -> dict[str, Any]:
-    """The schema of a contract."""
+    """Return the schema of a contract."""
     column = of_class(contracts.Column)
     column["properties"]["type"] = {"enum": sorted(contracts.TYPES)}
     contract = of_class(contracts.Contract, without={"name", "columns", "product"})
@@ -140,25 +140,25 @@ def contract_schema() -> dict[str, Any]:
 
 
 def settings_schema(job: Job) -> dict[str, Any]:
-    """The schema of a task's settings, which name parameters of its job; strings may be templates."""
-    own = {name: of_parameter(parameter) for name, parameter in job.parameters.items()}
-    names = [name for name in own if name != job.mapped_by]
+    """Return the schema of a task's settings, which name parameters of its job; strings may be templates."""
+    values = {name: of_parameter(parameter) for name, parameter in job.parameters.items()}
+    names = [name for name in values if name != job.mapped_by]
     of_run = {"type": "array", "items": {"enum": names}, "uniqueItems": True, "description": HELP["at_trigger"]}
-    given = {
-        "parameters": strict(own),
+    properties = {
+        "parameters": strict(values),
         **({"at_trigger": of_run} if names else {}),
         **(settings_of_spark() if job.engine == "spark" else {}),
     }
-    return {**strict(given), "title": f"The settings of a task that runs {job.name}"}
+    return {**strict(properties), "title": f"The settings of a task that runs {job.name}"}
 
 
 def settings_of_spark() -> dict[str, Any]:
-    """The schemas of settings that Spark jobs have beside their parameters."""
+    """Return the schemas of settings that Spark jobs have in addition to parameters."""
     return {**of_class(SparkSizes)["properties"], "deploy_mode": DEPLOY_MODE}
 
 
 def of_parameter(parameter: Parameter) -> dict[str, Any]:
-    """The schema of a parameter's value in a JSON file."""
+    """Return the schema of a parameter's value in a JSON file."""
     schema: dict[str, Any] = {"type": "string"}
     if parameter.type in ("integer", "number", "boolean"):
         schema = {"type": parameter.type}
@@ -174,7 +174,7 @@ def of_parameter(parameter: Parameter) -> dict[str, Any]:
 
 
 def of_class(kind: type, without: typing.Collection[str] = ()) -> dict[str, Any]:
-    """The schema of a table that becomes a dataclass or a typed dictionary; fields without default are required."""
+    """Return the schema of a dataclass or typed dictionary; fields without default are required."""
     hints = {name: hint for name, hint in typing.get_type_hints(kind).items() if name not in without}
     properties = {
         name: of_hint(hint) | ({"description": HELP[name]} if name in HELP else {}) for name, hint in hints.items()
@@ -189,7 +189,7 @@ def of_class(kind: type, without: typing.Collection[str] = ()) -> dict[str, Any]
 
 
 def of_hint(hint: Any) -> dict[str, Any]:
-    """The schema of a value of a type."""
+    """Return the schema of a value of a type."""
     if isinstance(hint, types.UnionType):
         each = [of_hint(kind) for kind in typing.get_args(hint) if kind is not types.NoneType]
         return each[0] if len(each) == 1 else {"type": [schema["type"] for schema in each]}
@@ -201,13 +201,13 @@ def of_hint(hint: Any) -> dict[str, Any]:
 
 
 def strict(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
-    """The schema of a table with these keys and no others."""
+    """Return the schema of a table with these keys and no others."""
     schema = {"type": "object", "additionalProperties": False, "properties": properties}
     return schema | ({"required": required} if required else {})
 
 
 def by_name(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a table whose keys are names."""
+    """Return the schema of a table whose keys are names."""
     return {"type": "object", "additionalProperties": schema}
 
 

@@ -1,4 +1,4 @@
-"""Hook of mkdocs: bring the pages together as they lie in the checkout, so that links between them hold."""
+"""Hook of mkdocs: collect the pages in the layout of the checkout, so that links between them stay valid."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ OTHERS = ("docs/images/*", "LICENSE")
 
 
 def on_config(config: Any) -> Any:
-    """Fill the folder of pages, and name each pipeline in the navigation: new ones need no entry of their own."""
+    """Fill the folder of pages, and add each pipeline to the navigation: new ones need no entry."""
     shutil.rmtree(STAGE)
     for file in files(ROOT):
         copy(ROOT / file, STAGE / file)
@@ -26,11 +26,11 @@ def on_config(config: Any) -> Any:
 
 
 def files(root: Path) -> list[Path]:
-    """The pages of a checkout and what they show or link to."""
+    """Return the pages of a checkout and the files that they show or link to."""
     return sorted({file.relative_to(root) for pattern in (*PAGES, *OTHERS) for file in root.glob(pattern)})
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file into a folder that may have to be made."""
+    """Copy a file; create its folder if needed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)

@@ -1,7 +1,7 @@
-"""A process that forgets users in children of its own, each killed in one of its operations on the lake.
+"""A process that forgets users in child processes, each killed in one of its operations on the lake.
 
-It reads a line of JSON for each, [lake, user, number of the operation, counted from 0], and answers whether the child
-got so far. Children are forked, because to start Python a hundred times takes minutes.
+It reads one line of JSON per child, [lake, user, number of the operation from 0], and answers true if the child reached
+that operation. Children are forked, because starting Python a hundred times takes minutes.
 """
 
 import itertools
@@ -29,7 +29,7 @@ OPERATIONS = [
 
 
 def forget_until(lake: str, user: str, number: int) -> bool:
-    """Forget a user in a child that is killed before or after an operation; whether it was."""
+    """Forget a user in a child that is killed before or after an operation; True if it was killed."""
     child = os.fork()
     if child:
         status = os.waitpid(child, 0)[1]
@@ -37,7 +37,7 @@ def forget_until(lake: str, user: str, number: int) -> bool:
         return os.WIFSIGNALED(status)
     moments = itertools.count()
 
-    def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    def count_calls(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **more: Any) -> Any:
             kill_at(number, next(moments))
             result = function(*arguments, **more)
@@ -47,7 +47,7 @@ def forget_until(lake: str, user: str, number: int) -> bool:
         return call
 
     for module, name in OPERATIONS:
-        setattr(module, name, counted(getattr(module, name)))
+        setattr(module, name, count_calls(getattr(module, name)))
     os._exit(forget.forget(lake, environment.load("laptop"), [user], 0))
 
 

@@ -1,4 +1,4 @@
-"""People who ask to be forgotten: gone from every byte of lake and tables, everyone else's data as it was."""
+"""Forgotten people disappear from every byte of lake and tables; the data of others does not change."""
 
 import contextlib
 import dataclasses
@@ -52,13 +52,13 @@ ID_CASES = {
 
 
 class Shop:
-    """A lake with all that jobs leave of some users, and the tables of its products."""
+    """A lake with all files that jobs leave about some users, and the tables of its products."""
 
     def __init__(self, root: str, prefix: str = "") -> None:
         self.root = root
         self.prefix = prefix
 
-    # what is there
+    # writing
 
     def raw(self, dataset: str, name: str, lines: list[bytes], pack: Callable[[bytes], bytes] = gzip.compress) -> None:
         storage.write(f"{self.root}/raw/{dataset}/arrival=2011-01-05/{name}", pack(b"".join(lines)))
@@ -87,7 +87,7 @@ class Shop:
         storage.write(protocol.manifest_uri(f"{self.root}/{folder}"), manifest.to_json({**document, **more}))
 
     def fill(self, users: list[str]) -> None:
-        """All levels of the lake, with rows of each of some users, among them one that is to be forgotten."""
+        """Fill all levels of the lake with rows of some users; the first one is to be forgotten."""
         events = [event(number, user) for number, user in enumerate(users)]
         self.raw("events", "a.jsonl.gz", [as_line(each) for each in events])
         self.raw("events", "b.jsonl.gz", [as_line({**each, "user_id": None}) for each in events])
@@ -106,7 +106,7 @@ class Shop:
         self.publish(
             "curated/users/all",
             {"users": ("users@1", len(users), {"version=c-1/x.parquet": content_of("users@1", users)})},
-            ended=None,  # as a tool leaves it that makes up a lake
+            ended=None,  # as generate_data writes it
         )
         for task, contract in {
             "build_interactions": "interactions@1",
@@ -135,10 +135,10 @@ class Shop:
     def orphan(self, path: str, users: list[str]) -> None:
         storage.write(f"{self.root}/{path}", content_of("events@1", users))
 
-    # what is left
+    # reading
 
     def everything(self) -> dict[str, bytes]:
-        """The bytes of all files by path, hidden ones too."""
+        """Return the bytes of all files by path, hidden ones too."""
         people = suppression.People("", frozenset(), {})
         whole = forget_lake.Lake(self.root, people, None, 0, forget.console)  # type: ignore[arg-type]
         levels = ["raw", "curated", "intermediate", "suppression", "receipts"]
@@ -146,12 +146,12 @@ class Shop:
         return dict(zip(paths, storage.in_parallel(lambda path: storage.read(f"{self.root}/{path}")[0], paths)))
 
     def published(self) -> dict[str, list]:
-        """The rows that manifests name, by the folder of the manifest and the role; those of models as arrays."""
+        """Return the rows that manifests name, by folder and role; those of models as arrays."""
         folders = [path.rpartition("/")[0] for path in self.everything() if path.endswith("/manifest.json")]
         return {f"{folder}:{role}": rows for folder in folders for role, rows in self.read(folder).items()}
 
     def read(self, folder: str) -> dict[str, list]:
-        """The rows that a manifest names, by role, as a task reads them: all files there with their sizes."""
+        """Return the rows that a manifest names, by role; check that all files have their sizes."""
         found: dict[str, list] = {}
         for role, output in json.loads(storage.read(protocol.manifest_uri(f"{self.root}/{folder}"))[0])[
             "outputs"
@@ -175,10 +175,10 @@ class Shop:
         }
 
     def forget(self, *ids: str, grace: float = 0) -> int:
-        said = environment.load("laptop")
-        section = {**said["delivery"], "tables": self.prefix or f"none-{uuid.uuid4().hex}-"}
+        settings = environment.load("laptop")
+        section = {**settings["delivery"], "tables": self.prefix or f"none-{uuid.uuid4().hex}-"}
         return forget.forget(
-            self.root, dataclasses.replace(said, table={**said.table, "delivery": section}), list(ids), grace
+            self.root, dataclasses.replace(settings, table={**settings.table, "delivery": section}), list(ids), grace
         )
 
     def receipts(self) -> list[dict[str, Any]]:
@@ -194,7 +194,7 @@ def as_line(row: dict[str, Any]) -> bytes:
 
 
 def content_of(contract: str, users: list[str]) -> bytes:
-    """A file of a contract with a row of each user; null where there may be one."""
+    """Return a file of a contract with one row per user; the last user is null if allowed."""
     loaded = contracts.load(contract)
     samples: dict[str, Any] = {
         "string": "17",
@@ -234,14 +234,14 @@ def values_of(path: str, content: bytes) -> list:
 
 
 def names(row: Any, user: str) -> bool:
-    """Whether a row of a published file is of a user."""
+    """Return True if a row of a published file is about a user."""
     if not isinstance(row, dict):
         return False
     return row.get("user_id") == user or ("content" in row and json.loads(row["content"])["user_id"] == user)
 
 
 def line_names(line: bytes, user: str) -> bool:
-    """Whether a line of the deliveries above is of a user, by how these were made."""
+    """Return True if a line of the deliveries above is about a user."""
     forms = [json.dumps(user).encode(), json.dumps(user, ensure_ascii=False).encode(), user.encode()]
     marks = [b'"user_id": %s,' % form for form in forms[:2]] + [b'"user_id": %s}' % form for form in forms[:2]]
     return any(mark in line for mark in marks)
@@ -294,7 +294,7 @@ def test_id_is_in_no_byte_of_the_lake_afterwards(shop: Shop) -> None:
 
 
 def bytes_with(shop: Shop, user: str) -> list[str]:
-    """The files that hold an ID, as it is or as JSON escapes it: raw, unpacked, and in any decoded value."""
+    """Return the files that contain an ID, plain or escaped: in raw or decompressed bytes, or in a decoded value."""
     forms = [user.encode(), json.dumps(user).strip('"').encode(), user.encode("utf-32-le")]
     found = []
     for path, content in shop.everything().items():
@@ -323,7 +323,7 @@ def test_list_of_users_is_forgotten_with_a_count_for_each(shop_of_files: Shop) -
     assert not {"ann", "eve", "nobody"} & set(json.dumps(receipt).split('"'))
 
 
-def test_user_who_is_nowhere_gets_a_receipt_that_says_so(shop_of_files: Shop) -> None:
+def test_unknown_user_gets_a_receipt_without_findings(shop_of_files: Shop) -> None:
     shop = shop_of_files
     shop.fill(["ann", "bob"])
     before = shop.everything()
@@ -340,13 +340,13 @@ def test_replaced_files_stay_for_readers_until_the_grace_is_over(shop_of_files: 
     before = {path for path in shop.everything() if path.endswith(".parquet") and "/version=c-1/" in path}
     assert len(before) == 1
     for path in before:
-        os.utime(storage.local(f"{shop.root}/{path}"), (0, 0))  # how old it is does not count, but when it was replaced
+        os.utime(storage.local(f"{shop.root}/{path}"), (0, 0))  # the time of replacement counts, not the age
     assert shop.forget("ann", grace=3600) == 1
     assert "finish with make forget" in capsys.readouterr().out
     assert before <= set(shop.everything())
     assert not any(names(row, "ann") for rows in shop.published().values() for row in rows)
     assert shop.receipts() == []
-    assert shop.forget(grace=3600) == 1  # still too early, and nobody has to know the ID
+    assert shop.forget(grace=3600) == 1  # still too early; no ID needed
     assert shop.forget() == 0
     assert not any(
         names(row, "ann") for path in shop.everything() if path.endswith(".parquet") for row in rows_at(shop, path)
@@ -354,14 +354,14 @@ def test_replaced_files_stay_for_readers_until_the_grace_is_over(shop_of_files: 
     (receipt,) = shop.receipts()
     assert receipt["users"][0]["places"]["curated/users"] == 1
     assert shop.forget() == 0
-    assert len(shop.receipts()) == 1  # of what was not found again there is no further receipt
+    assert len(shop.receipts()) == 1  # without new findings there is no new receipt
 
 
 def rows_at(shop: Shop, path: str) -> list:
     return values_of(path, storage.read(f"{shop.root}/{path}")[0])
 
 
-def test_what_comes_later_of_forgotten_users_is_found_by_their_hashes(shop_of_files: Shop) -> None:
+def test_later_data_of_forgotten_users_is_found_by_hash(shop_of_files: Shop) -> None:
     shop = shop_of_files
     shop.fill(["ann", "bob"])
     assert shop.forget("ann") == 0
@@ -420,7 +420,7 @@ def test_lines_of_a_user_go_and_all_other_bytes_stay(shop_of_files: Shop, case: 
     assert shop_of_files.receipts()[0]["users"][0]["found"] == len(own)
 
 
-def test_line_longer_than_a_piece_is_judged_whole(shop_of_files: Shop, monkeypatch) -> None:
+def test_line_longer_than_a_piece_is_searched_entirely(shop_of_files: Shop, monkeypatch) -> None:
     monkeypatch.setattr(forget_content, "PIECE", 64)
     long = [b'{"x": "%s", "user_id": "%s", "y": "%s"}\n' % (b"x" * 100, user, b"y" * 90) for user in (b"ann", b"bob")]
     shop_of_files.raw("events", "a.gz", long)
@@ -436,10 +436,10 @@ def test_windows_text_of_a_user_is_recognised(shop_of_files: Shop) -> None:
     assert shop_of_files.deliveries().popitem()[1] == ['{"user_id": "Mäller"}\n'.encode("cp1252")]
 
 
-# What the tool cannot do alone
+# Files that the tool cannot change
 
 
-def test_unreadable_files_hold_the_request_open_until_mended(shop_of_files: Shop, capsys) -> None:
+def test_unreadable_file_keeps_the_request_open_until_repaired(shop_of_files: Shop, capsys) -> None:
     shop = shop_of_files
     shop.fill(["ann", "bob"])
     name = "raw/events/arrival=2011-01-05/broken.jsonl.gz"
@@ -453,7 +453,7 @@ def test_unreadable_files_hold_the_request_open_until_mended(shop_of_files: Shop
     assert shop.receipts()[0]["users"][0]["places"]["raw/events"] == 1002
 
 
-def test_model_of_users_is_told_and_left_to_its_job(shop_of_files: Shop, capsys) -> None:
+def test_model_of_users_is_reported_and_unchanged(shop_of_files: Shop, capsys) -> None:
     shop = shop_of_files
     model = {
         "attempt-1/model/users.npy": npy(["ann", "bob"]),
@@ -481,8 +481,8 @@ def run(*arguments: str, users: str | None = None, **variables: str) -> subproce
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input=users, env=surroundings | variables)
 
 
-@pytest.mark.parametrize("way", ["variable", "file", "standard input"])
-def test_id_is_taken_from_where_nobody_logs_it(shop_of_files: Shop, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("source", ["variable", "file", "standard input"])
+def test_id_is_read_from_unlogged_sources(shop_of_files: Shop, tmp_path: Path, source: str) -> None:
     shop = shop_of_files
     shop.fill(["Zoë-4711", "bob"])
     arguments = ["--lake", shop.root, "--grace-minutes", "0"]
@@ -491,18 +491,18 @@ def test_id_is_taken_from_where_nobody_logs_it(shop_of_files: Shop, tmp_path: Pa
         "variable": lambda: run(*arguments, TANDEM_FORGET_USER="Zoë-4711"),
         "file": lambda: run(*arguments, "--users", str(tmp_path / "users")),
         "standard input": lambda: run(*arguments, "--users", "-", users="Zoë-4711\nnobody"),
-    }[way]()
+    }[source]()
     assert (done.returncode, done.stderr) == (0, "")
     assert "Zoë" not in done.stdout
     assert not any(names(row, "Zoë-4711") for rows in shop.published().values() for row in rows)
-    assert len(shop.receipts()[0]["users"]) == (1 if way == "variable" else 2)
+    assert len(shop.receipts()[0]["users"]) == (1 if source == "variable" else 2)
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [(b"\n\n", "has no user ID"), (b"b\xfcb\n", "is not UTF-8 at byte 1"), (None, "can't be read (No such file")],
 )
-def test_file_that_names_nobody_is_refused(shop_of_files: Shop, tmp_path: Path, content, sentence: str) -> None:
+def test_file_without_user_ids_is_refused(shop_of_files: Shop, tmp_path: Path, content, sentence: str) -> None:
     if content is not None:
         (tmp_path / "users").write_bytes(content)
     done = run("--lake", shop_of_files.root, "--users", str(tmp_path / "users"))
@@ -511,16 +511,16 @@ def test_file_that_names_nobody_is_refused(shop_of_files: Shop, tmp_path: Path, 
     assert shop_of_files.everything() == {}
 
 
-def test_login_name_in_the_variable_user_forgets_nobody(shop_of_files: Shop) -> None:
+def test_login_name_in_variable_user_forgets_nobody(shop_of_files: Shop) -> None:
     command = ["make", "-n", "-o", "setup", "forget", f"LAKE={shop_of_files.root}"]
-    told = [
+    outputs = [
         subprocess.run(
             [*command, *more], cwd=ROOT, capture_output=True, text=True, env=os.environ | {"USER": "root"}
         ).stdout
         for more in ([], ["USER=ann"])
     ]
-    assert ["TANDEM_FORGET_USER" in text for text in told] == [False, True]
-    assert "ann" not in told[1]
+    assert ["TANDEM_FORGET_USER" in text for text in outputs] == [False, True]
+    assert "ann" not in outputs[1]
 
 
 # Documents
@@ -547,13 +547,13 @@ def test_examples_of_keys_in_metrics_and_sentences_are_forgotten(shop_of_files: 
 
 @pytest.fixture
 def product_tables(dynamodb: str) -> Iterator[tuple[Shop, dict[str, delivery_tables.Table]]]:
-    """A prefix with a table of each product that is kept by user, and of one that is not."""
+    """A prefix with tables of the products by user, and of one that is not by user."""
     prefix = f"t{uuid.uuid4().hex}-"
-    made = delivery_tables.client(4)
+    client = delivery_tables.client(4)
     found = {}
     for name in ("recommendations", "characteristics", "trending_items"):
-        assert delivery_tables.create(made, prefix + name, None)
-        found[name] = delivery_tables.Table(made, prefix + name, 4)
+        assert delivery_tables.create(client, prefix + name, None)
+        found[name] = delivery_tables.Table(client, prefix + name, 4)
     yield prefix, found
 
 
@@ -563,7 +563,7 @@ def items_of(table: delivery_tables.Table) -> list[dict[str, Any]]:
 
 
 def fill_table(table: delivery_tables.Table, users: list[str]) -> None:
-    """Versions as publications leave them: in place, to roll back to, expired, begun, and one that nobody announces."""
+    """Write versions as publications leave them: live, for rollback, expired, begun, and one that is not listed."""
     for version, more in {"v1": {}, "v2": {}, "v3": {"expires": {"N": "1"}}, "v4": {}, "v5": {}}.items():
         described = {"version": {"S": version}, "buckets": {"N": "16"}, "content": {"L": [{"S": "ann"}]}, **more}
         if version != "v5":
@@ -574,7 +574,7 @@ def fill_table(table: delivery_tables.Table, users: list[str]) -> None:
             versions.put(table, {**reader.primary_key(version, 16, user), "content": {"S": "shown"}, **more})
 
 
-def test_items_of_a_user_go_from_all_versions_of_products_by_user(shop_of_files: Shop, product_tables) -> None:
+def test_items_of_a_user_are_deleted_in_all_versions(shop_of_files: Shop, product_tables) -> None:
     shop, (shop.prefix, found) = shop_of_files, product_tables
     for table in found.values():
         fill_table(table, ["ann", "anna", "current", "versions"])
@@ -592,12 +592,12 @@ def test_items_of_a_user_go_from_all_versions_of_products_by_user(shop_of_files:
     assert "ann" not in {item["id"]["S"] for item in items_of(found["recommendations"])}
 
 
-# Killed, and beside running tasks
+# Kills and running tasks
 
 
 @pytest.fixture
 def forget_until() -> Iterator[Callable[..., bool]]:
-    """Forgets a user of a lake in a process that is killed in an operation; tells whether it was."""
+    """Forget a user of a lake in a process that is killed in an operation; True if it was killed."""
     command = [sys.executable, "-m", "tests.tools.lake.killed_forget"]
     surroundings = {name: value for name, value in os.environ.items() if name != "DYNAMODB_ENDPOINT"}
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -613,9 +613,7 @@ def forget_until() -> Iterator[Callable[..., bool]]:
 
 
 @pytest.mark.timeout(900)
-def test_killed_at_any_operation_it_goes_on_with_or_without_the_id(
-    shop_of_files: Shop, tmp_path: Path, forget_until
-) -> None:
+def test_killed_run_resumes_with_or_without_the_id(shop_of_files: Shop, tmp_path: Path, forget_until) -> None:
     whole = shop_of_files
     users = ["Zoë-4711", "bob", "eve"]
     whole.raw("events", "a.gz", [as_line(event(number, user)) for number, user in enumerate(users)])
@@ -632,7 +630,7 @@ def test_killed_at_any_operation_it_goes_on_with_or_without_the_id(
         shop = Shop(f"file://{tmp_path}/{number}")
         shutil.copytree(storage.local(whole.root), storage.local(shop.root))
         killed = forget_until(shop.root, users[0], number)
-        if suppression.load(shop.root):  # from here on nobody has to know the ID
+        if suppression.load(shop.root):  # from here on no ID is needed
             assert shop.forget(*([users[0]] if number % 2 else [])) == 0
         else:
             assert shop.forget(users[0]) == 0
@@ -646,9 +644,9 @@ def test_killed_at_any_operation_it_goes_on_with_or_without_the_id(
     assert number > 40
 
 
-def test_running_tasks_lose_nothing_and_bring_nobody_back(shop_of_files: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside writers that add to a partition, half of them with what they read before, and readers of all of it."""
-    monkeypatch.setattr(forget_lake, "TRIES", 10_000)  # writers publish more often here than tasks do
+def test_running_tasks_lose_no_rows_and_restore_nobody(shop_of_files: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Concurrent writers append to a partition, half of them after a read, while readers read all rows."""
+    monkeypatch.setattr(forget_lake, "MAX_CONFLICTS", 10_000)  # writers publish more often here than tasks do
     shop, uri = shop_of_files, "curated/events/date=2011-01-05"
     shop.publish(
         uri, {"events": ("events@1", 3, {"version=a-1/p.parquet": content_of("events@1", ["ann", "bob", "x"])})}
@@ -688,7 +686,7 @@ def test_running_tasks_lose_nothing_and_bring_nobody_back(shop_of_files: Shop, m
         writers = [pool.submit(write_all, range(first, first + 20)) for first in (0, 20)]
         try:
             while not all(writer.done() for writer in writers):
-                assert shop.forget("ann", grace=301) == 1  # longer than it waits by itself
+                assert shop.forget("ann", grace=301) == 1  # longer than MAX_WAIT
         finally:
             ended.set()
     assert [writer.result() for writer in writers] == [20, 20]
@@ -731,7 +729,7 @@ def versioned(versitygw: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def versions_of(shop: Shop) -> dict[tuple[str, str], bytes]:
-    """All versions of all objects, by key and ID."""
+    """Return all versions of all objects, by key and ID."""
     pages = s3.client().get_paginator("list_object_versions").paginate(Bucket="bucket")
     found = [(each["Key"], each["VersionId"]) for page in pages for each in page.get("Versions", ())]
     return {
@@ -751,7 +749,7 @@ def test_versions_that_name_the_user_are_deleted_and_no_others(versioned: Shop) 
     before = versions_of(shop)
     assert shop.forget("ann") == 0
     after = versions_of(shop)
-    gone = {place for place in before.keys() - after.keys() if "/raw/" in place[0] or "/curated/" in place[0]}
+    gone = {each for each in before.keys() - after.keys() if "/raw/" in each[0] or "/curated/" in each[0]}
     assert len(gone) == 2 + 2
     whole = [unpacked(key, content) for (key, _), content in after.items()]
     assert not any(b'"user_id": "ann"' in content for content in whole)
@@ -767,7 +765,7 @@ def test_versions_that_name_the_user_are_deleted_and_no_others(versioned: Shop) 
 
 @pytest.mark.system
 @pytest.mark.parametrize("any_lake", ["s3"], indirect=True)
-def test_uploads_that_nobody_ends_are_given_up_after_the_grace(shop: Shop) -> None:
+def test_unfinished_uploads_are_aborted_after_the_grace(shop: Shop) -> None:
     bucket, key = s3.bucket_and_key(f"{shop.root}/curated/events/date=2011-01-05/version=a/p.parquet")
     s3.client().create_multipart_upload(Bucket=bucket, Key=key)
     uploads = lambda: s3.client().list_multipart_uploads(Bucket=bucket, Prefix=key).get("Uploads", [])  # noqa: E731
@@ -778,8 +776,8 @@ def test_uploads_that_nobody_ends_are_given_up_after_the_grace(shop: Shop) -> No
 
 
 @pytest.mark.parametrize("name", ["dev", "staging", "preprod", "prod"])
-def test_no_task_may_take_longer_than_the_grace(name: str) -> None:
-    said = environment.load(name)
+def test_deadlines_of_tasks_are_within_the_grace(name: str) -> None:
+    settings = environment.load(name)
     jobs = [load(file.parent) for file in (ROOT / "jobs").glob("*/job.toml")]
-    deadlines = [job.resources.get("deadline_seconds", said["deadline_seconds"]) for job in jobs]
-    assert said["forget_grace_minutes"] * 60 >= max(deadlines)
+    deadlines = [job.resources.get("deadline_seconds", settings["deadline_seconds"]) for job in jobs]
+    assert settings["forget_grace_minutes"] * 60 >= max(deadlines)

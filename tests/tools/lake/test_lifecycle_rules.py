@@ -1,17 +1,17 @@
-"""The rules by which the bucket of an environment forgets."""
+"""The lifecycle rules of an environment's bucket."""
 
 import boto3
 
 from tools.lake import lifecycle_rules
 
 
-def test_s3_takes_the_rules_and_they_reach_what_tasks_hand_over_alone(moto, monkeypatch):
+def test_s3_accepts_rules_and_they_spare_raw_deliveries(moto, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tests")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
     client = boto3.client("s3", endpoint_url=moto, region_name="us-east-1")
     client.create_bucket(Bucket="rules")
-    made = lifecycle_rules.rules("s3://rules/lake", 30)
-    client.put_bucket_lifecycle_configuration(Bucket="rules", LifecycleConfiguration=made)
+    configuration = lifecycle_rules.rules("s3://rules/lake", 30)
+    client.put_bucket_lifecycle_configuration(Bucket="rules", LifecycleConfiguration=configuration)
     taken = client.get_bucket_lifecycle_configuration(Bucket="rules")["Rules"]
     ends = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in taken if "Expiration" in rule}
     assert ends == {"lake/intermediate/": 30, "lake/logs/": 30}

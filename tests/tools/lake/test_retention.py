@@ -1,4 +1,4 @@
-"""Garbage of a lake: what nothing needs and nothing changed, deleted only if asked for; what is needed stays."""
+"""Garbage of a lake: unneeded, unchanged folders, deleted only with --apply; needed ones stay."""
 
 import datetime
 import os
@@ -17,7 +17,7 @@ from tools.packaging.fingerprint import ROOT
 
 @pytest.fixture
 def object_lake(moto, monkeypatch) -> str:
-    """A lake on moto's S3, whose keys are no paths: an object and a folder of one name, empty parts."""
+    """A lake on moto's S3, whose keys are not paths: an object and a folder of one name, empty segments."""
     for name, value in {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_ENDPOINT_URL": moto}.items():
         monkeypatch.setenv(name, value)
     bucket = f"b{uuid.uuid4().hex}"
@@ -25,7 +25,7 @@ def object_lake(moto, monkeypatch) -> str:
     return f"s3://{bucket}/lake"
 
 
-def told(*arguments: str) -> subprocess.CompletedProcess:
+def run_retention(*arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "tools.lake.retention", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
@@ -37,17 +37,17 @@ def put(lake: str, name: str, days: int) -> None:
         os.utime(file, (file.stat().st_mtime - days * 86_400,) * 2)
 
 
-def test_runs_in_which_nothing_changed_are_shown_and_deleted_if_asked_for(lake):
+def test_unchanged_runs_are_listed_and_deleted_with_apply(lake):
     put(lake, "dag/old/task/manifest.json", 9)
     put(lake, "dag/old/task/attempt-1/model/part-0", 10)
     put(lake, "dag/resumed/first/manifest.json", 20)
     put(lake, "dag/resumed/second/attempt-2/rows/part-0", 1)
     storage.write(f"{lake}/curated/items/all/manifest.json", b"{}")
-    shown = told("--lake", lake, "--days", "7")
+    shown = run_retention("--lake", lake, "--days", "7")
     assert "1 of 2 runs" in shown.stdout
     assert "would be deleted by APPLY=1" in shown.stdout
     assert len(storage.files(lake)) == 5
-    assert "1 of 2 runs" in told("--lake", lake, "--days", "7", "--apply").stdout
+    assert "1 of 2 runs" in run_retention("--lake", lake, "--days", "7", "--apply").stdout
     left = {file.uri.removeprefix(f"{lake}/") for file in storage.files(lake)}
     assert left == {
         "curated/items/all/manifest.json",
@@ -56,12 +56,12 @@ def test_runs_in_which_nothing_changed_are_shown_and_deleted_if_asked_for(lake):
     }
 
 
-def test_runs_are_counted_in_whole_on_any_lake(any_lake):
+def test_all_files_of_runs_are_counted_on_any_lake(any_lake):
     put(any_lake, "dag/run/task/manifest.json", 0)
     put(any_lake, "dag/run/task/attempt-1/rows/part-0", 0)
     put(any_lake, "dag/other/task/manifest.json", 0)
-    found, old = garbage.find(any_lake, 0, set())
-    assert {name: len(of_run) for name, of_run in found.runs.items()} == {"dag/run": 2, "dag/other": 1}
+    listed, old = garbage.find(any_lake, 0, set())
+    assert {name: len(of_run) for name, of_run in listed.runs.items()} == {"dag/run": 2, "dag/other": 1}
     assert old == []
 
 
@@ -71,7 +71,7 @@ def age(uri: str, days: float) -> None:
 
 
 def version(lake: str, partition: str, name: str, days: float) -> str:
-    """A version of a partition, last changed some days ago."""
+    """Write a version of a partition, last changed some days ago."""
     uri = f"{lake}/curated/{partition}/version={name}/part-0"
     storage.write(uri, b"12345")
     age(uri, days)
@@ -88,18 +88,18 @@ def ago(days: float) -> str:
 
 
 def find(lake: str, live: set[str] | None = None, days: float = 7) -> set[str]:
-    """What can go."""
+    """Return the names of the garbage."""
     return {each.name for each in garbage.find(lake, time.time() - days * 86_400, live or set())[1]}
 
 
 @pytest.mark.parametrize("stray", ["dag", "dag/object", "dag/old", "other", "dag/old/", "dag//task/x", "./dag/x"])
-def test_a_stray_object_takes_no_run_with_it(object_lake, stray):
+def test_stray_object_does_not_delete_a_run(object_lake, stray):
     client, (bucket, prefix) = s3.client(), s3.bucket_and_key(object_lake)
     for name in ("dag/old/task/manifest.json", "dag/older/task/manifest.json"):
         document = {"started": ago(9), "parents": [], "outputs": {}}
         storage.write(f"{object_lake}/intermediate/{name}", manifest.to_json(document))
     client.put_object(Bucket=bucket, Key=f"{prefix}/intermediate/{stray}", Body=b"")
-    later = time.time() + 1000  # all of it is old by then
+    later = time.time() + 1000  # all files are old by then
     _, old = garbage.find(object_lake, later, {"dag/older"})
     assert {each.name for each in old} == {"intermediate/dag/old"}
     for each in old:
@@ -110,45 +110,45 @@ def test_a_stray_object_takes_no_run_with_it(object_lake, stray):
 
 
 @pytest.mark.parametrize(
-    ("days", "dropped", "goes"),
+    ("days", "dropped", "is_garbage"),
     [
-        (9, None, True),  # of an attempt that never counted
-        (6, None, False),  # such an attempt may still be at work
+        (9, None, True),  # of an attempt that was never published
+        (6, None, False),  # such an attempt may still be running
         (9, 8, True),
         (9, 6, False),  # a task may have begun to read it while it was named
         (400, 6, False),
         (400, 100, True),
     ],
 )
-def test_a_version_goes_when_it_is_old_and_long_unnamed(lake, days, dropped, goes):
+def test_version_is_garbage_when_old_and_long_unnamed(lake, days, dropped, is_garbage):
     named = version(lake, "items/all", "now-1-aa", 400)
     version(lake, "items/all", "then-1-bb", days)
     partition(lake, "items/all", named, dropped={"version=then-1-bb": ago(dropped)} if dropped else {})
-    assert find(lake) == ({"curated/items/all/version=then-1-bb"} if goes else set())
+    assert find(lake) == ({"curated/items/all/version=then-1-bb"} if is_garbage else set())
 
 
-def test_versions_without_a_manifest_are_not_judged(lake):
+def test_versions_without_a_manifest_stay(lake):
     version(lake, "events/date=2011-06-01", "a-1-aa", 400)
     storage.write(f"{lake}/raw/events/arrival=2011-06-01/version=x/part", b"")
     age(f"{lake}/raw/events/arrival=2011-06-01/version=x/part", 400)
     assert find(lake) == set()
 
 
-def test_a_version_that_is_named_by_now_is_not_deleted(lake):
+def test_version_that_is_named_by_now_is_not_deleted(lake):
     path = version(lake, "items/all", "a-1-aa", 9)
     partition(lake, "items/all")
     _, (one,) = garbage.find(lake, time.time() - 7 * 86_400, set())
     partition(lake, "items/all", path)
     assert not retention.delete(lake, one)
     partition(lake, "items/all")
-    storage.write(f"{lake}/curated/items/all/version=a-1-aa/part-1", b"")  # its process wakes up
+    storage.write(f"{lake}/curated/items/all/version=a-1-aa/part-1", b"")  # its process resumes
     assert not retention.delete(lake, one)
     age(f"{lake}/curated/items/all/version=a-1-aa/part-1", 9)
     assert retention.delete(lake, one)
     assert storage.files(f"{lake}/curated/items/all/version=a-1-aa") == []
 
 
-def test_a_run_that_goes_on_by_now_is_not_deleted(lake):
+def test_run_that_resumed_is_not_deleted(lake):
     put(lake, "dag/old/task/manifest.json", 9)
     _, (one,) = garbage.find(lake, time.time() - 7 * 86_400, set())
     put(lake, "dag/old/task/attempt-2/aa/rows/part-0", 0)
@@ -156,7 +156,7 @@ def test_a_run_that_goes_on_by_now_is_not_deleted(lake):
 
 
 @pytest.mark.parametrize(("started", "dropped", "stays"), [(30, 20, True), (10, 20, False), (10, None, False)])
-def test_versions_that_a_live_product_was_made_from_stay(lake, started, dropped, stays):
+def test_versions_behind_a_live_product_stay(lake, started, dropped, stays):
     version(lake, "items/all", "then-1-bb", 40)
     partition(lake, "items/all", dropped={"version=then-1-bb": ago(dropped)} if dropped else {})
     parents = [{"role": "items", "uri": f"{lake}/curated/items/all/manifest.json", "digest": "sha256:0"}]
@@ -166,27 +166,27 @@ def test_versions_that_a_live_product_was_made_from_stay(lake, started, dropped,
     assert find(lake, {"dag/live"}) == (set() if stays else {"curated/items/all/version=then-1-bb"})
 
 
-def test_a_dropped_version_is_noted_for_ninety_days():
+def test_dropped_version_is_recorded_for_ninety_days():
     now = datetime.datetime.now(datetime.UTC)
     files = [{"path": f"version={name}/part", "bytes": 1} for name in ("a", "b")]
     document = {"outputs": {"rows": {"files": files}}, "dropped": {"version=c": ago(89), "version=d": ago(91)}}
     seen = manifest.Manifest("", document, "", "")
-    told = manifest.dropped_versions(seen, files[1:], now)
-    assert told == {"version=a": now.isoformat(), "version=c": document["dropped"]["version=c"]}
+    dropped = manifest.dropped_versions(seen, files[1:], now)
+    assert dropped == {"version=a": now.isoformat(), "version=c": document["dropped"]["version=c"]}
     assert manifest.dropped_versions(None, files, now) == {}
 
 
-def test_folders_of_processes_that_do_not_count_go_alone(lake):
+def test_only_folders_of_unpublished_processes_are_garbage(lake):
     key = f"{lake}/intermediate/dag/live/task"
     files = [{"path": "attempt-2/cc/rows/part-0", "bytes": 5}]
     for name in ("attempt-1/aa", "attempt-2/bb", "attempt-2/cc"):
         put(lake, f"dag/live/task/{name}/rows/part-0", 9)
     put(lake, "dag/live/task/attempt-1/failure.json", 9)
     put(lake, "dag/live/never/attempt-1/dd/rows/part-0", 9)  # of a task without a manifest
-    put(lake, "dag/live/task/attempt-3/ee/rows/part-0", 1)  # may be at work
+    put(lake, "dag/live/task/attempt-3/ee/rows/part-0", 1)  # may be running
     document = {"started": ago(9), "parents": [], "outputs": {"rows": {"files": files}}}
     storage.write(f"{key}/manifest.json", manifest.to_json(document))
-    assert find(lake, {"dag/live"}) == set(), "readers of the attempt before may be at work"
+    assert find(lake, {"dag/live"}) == set(), "readers of the attempt before may be running"
     age(f"{key}/manifest.json", 8)
     found = find(lake, {"dag/live"})
     assert found == {"intermediate/dag/live/task/attempt-1/aa", "intermediate/dag/live/task/attempt-2/bb"}
@@ -202,7 +202,7 @@ def test_runs_of_published_products_stay(lake, product_table, monkeypatch):
     assert retention.live_runs("dev", lake, True) == {"dag/live"}
 
 
-def test_nothing_is_deleted_while_products_can_not_be_asked(lake):
+def test_nothing_is_deleted_while_tables_are_unreachable(lake):
     put(lake, "dag/old/task/manifest.json", 9)
     unreachable = {**os.environ, "DYNAMODB_ENDPOINT": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "eu-central-1"}
     unreachable |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
@@ -215,15 +215,15 @@ def test_nothing_is_deleted_while_products_can_not_be_asked(lake):
     assert len(storage.files(lake)) == 1
 
 
-def test_how_long_is_the_environments_unless_it_is_said(lake):
+def test_environment_sets_the_default_days(lake):
     put(lake, "dag/run/task/manifest.json", 10)
-    assert "1 of 1 runs" in told("--lake", lake, "--environment", "dev").stdout
-    assert "0 of 1 runs" in told("--lake", lake, "--environment", "prod").stdout
+    assert "1 of 1 runs" in run_retention("--lake", lake, "--environment", "dev").stdout
+    assert "0 of 1 runs" in run_retention("--lake", lake, "--environment", "prod").stdout
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["--days", "0"], "DAYS is 0, expected one at least"), (["--environment", "pord"], "did you mean 'prod'")],
+    [(["--days", "0"], "DAYS is 0, expected at least 1"), (["--environment", "pord"], "did you mean 'prod'")],
 )
-def test_what_can_not_be_meant_is_refused(lake, arguments, sentence):
-    assert sentence in told("--lake", lake, *arguments).stderr
+def test_invalid_arguments_are_refused(lake, arguments, sentence):
+    assert sentence in run_retention("--lake", lake, *arguments).stderr

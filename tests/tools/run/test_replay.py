@@ -1,4 +1,4 @@
-"""A task again on what it read: fetched, the same result, what has changed told, nothing that others see touched."""
+"""Replay of a task on its inputs: same result, changes reported, no shared data touched."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from tools.run import replay
 CSV = b"item_id,description,seen\n22719,LARGE PAPER BAG,2011-01-01T00:00:00Z\n"
 
 
-def again(lake: str, run: str, task: str, *more: str, **environment: str) -> subprocess.CompletedProcess:
+def run_replay(lake: str, run: str, task: str, *more: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "tools.run.replay", "--lake", lake, "--dag-id", "dag", "--run-id", run]
     inherited = {name: value for name, value in os.environ.items() if name != "DYNAMODB_ENDPOINT"}
     return subprocess.run(
@@ -28,7 +28,7 @@ def again(lake: str, run: str, task: str, *more: str, **environment: str) -> sub
     )
 
 
-def ran(lake: str, job: str, run: str, *arguments: str) -> int:
+def run_job(lake: str, job: str, run: str, *arguments: str) -> int:
     command = [sys.executable, str(ROOT / "jobs" / job / "main.py"), "--lake", lake, "--dag-id", "dag"]
     command += ["--run-id", run, "--task-id", job, "--attempt", "2", *arguments]
     return subprocess.run(command, capture_output=True).returncode
@@ -36,54 +36,54 @@ def ran(lake: str, job: str, run: str, *arguments: str) -> int:
 
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A run ID that no other test has, because scratch lakes lie below the checkout; they are removed."""
+    """A unique run ID, because scratch lakes are below the checkout; they are removed."""
     run = f"replay:{request.node.name}+{os.getpid()}"
     yield run
     shutil.rmtree(ROOT / ".tandem" / "replay" / "dag" / encode(run), ignore_errors=True)
 
 
-def test_a_task_runs_again_on_what_it_read_and_its_result_is_shown_beside_that_of_then(any_lake, run):
+def test_replay_reruns_a_task_and_compares_results(any_lake, run):
     storage.write(f"{any_lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
-    assert ran(any_lake, "ingest_items", run) == 0
+    assert run_job(any_lake, "ingest_items", run) == 0
     before = storage.files(any_lake)
-    told = again(any_lake, run, "ingest_items")
-    assert told.returncode == 0, told.stderr
-    assert "attempt 2 of ingest_items published its result" in told.stdout
-    assert re.search(r"items\s*│ 1\s*│ 1\s*│", told.stdout)
+    result = run_replay(any_lake, run, "ingest_items")
+    assert result.returncode == 0, result.stderr
+    assert "attempt 2 of ingest_items published its result" in result.stdout
+    assert re.search(r"items\s*│ 1\s*│ 1\s*│", result.stdout)
     assert storage.files(any_lake) == before
-    assert "fetching 0 of 1 files" in again(any_lake, run, "ingest_items").stdout
+    assert "fetching 0 of 1 files" in run_replay(any_lake, run, "ingest_items").stdout
 
 
-def test_a_failure_is_met_again_with_its_parameters_and_without_what_was_published_since(lake, run):
+def test_replay_reproduces_a_failure_without_later_inputs(lake, run):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
-    assert ran(lake, "ingest_items", run) == 0
-    assert ran(lake, "build_similar_items", run, "--set", "count=7") == 3, "there are no events"
-    told = again(lake, run, "build_similar_items")
-    assert told.returncode == 3
-    assert "ended with exit code 3: The dataset" in told.stdout
-    assert "input events is not fetched" in told.stdout
-    assert "count=7" in told.stdout
-    assert "curated/events (input 'events') has no published partition" in told.stderr.splitlines()[-1]
+    assert run_job(lake, "ingest_items", run) == 0
+    assert run_job(lake, "build_similar_items", run, "--set", "count=7") == 3, "there are no events"
+    result = run_replay(lake, run, "build_similar_items")
+    assert result.returncode == 3
+    assert "ended with exit code 3: The dataset" in result.stdout
+    assert "input events is not fetched" in result.stdout
+    assert "count=7" in result.stdout
+    assert "curated/events (input 'events') has no published partition" in result.stderr.splitlines()[-1]
 
 
-def test_what_has_changed_since_is_told(lake, run):
+def test_changed_inputs_are_reported(lake, run):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
-    assert ran(lake, "ingest_items", run) == 0
-    assert ran(lake, "build_similar_items", run) == 3
+    assert run_job(lake, "ingest_items", run) == 0
+    assert run_job(lake, "build_similar_items", run) == 3
     failure = next(storage.local(lake).rglob("failure.json"))
     text = failure.read_text()
     uri = f"{lake}/curated/items/all/manifest.json"
     parent = f'"parents": [{{"role": "items", "uri": "{uri}", "digest": "sha256:other"}}]'
     failure.write_text(re.sub(r'"parents": \[[^\]]*\]', parent, text))
-    told = again(lake, run, "build_similar_items")
-    assert "input items: of 1 manifests that it read 1 have changed, 0 are gone" in told.stdout
+    result = run_replay(lake, run, "build_similar_items")
+    assert "input items: of 1 manifests that it read, 1 have changed, 0 are gone" in result.stdout
 
 
-def test_a_job_that_writes_to_what_others_read_is_refused(lake, run):
-    assert ran(lake, "publish_product", run, "--from", "product=none", "--set", "tables=x-") == 3
-    told = again(lake, run, "publish_product")
-    assert "publish_product writes to dynamodb" in told.stderr
-    assert "running" in again(lake, run, "publish_product", DYNAMODB_ENDPOINT="http://127.0.0.1:1").stdout
+def test_job_that_writes_to_a_shared_service_is_refused(lake, run):
+    assert run_job(lake, "publish_product", run, "--from", "product=none", "--set", "tables=x-") == 3
+    result = run_replay(lake, run, "publish_product")
+    assert "publish_product writes to dynamodb" in result.stderr
+    assert "running" in run_replay(lake, run, "publish_product", DYNAMODB_ENDPOINT="http://127.0.0.1:1").stdout
 
 
 @pytest.mark.parametrize(
@@ -113,74 +113,74 @@ def test_a_job_that_writes_to_what_others_read_is_refused(lake, run):
         ("http://127.0.0.1:port", None),
     ],
 )
-def test_only_a_loopback_address_passes_for_a_server_of_ones_own(url, address):
+def test_only_loopback_addresses_are_accepted(url, address):
     job = load(ROOT / "jobs" / "publish_product")
     if address is None:
-        with pytest.raises(ArgumentError, match="name a server on this machine"):
-            replay.harmless(job, {"DYNAMODB_ENDPOINT": url})
+        with pytest.raises(ArgumentError, match="set it to a server on this machine"):
+            replay.isolate(job, {"DYNAMODB_ENDPOINT": url})
     else:
-        variables = replay.harmless(job, {"DYNAMODB_ENDPOINT": url})
+        variables = replay.isolate(job, {"DYNAMODB_ENDPOINT": url})
         assert variables["DYNAMODB_ENDPOINT"] == variables["AWS_ENDPOINT_URL_DYNAMODB"] == address
 
 
-def test_a_name_of_several_addresses_must_be_local_at_all_of_them(monkeypatch):
+def test_all_addresses_of_a_name_must_be_local(monkeypatch):
     entries = [(None, None, None, "", (address, 80)) for address in ("127.0.0.1", "10.0.0.7")]
     monkeypatch.setattr(replay.socket, "getaddrinfo", lambda *_: entries)
     with pytest.raises(ValueError, match=r"10\.0\.0\.7 is not an address"):
         replay.local_address("http://mixed:8000")
 
 
-def test_services_that_a_job_does_not_name_get_nobodys_address():
-    given = {
+def test_undeclared_services_get_an_address_without_a_server():
+    inherited = {
         "AWS_ENDPOINT_URL_S3": "https://s3.example.com",
         "AWS_ENDPOINT_URL_SQS": "https://sqs.example.com",
         "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
         "HTTP_PROXY": "http://10.0.0.7",
         "PATH": "/bin",
     }
-    variables = replay.harmless(load(ROOT / "jobs" / "ingest_items"), given)
+    variables = replay.isolate(load(ROOT / "jobs" / "ingest_items"), inherited)
     session = botocore.session.Session()
     with pytest.MonkeyPatch.context() as patch:
-        for name in given:
+        for name in inherited:
             patch.delenv(name, raising=False)
         for name, value in variables.items():
             patch.setenv(name, value)
         for service in ("s3", "dynamodb", "sqs", "sts"):
             client = session.create_client(service, region_name="eu-central-1")
-            assert client.meta.endpoint_url == replay.NOBODY
+            assert client.meta.endpoint_url == replay.NO_SERVER
     assert variables["PATH"] == "/bin"
 
 
 @pytest.mark.parametrize("job", ["../../../tmp/evil", "/tmp/evil", "ingest_items/../ingest_items", ""])
-def test_a_job_outside_of_the_checkout_is_not_run(lake, run, job):
+def test_job_outside_the_checkout_is_not_run(lake, run, job):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
-    assert ran(lake, "ingest_items", run) == 0
+    assert run_job(lake, "ingest_items", run) == 0
     uri = f"{lake}/intermediate/dag/{encode(run)}/ingest_items/manifest.json"
     document = manifest.load_or_none(uri).document
     storage.write(uri, manifest.to_json({**document, "job": job}))
-    told = again(lake, run, "ingest_items")
-    assert f"There is no job '{job}'" in told.stderr
-    assert "running" not in told.stdout
+    result = run_replay(lake, run, "ingest_items")
+    assert f"There is no job '{job}'" in result.stderr
+    assert "running" not in result.stdout
 
 
-def test_a_path_that_climbs_out_of_the_lake_is_not_fetched(lake, run, tmp_path):
+def test_path_out_of_the_lake_is_not_fetched(lake, run, tmp_path):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
-    assert ran(lake, "ingest_items", run) == 0
-    assert ran(lake, "build_similar_items", run) == 3
+    assert run_job(lake, "ingest_items", run) == 0
+    assert run_job(lake, "build_similar_items", run) == 3
     uri = f"{lake}/curated/items/all/manifest.json"
     document = manifest.load_or_none(uri).document
     (file,) = document["outputs"]["items"]["files"]
     (tmp_path / "secret").write_bytes(b"0" * file["bytes"])
     file["path"] = "../../../../secret"
     storage.write(uri, manifest.to_json(document))
-    told = again(lake, run, "build_similar_items")
-    assert "names the file '../../../../secret', expected a path below its own folder" in told.stdout
+    result = run_replay(lake, run, "build_similar_items")
+    assert "names the file '../../../../secret', expected a path below its own folder" in result.stdout
     assert not list((ROOT / ".tandem" / "replay").rglob("secret"))
 
 
-def test_what_is_not_there_is_named(lake, run):
+def test_missing_task_is_reported(lake, run):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
-    assert ran(lake, "ingest_items", run) == 0
-    assert "has no folder 'ingest_item'; did you mean 'ingest_items'" in again(lake, run, "ingest_item").stderr
+    assert run_job(lake, "ingest_items", run) == 0
+    assert "has no folder 'ingest_item'; did you mean 'ingest_items'" in run_replay(lake, run, "ingest_item").stderr
     storage.local(f"{lake}/intermediate/dag/killed/ingest_items/attempt-1").mkdir(parents=True)
-    assert "it was killed" in again(lake, "killed", "ingest_items").stderr
+    assert "it was killed" in run_replay(lake, "killed", "ingest_items").stderr
