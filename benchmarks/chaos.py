@@ -1,6 +1,6 @@
 """The hybrid pipeline under Airflow while processes are killed, servers fail and people intervene, for some time.
 
-After each round an independent reader (chaos_check.py) looks whether all promises of the documents held.
+After each round an independent reader (chaos_check.py) checks all promises of the documents.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from benchmarks import chaos_check, chaos_plan, chaos_processes
 from benchmarks.chaos_check import Ledger, Reader
 from benchmarks.chaos_plan import Operation, Round, Strike
 from benchmarks.chaos_processes import JobProcess
-from benchmarks.chaos_servers import DynamoDBProxy, Notes, S3Proxy
+from benchmarks.chaos_servers import DynamoDBProxy, Publications, S3Proxy
 from common import protocol
 from tools import tables
 from tools.airflow_api import Airflow, AirflowError, poll
@@ -47,14 +47,14 @@ from tools.sandbox.faulty_proxy import proxy
 
 ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "chaos"
-DAYS_LEFT_OUT = 60  # of the shop: until then it has few users
-FIRST_DAYS = 40  # of events that lie there before the first round
+SKIPPED_DAYS = 60  # of the shop, which has few users until then
+FIRST_DAYS = 40  # of events that exist before the first round
 SHOP = {"users": 300, "items": 120, "events": 60_000, "days": 200, "start": datetime.date(2025, 1, 1)}
 PIPELINES = (*chaos_plan.TASKS,)
 RETRIES = 4
-PATIENCE = 1800  # seconds in which the runs of a round end
-HELD = 300  # seconds for which a process that is to come late is stopped at most
-AIRFLOW = {  # what died is missed soon
+MAX_ROUND_SECONDS = 1800  # until the runs of a round end
+MAX_STOPPED_SECONDS = 300  # of a process that has to be late
+AIRFLOW = {  # dead processes are detected soon
     "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
     "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "3",
     "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
@@ -62,7 +62,7 @@ AIRFLOW = {  # what died is missed soon
     "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
     "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
 }
-DIRT = (  # lines that cannot be used; {n} makes them differ
+DIRT = (  # lines that are quarantined; {n} makes them unique
     '{{"event_id":"dirt-{n}","item_id":"10000","type":"purchase","quantity":1,"unit_price":1.0,"time":"2025-0',
     '{{"event_id":"","item_id":"10000","type":"purchase","quantity":1,"unit_price":1.0,"time":"{day}T10:00:00Z"}}',
     '{{"event_id":"dirt-{n}","type":"purchase","quantity":1,"unit_price":1.0,"time":"{day}T10:00:00Z"}}',
@@ -77,7 +77,7 @@ DIRT = (  # lines that cannot be used; {n} makes them differ
 
 @dataclass
 class Chaos:
-    """The parts of a chaos run, and what has happened so far."""
+    """The components of a chaos run, and its state."""
 
     seed: int
     folder: Path
@@ -86,32 +86,32 @@ class Chaos:
     s3: Any
     airflow: Airflow
     reader: Reader
-    notes: Notes
+    publications: Publications
     proxies: dict[str, Any]
-    parts: dict[str, tuple[list[str], dict[str, str]]]  # command and environment of Airflow's parts
+    components: dict[str, tuple[list[str], dict[str, str]]]  # command and environment of Airflow's components
     ledger: Ledger = field(default_factory=Ledger)
     counts: Counter[str] = field(default_factory=Counter)
     round: Round = field(default_factory=lambda: Round(-1, 0, (), ()))
     calm: bool = True  # no strikes
-    days: list[str] = field(default_factory=list)  # of arrival, still to come
+    days: list[str] = field(default_factory=list)  # of arrival, not delivered yet
     delivered: list[str] = field(default_factory=list)
     versions: int = 0
     seen: set[int] = field(default_factory=set)
     planned: dict[tuple[Any, ...], tuple[Strike, JobProcess]] = field(default_factory=dict)
     stopped: dict[tuple[Any, ...], tuple[JobProcess, threading.Event]] = field(default_factory=dict)
     triggered: set[tuple[str, str]] = field(default_factory=set)
-    runs: dict[str, tuple[str, list[str]]] = field(default_factory=dict)  # by ID: pipeline, what was delivered before
+    runs: dict[str, tuple[str, list[str]]] = field(default_factory=dict)  # by ID: pipeline, deliveries before the run
     former: set[tuple[str, str]] = field(default_factory=set)  # runs of earlier rounds
-    checked: float = 0  # until when outputs were searched for secrets
+    checked: float = 0  # time until which outputs were searched for secrets
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
     restarted: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
-    asking: threading.Lock = field(default_factory=threading.Lock)
+    requesting: threading.Lock = field(default_factory=threading.Lock)
     ended: threading.Event = field(default_factory=threading.Event)
 
-    def note(self, text: str) -> None:
-        """Write down what happens, with the time, for who looks for the cause of a violation."""
+    def log(self, text: str) -> None:
+        """Log an event with its time, to explain violations."""
         with self.lock, (self.folder / "events.log").open("a") as file:
             file.write(f"{datetime.datetime.now(datetime.UTC):%H:%M:%S.%f} {text}\n")
 
@@ -124,21 +124,21 @@ class Chaos:
         self.delivered.append(key)
 
     def deliver_days(self, count: int) -> None:
-        """The next days of events and of users' changes, and a catalogue of two more goods."""
+        """Deliver the next days of events and of users' changes, and a catalogue of two new items."""
         chosen, self.days = self.days[:count], self.days[count:]
         for day in chosen:
             for level in ("events", "users"):
                 for file in sorted((self.shop / "raw" / level / f"arrival={day}").glob("*")):
                     self.deliver(f"{level}/arrival={day}/{file.name}", file.read_bytes())
         number = self.round.number + 2
-        goods = [
+        items = [
             f"{9_0000 + number}{letter},NEW LUNCH BAG {number}{letter},{chosen[-1]}T00:00:00Z\n" for letter in "AB"
         ]
-        content = "item_id,description,seen\n" + "".join(goods)
+        content = "item_id,description,seen\n" + "".join(items)
         self.deliver(f"items/arrival={chosen[-1]}/items-{number}.csv", content.encode())
 
-    def deliver_again(self, number: int) -> None:
-        """A file of events that came before, with the next day's and a few broken lines among them."""
+    def redeliver(self, number: int) -> None:
+        """Deliver a file of earlier events, mixed with the next day's and a few malformed lines."""
         draw = random.Random(number)
         day, before = self.days.pop(0), draw.sample([key for key in self.delivered if "/raw/events/" in key], 2)
         folder = self.shop / "raw" / "events" / f"arrival={day}"
@@ -153,21 +153,21 @@ class Chaos:
     # Processes
 
     def watch(self) -> None:
-        """Find processes of jobs as they start, until the end."""
-        looked = time.monotonic()
+        """Detect new processes of jobs, until the end."""
+        revived = time.monotonic()
         while not self.ended.wait(0.1):
-            if time.monotonic() > looked + 3:
+            if time.monotonic() > revived + 3:
                 self.revive()
-                looked = time.monotonic()
+                revived = time.monotonic()
             for process in chaos_processes.running(self.root):
                 if process.pid not in self.seen:
                     self.seen.add(process.pid)
-                    self.met(process)
+                    self.on_start(process)
 
-    def met(self, process: JobProcess) -> None:
-        """Let happen what is planned for the start of a process, and note what is planned for it later."""
+    def on_start(self, process: JobProcess) -> None:
+        """Run the operations planned for the start of a process, and plan its strike."""
         self.counts["processes of jobs"] += 1
-        self.note(f"starts: {process.identity}, process {process.pid}")
+        self.log(f"starts: {process.identity}, process {process.pid}")
         run = self.name_of(process.run)
         with self.lock:
             for operation in self.round.operations:
@@ -178,20 +178,20 @@ class Chaos:
                     self.in_background(self.trigger, other.name, other.dag)
         if self.calm:
             return
-        chosen = chaos_plan.strike(self.seed, self.round.number, run, process.task, process.part, process.attempt)
+        chosen = chaos_plan.strike(self.seed, self.round.number, run, process.task, process.shard, process.attempt)
         if chosen:
             self.planned[process.identity] = chosen, process
             if chosen.moment == "start":
                 threading.Timer(chosen.seconds, self.strike, (process, chosen)).start()
 
     def name_of(self, run: str) -> str:
-        """The name of a run in its round."""
+        """Return the name of a run in its round."""
         return run.split("-", 2)[2] if run.startswith("chaos-") else "asset"
 
     def strike(self, process: JobProcess, chosen: Strike) -> None:
         if self.calm or not process.alive():
             return
-        self.note(f"{chosen.kind} at {chosen.moment} + {chosen.seconds} s: {process.identity}, process {process.pid}")
+        self.log(f"{chosen.kind} at {chosen.moment} + {chosen.seconds} s: {process.identity}, process {process.pid}")
         self.counts[f"process: {chosen.kind}"] += 1
         self.counts[f"moment: {chosen.moment}"] += 1
         if chosen.kind in ("kill", "term"):
@@ -200,12 +200,12 @@ class Chaos:
             process.signal(signal.SIGSTOP)
             threading.Timer(1 + chosen.seconds, process.signal, (signal.SIGCONT,)).start()
         elif chosen.kind == "orphan":
-            process.cut_off()
+            process.orphan()
         elif chosen.kind == "late":
             self.stopped[process.identity] = process, threading.Event()
             process.signal(signal.SIGSTOP)
-            process.cut_off()
-            threading.Timer(HELD, self.wake, (process.identity,)).start()
+            process.orphan()
+            threading.Timer(MAX_STOPPED_SECONDS, self.wake, (process.identity,)).start()
         elif chosen.kind == "twin":
             output = self.folder / "twins" / f"{process.pid}.log"
             if started := chaos_processes.twin(process, output):
@@ -213,52 +213,52 @@ class Chaos:
                 self.others.append(started)
 
     def wake(self, identity: tuple[Any, ...]) -> None:
-        """Let a stopped process go on."""
-        if found := self.stopped.pop(identity, None):
-            process, released = found
-            self.note(f"wakes up: {identity}")
+        """Resume a stopped process."""
+        if entry := self.stopped.pop(identity, None):
+            process, released = entry
+            self.log(f"resumes: {identity}")
             process.signal(signal.SIGCONT)
             released.set()
 
-    def on_publication(self, what: str, when: str, task: dict[str, Any]) -> bool:
-        """Strike a process at its publication, and wake up what its successors have overtaken; True cuts it off."""
-        moment = f"{when} {what}"
+    def on_publication(self, kind: str, when: str, task: dict[str, Any]) -> bool:
+        """Strike a process at its publication, and resume processes that it has overtaken; True cuts its connection."""
+        moment = f"{when} {kind}"
         with self.lock:
-            if what == "pointer":
-                mine = [
+            if kind == "pointer":
+                own = [
                     identity
                     for identity in self.planned
                     if protocol.encode(identity[1]) == task["run"] and identity[2] == chaos_plan.PUBLISH
                 ]
             else:
-                mine = [tuple(task[name] for name in ("dag_id", "run_id", "task_id", "map_index", "attempt"))]
-                if when == "after" and what == "manifest":
-                    overtaken = [each for each in self.stopped if each[:4] == mine[0][:4] and each[4] < mine[0][4]]
+                own = [tuple(task[name] for name in ("dag_id", "run_id", "task_id", "map_index", "attempt"))]
+                if when == "after" and kind == "manifest":
+                    overtaken = [each for each in self.stopped if each[:4] == own[0][:4] and each[4] < own[0][4]]
                     for each in overtaken:
                         threading.Timer(0.5, self.wake, (each,)).start()
-            due = [identity for identity in mine if identity in self.planned]
+            due = [identity for identity in own if identity in self.planned]
             due = [identity for identity in due if self.planned[identity][0].moment == moment][:1]
             if not due:
                 return False
             chosen, process = self.planned.pop(due[0])
         self.strike(process, chosen)
         if chosen.kind == "late" and (held := self.stopped.get(due[0])):
-            held[1].wait(HELD)
+            held[1].wait(MAX_STOPPED_SECONDS)
         return chosen.kind == "kill" and when == "before"
 
     # People
 
     def in_background(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something once in this round, beside what goes on."""
+        """Run an action once in this round, in the background."""
         key = (action.__name__, repr(arguments))
         if key not in self.triggered:
             self.triggered.add(key)
-            thread = threading.Thread(target=self.told, args=(action, *arguments), daemon=True)
+            thread = threading.Thread(target=self.guarded, args=(action, *arguments), daemon=True)
             self.threads.append(thread)
             thread.start()
 
-    def told(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Do something; an exception is a violation, too: it must not end faults or checks in silence."""
+    def guarded(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Run an action; an exception is a violation, too: it must not end faults or checks silently."""
         problem = ""
         try:
             action(*arguments)
@@ -269,9 +269,9 @@ class Chaos:
 
     def operate(self, operation: Operation) -> None:
         self.counts[f"operator: {operation.kind}"] += 1
-        self.note(f"operator: {operation}")
+        self.log(f"operator: {operation}")
         if operation.kind == "deliver":
-            self.deliver_again(operation.number)
+            self.redeliver(operation.number)
         elif operation.kind == "roll back":
             self.roll_back()
         elif operation.kind == "clear":
@@ -296,30 +296,30 @@ class Chaos:
         environment = {**os.environ, "DYNAMODB_ENDPOINT": people.url}
         ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
         self.counts["rollbacks done" if ran.returncode == 0 else "rollbacks refused"] += 1
-        self.note(f"rollback ended in {ran.returncode}: {ran.stdout}{ran.stderr}".rstrip())
+        self.log(f"rollback ended in {ran.returncode}: {ran.stdout}{ran.stderr}".rstrip())
 
     def clear_selection(self) -> None:
-        """Let the newest two runs that have ended select and publish again, side by side."""
-        found = self.patiently(f"/api/v2/dags/{chaos_plan.RECOMMEND}/dagRuns?order_by=-run_after&limit=30")
-        ended = [each["dag_run_id"] for each in found["dag_runs"] if each["state"] in ("success", "failed")]
+        """Clear selection and publication of the newest two ended runs, which then rerun concurrently."""
+        response = self.request(f"/api/v2/dags/{chaos_plan.RECOMMEND}/dagRuns?order_by=-run_after&limit=30")
+        ended = [each["dag_run_id"] for each in response["dag_runs"] if each["state"] in ("success", "failed")]
         for run in ended[:2]:
             self.former.discard((chaos_plan.RECOMMEND, run))
             body = {"dry_run": False, "dag_run_id": run, "only_failed": False, "reset_dag_runs": True}
             body |= {"task_ids": ["select_recommendations"], "include_downstream": True}
-            self.patiently(f"/api/v2/dags/{chaos_plan.RECOMMEND}/clearTaskInstances", body)
+            self.request(f"/api/v2/dags/{chaos_plan.RECOMMEND}/clearTaskInstances", body)
 
     def deploy(self) -> None:
-        """Put another version of code and DAGs in place, in one step, and name a new release."""
+        """Switch to another version of code and DAGs, atomically, and set a new release."""
         self.versions += 1
         deploy_version(self.folder, self.versions)
         release = {"key": "release", "value": json.dumps({"deployed": self.versions})}
-        self.patiently("/api/v2/variables", release)
-        self.patiently("/api/v2/variables/release", release, "PATCH")
+        self.request("/api/v2/variables", release)
+        self.request("/api/v2/variables/release", release, "PATCH")
 
     def restart_scheduler(self, jobs_too: bool) -> None:
-        """Kill the scheduler with its workers, as when its node goes away, and start another; jobs may survive."""
+        """Kill the scheduler with its workers, as a node failure does, and start another one; jobs may survive."""
         with self.lock:
-            scheduler = running_part("scheduler")
+            scheduler = running_component("scheduler")
             if scheduler is None:
                 return
             jobs = {process.pid for process in chaos_processes.running(self.root)}
@@ -329,68 +329,68 @@ class Chaos:
                 with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
                     if jobs_too or os.getpgid(member.pid) not in jobs:
                         member.kill()
-            self.start_part("scheduler")
+            self.start_component("scheduler")
 
-    def start_part(self, name: str) -> None:
-        """Start a part of Airflow in place of the one that ended."""
-        command, environment = self.parts[name]
+    def start_component(self, name: str) -> None:
+        """Restart a component of Airflow."""
+        command, environment = self.components[name]
         with (self.folder / f"{name}.log").open("ab") as output:
             self.restarted[name] = subprocess.Popen(
                 command, env=environment, stdout=output, stderr=output, start_new_session=True
             )
 
     def revive(self) -> None:
-        """Start what ended by itself of Airflow, as a service manager does: SQLite may be locked for too long."""
+        """Restart components of Airflow that exited, as a service manager does: SQLite may be locked for too long."""
         with self.lock:
-            for name in self.parts:
-                if running_part(name) is None and not self.ended.is_set():
-                    self.counts[f"Airflow's {name} ended by itself"] += 1
-                    self.note(f"Airflow's {name} ended by itself")
-                    self.start_part(name)
+            for name in self.components:
+                if running_component(name) is None and not self.ended.is_set():
+                    self.counts[f"Airflow's {name} exited"] += 1
+                    self.log(f"Airflow's {name} exited")
+                    self.start_component(name)
 
     # Rounds
 
     def trigger(self, name: str, dag: str) -> None:
         run = f"chaos-{self.round.number:04}-{name}"
         self.runs[run] = dag, list(self.delivered)
-        self.patiently(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "dag_run_id": run})
+        self.request(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "dag_run_id": run})
 
-    def patiently(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """Ask Airflow until it responds, for three minutes at most: the machine is busy."""
+    def request(self, path: str, body: Any = None, method: str | None = None) -> Any:
+        """Send a request until Airflow responds, for at most three minutes: the machine is busy."""
         for _ in poll(180, f"Airflow does not answer {path}"):
             with contextlib.suppress(TimeoutError, ConnectionError, urllib.error.URLError):
                 try:
-                    with self.asking:  # two writes at once make Airflow's server wait for itself on SQLite
+                    with self.requesting:  # two concurrent writes block each other on SQLite
                         return self.airflow.call(path, body, method)
                 except urllib.error.HTTPError as error:
-                    if error.code == 409:  # the answer to the first try was lost
+                    if error.code == 409:  # the response to the first request was lost
                         return None
                     raise
         raise AssertionError
 
     def states(self) -> dict[tuple[str, str], str]:
-        """The state of each run of this round, by pipeline and ID."""
+        """Return the state of each run of this round, by pipeline and ID."""
         found = {}
         for dag in PIPELINES:
-            for run in self.patiently(f"/api/v2/dags/{dag}/dagRuns?order_by=-run_after&limit=30")["dag_runs"]:
+            for run in self.request(f"/api/v2/dags/{dag}/dagRuns?order_by=-run_after&limit=30")["dag_runs"]:
                 found[dag, run["dag_run_id"]] = run["state"]
         return {run: state for run, state in found.items() if run not in self.former}
 
     def settle(self) -> dict[tuple[str, str], str]:
-        """Wait until no run is under way, and none is about to begin; the states of the round's runs."""
+        """Wait until no run is in progress or about to begin; return the states of the round's runs."""
         quiet = 0
-        enough = 16 if any(run.dag == chaos_plan.INGEST_EVENTS for run in self.round.runs) else 6  # assets take time
-        for _ in poll(PATIENCE, f"The runs of round {self.round.number} did not end"):
+        required = 16 if any(run.dag == chaos_plan.INGEST_EVENTS for run in self.round.runs) else 6  # assets take time
+        for _ in poll(MAX_ROUND_SECONDS, f"The runs of round {self.round.number} did not end"):
             states = self.states()
             busy = [run for run, state in states.items() if state not in ("success", "failed")]
             busy += [thread for thread in self.threads if thread.is_alive()]  # type: ignore[misc]
             quiet = 0 if busy else quiet + 1
-            if quiet == enough:
+            if quiet == required:
                 return states
         raise AssertionError
 
-    def work(self, number: int) -> None:
-        """One round: deliveries, runs with all that befalls them, failed tasks cleared in calm, then the checks."""
+    def run_round(self, number: int) -> None:
+        """Run one round: deliveries, runs with faults, failed tasks cleared without faults, then the checks."""
         self.round = chaos_plan.round_of(self.seed, number)
         self.triggered.clear()
         self.runs.clear()
@@ -404,8 +404,8 @@ class Chaos:
             if run.after is None:
                 self.trigger(run.name, run.dag)
         self.settle()
-        self.reader.expect("the chaos run itself works", bool(self.seen), "watch", "it found no process of a job")
-        for operation in self.round.operations:  # that waited for a task which never started
+        self.reader.expect("the chaos run itself works", bool(self.seen), "watch", "no process of a job was found")
+        for operation in self.round.operations:  # whose task never started
             self.in_background(self.operate, operation)
         for run in self.round.runs:
             if run.after:
@@ -418,22 +418,22 @@ class Chaos:
             each.start(lambda request: None)
         failed = [run for run, state in states.items() if state == "failed"]
         self.counts["runs that failed at first"] += len(failed)
-        self.note(f"all runs have ended, cleared are {failed}")
+        self.log(f"all runs have ended, cleared are {failed}")
         for dag, identifier in failed:
             body = {"dry_run": False, "dag_run_id": identifier, "only_failed": True, "reset_dag_runs": True}
-            self.patiently(f"/api/v2/dags/{dag}/clearTaskInstances", body)
+            self.request(f"/api/v2/dags/{dag}/clearTaskInstances", body)
         states = self.settle()
         self.check(states)
         self.former |= states.keys()
 
     def check(self, states: dict[tuple[str, str], str]) -> None:
-        """All that the independent reader checks once a round has come to rest."""
-        self.no_process_left()
+        """Run all checks of the independent reader after the end of a round."""
+        self.wait_for_processes()
         reader, ledger = self.reader, self.ledger
         listing = reader.listing()
         found = chaos_check.manifests(reader, listing)
         chaos_check.check_files(reader, listing, found)
-        chaos_check.check_history(reader, self.notes.manifests)
+        chaos_check.check_history(reader, self.publications.manifests)
         chaos_check.check_days(reader, found)
         before: dict[str, set[str]] = {dag: set() for dag in PIPELINES}
         for (dag, run), state in states.items():
@@ -442,14 +442,14 @@ class Chaos:
             for instance in self.airflow.instances(dag, run):
                 self.counts["tasks"] += 1
                 self.counts["attempts"] += max(instance.try_number, 1)
-                part = None if instance.map_index < 0 else instance.map_index
-                key = protocol.task_key(PREFIX, dag, run, instance.task_id, part)
+                shard = None if instance.map_index < 0 else instance.map_index
+                key = protocol.task_key(PREFIX, dag, run, instance.task_id, shard)
                 chaos_check.check_instance(reader, found, key, instance.state, instance.try_number)
                 if instance.state == "failed":
                     self.check_end(key, instance.try_number, self.airflow.log(dag, run, instance))
             if state == "success":
                 folder = f"{protocol.encode(dag)}/{protocol.encode(run)}"
-                chaos_check.check_chain(reader, found, folder, self.notes.manifests)
+                chaos_check.check_chain(reader, found, folder, self.publications.manifests)
                 delivered = self.runs.get(run, (dag, []))[1]
                 before[dag] |= set(delivered)
                 manifest = f"{PREFIX}/intermediate/{folder}/ingest_events/manifest.json"
@@ -463,7 +463,7 @@ class Chaos:
         for dataset in ("users", "items"):
             if delivered := only(before[f"ingest_{dataset}"], dataset):
                 chaos_check.check_replaced(reader, listing, found, ledger, dataset, delivered)
-        chaos_check.check_switches(reader, self.notes.switches)
+        chaos_check.check_switches(reader, self.publications.switches)
         if item := chaos_check.pointer(reader):
             chaos_check.check_version(reader, item)
             chaos_check.check_listed(reader, item)
@@ -477,8 +477,8 @@ class Chaos:
         chaos_check.check_secrets(reader, [self.folder], [os.environ["AWS_SECRET_ACCESS_KEY"]], self.checked)
         self.checked = time.time() - 5
 
-    def no_process_left(self) -> None:
-        """Wait for processes that nobody waits for any more, but not for ever."""
+    def wait_for_processes(self) -> None:
+        """Wait for orphaned processes, for at most two minutes."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and (list(chaos_processes.running(self.root)) or self.stopped):
             time.sleep(0.5)
@@ -487,17 +487,17 @@ class Chaos:
                 other.wait(0)
 
     def check_end(self, key: str, attempt: int, log: list[str]) -> None:
-        """A task that fails even in calm has been overtaken by a newer result, or the guard refused its product."""
+        """Check that a task that fails without faults was overtaken by a newer result, or refused by the guard."""
         end = "\n".join(log[-12:])
-        found = re.search(r"exit code (\d+)", end)
-        code = found[1] if found else "none"
+        match = re.search(r"exit code (\d+)", end)
+        code = match[1] if match else "none"
         self.counts[f"tasks that ended in exit code {code}"] += 1
         self.reader.expect("runs recover", code in ("4", "5"), f"{key} attempt {attempt}", end)
 
     # Frontends
 
-    def read_as_frontends_do(self) -> None:
-        """Read a part of the version in place, again and again: it holds the same as ever, and nothing of it ends."""
+    def read_frontends(self) -> None:
+        """Read buckets of the live version repeatedly: the number of items is constant, and none expires."""
         reader, draw = self.reader, random.Random(self.seed)
         sizes: dict[str, int] = {}
         while not self.ended.wait(0.3):
@@ -505,17 +505,19 @@ class Chaos:
             if item is None:
                 continue
             buckets = int(item["buckets"]["N"])
-            part = f"{item['version']['S']}/{draw.randrange(buckets)}"
-            items = chaos_check.items_of(reader, part)
+            bucket = f"{item['version']['S']}/{draw.randrange(buckets)}"
+            items = chaos_check.items_of(reader, bucket)
             ending = [each for each in items if "expires" in each or "content" not in each]
-            reader.expect("frontends read whole versions", not ending, part, f"{len(ending)} items end or are empty")
-            size = sizes.setdefault(part, len(items))
+            reader.expect(
+                "frontends read complete versions", not ending, bucket, f"{len(ending)} items expire or are empty"
+            )
+            size = sizes.setdefault(bucket, len(items))
             text = f"{len(items)} items where {size} were"
-            reader.expect("frontends read whole versions", len(items) == size, part, text)
+            reader.expect("frontends read complete versions", len(items) == size, bucket, text)
 
 
-def running_part(name: str) -> psutil.Process | None:
-    """The process of a part of Airflow, None if it has ended."""
+def running_component(name: str) -> psutil.Process | None:
+    """Return the process of a component of Airflow, None if it has ended."""
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             if child.cmdline()[-1:] == [name] and child.status() != psutil.STATUS_ZOMBIE:
@@ -528,7 +530,7 @@ def only(delivered: Any, level: str) -> list[str]:
 
 
 def deploy_version(folder: Path, number: int) -> None:
-    """Copy the code of this checkout, mark it as another version, and let the link lead to it."""
+    """Copy the code of this checkout, mark it as another version, and point the link at it."""
     version = folder / "versions" / str(number)
     for name in ("airflow_dags", "jobs", "common"):
         shutil.copytree(ROOT / name, version / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -539,7 +541,7 @@ def deploy_version(folder: Path, number: int) -> None:
             shutil.rmtree(pipeline.parent)
     windows = dags / chaos_plan.RECOMMEND / "build_interactions.json"
     settings = json.loads(windows.read_text())
-    settings["parameters"] = {**settings.get("parameters", {}), "test_days": 7, "tuning_days": 7}  # of few days
+    settings["parameters"] = {**settings.get("parameters", {}), "test_days": 7, "tuning_days": 7}  # few days of data
     windows.write_text(json.dumps(settings))
     laptop = dags / "environments" / "laptop.toml"
     laptop.write_text(laptop.read_text().replace("retries = 1\n", f"retries = {RETRIES}\n"))
@@ -553,8 +555,8 @@ def deploy_version(folder: Path, number: int) -> None:
 
 
 @contextlib.contextmanager
-def started(seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Chaos]:
-    """All parts of a chaos run in a folder of its own; what runs ends with the block."""
+def start(seed: int, folder: Path, report_line: Callable[[str], None]) -> Iterator[Chaos]:
+    """Start all components of a chaos run in a new folder; they are stopped after the block."""
     root = f"s3://{local_s3.BUCKET}/{PREFIX}"
     for name in ("tmp", "twins", "versions"):
         (folder / name).mkdir()
@@ -570,13 +572,15 @@ def started(seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Cha
         os.environ["DYNAMODB_ENDPOINT"] = direct
         list(tables.create("laptop"))
         table = f"{tables.delivery('laptop')['tables']}recommendations"
-        reader, notes = Reader(s3, local_s3.BUCKET, PREFIX, dynamodb, table), Notes()
+        reader, publications = Reader(s3, local_s3.BUCKET, PREFIX, dynamodb, table), Publications()
 
         def make_dynamodb(url: str) -> DynamoDBProxy:
-            return DynamoDBProxy(url, notes=notes, reader=reader)
+            return DynamoDBProxy(url, publications=publications, reader=reader)
 
         proxies = {
-            "s3": stack.enter_context(proxy(server["AWS_ENDPOINT_URL"], lambda url: S3Proxy(url, notes=notes))),
+            "s3": stack.enter_context(
+                proxy(server["AWS_ENDPOINT_URL"], lambda url: S3Proxy(url, publications=publications))
+            ),
             "jobs": stack.enter_context(proxy(direct, make_dynamodb)),
             "people": stack.enter_context(proxy(direct, make_dynamodb)),
         }
@@ -584,16 +588,18 @@ def started(seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Cha
         os.environ["DYNAMODB_ENDPOINT"] = proxies["jobs"].url
         os.environ["TMPDIR"] = str(folder / "tmp")
         dags = folder / "current" / "airflow_dags"
-        airflow = stack.enter_context(local_airflow.start(root, folder / "airflow", dags, report=say, options=AIRFLOW))
-        found = {name: running_part(name) for name in ("scheduler", "dag-processor")}
-        parts = {name: (part.cmdline(), part.environ()) for name, part in found.items() if part}
-        chaos = Chaos(seed, folder, root, shop, s3, airflow, reader, notes, proxies, parts)
-        notes.hook = chaos.on_publication
+        airflow = stack.enter_context(
+            local_airflow.start(root, folder / "airflow", dags, report=report_line, options=AIRFLOW)
+        )
+        processes = {name: running_component(name) for name in ("scheduler", "dag-processor")}
+        components = {name: (each.cmdline(), each.environ()) for name, each in processes.items() if each}
+        chaos = Chaos(seed, folder, root, shop, s3, airflow, reader, publications, proxies, components)
+        publications.hook = chaos.on_publication
         stack.callback(end, chaos)
-        for target in (chaos.watch, chaos.read_as_frontends_do):
-            threading.Thread(target=chaos.told, args=(target,), daemon=True).start()
+        for target in (chaos.watch, chaos.read_frontends):
+            threading.Thread(target=chaos.guarded, args=(target,), daemon=True).start()
         days = sorted(path.name.removeprefix("arrival=") for path in (shop / "raw" / "events").iterdir())
-        chaos.days = days[DAYS_LEFT_OUT:]
+        chaos.days = days[SKIPPED_DAYS:]
         chaos.deliver_days(FIRST_DAYS)
         catalogue = next((shop / "raw" / "items").glob("*/*.csv"))
         chaos.deliver(f"items/{catalogue.parent.name}/{catalogue.name}", catalogue.read_bytes())
@@ -601,7 +607,7 @@ def started(seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Cha
 
 
 def end(chaos: Chaos) -> None:
-    """End what this run started beside Airflow."""
+    """Stop the processes of this run other than Airflow."""
     chaos.ended.set()
     chaos.calm = True
     for identity in list(chaos.stopped):
@@ -622,10 +628,10 @@ def report(chaos: Chaos, console: Console, rounds: int, took: float) -> None:
         for kind, number in each.counts.items():
             counts[f"{server} requests" if kind == "requests" else f"{server}: {kind}"] += number
     table = Table(title=f"{rounds} rounds in {took:.0f} s, seed {chaos.seed}", title_justify="left")
-    table.add_column("what")
-    table.add_column("times", justify="right")
-    for what, number in sorted(counts.items()):
-        table.add_row(what, f"{number:,}")
+    table.add_column("event")
+    table.add_column("count", justify="right")
+    for event, number in sorted(counts.items()):
+        table.add_row(event, f"{number:,}")
     console.print(table)
     broken = Counter(violation.promise for violation in chaos.reader.violations)
     checked = Table(title="Promises", title_justify="left")
@@ -640,31 +646,31 @@ def report(chaos: Chaos, console: Console, rounds: int, took: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=600, help="how long; no round begins that would take longer")
+    parser.add_argument("--seconds", type=float, default=600, help="duration; no round begins that would exceed it")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1 << 31), help="of the schedule")
     arguments = parser.parse_args()
     console, began = Console(width=None if sys.stdout.isatty() else 140), time.monotonic()
 
-    def say(text: str) -> None:
+    def print_line(text: str) -> None:
         console.print(f"[dim]{time.monotonic() - began:5.0f} s[/]  {text}", highlight=False)
 
     folder = Path(tempfile.mkdtemp(prefix="tandem-chaos-"))
     rounds, problem = 0, ""
-    say(f"seed {arguments.seed}; all files are in {folder}")
-    with started(arguments.seed, folder, say) as chaos:
+    print_line(f"seed {arguments.seed}; all files are in {folder}")
+    with start(arguments.seed, folder, print_line) as chaos:
         first = time.monotonic()
         try:
             while rounds == 0 or time.monotonic() - began + (time.monotonic() - first) / rounds < arguments.seconds:
-                chaos.work(rounds)
+                chaos.run_round(rounds)
                 rounds += 1
                 broken = len(chaos.reader.violations)
-                say(f"round {rounds}: {chaos.reader.checks.total():,} checks so far, {broken} violations")
+                print_line(f"round {rounds}: {chaos.reader.checks.total():,} checks so far, {broken} violations")
         except (AirflowError, KeyboardInterrupt) as error:
-            problem = f"Round {rounds + 1} did not end: {error or 'interrupted'}."
+            problem = f"Round {rounds + 1} was aborted: {error or 'interrupted'}."
         report(chaos, console, rounds, time.monotonic() - first)
     console.print(f"schedule of {rounds} rounds: {chaos_plan.digest(arguments.seed, rounds)}")
     if problem or chaos.reader.violations:
-        console.print(f"{problem} {len(chaos.reader.violations)} violations; everything is in {folder}.", style="red")
+        console.print(f"{problem} {len(chaos.reader.violations)} violations; all files are in {folder}.", style="red")
         sys.exit(1)
     shutil.rmtree(folder)
 

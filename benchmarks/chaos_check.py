@@ -1,6 +1,6 @@
-"""An independent reader of a lake and of a product's table: it checks what the documents promise by code of its own.
+"""An independent reader of a lake and of a product's table, which checks the promises of the documents.
 
-Nothing of common, jobs or tools is imported here: a fault they share with their checks would be seen by neither.
+It imports nothing from common, jobs or tools: shared code would hide its own faults.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ Event = tuple[str, str]  # its date and its ID
 
 @dataclass(frozen=True)
 class Violation:
-    """A promise that was broken, where, and by what."""
+    """A broken promise, the place, and the evidence."""
 
     promise: str
     where: str
@@ -34,7 +34,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Published:
-    """A manifest as it went over the wire: its key, when, its content."""
+    """A manifest as sent to the server: key, time, content."""
 
     key: str
     time: float
@@ -43,7 +43,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Switch:
-    """A pointer as it went over the wire; for a rollback, when its command was started."""
+    """A pointer as sent to the server; for a rollback, with the start of its command."""
 
     time: float
     version: str
@@ -53,7 +53,7 @@ class Switch:
 
 @dataclass
 class Reader:
-    """Clients of the lake and the table, what was read before, the number of checks, the violations."""
+    """Clients of the lake and the table, cached contents, numbers of checks, violations."""
 
     s3: Any
     bucket: str
@@ -82,7 +82,7 @@ class Reader:
         return uri.partition("://")[2].removeprefix(f"{self.bucket}/")
 
     def rows(self, key: str, etag: str) -> list[dict[str, Any]]:
-        """The rows of a Parquet file, which is read once; none of one that is broken."""
+        """Return the rows of a Parquet file, which is read once; no rows of a broken file."""
         if (key, etag) not in self.contents:
             rows: list[dict[str, Any]] = []
             problem = ""
@@ -101,7 +101,7 @@ class Reader:
 
 
 def manifests(reader: Reader, listing: Listing) -> dict[str, bytes]:
-    """The manifests of tasks and partitions, by key."""
+    """Return the manifests of tasks and partitions, by key."""
     return {key: reader.bytes_of(key) for key in listing if is_manifest(reader.prefix, key)}
 
 
@@ -111,7 +111,7 @@ def is_manifest(prefix: str, key: str) -> bool:
 
 
 def files_of(found: Mapping[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """All files that manifests name, each with its folder."""
+    """Yield all files that manifests name, each with its folder."""
     for manifest, content in found.items():
         for output in json.loads(content)["outputs"].values():
             for file in output.get("files", []):
@@ -119,7 +119,7 @@ def files_of(found: Mapping[str, bytes]) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def check_files(reader: Reader, listing: Listing, found: Mapping[str, bytes]) -> None:
-    """All files that manifests name are there with their sizes, as they were, and hold the rows that are claimed."""
+    """Check that all files of manifests exist, unchanged, with the recorded sizes and numbers of rows."""
     for manifest, content in found.items():
         folder = manifest.rpartition("/")[0]
         for role, output in json.loads(content)["outputs"].items():
@@ -127,18 +127,20 @@ def check_files(reader: Reader, listing: Listing, found: Mapping[str, bytes]) ->
             for file in output.get("files", []):
                 key = f"{folder}/{file['path']}"
                 etag, size = listing.get(key, ("", -1))
-                there = size == file["bytes"] and ".." not in file["path"].split("/")
-                reader.expect("files are there", there, manifest, f"{key} has {size} bytes, not {file['bytes']}")
+                exists = size == file["bytes"] and ".." not in file["path"].split("/")
+                reader.expect("files exist", exists, manifest, f"{key} has {size} bytes, not {file['bytes']}")
                 same = reader.named.setdefault(key, etag) == etag
-                reader.expect("files stay as they are", same, manifest, f"{key} was {reader.named[key]}, is {etag}")
-                rows += len(reader.rows(key, etag)) if there and key.endswith(".parquet") else 0
+                reader.expect("files do not change", same, manifest, f"{key} was {reader.named[key]}, is {etag}")
+                rows += len(reader.rows(key, etag)) if exists and key.endswith(".parquet") else 0
             if output.get("files") and all(file["path"].endswith(".parquet") for file in output["files"]):
                 claimed = output["rows"]
-                reader.expect("rows are as claimed", rows == claimed, f"{manifest} {role}", f"{rows}, not {claimed}")
+                reader.expect(
+                    "numbers of rows are right", rows == claimed, f"{manifest} {role}", f"{rows}, not {claimed}"
+                )
 
 
 def check_chain(reader: Reader, found: Mapping[str, bytes], run: str, history: Iterable[Published]) -> None:
-    """All tasks of a run that succeeded read what counts now in the run, and of datasets what once was published.
+    """Check that all tasks of a successful run read its present results, and once published manifests of datasets.
 
     `run` is the run's folder below the intermediate level.
     """
@@ -160,13 +162,13 @@ def check_chain(reader: Reader, found: Mapping[str, bytes], run: str, history: I
             task = key.rpartition("/map-")[0]
             siblings = [json.loads(found[other]) for other in found if other.startswith(f"{task}/map-")]
             whole = len(siblings) == count and {each["task"]["map_count"] for each in siblings} == {count}
-            reader.expect("all shards are there", whole, task, f"{len(siblings)} of {count}")
+            reader.expect("all shards exist", whole, task, f"{len(siblings)} of {count}")
             models = {repr(sorted((p["uri"], p["digest"]) for p in each["parents"])) for each in siblings}
-            reader.expect("shards are of one making", len(models) == 1, task, f"{len(models)} different parents")
+            reader.expect("shards have the same parents", len(models) == 1, task, f"{len(models)} different parents")
 
 
 def check_history(reader: Reader, history: Iterable[Published]) -> None:
-    """Nothing newer was ever overwritten: attempts rise, days grow, replacements know more than what they replace."""
+    """Check that nothing newer was overwritten: attempts rise, days grow, replacements are based on more data."""
     before: dict[str, dict[str, Any]] = {}
     for each in history:
         document = json.loads(each.content)
@@ -183,28 +185,32 @@ def check_history(reader: Reader, history: Iterable[Published]) -> None:
             rising = former["task"]["attempt"] <= document["task"]["attempt"]
             reader.expect("no newer attempt is overwritten", rising, where, "an older attempt came later")
         if "/date=" in each.key:
-            rows = [entry["rows"] for made in (former, document) for entry in made["outputs"].values()]
+            rows = [entry["rows"] for each in (former, document) for entry in each["outputs"].values()]
             reader.expect("days only grow", rows[0] <= rows[-1], where, f"{rows[0]} rows became {rows[-1]}")
             continue
-        lines = [made["metrics"].get("lines", 0) for made in (former, document)]
+        lines = [each["metrics"].get("lines", 0) for each in (former, document)]
         text = f"{lines[0]} lines of deliveries became {lines[1]}"
         reader.expect("no newer result is overwritten", lines[0] <= lines[1], where, text)
-        basis = [made.get("basis") or "" for made in (former, document)]
+        basis = [each.get("basis") or "" for each in (former, document)]
         if all(basis):
-            text = f"made of what was there at {basis[0]}, then at {basis[1]}"
+            text = f"based on data of {basis[0]}, then of {basis[1]}"
             reader.expect("no newer result is overwritten", basis[0] <= basis[1], where, text)
 
 
 def check_days(reader: Reader, found: Mapping[str, bytes]) -> None:
-    """All days that have a manifest are noted."""
+    """Check that all days with a manifest are registered."""
     folder = f"{reader.prefix}/curated/events/"
-    there = {key.removeprefix(f"{folder}date=").partition("/")[0] for key in found if key.startswith(f"{folder}date=")}
-    noted = set(reader.document(f"{folder}days.json")["days"]) if there else set()
-    reader.expect("all days are noted", there <= noted, folder, f"not noted: {sorted(there - noted)}")
+    published = {
+        key.removeprefix(f"{folder}date=").partition("/")[0] for key in found if key.startswith(f"{folder}date=")
+    }
+    registered = set(reader.document(f"{folder}days.json")["days"]) if published else set()
+    reader.expect(
+        "all days are registered", published <= registered, folder, f"not registered: {sorted(published - registered)}"
+    )
 
 
 class Ledger:
-    """Record of deliveries: usable events by date and ID, unusable lines by file and number."""
+    """Record of deliveries: usable events by date and ID, quarantined lines by file and number."""
 
     def __init__(self) -> None:
         self.files: dict[str, tuple[dict[Event, list[dict[str, Any]]], set[int]]] = {}
@@ -225,29 +231,29 @@ class Ledger:
             return
         arrival = datetime.date.fromisoformat(key.partition("arrival=")[2][:10])
         usable: dict[Event, list[dict[str, Any]]] = defaultdict(list)
-        bad = set()
+        quarantined = set()
         for number, line in enumerate(lines, 1):
             event = in_json(line)
             if is_usable(event, arrival):
                 usable[str(moment(event["time"]).date()), event["event_id"]].append(event)
             else:
-                bad.add(number)
-        self.files[key] = (usable, bad)
+                quarantined.add(number)
+        self.files[key] = (usable, quarantined)
 
     def events(self, files: Iterable[str]) -> dict[Event, list[dict[str, Any]]]:
-        """The usable events of these files, each with the lines that say it."""
+        """Return the usable events of these files, each with its lines."""
         found: dict[Event, list[dict[str, Any]]] = defaultdict(list)
         for file in files:
             for event, lines in self.files.get(file, ({}, set()))[0].items():
                 found[event] += lines
         return found
 
-    def unusable(self, files: Iterable[str]) -> set[tuple[str, int]]:
+    def quarantined(self, files: Iterable[str]) -> set[tuple[str, int]]:
         return {(file, line) for file in files for line in self.files.get(file, ({}, set()))[1]}
 
 
 def in_json(line: bytes) -> dict[str, Any]:
-    """The object that a line holds, nothing if it holds none, or not only one."""
+    """Parse a line; return {} if it is not exactly one JSON object."""
     try:
         found = json.loads(line.decode())
     except ValueError:
@@ -260,7 +266,7 @@ def moment(text: Any) -> datetime.datetime:
 
 
 def is_usable(event: Mapping[str, Any], arrival: datetime.date) -> bool:
-    """Judge an event by the rules of ingest_events for unusable lines."""
+    """Return True if an event passes the rules of ingest_events."""
     try:
         day = moment(event["time"]).date()
         quantity, price = event["quantity"], event["unit_price"]
@@ -285,7 +291,7 @@ def check_events(
     before: Iterable[str],
     now: Iterable[str],
 ) -> None:
-    """Each usable event of the files delivered before is there once, in its day, as delivered; none that never was."""
+    """Check that each usable event delivered before exists once, in its day, as delivered, and no other event."""
     due, known = ledger.events(before), ledger.events(now)
     there: Counter[Event] = Counter()
     for manifest, content in found.items():
@@ -299,13 +305,13 @@ def check_events(
                 for row in reader.rows(key, listing[key][0]) if key in listing else []:
                     event = (str(row["time"].date()), row["event_id"])
                     there[event] += 1
-                    reader.expect("events are in their day", event[0] == day, key, f"{event} lies in {day}")
+                    reader.expect("events are in their day", event[0] == day, key, f"{event} is in {day}")
                     fits = any(agrees(row, line) for line in known.get(event, []))
                     reader.expect("events are as delivered", fits, key, f"{row} was never delivered")
     for event in due:
-        reader.expect("no event is lost", there[event] > 0, str(event), "it was delivered, and is not there")
-    for event, times in there.items():
-        reader.expect("no event is doubled", times == 1, str(event), f"it is there {times} times")
+        reader.expect("no event is lost", there[event] > 0, str(event), "it was delivered, and does not exist")
+    for event, count in there.items():
+        reader.expect("no event is doubled", count == 1, str(event), f"it exists {count} times")
 
 
 def agrees(row: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
@@ -322,21 +328,21 @@ def check_quarantine(
     before: Iterable[str],
     now: Iterable[str],
 ) -> None:
-    """All unusable lines of the files delivered before are in quarantine once, and no line that could be used."""
+    """Check that each unusable line delivered before is quarantined once, and no usable line."""
     rows = rows_of(reader, listing, manifest, content, "quarantine")
     lines = Counter((reader.key(row["file"]), row["line"]) for row in rows)
-    doubled = [line for line, times in lines.items() if times > 1]
-    reader.expect("quarantine counts right", not doubled, manifest, f"more than once: {doubled[:3]}")
-    due, possible = ledger.unusable(before), ledger.unusable(now)
+    doubled = [line for line, count in lines.items() if count > 1]
+    reader.expect("quarantine is exact", not doubled, manifest, f"more than once: {doubled[:3]}")
+    due, possible = ledger.quarantined(before), ledger.quarantined(now)
     missing, wrong = sorted(due - lines.keys()), sorted(lines.keys() - possible)
-    reader.expect("quarantine counts right", not missing, manifest, f"missing: {missing[:3]}")
-    reader.expect("quarantine counts right", not wrong, manifest, f"usable: {wrong[:3]}")
+    reader.expect("quarantine is exact", not missing, manifest, f"missing: {missing[:3]}")
+    reader.expect("quarantine is exact", not wrong, manifest, f"usable: {wrong[:3]}")
     claimed = json.loads(content)["metrics"]["unusable"]
-    reader.expect("quarantine counts right", claimed == len(lines), manifest, f"{claimed} reported, {len(lines)} there")
+    reader.expect("quarantine is exact", claimed == len(lines), manifest, f"{claimed} reported, {len(lines)} found")
 
 
 def rows_of(reader: Reader, listing: Listing, manifest: str, content: bytes, role: str) -> list[dict[str, Any]]:
-    """The rows of an output."""
+    """Return the rows of an output."""
     folder = manifest.rpartition("/")[0]
     keys = [f"{folder}/{file['path']}" for file in json.loads(content)["outputs"][role]["files"]]
     return [row for key in keys if key in listing for row in reader.rows(key, listing[key][0])]
@@ -345,10 +351,10 @@ def rows_of(reader: Reader, listing: Listing, manifest: str, content: bytes, rol
 def check_replaced(
     reader: Reader, listing: Listing, found: Mapping[str, bytes], ledger: Ledger, dataset: str, before: Iterable[str]
 ) -> None:
-    """Users or items that were delivered before are in the dataset."""
+    """Check that users or items delivered before are in the dataset."""
     manifest = f"{reader.prefix}/curated/{dataset}/all/manifest.json"
     content = found.get(manifest)
-    reader.expect("no newer result is overwritten", content is not None, manifest, "it is not there")
+    reader.expect("no newer result is overwritten", content is not None, manifest, "it does not exist")
     if content is None:
         return
     column, delivered = ("user_id", ledger.users) if dataset == "users" else ("item_id", ledger.items)
@@ -358,23 +364,23 @@ def check_replaced(
     if dataset == "users":
         due = sum(ledger.lines[file] for file in before if file in ledger.users)
         lines = json.loads(content)["metrics"]["lines"]
-        reader.expect("no newer result is overwritten", lines >= due, manifest, f"made of {lines} lines of {due}")
+        reader.expect("no newer result is overwritten", lines >= due, manifest, f"based on {lines} lines of {due}")
 
 
 def check_switches(reader: Reader, switches: Iterable[Switch]) -> None:
-    """The pointer goes to newer versions only, but for rollbacks; a rollback stands until there is something newer."""
+    """Check that the pointer only moves to newer versions, except in rollbacks, which last until a newer version."""
     shown: set[str] = set()
     latest = None
     for each in switches:
         where = f"{reader.table} {each.version}"
         if each.rollback_started is not None:
-            reader.expect("rollbacks go back", each.version in shown, where, "it was never shown before")
+            reader.expect("rollbacks restore versions", each.version in shown, where, "it was never live before")
         elif latest is not None and latest.rollback_started is not None:
-            stands = seconds(each.computed) > latest.rollback_started
-            reader.expect("rollbacks stand", stands, where, f"published over the rollback to {latest.version}")
+            newer = seconds(each.computed) > latest.rollback_started
+            reader.expect("rollbacks last", newer, where, f"published over the rollback to {latest.version}")
         elif latest is not None:
             newer = each.computed > latest.computed
-            reader.expect("the pointer goes to newer versions", newer, where, f"published over {latest.version}")
+            reader.expect("the pointer moves to newer versions", newer, where, f"published over {latest.version}")
         shown.add(each.version)
         latest = each
 
@@ -384,27 +390,27 @@ def seconds(moment: str) -> float:
 
 
 def check_version(reader: Reader, item: Mapping[str, Any]) -> None:
-    """A version is complete: all its items are there, none expires, and it is listed without an end."""
+    """Check that a version is complete: all its items exist in their buckets, and none expires."""
     version, buckets = item["version"]["S"], int(item["buckets"]["N"])
     items = [each for bucket in range(buckets) for each in items_of(reader, f"{version}/{bucket}")]
     claimed = int(item["items"]["N"])
     where = f"{reader.table} {version}"
     reader.expect("versions are complete", len(items) == claimed, where, f"{len(items)} items of {claimed}")
     ending = [each["id"]["S"] for each in items if "expires" in each]
-    reader.expect("what is shown never expires", not ending, where, f"items that expire: {ending[:3]}")
-    astray = [each["id"]["S"] for each in items if bucket_of(each, buckets) != each["part"]["S"].rpartition("/")[2]]
-    reader.expect("versions are complete", not astray, where, f"in the wrong bucket: {astray[:3]}")
+    reader.expect("live versions never expire", not ending, where, f"items that expire: {ending[:3]}")
+    misplaced = [each["id"]["S"] for each in items if bucket_of(each, buckets) != each["part"]["S"].rpartition("/")[2]]
+    reader.expect("versions are complete", not misplaced, where, f"in the wrong bucket: {misplaced[:3]}")
 
 
 def check_listed(reader: Reader, item: Mapping[str, Any]) -> None:
-    """The version in place is listed, and kept without an end."""
+    """Check that the live version is listed, and does not expire."""
     version = item["version"]["S"]
-    place = {"part": {"S": "versions"}, "id": {"S": version}}
-    listed = reader.dynamodb.get_item(TableName=reader.table, Key=place, ConsistentRead=True).get("Item")
+    key = {"part": {"S": "versions"}, "id": {"S": version}}
+    listed = reader.dynamodb.get_item(TableName=reader.table, Key=key, ConsistentRead=True).get("Item")
     where = f"{reader.table} {version}"
-    reader.expect("versions are listed", listed is not None, where, "it is in place, and not listed")
+    reader.expect("versions are listed", listed is not None, where, "it is live, and not listed")
     ends = {name: listed[name] for name in ("kept_until", "expires") if name in (listed or {})}
-    reader.expect("what is shown never expires", not ends, where, f"it is in place, and ends: {ends}")
+    reader.expect("live versions never expire", not ends, where, f"it is live, and expires: {ends}")
 
 
 def items_of(reader: Reader, part: str) -> list[dict[str, Any]]:
@@ -430,7 +436,7 @@ def pointer(reader: Reader) -> dict[str, Any] | None:
 
 
 def check_product(reader: Reader, listing: Listing, found: Mapping[str, bytes], item: Mapping[str, Any]) -> None:
-    """The version in place shows what its manifest hands over, if a later attempt has not replaced that."""
+    """Check that the live version has the rows of its manifest, unless a later attempt has replaced that."""
     manifest = reader.key(item["manifest"]["S"])
     if manifest not in found or json.loads(found[manifest])["ended"] != item["computed"]["S"]:
         return
@@ -443,11 +449,11 @@ def check_product(reader: Reader, listing: Listing, found: Mapping[str, bytes], 
         for each in items_of(reader, f"{item['version']['S']}/{bucket}"):
             shown[each["id"]["S"]] = [row["M"]["item_id"]["S"] for row in each["content"]["L"]]
     wrong = [user for user in expected.keys() | shown.keys() if expected.get(user) != shown.get(user)]
-    reader.expect("versions show their rows", not wrong, item["version"]["S"], f"other rows for {sorted(wrong)[:3]}")
+    reader.expect("versions contain their rows", not wrong, item["version"]["S"], f"other rows for {sorted(wrong)[:3]}")
 
 
 def check_instance(reader: Reader, found: Mapping[str, bytes], key: str, state: str | None, attempt: int) -> None:
-    """A task that Airflow calls a success has the manifest of its attempt."""
+    """Check that a task that succeeded in Airflow has the manifest of its attempt."""
     if state == "success":
         manifest = found.get(f"{key}/manifest.json")
         published = json.loads(manifest)["task"]["attempt"] if manifest else None
@@ -456,7 +462,7 @@ def check_instance(reader: Reader, found: Mapping[str, bytes], key: str, state: 
 
 
 def check_left(reader: Reader, listing: Listing, processes: Iterable[str], held: Iterable[str]) -> None:
-    """Nothing is left of work: no process, no upload, no temporary object. `held` are the keys that have a manifest."""
+    """Check that no process, upload or temporary object is left. `held` are the keys with a manifest."""
     lines = list(processes)
     reader.expect("no process is left", not lines, "this machine", "; ".join(lines)[:1000])
     uploads = reader.s3.list_multipart_uploads(Bucket=reader.bucket).get("Uploads", [])
@@ -468,7 +474,7 @@ def check_left(reader: Reader, listing: Listing, processes: Iterable[str], held:
 
 
 def check_secrets(reader: Reader, folders: Iterable[Path], secrets: Iterable[str], since: float = 0) -> None:
-    """No file below these folders that changed since then holds a secret, packed or not."""
+    """Check that no file changed since then below these folders contains a secret, compressed or not."""
     for folder in folders:
         for file in folder.rglob("*"):
             try:
@@ -481,8 +487,8 @@ def check_secrets(reader: Reader, folders: Iterable[Path], secrets: Iterable[str
                 with contextlib.suppress(OSError, EOFError):
                     content += gzip.decompress(content)
             for secret in secrets:
-                held = secret.encode() in content
-                reader.expect("no secret is told", not held, str(file), "it holds a secret of this run")
+                leaked = secret.encode() in content
+                reader.expect("no secret is written", not leaked, str(file), "it contains a secret of this run")
 
 
 def digest(content: bytes) -> str:

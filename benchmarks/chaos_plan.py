@@ -1,4 +1,4 @@
-"""The schedule of a chaos run: drawn from its seed alone, by round, task and attempt, or by number of a request."""
+"""The schedule of a chaos run, drawn from its seed only: by round, task and attempt, or by number of a request."""
 
 import hashlib
 import json
@@ -23,19 +23,19 @@ TASKS: dict[str, list[tuple[str, int | None]]] = {  # tasks of each pipeline, wi
         (PUBLISH, None),
     ],
 }
-# kill, term: signals. pause: stopped for a while. orphan: its Airflow worker is killed, it goes on beside its
-# successor. late: stopped, its worker killed, woken up once its successor has published. twin: a second process of
+# kill, term: signals. pause: stopped for a while. orphan: its Airflow worker is killed, it continues concurrently with
+# its successor. late: stopped, its worker killed, resumed after its successor has published. twin: a second process of
 # the attempt.
 STRIKES = {"kill": 5, "term": 3, "pause": 2, "orphan": 3, "late": 5, "twin": 3}
-# start: some seconds after the start. The others: at the request that publishes, before or after the server has it.
+# start: some seconds after the start. The others: at the publishing request, before or after the server receives it.
 MOMENTS = {"start": 5, "before manifest": 2, "after manifest": 2, "before partition": 4, "after partition": 3}
 POINTER_MOMENTS = {"before pointer": 4, "after pointer": 3}
 SHARE_STRUCK = {1: 0.5, 2: 0.35, 3: 0.2}  # of the attempts with this number
 SHARE_OF_OTHERS = 0.15  # of later attempts
-EVENTS_EVERY = 3  # rounds; the others leave out what takes Spark, so that there are more of them
+EVENTS_EVERY = 3  # rounds; the others omit Spark jobs, to be faster
 REQUEST_FAULTS = {"unavailable": 4, "refused": 3, "lost": 3, "cut": 3, "slow": 2}
 SHARE_OF_REQUESTS = 0.02
-BURST = 12  # requests that follow one another; a tenth of the faults is such an outage
+BURST = 12  # consecutive requests of an outage; a tenth of the faults are outages
 DYNAMODB_FAULTS = {"throttled": 6, "partial": 6, "unavailable": 2, "refused": 2, "lost": 3}
 SHARE_OF_DYNAMODB_REQUESTS = 0.08
 OPERATIONS = (
@@ -48,12 +48,12 @@ OPERATIONS = (
 )
 
 
-AT_REST = ("all", "ended")  # in place of a run and a task: once all runs of the round have ended
+AT_REST = ("all", "ended")  # instead of a run and a task: after all runs of the round have ended
 
 
 @dataclass(frozen=True)
 class Strike:
-    """Fault of one process: its kind, its moment, the seconds that go with either."""
+    """Fault of one process: its kind, its moment, and the seconds for them."""
 
     kind: str
     moment: str
@@ -76,7 +76,7 @@ class Operation:
     kind: str
     run: str
     task: str
-    number: int  # of anything that is to be drawn for it
+    number: int  # the seed of its own random numbers
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Round:
 
 
 def stream(*names: object) -> random.Random:
-    """The random numbers of one decision, whatever was drawn for others before."""
+    """Return the random numbers of one decision, independent of all others."""
     return random.Random("/".join(map(str, names)))
 
 
@@ -99,7 +99,7 @@ def draw(random: random.Random, weights: dict[str, int]) -> str:
 
 
 def round_of(seed: int, number: int) -> Round:
-    """The runs of a round: every pipeline, some twice at once, and what people do meanwhile."""
+    """Draw the runs of a round: every pipeline, some twice concurrently, and interventions of people."""
     random = stream(seed, number, "round")
     runs = [Run("users-1", INGEST_USERS), Run("items-1", INGEST_ITEMS)]
     with_events = number % EVENTS_EVERY == 0
@@ -107,29 +107,29 @@ def round_of(seed: int, number: int) -> Round:
         runs.append(Run("events-1", INGEST_EVENTS))
         if random.random() < 0.5:
             runs.append(Run("events-2", INGEST_EVENTS, ("events-1", "ingest_events")))
-        if random.random() < 0.4:  # beside the ingestion, while the run that new events start comes after it
+        if random.random() < 0.4:  # concurrent with the ingestion; the run that new events start comes after it
             runs.append(Run("recommend-1", RECOMMEND, ("events-1", "ingest_events")))
     for name, dag in (("users", INGEST_USERS), ("items", INGEST_ITEMS)):
         for other in (2, 3):
             if random.random() < 0.6:
                 runs.append(Run(f"{name}-{other}", dag, (f"{name}-1", dag)))
     cleared = ("select_recommendations", PUBLISH)
-    places = [("asset", task) for task, part in TASKS[RECOMMEND] if not part and (with_events or task in cleared)]
-    places.append(("events-1", "ingest_events") if with_events else ("users-1", "ingest_users"))
+    triggers = [("asset", task) for task, shard in TASKS[RECOMMEND] if not shard and (with_events or task in cleared)]
+    triggers.append(("events-1", "ingest_events") if with_events else ("users-1", "ingest_users"))
     operations = []
     for kind, share in OPERATIONS:
         if random.random() < share or (kind == "clear" and not with_events):
             last = ("asset", PUBLISH)
-            run, task = last if kind == "roll back" and random.random() < 0.6 else random.choice(places)
+            run, task = last if kind == "roll back" and random.random() < 0.6 else random.choice(triggers)
             if kind == "clear":
                 run, task = AT_REST if with_events else ("users-1", "ingest_users")
             operations.append(Operation(kind, run, task, random.randrange(1 << 30)))
     return Round(number, random.randint(1, 3), tuple(runs), tuple(operations))
 
 
-def strike(seed: int, number: int, run: str, task: str, part: int | None, attempt: int) -> Strike | None:
+def strike(seed: int, number: int, run: str, task: str, shard: int | None, attempt: int) -> Strike | None:
     """Draw the fault of the process of an attempt, None for most."""
-    random = stream(seed, number, run, task, part, attempt)
+    random = stream(seed, number, run, task, shard, attempt)
     if random.random() >= SHARE_STRUCK.get(attempt, SHARE_OF_OTHERS):
         return None
     moments = dict(MOMENTS)
@@ -140,9 +140,9 @@ def strike(seed: int, number: int, run: str, task: str, part: int | None, attemp
     moment = draw(random, moments)
     kind = draw(random, STRIKES)
     if kind == "twin":
-        moment = "start"  # later its twin would find all published
-    longest = 0.0 if kind == "twin" else 10.0 if task in SPARK_TASKS else 1.0
-    return Strike(kind, moment, round(random.uniform(0, longest), 2))
+        moment = "start"  # later its twin would find everything published
+    max_seconds = 0.0 if kind == "twin" else 10.0 if task in SPARK_TASKS else 1.0
+    return Strike(kind, moment, round(random.uniform(0, max_seconds), 2))
 
 
 def request_fault(seed: int, number: int, server: str, request: int) -> str | None:
@@ -161,16 +161,16 @@ def request_fault(seed: int, number: int, server: str, request: int) -> str | No
 
 
 def digest(seed: int, rounds: int, requests: int = 2000) -> str:
-    """A hash of the whole schedule of these rounds: the same for the same seed."""
-    found = hashlib.sha256()
+    """Return a hash of the schedule of these rounds, which depends only on the seed."""
+    result = hashlib.sha256()
     for number in range(rounds):
         planned = round_of(seed, number)
-        found.update(json.dumps(asdict(planned)).encode())
+        result.update(json.dumps(asdict(planned)).encode())
         dags = {run.name: run.dag for run in planned.runs} | {"asset": RECOMMEND}
         for name, dag in dags.items():
-            for task, part in TASKS[dag]:
+            for task, shard in TASKS[dag]:
                 for attempt in range(1, 9):
-                    found.update(repr(strike(seed, number, name, task, part, attempt)).encode())
+                    result.update(repr(strike(seed, number, name, task, shard, attempt)).encode())
         for server in ("s3", "dynamodb"):
-            found.update(repr([request_fault(seed, number, server, request) for request in range(requests)]).encode())
-    return found.hexdigest()[:16]
+            result.update(repr([request_fault(seed, number, server, request) for request in range(requests)]).encode())
+    return result.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Processes of jobs on this machine: found by their command lines, stopped, killed, cut off, doubled."""
+"""Processes of jobs on this machine: find by command line, stop, kill, orphan, duplicate."""
 
 import contextlib
 import itertools
@@ -14,19 +14,19 @@ from typing import Any
 
 @dataclass(frozen=True)
 class JobProcess:
-    """The first process of a job's process group, and the task that it works on."""
+    """The first process of a job's process group, and its task."""
 
     pid: int
     parent: int
     dag: str
     run: str
     task: str
-    part: int | None
+    shard: int | None
     attempt: int
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        return (self.dag, self.run, self.task, self.part, self.attempt)
+        return (self.dag, self.run, self.task, self.shard, self.attempt)
 
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -35,47 +35,47 @@ class JobProcess:
     def alive(self) -> bool:
         return Path(f"/proc/{self.pid}/cwd").exists()
 
-    def cut_off(self) -> None:
-        """Kill the worker that waits for the process, which goes on, because someone else reads what it prints."""
+    def orphan(self) -> None:
+        """Kill the worker that waits for the process; the process continues, because its output is still read."""
         keep_reading(self.pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.parent, signal.SIGKILL)
 
 
 def running(lake: str) -> Iterator[JobProcess]:
-    """The processes that work on tasks of a lake now."""
+    """Yield the processes of running tasks on a lake."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             arguments = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            given = options(arguments)
-            if given.get("--lake") != lake or "--attempt" not in given:
+            parsed = options(arguments)
+            if parsed.get("--lake") != lake or "--attempt" not in parsed:
                 continue
             parent, group = map(int, (folder / "stat").read_text().rpartition(")")[2].split()[1:3])
         except (OSError, ValueError):
             continue
         if group == int(folder.name):
-            yield JobProcess(group, parent, **task_of(given))
+            yield JobProcess(group, parent, **task_of(parsed))
 
 
 def options(arguments: list[str]) -> dict[str, str]:
-    """The options of a command line, each with its value: --option=VALUE or --option VALUE."""
-    apart = dict(itertools.pairwise(arguments))
-    return apart | dict(word.split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
+    """Parse the options of a command line: --option=VALUE or --option VALUE."""
+    separate = dict(itertools.pairwise(arguments))
+    return separate | dict(word.split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
 
 
-def task_of(given: dict[str, str]) -> dict[str, Any]:
-    """The task that a job's options name."""
+def task_of(parsed: dict[str, str]) -> dict[str, Any]:
+    """Return the task in a job's options."""
     return {
-        "dag": given["--dag-id"],
-        "run": given["--run-id"],
-        "task": given["--task-id"],
-        "part": int(given["--map-index"]) if "--map-index" in given else None,
-        "attempt": int(given["--attempt"]),
+        "dag": parsed["--dag-id"],
+        "run": parsed["--run-id"],
+        "task": parsed["--task-id"],
+        "shard": int(parsed["--map-index"]) if "--map-index" in parsed else None,
+        "attempt": int(parsed["--attempt"]),
     }
 
 
 def keep_reading(pid: int) -> None:
-    """Read what a process prints until it ends, so that it can go on when its first reader is gone."""
+    """Read a process's output until it ends, so that it can continue without its first reader."""
     with contextlib.suppress(OSError):
         output = open(f"/proc/{pid}/fd/1", "rb", buffering=0)  # noqa: SIM115, PTH123
         threading.Thread(target=drain, args=(output,), daemon=True).start()
@@ -88,7 +88,7 @@ def drain(output: Any) -> None:
 
 
 def twin(process: JobProcess, output: Path) -> subprocess.Popen[bytes] | None:
-    """Start a second process of the same attempt, as a node that comes back does; None if the first has ended."""
+    """Start a second process of the same attempt, as a recovered node does; None if the first has ended."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         folder = Path(f"/proc/{process.pid}")
         arguments = (folder / "cmdline").read_bytes().decode().split("\0")[:-1]

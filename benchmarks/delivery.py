@@ -1,4 +1,4 @@
-"""Items a second into DynamoDB: publish_product's writer beside the same loop with boto3's plain batch_writer."""
+"""Items per second into DynamoDB: publish_product's writer compared with a loop around boto3's batch_writer."""
 
 import argparse
 import contextlib
@@ -22,12 +22,12 @@ from common.delivery.tables import Table, client
 from tools.sandbox import local_dynamodb
 
 CONTRACT = "recommendations@1"
-ROWS = 10  # of a user
+ROWS = 10  # per user
 PARALLEL = 8
 
 
 def recommendations(users: int) -> pa.Table:
-    """Ten rows a user, as the shop's pipeline writes them."""
+    """Return ten rows per user, as the shop's pipeline writes them."""
     numbers = range(users * ROWS)
     return pa.table(
         {
@@ -42,9 +42,9 @@ def recommendations(users: int) -> pa.Table:
 
 
 def plain(name: str, rows: pa.Table, delay: float) -> int:
-    """The loop that one writes without further thought; how many items it wrote."""
+    """Write with a straightforward loop; return the number of items written."""
     table = boto3.resource("dynamodb", endpoint_url=client().meta.endpoint_url).Table(name)
-    slowed(table.meta.client, delay)
+    add_delay(table.meta.client, delay)
     count = 0
     with table.batch_writer() as batch:
         for user, group in itertools.groupby(rows.to_pylist(), key=lambda row: row["user_id"]):
@@ -63,49 +63,49 @@ def plain(name: str, rows: pa.Table, delay: float) -> int:
 
 
 def ours(name: str, rows: pa.Table, delay: float) -> int:
-    """The writer of publish_product: converted, what is there looked for, written."""
+    """Write with the writer of publish_product: convert, look up existing items, write."""
     table = Table(client(PARALLEL), name, PARALLEL)
-    slowed(table.client, delay)
+    add_delay(table.client, delay)
     items = make_items(rows, contracts.load(CONTRACT))
     return writer.write(table, items, "ours", lambda done: None)["written"]
 
 
-def slowed(caller: Any, delay: float) -> None:
-    """Let each request of a client take so many seconds longer, as it does to a server in another building."""
+def add_delay(caller: Any, delay: float) -> None:
+    """Delay each request of a client by some seconds, as to a distant server."""
     if delay:
         caller.meta.events.register("before-send.dynamodb", lambda **_: time.sleep(delay))
 
 
-def one(way: str, users: int, delay: float) -> None:
-    """Write once, into a table of its own, and print how it went."""
+def write_once(way: str, users: int, delay: float) -> None:
+    """Write once, into a new table, and print the speed."""
     name = f"benchmark-{uuid.uuid4().hex}"
     tables.create(client(), name, None)
     rows = recommendations(users)
-    with contextlib.ExitStack() as at_last:
-        at_last.callback(client().delete_table, TableName=name)
+    with contextlib.ExitStack() as stack:
+        stack.callback(client().delete_table, TableName=name)
         began = time.perf_counter()
         written = {"ours": ours, "plain": plain}[way](name, rows, delay)
         seconds = time.perf_counter() - began
         assert written == users, f"{written} items of {users}"
-    print(json.dumps({"items_a_second": users / seconds}))
+    print(json.dumps({"items_per_second": users / seconds}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=10_000, help="items that are written")
-    parser.add_argument("--runs", type=int, default=3, help="of each, in turns")
-    parser.add_argument("--delay", type=float, default=0.0, help="seconds that each request takes longer")
-    parser.add_argument("--way", choices=("ours", "plain"), help="only this one, once, in this process")
+    parser.add_argument("--users", type=int, default=10_000, help="number of items")
+    parser.add_argument("--runs", type=int, default=3, help="of each, alternately")
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds added to each request")
+    parser.add_argument("--way", choices=("ours", "plain"), help="only this writer, once, in this process")
     arguments = parser.parse_args()
     if arguments.way:
-        one(arguments.way, arguments.users, arguments.delay)
+        write_once(arguments.way, arguments.users, arguments.delay)
         return
     with local_dynamodb.running():
         common = [sys.executable, "-m", "benchmarks.delivery", "--users", str(arguments.users)]
         common += ["--delay", str(arguments.delay), "--way"]
         found = measure.alternate({way: [*common, way] for way in ("plain", "ours")}, arguments.runs)
-    speed = {way: statistics.median(run.said["items_a_second"] for run in runs) for way, runs in found.items()}
-    body = measure.table(found, {"items a second": lambda run: run.said["items_a_second"]})
+    speed = {way: statistics.median(run.figures["items_per_second"] for run in runs) for way, runs in found.items()}
+    body = measure.table(found, {"items per second": lambda run: run.figures["items_per_second"]})
     print(f"\n{body}\n\nours is {speed['ours'] / speed['plain']:.1f} times as fast ({measure.versions('boto3')}).")
 
 

@@ -1,8 +1,8 @@
 """The hand-over of interactions from Spark to a CSR matrix in Python: through files, and by collecting in the driver.
 
-Users and items are strings, as in our contracts; a row for each pair, sorted by user. Ours is Spark writing Parquet and
-ending, and another process reading it with `read_interactions`. The peers collect in the driver's process and
-make a CSR of it there. Seconds are without Spark's start; memory is of the whole process tree.
+Users and items are strings, as in our contracts; one row per pair, sorted by user. Ours: Spark writes Parquet and
+ends, and another process reads it with `read_interactions`. The peers collect in the driver's process and build a
+CSR there. Seconds are without Spark's start; memory is of the whole process tree.
 """
 
 import argparse
@@ -26,24 +26,24 @@ from common.handover.storage import File
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".tandem" / "benchmarks"
 CONTRACT = Contract(
-    "pairs@1", "", {"user_id": Column("string"), "item_id": Column("string"), "weight": Column("small_number")}
+    "pairs@1", "", {"user_id": Column("string"), "item_id": Column("string"), "weight": Column("float32")}
 )
-ROWS_A_FILE = 2_500_000
-PAIRS_A_USER = 26
+ROWS_PER_FILE = 2_500_000
+PAIRS_PER_USER = 26
 ITEMS = 20_000
 
 
 def pairs(rows: int) -> Path:
-    """A folder with so many pairs, as Parquet files sorted by user and item; made unless it lies there."""
+    """Return a folder with `rows` pairs, as Parquet files sorted by user and item; created if missing."""
     folder = FOLDER / f"pairs-{rows}"
-    for number in range(-(-rows // ROWS_A_FILE)):
+    for number in range(-(-rows // ROWS_PER_FILE)):
         file = folder / f"part-{number:05}.parquet"
         if file.exists():
             continue
         random = np.random.default_rng([rows, number])
-        size = min(ROWS_A_FILE, rows - number * ROWS_A_FILE)
-        user = np.sort(random.integers(0, -(-size // PAIRS_A_USER), size)) + number * ROWS_A_FILE
-        # Items rise within a user, so that no pair stands twice.
+        size = min(ROWS_PER_FILE, rows - number * ROWS_PER_FILE)
+        user = np.sort(random.integers(0, -(-size // PAIRS_PER_USER), size)) + number * ROWS_PER_FILE
+        # Items ascend within a user, so that no pair is repeated.
         start = np.searchsorted(user, user)
         item = (random.integers(0, ITEMS // 200, size) + 1 + (np.arange(size) - start) * (ITEMS // 200)) % ITEMS
         item = item[np.lexsort((item, user))]
@@ -63,7 +63,7 @@ def pairs(rows: int) -> Path:
 
 
 def session(memory: str, **more: str) -> Any:
-    """Spark with the settings of our jobs; it ends when its memory does, for left alone it hangs."""
+    """Start Spark with the settings of our jobs; it exits when out of memory, because by default it hangs."""
     from pyspark.sql import SparkSession
 
     from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS, WITHOUT_CHECKSUMS
@@ -84,11 +84,11 @@ def write(source: Path, memory: str) -> dict[str, Any]:
 
 
 def read(source: Path) -> dict[str, Any]:
-    """What a container does: the files to a CSR, with our reader."""
+    """Read the files into a CSR with our reader, as a container does."""
     started = time.perf_counter()
-    found = sorted(source.glob("*.parquet"))
-    files = [File(f"file://{file}", file.stat().st_size) for file in found]
-    rows = sum(pq.ParquetFile(file).metadata.num_rows for file in found)
+    paths = sorted(source.glob("*.parquet"))
+    files = [File(f"file://{file}", file.stat().st_size) for file in paths]
+    rows = sum(pq.ParquetFile(file).metadata.num_rows for file in paths)
     task: Any = SimpleNamespace(input=lambda _: Input("pairs", CONTRACT, files, rows), log=print)
     interactions = read_interactions(task, "pairs", ["weight"])
     size = interactions.indptr.nbytes + interactions.indices.nbytes + interactions.values["weight"].nbytes
@@ -99,12 +99,12 @@ def read(source: Path) -> dict[str, Any]:
 
 
 def checksums(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> dict[str, float]:
-    """By what two matrices are compared, whatever the order of their users is; piece by piece, to need no memory."""
+    """Return figures that identify a matrix up to the order of users; in pieces, to save memory."""
     pieces = [slice(start, start + 1_000_000) for start in range(0, len(indices), 1_000_000)]
     item_weight = sum(float(indices[piece].astype(np.float64) @ weights[piece].astype(np.float64)) for piece in pieces)
     return {
         "users": len(indptr) - 1,
-        "longest": int(np.diff(indptr).max()),
+        "longest_row": int(np.diff(indptr).max()),
         "items": int(indices.max()) + 1,
         "pairs": len(indices),
         "weight": round(float(weights.sum(dtype=np.float64)), 1),
@@ -113,7 +113,7 @@ def checksums(indptr: np.ndarray, indices: np.ndarray, weights: np.ndarray) -> d
 
 
 def to_csr(users: Any, items: Any, weights: np.ndarray) -> dict[str, float]:
-    """Columns of codes, users in any order, to a CSR."""
+    """Convert columns of codes, users in any order, to a CSR."""
     from scipy.sparse import coo_matrix
 
     matrix = coo_matrix((weights, (users, items))).tocsr()
@@ -162,55 +162,55 @@ VARIANTS = {
 
 
 def both(source: Path, memory: str) -> dict[str, Any]:
-    """Ours: one process writes, then another reads."""
-    written = measure.run(here("write", source, memory))
-    found = measure.run(here("read", source.with_name(f"{source.name}-handed-over"), memory))
-    parts = {"write": written.said["seconds"], "read": found.said["seconds"]}
-    return {**found.said, **parts, "seconds": sum(parts.values())}
+    """Run ours: one process writes, then another reads."""
+    written = measure.run(command_of("write", source, memory))
+    found = measure.run(command_of("read", source.with_name(f"{source.name}-handed-over"), memory))
+    steps = {"write": written.figures["seconds"], "read": found.figures["seconds"]}
+    return {**found.figures, **steps, "seconds": sum(steps.values())}
 
 
-def here(variant: str, source: Path, memory: str) -> list[str]:
+def command_of(variant: str, source: Path, memory: str) -> list[str]:
     names = ["--variant", variant, "--source", str(source), "--memory", memory]
     return [sys.executable, "-m", "benchmarks.handover", *names]
 
 
-def lives(name: str, command: list[str]) -> str:
-    """Whether a command ends well, as a line of the report."""
+def try_command(name: str, command: list[str]) -> str:
+    """Run a command; return a line of the report on success or failure."""
     try:
         one = measure.run(command)
     except RuntimeError as error:
         out_of_memory = "OutOfMemory" in str(error) or "heap space" in str(error)
-        return f"- {name}: dies{' for want of memory' if out_of_memory else ''}"
-    return f"- {name}: works, {one.said['seconds']:.1f} s, {one.peak / 2**20:,.0f} MiB"
+        return f"- {name}: fails{' with out of memory' if out_of_memory else ''}"
+    return f"- {name}: works, {one.figures['seconds']:.1f} s, {one.peak / 2**20:,.0f} MiB"
 
 
 def compare(rows: int, runs: int, command: str, slow: bool) -> None:
     source = pairs(rows)
     heap = 4 if rows <= 10_000_000 else 12  # GiB, for the peers
     commands = {
-        "ours, 1 GiB heap": here("both", source, "1g"),
-        f"toPandas with Arrow, {heap} GiB": here("pandas_arrow", source, f"{heap}g"),
-        f"toArrow, {heap} GiB": here("arrow", source, f"{heap}g"),
+        "ours, 1 GiB heap": command_of("both", source, "1g"),
+        f"toPandas with Arrow, {heap} GiB": command_of("pandas_arrow", source, f"{heap}g"),
+        f"toArrow, {heap} GiB": command_of("arrow", source, f"{heap}g"),
     }
     if slow:
-        commands[f"toPandas without Arrow, {heap} GiB"] = here("pandas", source, f"{heap}g")
-    commands["reading alone, files sorted by user"] = here("read_sorted", source, "1g")
+        commands[f"toPandas without Arrow, {heap} GiB"] = command_of("pandas", source, f"{heap}g")
+    commands["reading alone, files sorted by user"] = command_of("read_sorted", source, "1g")
     found = measure.alternate(commands, runs)
-    seconds: dict[str, measure.Column] = {"without start, s": lambda one: one.said["seconds"]}
+    seconds: dict[str, measure.Column] = {"without start, s": lambda one: one.figures["seconds"]}
     lines = [measure.table(found, seconds), ""]
     ours, alone = (found[name][-1] for name in ("ours, 1 GiB heap", "reading alone, files sorted by user"))
-    lines.append(f"- ours: {ours.said['write']:.1f} s writing, {ours.said['read']:.1f} s reading")
-    size, names = alone.said["csr_bytes"], alone.said["names_bytes"]
+    lines.append(f"- ours: {ours.figures['write']:.1f} s writing, {ours.figures['read']:.1f} s reading")
+    size, names = alone.figures["csr_bytes"], alone.figures["names_bytes"]
     lines.append(
         f"- reading alone: peak {alone.peak / size:.2f} times the CSR's {size / 2**20:,.0f} MiB "
         f"(the names of users and items are {names / 2**20:,.0f} MiB more)"
     )
-    checked = ("users", "longest", "items", "pairs", "weight", "item_weight")
-    results = {tuple(many[-1].said[name] for name in checked) for many in found.values()}
+    checked = ("users", "longest_row", "items", "pairs", "weight", "item_weight")
+    results = {tuple(many[-1].figures[name] for name in checked) for many in found.values()}
     lines.append("- all matrices agree" if len(results) == 1 else f"- the matrices differ: {sorted(results)}")
     for variant, name in (("pandas_arrow", "toPandas with Arrow"), ("arrow", "toArrow")):
-        for less in (size for size in (1, 4) if size < heap):
-            lines.append(lives(f"{name}, {less} GiB heap", here(variant, source, f"{less}g")))
+        for smaller in (size for size in (1, 4) if size < heap):
+            lines.append(try_command(f"{name}, {smaller} GiB heap", command_of(variant, source, f"{smaller}g")))
     lines.append(measure.versions("pyspark", "pyarrow", "pandas"))
     measure.record(f"hand-over of {rows:,} pairs to a CSR", command, "\n".join(lines))
 
@@ -220,18 +220,24 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="10 and 50 million pairs instead of 1 million")
     parser.add_argument("--runs", type=int, default=3, help="of each variant")
     parser.add_argument("--without-slowest", action="store_true", help="leave out toPandas without Arrow")
-    parser.add_argument("--rows", type=int, nargs="*", help="these sizes instead")
+    parser.add_argument("--rows", type=int, nargs="*", help="other sizes")
     parser.add_argument("--variant", choices=[*VARIANTS, "both"], help=argparse.SUPPRESS)
     parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.variant:
-        print(json.dumps((both if asked.variant == "both" else VARIANTS[asked.variant])(asked.source, asked.memory)))
+    arguments = parser.parse_args()
+    if arguments.variant:
+        print(
+            json.dumps(
+                (both if arguments.variant == "both" else VARIANTS[arguments.variant])(
+                    arguments.source, arguments.memory
+                )
+            )
+        )
         return
-    for rows in asked.rows or ([10_000_000, 50_000_000] if asked.large else [1_000_000]):
+    for rows in arguments.rows or ([10_000_000, 50_000_000] if arguments.large else [1_000_000]):
         # Without Arrow 50 million rows take more memory than most machines have.
         command = " ".join(["python -m benchmarks.handover", *sys.argv[1:]])
-        compare(rows, asked.runs, command, slow=rows <= 10_000_000 and not asked.without_slowest)
+        compare(rows, arguments.runs, command, slow=rows <= 10_000_000 and not arguments.without_slowest)
 
 
 if __name__ == "__main__":

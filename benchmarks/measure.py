@@ -1,4 +1,4 @@
-"""Runs commands side by side in fresh processes: wall time, CPU time and memory of all their processes, as a table."""
+"""Run commands alternately in fresh processes: wall time, CPU time and memory of all their processes, as a table."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ import psutil
 from common.handover.heartbeat import status_bytes
 
 RESULTS = Path(__file__).parent / "results.md"
-EVERY = 0.05  # seconds between two looks at the processes
+SAMPLE_SECONDS = 0.05  # seconds between two samples of the processes
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One run: wall and CPU seconds, most resident memory at one time (bytes), and what the command said of itself.
+    """One run: wall and CPU seconds, peak resident memory (bytes), and the figures that the command printed.
 
-    CPU and memory are of the process and all its descendants. Memory that processes share counts in each of them.
-    `said` is the JSON object of the last line on stdout: times of its parts, sums by which results are compared.
+    CPU and memory are of the process and all its descendants. Shared memory counts in each process.
+    `figures` is the JSON object of the last line on stdout: times of steps, sums to compare results.
     """
 
     wall: float
     cpu: float
     peak: int
-    said: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 class Watch(threading.Thread):
-    """Looks at a process and its descendants until told to end: CPU seconds of each, most memory of all together."""
+    """Sample a process and its descendants until the end: CPU seconds of each, peak memory of all together."""
 
     def __init__(self, process: int) -> None:
         super().__init__(daemon=True)
@@ -52,11 +52,11 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         while True:
-            self.look()
-            if self.ended.wait(EVERY):
+            self.sample()
+            if self.ended.wait(SAMPLE_SECONDS):
                 return
 
-    def look(self) -> None:
+    def sample(self) -> None:
         memory = largest = 0
         try:
             processes = [self.root, *self.root.children(recursive=True)]
@@ -78,12 +78,12 @@ class Watch(threading.Thread):
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Measurement:
     """Run a command to its end; RuntimeError with the end of its stderr if it fails.
 
-    CPU is what the system accounts to the process and to the descendants that were waited for, or the sum of what was
-    last seen of each, whichever is more: a Java process that nobody waits for counts too.
+    CPU is the system's account of the process and its awaited descendants, or the sum of the last samples, whichever is
+    more: a Java process without a waiting parent counts, too.
     """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as complaints:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=complaints, env={**os.environ, **(environment or {})})
+        process = subprocess.Popen(command, stdout=out, stderr=errors, env={**os.environ, **(environment or {})})
         watch = Watch(process.pid)
         watch.start()
         try:
@@ -96,8 +96,8 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
         watch.ended.set()
         watch.join()
         if process.returncode != 0:
-            complaints.seek(0)
-            tail = complaints.read().decode(errors="replace")[-4000:]
+            errors.seek(0)
+            tail = errors.read().decode(errors="replace")[-4000:]
             raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}:\n{tail}")
         out.seek(0)
         lines = out.read().decode(errors="replace").splitlines()
@@ -105,13 +105,13 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     return Measurement(
         wall,
         max(usage.ru_utime + usage.ru_stime, sum(watch.cpu.values())),
-        watch.peak,  # not ru_maxrss, which begins with what this process held when it started the other
+        watch.peak,  # not ru_maxrss, which includes the memory of this process at the fork
         json.loads(last) if last.startswith("{") else {},
     )
 
 
 def alternate(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, list[Measurement]]:
-    """Each command `runs` times, in turns (first, second, …, first, …), so that a busy minute hits all of them."""
+    """Run each command `runs` times, in turns (first, second, …, first, …), so that load affects all alike."""
     found: dict[str, list[Measurement]] = {name: [] for name in commands}
     for number in range(runs):
         for name, command in commands.items():
@@ -123,7 +123,7 @@ def alternate(commands: Mapping[str, Sequence[str]], runs: int) -> dict[str, lis
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Median and, of two values or more, the least and the most: `3.1 (2.9 to 3.4)`."""
+    """Format the median and, for two or more values, the range: `3.1 (2.9 to 3.4)`."""
     middle = f"{statistics.median(values):,.{digits}f}"
     return middle if len(values) < 2 else f"{middle} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
@@ -132,9 +132,9 @@ Column = Callable[[Measurement], float]
 
 
 def table(found: Mapping[str, Sequence[Measurement]], columns: Mapping[str, Column] | None = None) -> str:
-    """Markdown, a row for each name: wall, CPU, peak memory, and more `columns` by their headings; medians and spread.
+    """Return Markdown, one row per name: wall, CPU, peak memory, and further `columns` by heading; medians and ranges.
 
-    `columns` are functions of one run, such as `lambda one: one.said["fit"]`.
+    `columns` are functions of one run, such as `lambda one: one.figures["fit"]`.
     """
     heads: dict[str, Column] = {**(columns or {}), "wall, s": lambda one: one.wall, "CPU, s": lambda one: one.cpu}
     lines = [f"| | {' | '.join(heads)} | peak, MiB |", "|---|" + "---|" * (len(heads) + 1)]
@@ -145,7 +145,7 @@ def table(found: Mapping[str, Sequence[Measurement]], columns: Mapping[str, Colu
 
 
 def versions(*packages: str) -> str:
-    """What it ran on: system, cores, Python and the named packages of this environment."""
+    """Return the versions of a run: system, cores, Python and the named packages of this environment."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     installed = [f"{name} {version(name)}" for name in packages]
     return ", ".join(
@@ -159,7 +159,7 @@ def versions(*packages: str) -> str:
 
 
 def record(title: str, command: str, body: str, path: Path = RESULTS) -> None:
-    """Print a result and add it to the end of benchmarks/results.md, with the day and the command that shows it."""
+    """Print a result and add it to the end of benchmarks/results.md, with the day and the command."""
     text = f"## {title}\n{datetime.now(UTC):%Y-%m-%d}, `{command}`\n\n{body.strip()}\n"
     print("\n" + text)
     before = path.read_text() if path.exists() else "# Results of the benchmarks\n"

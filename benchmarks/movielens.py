@@ -1,4 +1,4 @@
-"""MovieLens 100K, split as the recommenders project splits it, and two figures of theirs that must come out again."""
+"""MovieLens 100K, split as the recommenders project splits it, and two of its published figures, to reproduce."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from common.recommending.models import excluded
 from common.recommending.popularity import popularity
 from common.recommending.ranking import NonPersonalizedScorer, Scorer, concatenate, rank
 
-Table = NDArray[np.int64]  # user, item, rating, seconds since 1970; a row a rating
-HARNESS = {"popularity": (0.2522, 5e-4), "SAR": (0.3938, 5e-5)}  # nDCG@10; ties of popularity may go either way
+Table = NDArray[np.int64]  # user, item, rating, seconds since 1970; one row per rating
+HARNESS = {"popularity": (0.2522, 5e-4), "SAR": (0.3938, 5e-5)}  # nDCG@10; ties of popularity are in any order
 
 
 def ratings(source: Path) -> Table:
-    """The ratings in their original order, of u.data or of a copy with a header; SystemExit if it is something else."""
+    """Read the ratings in their original order, of u.data or of a copy with a header; SystemExit for other files."""
     with source.open() as lines:
         table = np.loadtxt((line for line in lines if line[:1].isdigit()), dtype=np.int64)
     if table.shape != (100_000, 4):
@@ -30,9 +30,9 @@ def ratings(source: Path) -> Table:
 
 
 def split(table: Table, seed: int) -> tuple[Table, Table]:
-    """Three quarters of each item's ratings, drawn by the seed, and the rest.
+    """Split into three quarters of each item's ratings, drawn by the seed, and the rest.
 
-    As `python_stratified_split(ratio=.75, filter_by="item")` of the recommenders project draws them.
+    Equals `python_stratified_split(ratio=.75, filter_by="item")` of the recommenders project.
     """
     order = np.lexsort((np.random.RandomState(seed).rand(len(table)), table[:, 1]))
     items = table[order, 1]
@@ -42,20 +42,20 @@ def split(table: Table, seed: int) -> tuple[Table, Table]:
 
 
 def matrix(table: Table, values: NDArray[np.generic], shape: tuple[int, int]) -> sp.csr_matrix:
-    made = sp.csr_matrix((values.astype(np.float32), (table[:, 0], table[:, 1])), shape=shape)
-    made.sort_indices()
-    return made
+    result = sp.csr_matrix((values.astype(np.float32), (table[:, 0], table[:, 1])), shape=shape)
+    result.sort_indices()
+    return result
 
 
 def problem(train: Table, test: Table, shape: tuple[int, int]) -> tuple[History, Truth]:
-    """Histories in which a rating counts as that many purchases of today, and what is to be found: all of `test`."""
+    """Return histories in which a rating r counts as r purchases today, and the truth: all of `test`."""
     rated = matrix(train, train[:, 2], shape)
     pairs = History(rated.indptr.astype(np.int64), rated.indices, rated.data, np.zeros_like(rated.data), shape[1])
     return pairs, Truth(matrix(test, np.ones(len(test)), shape).astype(np.int8))
 
 
 def harness(train: Table, pairs: History, truth: Truth) -> dict[str, float]:
-    """nDCG@10 of popularity and of the published SAR (Jaccard similarity, ratings halved every 30 days)."""
+    """Return nDCG@10 of popularity and of the published SAR (Jaccard similarity, ratings halved every 30 days)."""
     items = pairs.item_count
     bought = pairs.matrix(np.ones_like(pairs.events))
     together = (bought.T @ bought).toarray()
@@ -64,15 +64,15 @@ def harness(train: Table, pairs: History, truth: Truth) -> dict[str, float]:
     age = (train[:, 3].max() - train[:, 3]) / 86_400
     affinity = matrix(train, train[:, 2] * 2 ** (-age / 30), (pairs.user_count, items))
     model = ItemModel(sp.csr_matrix((items, items), dtype=np.float32), jaccard, np.arange(items), 30.0)
-    found = {}
+    results = {}
     scorers: dict[str, Scorer] = {
         "popularity": NonPersonalizedScorer(popularity(pairs)),
         "SAR": ItemScorer(model, affinity),
     }
     for name, scorer in scorers.items():
         ranking = concatenate(list(rank(scorer, pairs.user_count, 10, excluded(pairs, False))))
-        found[name] = quality(ranking, truth).means()["ndcg"]
+        results[name] = quality(ranking, truth).means()["ndcg"]
         expected, allowed = HARNESS[name]
-        if abs(found[name] - expected) > allowed:
-            raise SystemExit(f"{name} must have nDCG@10 {expected} and has {found[name]:.4f}: not the same protocol.")
-    return found
+        if abs(results[name] - expected) > allowed:
+            raise SystemExit(f"{name} has nDCG@10 {results[name]:.4f}, expected {expected}: the protocol differs.")
+    return results

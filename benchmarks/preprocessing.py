@@ -1,7 +1,7 @@
-"""build_interactions and ingest_events beside duckdb and Spark as one would naively write it, on generated data.
+"""build_interactions and ingest_events compared with duckdb and naive Spark, on generated data.
 
-Each run is a process of its own. Ours is the job itself, by spark-submit with the driver's memory of its `job.toml`.
-Parsing only is what `ingest_events` can't do without: Spark reads the lines, parses them and drops the result.
+Each run is a new process. Ours is the job itself, by spark-submit with the driver's memory of its `job.toml`.
+"Only parsing" is the minimum of `ingest_events`: Spark reads the lines, parses them and drops the result.
 """
 
 import argparse
@@ -39,16 +39,16 @@ HALF_LIFE = 90.0  # days; the defaults of build_interactions
 
 
 def shop(events: int, level: str) -> Path:
-    """A lake with so many events, made unless it lies there."""
+    """Return a lake with `events` events, generated if missing."""
     folder = FOLDER / f"{level}-{events}"
     generate(Settings(events // 50, 20_000, events, 1, DAYS[level], START), level, f"file://{folder}", 2)
     return folder
 
 
 def run_job(lake: Path, job: str) -> dict[str, Any]:
-    """Run a job by spark-submit; where its output lies, and what Spark noted of its work."""
+    """Run a job by spark-submit; return its output folder and Spark's metrics."""
     if job == "ingest_events":
-        shutil.rmtree(lake / "curated", ignore_errors=True)  # else all would be known
+        shutil.rmtree(lake / "curated", ignore_errors=True)  # else all events would be known
     run = f"benchmark-{uuid.uuid4().hex[:8]}"
     identity = [
         "--lake",
@@ -69,17 +69,17 @@ def run_job(lake: Path, job: str) -> dict[str, Any]:
             "spark.eventLog.compress": "false",
             "spark.eventLog.dir": f"file://{events}",
         }
-        told = list(itertools.chain(*[("--conf", f"{name}={value}") for name, value in settings.items()]))
+        options = list(itertools.chain(*[("--conf", f"{name}={value}") for name, value in settings.items()]))
         subprocess.run(
-            [str(Path(sys.executable).with_name("spark-submit")), *told, f"jobs/{job}/main.py", *identity],
+            [str(Path(sys.executable).with_name("spark-submit")), *options, f"jobs/{job}/main.py", *identity],
             cwd=ROOT, env={**os.environ, "PYSPARK_PYTHON": sys.executable}, check=True, stdout=sys.stderr,
         )  # fmt: skip
-        noted = spark_metrics(Path(events))
-    return {"output": str(lake / "intermediate" / "benchmark" / run / job), **noted}
+        metrics = spark_metrics(Path(events))
+    return {"output": str(lake / "intermediate" / "benchmark" / run / job), **metrics}
 
 
 def spark_metrics(events: Path) -> dict[str, float]:
-    """Seconds of work (from the first query to the end of the application), bytes spilled and number of shuffles."""
+    """Return seconds from the first query to the end of the application, bytes spilled and number of shuffles."""
     found: Counter[str] = Counter()
     began, ended = math.inf, 0.0
     shuffles = set()
@@ -99,7 +99,7 @@ def spark_metrics(events: Path) -> dict[str, float]:
 
 
 def naive_session(memory: str) -> Any:
-    """Spark with its defaults, on this machine."""
+    """Start Spark with its defaults, on this machine."""
     from pyspark.sql import SparkSession
 
     builder = SparkSession.builder.master("local[*]").config("spark.driver.memory", memory)
@@ -108,7 +108,7 @@ def naive_session(memory: str) -> Any:
 
 
 def naive_interactions(lake: Path) -> dict[str, Any]:
-    """Duplicates dropped, an aggregation for each cut, joined, sorted as a whole; 200 partitions, as Spark has them."""
+    """Drop duplicates, aggregate for each cut, join, sort globally; with Spark's default of 200 partitions."""
     from pyspark.sql import functions as F
 
     spark = naive_session("2g")
@@ -170,7 +170,7 @@ print('{"output": "%s", "work": %f}' % (output, time.perf_counter() - started))
 
 
 def parse_only(lake: Path) -> dict[str, Any]:
-    """Lines read and parsed with the settings of our jobs, nothing kept."""
+    """Read and parse lines with the settings of our jobs; drop the result."""
     from pyspark.sql import functions as F
 
     from common.engines.spark.session import SETTINGS
@@ -188,7 +188,7 @@ def parse_only(lake: Path) -> dict[str, Any]:
 
 
 def naive_ingest(lake: Path) -> dict[str, Any]:
-    """Lines read by their schema, those without an ID or a time left out, duplicates dropped, written by date."""
+    """Read lines with a schema, drop those without an ID or a time and duplicates, write by date."""
     from pyspark.sql import functions as F
 
     from jobs.ingest_events.main import EVENT
@@ -229,13 +229,13 @@ VARIANTS = {
 }
 
 
-def here(variant: str, lake: Path) -> list[str]:
-    """The command that runs one of the variants of this file."""
+def command_of(variant: str, lake: Path) -> list[str]:
+    """Return the command of a variant of this file."""
     return [sys.executable, "-m", "benchmarks.preprocessing", "--variant", variant, "--lake", str(lake)]
 
 
 def sums(output: str, job: str) -> dict[str, Any]:
-    """By what results are compared: rows and sums of the files of an output."""
+    """Return rows and sums of an output, to compare results."""
     folder = Path(output)
     if (folder / "manifest.json").exists() and job == "build_interactions":
         folder = next(folder.glob("attempt-1/*/interactions"))
@@ -252,70 +252,76 @@ def sums(output: str, job: str) -> dict[str, Any]:
 
 
 def compare(job: str, commands: dict[str, list[str]], runs: int, title: str, command: str) -> None:
-    """Run all, print and record the table, and say whether the results agree."""
+    """Run all commands, print and record the table and the sums of the results."""
     found = measure.alternate(commands, runs)
-    work: dict[str, measure.Column] = {"without start, s": lambda one: one.said["work"]}
-    results = {name: sums(many[-1].said["output"], job) for name, many in found.items() if "output" in many[-1].said}
+    work: dict[str, measure.Column] = {"without start, s": lambda one: one.figures["work"]}
+    results = {
+        name: sums(many[-1].figures["output"], job) for name, many in found.items() if "output" in many[-1].figures
+    }
     lines = [measure.table(found, work), ""]
     lines += [
         f"- {name}: {', '.join(f'{key} {value:,.0f}' for key, value in each.items())}" for name, each in results.items()
     ]
-    lines += [spark_note(many[-1]) for many in found.values() if "spilled" in many[-1].said]
+    lines += [spark_note(many[-1]) for many in found.values() if "spilled" in many[-1].figures]
     lines.append(measure.versions("pyspark", "pyarrow") + f", {peers_version()}")
     measure.record(title, command, "\n".join(lines))
 
 
 def spark_note(one: Measurement) -> str:
     return (
-        f"- ours, by Spark's own metrics: shuffles {one.said['shuffles']:.0f}, "
-        f"shuffled {one.said['shuffled'] / 2**20:,.0f} MiB, spilled {one.said['spilled'] / 2**20:,.0f} MiB"
+        f"- ours, by Spark's own metrics: shuffles {one.figures['shuffles']:.0f}, "
+        f"shuffled {one.figures['shuffled'] / 2**20:,.0f} MiB, spilled {one.figures['spilled'] / 2**20:,.0f} MiB"
     )
 
 
 def peers_version() -> str:
-    told = "from importlib.metadata import version; print('duckdb', version('duckdb'))"
-    return subprocess.run([str(PEERS_PYTHON), "-c", told], capture_output=True, text=True, check=True).stdout.strip()
+    program = "from importlib.metadata import version; print('duckdb', version('duckdb'))"
+    return subprocess.run([str(PEERS_PYTHON), "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--large", action="store_true", help="10 and 50 million events instead of 1 million")
     parser.add_argument("--runs", type=int, default=3, help="of each variant")
-    parser.add_argument("--job", choices=["build_interactions", "ingest_events"], help="only this one")
-    parser.add_argument("--without-slowest", action="store_true", help="leave out Spark as one would naively write it")
-    parser.add_argument("--events", type=int, nargs="*", help="these sizes instead")
+    parser.add_argument("--job", choices=["build_interactions", "ingest_events"], help="only this job")
+    parser.add_argument("--without-slowest", action="store_true", help="omit naive Spark")
+    parser.add_argument("--events", type=int, nargs="*", help="other sizes")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--lake", type=Path, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.variant:
-        print(json.dumps(VARIANTS[asked.variant](asked.lake)))
+    arguments = parser.parse_args()
+    if arguments.variant:
+        print(json.dumps(VARIANTS[arguments.variant](arguments.lake)))
         return
     command = " ".join(["python -m benchmarks.preprocessing", *sys.argv[1:]])
-    for events in asked.events or ([10_000_000, 50_000_000] if asked.large else [1_000_000]):
-        slow = events <= 10_000_000 and not asked.without_slowest
+    for events in arguments.events or ([10_000_000, 50_000_000] if arguments.large else [1_000_000]):
+        slow = events <= 10_000_000 and not arguments.without_slowest
         output = str(FOLDER / f"duckdb-{uuid.uuid4().hex[:8]}")
-        if asked.job != "ingest_events":
+        if arguments.job != "ingest_events":
             lake = shop(events, "curated")
             cuts = [str(cut) for cut in CUTS.values()]
             commands = {
-                "ours": here("build_interactions", lake),
+                "ours": command_of("build_interactions", lake),
                 "duckdb": [str(PEERS_PYTHON), "-c", DUCKDB_INTERACTIONS, str(lake), f"{output}.parquet", *cuts],
             }
             if slow:
-                commands["Spark, naively"] = here("naive_interactions", lake)
+                commands["naive Spark"] = command_of("naive_interactions", lake)
             compare(
-                "build_interactions", commands, asked.runs, f"build_interactions, {events:,} curated events", command
+                "build_interactions",
+                commands,
+                arguments.runs,
+                f"build_interactions, {events:,} curated events",
+                command,
             )
-        if asked.job != "build_interactions":
+        if arguments.job != "build_interactions":
             lake = shop(events, "raw")
             commands = {
-                "ours": here("ingest_events", lake),
-                "only parsing": here("parse_only", lake),
+                "ours": command_of("ingest_events", lake),
+                "only parsing": command_of("parse_only", lake),
                 "duckdb": [str(PEERS_PYTHON), "-c", DUCKDB_INGEST, str(lake), output],
             }
             if slow:
-                commands["Spark, naively"] = here("naive_ingest", lake)
-            compare("ingest_events", commands, asked.runs, f"ingest_events, {events:,} raw events", command)
+                commands["naive Spark"] = command_of("naive_ingest", lake)
+            compare("ingest_events", commands, arguments.runs, f"ingest_events, {events:,} raw events", command)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Quality of the models on MovieLens 100K and on Online Retail II, parameters chosen without the test.
 
-Online Retail II: fitted before 2011-06-01, scored on what was bought until 2011-08-31; parameters from the three months
+Online Retail II: fitted before 2011-06-01, scored on purchases until 2011-08-31; parameters from the three months
 before (fitted before 2011-03-01, scored from there to 2011-05-31). Repeat purchases are recommended and count; a second
 table counts only items new to the user, a third has the users without a history. MovieLens: parameters from a split of
 the training part.
@@ -33,7 +33,7 @@ HARNESS = {7.0: 0.1617, 30.0: 0.1545, models.FOREVER: 0.1221}
 
 
 def purchases(source: Path) -> pa.Table:
-    """user, item (codes, in the order of names) and time of each purchase; equal rows once."""
+    """Return user, item (codes, in the order of names) and time of each purchase; equal rows once."""
     rows = pq.read_table(source, columns=["invoice", "stock_code", "quantity", "invoice_date", "price", "customer_id"])
     rows = rows.filter(
         pc.is_valid(pc.field("customer_id"))
@@ -47,7 +47,7 @@ def purchases(source: Path) -> pa.Table:
 
 
 def split(table: pa.Table, cut: datetime, end: datetime) -> tuple[History, Truth]:
-    """Histories before the cut and purchases from it to the end; rows: users of either, columns: items of either."""
+    """Return histories before the cut and purchases from it to the end, as users of either x items of either."""
     codes = {
         name: np.unique(table[name].to_numpy(zero_copy_only=False), return_inverse=True) for name in ("user", "item")
     }
@@ -68,8 +68,8 @@ def split(table: pa.Table, cut: datetime, end: datetime) -> tuple[History, Truth
     return history, Truth(bought)
 
 
-def own_history(pairs: History) -> ItemModel:
-    """The baseline that recommends what the user bought most often."""
+def most_bought(pairs: History) -> ItemModel:
+    """Return the baseline that recommends the user's most frequent purchases."""
     head = np.zeros(0, dtype=np.int64)
     itself = sp.eye(pairs.item_count, format="csr", dtype=np.float32)
     return ItemModel(itself, np.zeros((0, 0), dtype=np.float32), head, models.FOREVER)
@@ -77,15 +77,15 @@ def own_history(pairs: History) -> ItemModel:
 
 @dataclass(frozen=True)
 class Problem:
-    """What models are fitted on, whom they are asked for, and what those went on to buy."""
+    """Data to fit models on, the histories of the scored users, and their later purchases."""
 
     pairs: History
-    asked: History
+    scored: History
     truth: Truth
 
 
 def online_retail(table: pa.Table, cut: datetime, end: datetime, repeats: bool) -> Problem:
-    """Asked are the users with purchases on both sides of the cut; without repeats only items new to them count."""
+    """Score the users with purchases on both sides of the cut; without repeats only items new to them count."""
     pairs, truth = split(table, cut, end)
     if not repeats:
         truth = truth.new_to_users(pairs)
@@ -94,11 +94,11 @@ def online_retail(table: pa.Table, cut: datetime, end: datetime, repeats: bool) 
 
 
 class Report:
-    """Prints a line a model: nDCG@10 where its parameters were chosen and on the test, and more of the test."""
+    """Print one line per model: nDCG@10 on tuning and test data, and further figures of the test."""
 
     def __init__(self, test: Problem) -> None:
         self.test = test
-        print(f"{test.asked.user_count:,} users scored; {len(test.pairs.indices):,} pairs to fit on\n")
+        print(f"{test.scored.user_count:,} users scored; {len(test.pairs.indices):,} pairs to fit on\n")
         print(
             f"{'model':32} {'tuning':>7} {'nDCG@10':>8}  {'95 %':15} {'recall':>7} {'MAP':>7} {'coverage':>8} {'s':>6}"
         )
@@ -116,22 +116,22 @@ class Report:
 
 
 def compare(tuning: Problem, test: Problem, repeats: bool, report: Report) -> None:
-    """Every model and their blend: parameters and weights from the tuning problem, one look at the test."""
+    """Evaluate every model and their blend once on the test: parameters and weights are from the tuning problem."""
     members, rows, ndcg = {}, {}, {}
     for name in models.MODELS:
         started = time.perf_counter()
-        choice = models.choose(name, tuning.pairs, tuning.asked, tuning.truth, repeats)
-        rows[name] = models.fit(name, tuning.pairs, choice.parameters).scorer(tuning.asked)
+        choice = models.choose(name, tuning.pairs, tuning.scored, tuning.truth, repeats)
+        rows[name] = models.fit(name, tuning.pairs, choice.parameters).scorer(tuning.scored)
         members[name] = models.fit(name, test.pairs, choice.parameters)
-        ranking = models.ranking_of(members[name], test.asked, repeats)
+        ranking = models.ranking_of(members[name], test.scored, repeats)
         ndcg[name] = report.line(name, choice.ndcg, ranking, time.perf_counter() - started).ndcg
         print("    " + ", ".join(f"{key} {value:g}" for key, value in choice.parameters.items()))
     started = time.perf_counter()
-    among = candidates(list(rows.values()), tuning.asked.user_count, models.excluded(tuning.asked, repeats))
+    among = candidates(list(rows.values()), tuning.scored.user_count, models.excluded(tuning.scored, repeats))
     weights, found, _ = choose_weights(among, tuning.truth)
     used = {name: weight for name, weight in zip(members, weights, strict=True) if weight}
     blend = Blend([members[name] for name in used], list(used.values()))
-    ranking = models.ranking_of(blend, test.asked, repeats)
+    ranking = models.ranking_of(blend, test.scored, repeats)
     blended = report.line("blend", found, ranking, time.perf_counter() - started).ndcg
     best = max(ndcg, key=lambda name: ndcg[name].mean())
     low, high = evaluation.interval(blended - ndcg[best], seed=1)
@@ -148,25 +148,25 @@ def on_online_retail(source: Path) -> None:
         for half_life, expected in HARNESS.items():
             score = popularity(test.pairs, np.inf if half_life == models.FOREVER else half_life)
             name = "popularity, all-time" if half_life == models.FOREVER else f"popularity, {half_life:g} days"
-            result = report.line(name, None, models.popular_ranking(score, test.asked, repeats))
+            result = report.line(name, None, models.popular_ranking(score, test.scored, repeats))
             if repeats and round(result.means()["ndcg"], 4) != expected:
-                raise SystemExit(f"{name} must have nDCG@10 {expected}: the protocol is not the one that it was.")
+                raise SystemExit(f"{name} has another nDCG@10, expected {expected}: the protocol differs.")
         if repeats:
-            own = own_history(test.pairs)
-            report.line("what the user bought most often", None, models.ranking_of(own, test.asked, True))
+            baseline = most_bought(test.pairs)
+            report.line("most frequent purchases", None, models.ranking_of(baseline, test.scored, True))
         compare(tuning, test, repeats, report)
     pairs, truth = split(table, TEST, END)
     cold = np.flatnonzero((pairs.lengths == 0) & (truth.counts > 0))
-    print("\nOnline Retail II, users without a history: what everybody is shown")
+    print("\nOnline Retail II, users without a history: non-personalized items")
     report = Report(Problem(pairs, pairs.rows(cold), Truth(truth.bought[cold])))
     earlier, bought = split(table, TUNING, TEST)
     newcomers = np.flatnonzero((earlier.lengths == 0) & (bought.counts > 0))
-    asked, wanted = earlier.rows(newcomers), Truth(bought.bought[newcomers])
-    choice = models.choose_recent_popularity(earlier, asked, wanted, True)
+    scored, later = earlier.rows(newcomers), Truth(bought.bought[newcomers])
+    choice = models.choose_recent_popularity(earlier, scored, later, True)
     trending = popularity(pairs, choice.parameters["half_life"])
     for name, scores in {"popularity, all-time": popularity(pairs), "trending": trending}.items():
         report.line(
-            name, choice.ndcg if name == "trending" else None, models.popular_ranking(scores, report.test.asked, True)
+            name, choice.ndcg if name == "trending" else None, models.popular_ranking(scores, report.test.scored, True)
         )
 
 
@@ -178,7 +178,7 @@ def on_movielens(source: Path) -> None:
     tuning_pairs, tuning_truth = movielens.problem(*movielens.split(train, 1), shape)
     pairs, truth = movielens.problem(train, rest, shape)
     found = movielens.harness(train, pairs, truth)
-    print(", ".join(f"{name} {ndcg:.4f}" for name, ndcg in found.items()) + ": the protocol is theirs")
+    print(", ".join(f"{name} {ndcg:.4f}" for name, ndcg in found.items()) + ": the published figures are reproduced")
     test = Problem(pairs, pairs, truth)
     compare(Problem(tuning_pairs, tuning_pairs, tuning_truth), test, False, Report(test))
 
@@ -186,7 +186,7 @@ def on_movielens(source: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--source", type=Path, default=SOURCE, help="transactions.parquet of the sample")
-    parser.add_argument("--movielens", type=Path, help="u.data of MovieLens 100K; without it only the sample is used")
+    parser.add_argument("--movielens", type=Path, help="u.data of MovieLens 100K; only the sample if absent")
     arguments = parser.parse_args()
     if arguments.movielens:
         on_movielens(arguments.movielens)

@@ -1,4 +1,4 @@
-"""One case of benchmarks.recommending with the project's algorithms; the last line says the times."""
+"""One case of benchmarks.recommending with the project's algorithms; the last line has the times."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def main() -> None:
         self_weight = np.zeros(len(factors), dtype=np.float32)
         model: FactorModel | ItemModel = FactorModel(factors, factors, self_weight, FOREVER, 10.0, 10.0)
     else:
-        # implicit keeps the neighbours of each item that leads, we of each that is led to: of a cosine, the transpose
+        # implicit keeps the neighbours of each source item, we of each target item: for a cosine, the transpose
         weights = cosine(train, 0).T.tocsr() if case == "top" else rp3beta(train, 0.8, 0.4)
         model = ItemModel(weights, np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64), FOREVER)
     fitted, cpu_fitted = time.perf_counter(), time.process_time()
@@ -45,16 +45,16 @@ def main() -> None:
         "fit_cpu": cpu_fitted - cpu,
         "rank": ranked - fitted,
         "rank_cpu": cpu_ranked - cpu_fitted,
-        "users_a_second": len(best) / (ranked - fitted),
+        "users_per_second": len(best) / (ranked - fitted),
     }
-    print(json.dumps({**times, "ndcg": ndcg(best, sp.load_npz(folder / "apart.npz"))}))
+    print(json.dumps({**times, "ndcg": ndcg(best, sp.load_npz(folder / "test.npz"))}))
 
 
-def ndcg(best: np.ndarray, apart: sp.csr_matrix) -> float:
-    """nDCG@10 over the users with pairs set apart."""
+def ndcg(best: np.ndarray, test: sp.csr_matrix) -> float:
+    """Return nDCG@10 over the users with pairs in the test set."""
     rows, ranks = np.nonzero(best >= 0)
     ranking = Ranking(rows, ranks, best[rows, ranks].astype(np.int64), np.ones(len(rows), np.float32))
-    return quality(ranking, Truth(apart)).means()["ndcg"]
+    return quality(ranking, Truth(test)).means()["ndcg"]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One case of benchmarks.recommending with the library implicit; the last line says the times."""
+"""One case of benchmarks.recommending with the library implicit; the last line has the times."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as implicit asks for: its own threads have the cores
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # implicit recommends it: its own threads use the cores
 
 import numpy as np
 import scipy.sparse as sp
@@ -40,18 +40,18 @@ def main() -> None:
         "fit_cpu": cpu_fitted - cpu,
         "rank": ranked - fitted,
         "rank_cpu": cpu_ranked - cpu_fitted,
-        "users_a_second": len(best) / (ranked - fitted),
+        "users_per_second": len(best) / (ranked - fitted),
     }
-    print(json.dumps({**times, "ndcg": ndcg(best[:, :10], sp.load_npz(folder / "apart.npz"))}))
+    print(json.dumps({**times, "ndcg": ndcg(best[:, :10], sp.load_npz(folder / "test.npz"))}))
 
 
-def ndcg(best: np.ndarray, apart: sp.csr_matrix) -> float:
-    """nDCG@10 over the users with pairs set apart; as common.recommending.evaluation, which is not installed here."""
-    items = apart.shape[1]
-    wanted = np.repeat(np.arange(len(best)), np.diff(apart.indptr)) * items + apart.indices
-    hits = np.isin(np.arange(len(best))[:, None] * items + best, wanted) & (best >= 0)
+def ndcg(best: np.ndarray, test: sp.csr_matrix) -> float:
+    """Return nDCG@10 over users with test pairs, as common.recommending.evaluation does, not installed here."""
+    items = test.shape[1]
+    expected = np.repeat(np.arange(len(best)), np.diff(test.indptr)) * items + test.indices
+    hits = np.isin(np.arange(len(best))[:, None] * items + best, expected) & (best >= 0)
     discounts = 1 / np.log2(np.arange(10) + 2)
-    counts = np.diff(apart.indptr)
+    counts = np.diff(test.indptr)
     ideal = np.cumsum(discounts)[np.minimum(np.maximum(counts, 1), 10) - 1]
     return float(((hits * discounts).sum(axis=1) / ideal)[counts > 0].mean())
 

@@ -1,4 +1,4 @@
-"""What is measured of commands, on commands whose time and memory are known."""
+"""Measurements of commands with known time and memory."""
 
 import subprocess
 import sys
@@ -25,35 +25,35 @@ def test_memory_and_time_of_grandchildren_count() -> None:
     assert 0.6 <= found.cpu < found.wall + 0.5
 
 
-def test_memory_of_who_measures_does_not_count() -> None:
+def test_memory_of_the_measuring_process_does_not_count() -> None:
     held = bytearray(300 << 20)
     held[::4096] = b"1" * len(held[::4096])
     assert measure.run(python("import time; time.sleep(.3)")).peak < 100 << 20
 
 
-def test_a_peak_between_two_looks_counts() -> None:
+def test_peak_between_two_samples_counts() -> None:
     spike = "import mmap; mmap.mmap(-1, 200 << 20).write(bytes(200 << 20)); import time; time.sleep(.2)"
     assert measure.run(python(spike)).peak > 200 << 20
 
 
-def test_time_of_a_child_that_nobody_waits_for_counts() -> None:
-    ended = "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT); time.sleep(1)"  # takes no note of its end
+def test_time_of_an_unawaited_child_counts() -> None:
+    ended = "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT); time.sleep(1)"  # does not reap it
     leave = f"import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', {BUSY!r}]); {ended}"
     assert measure.run(python(leave)).cpu > 0.55
 
 
-def test_waiting_is_no_cpu_time_and_the_last_line_is_what_the_command_says() -> None:
+def test_waiting_is_not_cpu_time_and_last_line_has_figures() -> None:
     found = measure.run(python("import time; time.sleep(1); print('hello'); print('{\"rows\": 7}')"))
-    assert found.said == {"rows": 7}
+    assert found.figures == {"rows": 7}
     assert found.wall > 1 and found.cpu < 0.9
 
 
-def test_a_command_that_fails_says_why() -> None:
+def test_failed_command_is_reported_with_its_error() -> None:
     with pytest.raises(RuntimeError, match="exit code 3:\nno such table"):
         measure.run(python("import sys; print('no such table', file=sys.stderr); sys.exit(3)"))
 
 
-def test_a_run_that_is_interrupted_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
     original = subprocess.Popen
 
@@ -80,9 +80,9 @@ def test_commands_take_turns(tmp_path: Path) -> None:
     assert {name: len(runs) for name, runs in found.items()} == {"ours": 2, "peer": 2}
 
 
-def test_the_table_has_medians_and_spread() -> None:
+def test_table_has_medians_and_ranges() -> None:
     runs = [Measurement(wall, wall * 2, 3 << 20, {"fit": wall / 10}) for wall in (1.0, 5.0, 2.0)]
-    assert measure.table({"ours": runs, "once": runs[:1]}, {"fit, s": lambda one: one.said["fit"]}).splitlines() == [
+    assert measure.table({"ours": runs, "once": runs[:1]}, {"fit, s": lambda one: one.figures["fit"]}).splitlines() == [
         "| | fit, s | wall, s | CPU, s | peak, MiB |",
         "|---|---|---|---|---|",
         "| ours | 0.2 (0.1 to 0.5) | 2.0 (1.0 to 5.0) | 4.0 (2.0 to 10.0) | 3 (3 to 3) |",
@@ -90,7 +90,7 @@ def test_the_table_has_medians_and_spread() -> None:
     ]
 
 
-def test_results_are_added_below_what_is_there(tmp_path: Path) -> None:
+def test_results_are_appended(tmp_path: Path) -> None:
     file = tmp_path / "results.md"
     measure.record("First", "make one", "body\n", file)
     measure.record("Second", "make two", "| a |", file)

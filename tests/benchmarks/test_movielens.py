@@ -1,4 +1,4 @@
-"""The split of the recommenders project, on ratings that are made up."""
+"""The split of the recommenders project, on synthetic ratings."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ import pytest
 from benchmarks import movielens
 
 
-def made_up(rows: int = 400) -> np.ndarray:
+def synthetic_ratings(rows: int = 400) -> np.ndarray:
     random = np.random.default_rng(0)
     pairs = random.permutation(30 * 50)[:rows]
     return np.stack([pairs // 50, pairs % 50, random.integers(1, 6, rows), random.integers(0, 10**6, rows)], axis=1)
 
 
-def test_three_quarters_of_each_items_ratings_are_kept_and_the_seed_says_which() -> None:
-    table = made_up()
+def test_three_quarters_of_each_items_ratings_are_kept_by_seed() -> None:
+    table = synthetic_ratings()
     train, test = movielens.split(table, 42)
     together = {tuple(row) for row in np.concatenate([train, test]).tolist()}
     assert together == {tuple(row) for row in table.tolist()} and len(train) + len(test) == len(table)
@@ -33,8 +33,8 @@ def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
         movielens.ratings(file)
 
 
-def test_a_harness_that_gives_other_figures_stops() -> None:
-    table = made_up()
+def test_harness_with_other_figures_stops() -> None:
+    table = synthetic_ratings()
     train, test = movielens.split(table, 42)
-    with pytest.raises(SystemExit, match="not the same protocol"):
+    with pytest.raises(SystemExit, match="the protocol differs"):
         movielens.harness(train, *movielens.problem(train, test, (30, 50)))

@@ -1,4 +1,4 @@
-"""The made-up shop: the same bytes however it is made, dirty as said, and as long-tailed as the real one."""
+"""The synthetic shop: reproducible, as dirty as documented, and as long-tailed as the real one."""
 
 import gzip
 import json
@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def lines(folder: Path, name: str) -> list[tuple[str, str]]:
-    """Day of arrival and text of each line that was delivered."""
+    """Return day of arrival and text of each delivered line."""
     return [
         (file.parent.name.removeprefix("arrival="), line)
         for file in sorted((folder / "raw" / name).glob("*/*.jsonl.gz"))
@@ -50,12 +50,12 @@ def lines(folder: Path, name: str) -> list[tuple[str, str]]:
 
 
 def usable(delivered: list[tuple[str, str]]) -> list[tuple[str, dict]]:
-    """The lines that are whole."""
+    """Return the complete lines."""
     return [(arrival, json.loads(line)) for arrival, line in delivered if line.endswith("}") and '"time"' in line]
 
 
 def events_of(folder: Path) -> pd.DataFrame:
-    """The curated events, read from the files that the manifests name."""
+    """Return the curated events, read from the files that the manifests name."""
     files = []
     for manifest in sorted((folder / "curated" / "events").glob("*/manifest.json")):
         output = json.loads(manifest.read_text())["outputs"]["events"]
@@ -63,7 +63,7 @@ def events_of(folder: Path) -> pd.DataFrame:
     return ds.dataset(files).to_table().to_pandas()
 
 
-def test_the_same_bytes_from_any_number_of_processes_and_others_from_another_seed(raw: Path, tmp_path: Path) -> None:
+def test_bytes_depend_on_the_seed_not_on_processes(raw: Path, tmp_path: Path) -> None:
     generate(SMALL, "raw", f"file://{tmp_path}/one", 1)
     assert contents(tmp_path / "one") == contents(raw)
     other = Settings(**{**vars(SMALL), "seed": 4})
@@ -72,21 +72,21 @@ def test_the_same_bytes_from_any_number_of_processes_and_others_from_another_see
     assert not one & two
 
 
-def test_what_lies_there_is_not_made_again_and_nothing_is_mixed(raw: Path, tmp_path: Path) -> None:
+def test_existing_shop_is_kept_and_not_mixed_with_another(raw: Path, tmp_path: Path) -> None:
     before = contents(raw)
     assert generate(SMALL, "raw", f"file://{raw}", 2) == 0
-    with pytest.raises(ValueError, match="holds raw data already, expected an empty lake"):
+    with pytest.raises(ValueError, match="contains raw data already, expected an empty lake"):
         generate(SMALL, "curated", f"file://{raw}", 2)
     assert contents(raw) == before
     arguments = ["--lake", f"file://{tmp_path}/lake", "--items", "0"]
-    told = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "tools.data.generate_data", *arguments], capture_output=True, text=True
     )
-    assert told.returncode == 2
-    assert told.stderr.splitlines()[-1].endswith("--items is 0, expected 1 to 2,430,000.")
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1].endswith("--items is 0, expected 1 to 2,430,000.")
 
 
-def test_deliveries_hold_what_the_curated_level_holds_and_are_dirty_as_said(raw: Path, curated: Path) -> None:
+def test_deliveries_match_curated_events_and_are_dirty(raw: Path, curated: Path) -> None:
     delivered = lines(raw, "events")
     whole = usable(delivered)
     expected = events_of(curated)
@@ -120,7 +120,7 @@ def test_nobody_buys_before_subscribing_or_after_cancelling(raw: Path, curated: 
         assert plans[str(user)][0][0] == "subscribe"
 
 
-def test_users_cancel_with_the_probability_that_is_written_down(tmp_path: Path) -> None:
+def test_users_cancel_with_the_recorded_probability(tmp_path: Path) -> None:
     generate(Settings(20_000, 50, 60_000, 1, 196, date(2025, 1, 1)), "curated", f"file://{tmp_path}", 2)
     truth = pq.read_table(tmp_path / "truth" / "cancellations").to_pandas()
     assert truth["cut"].nunique() == 7
@@ -128,7 +128,7 @@ def test_users_cancel_with_the_probability_that_is_written_down(tmp_path: Path) 
     for _, part in truth.groupby(pd.qcut(truth["probability"], 5), observed=True):
         error = np.sqrt((part["probability"] * (1 - part["probability"])).sum()) / len(part)
         assert part["cancelled"].mean() == pytest.approx(part["probability"].mean(), abs=4 * error)
-    # Seen from the events: users who bought nothing in the four weeks before a cut cancel more often.
+    # Users without a purchase in the four weeks before a cut cancel more often.
     events = events_of(tmp_path).dropna(subset="user_id")
     cut = pd.Timestamp("2025-05-21", tz="UTC")
     month = events[(events["time"] < cut) & (events["time"] >= cut - pd.Timedelta(days=28))]
@@ -138,21 +138,23 @@ def test_users_cancel_with_the_probability_that_is_written_down(tmp_path: Path) 
 
 
 def shape(user: pd.Series, item: pd.Series, visit: pd.Series) -> dict[str, float]:
-    """Shares of the first hundredth and tenth of items and users, how often something is bought again, basket sizes."""
-    found = {}
+    """Return shares of the top 1 %, 10 % and 50 % of items and users, share of repeat purchases, basket sizes."""
+    figures = {}
     for name, column in (("items", item), ("users", user)):
         counts = np.sort(column.value_counts().to_numpy())[::-1]
         for share in (0.01, 0.1, 0.5):
-            found[f"share of the first {share:.0%} of {name}"] = counts[: int(len(counts) * share)].sum() / counts.sum()
+            figures[f"share of the first {share:.0%} of {name}"] = (
+                counts[: int(len(counts) * share)].sum() / counts.sum()
+            )
     baskets = pd.DataFrame({"user": user, "item": item, "visit": visit}).drop_duplicates()
-    found["bought again"] = 1 - len(baskets.drop_duplicates(["user", "item"])) / len(baskets)
+    figures["bought again"] = 1 - len(baskets.drop_duplicates(["user", "item"])) / len(baskets)
     visits = baskets.drop_duplicates(["user", "visit"])["user"].value_counts()
-    found["users who came once"] = (visits == 1).mean()
+    figures["users who came once"] = (visits == 1).mean()
     lengths = visit.value_counts()
-    return found | {f"basket, {part:.0%}": lengths.quantile(part) / 100 for part in (0.25, 0.5, 0.75, 0.95)}
+    return figures | {f"basket, {part:.0%}": lengths.quantile(part) / 100 for part in (0.25, 0.5, 0.75, 0.95)}
 
 
-def test_long_tail_repeats_and_visits_are_like_those_of_the_real_shop(tmp_path: Path) -> None:
+def test_long_tail_repeats_and_visits_match_the_real_shop(tmp_path: Path) -> None:
     real = pq.read_table(SOURCE).to_pandas()
     real = real[(real["customer_id"] > 0) & (real["quantity"] > 0) & real["stock_code"].str.match(r"^\d{5}")]
     real = real[~real["invoice"].str.startswith("C")]
@@ -166,6 +168,6 @@ def test_long_tail_repeats_and_visits_are_like_those_of_the_real_shop(tmp_path: 
     assert found == pytest.approx(expected, abs=0.08)
 
 
-def test_a_lake_on_s3(any_lake: str) -> None:
+def test_shop_on_any_lake(any_lake: str) -> None:
     generate(SMALL, "curated", f"{any_lake}", 2)
     assert len(storage.folders(f"{any_lake}/curated/events")) == SMALL.days

@@ -1,4 +1,4 @@
-"""The sample as a delivery: complete, dirty where the source is, the same bytes each time, and not loaded twice."""
+"""The sample as a delivery: complete, as dirty as the source, reproducible, and not loaded twice."""
 
 import csv
 import datetime
@@ -82,7 +82,7 @@ def test_items_are_listed_with_all_their_descriptions(source: Path, lake: str) -
     ]
 
 
-def test_the_same_bytes_each_time_and_nothing_where_they_lie(source: Path, lake: str, tmp_path: Path) -> None:
+def test_load_is_reproducible_and_skips_a_loaded_lake(source: Path, lake: str, tmp_path: Path) -> None:
     load_sample.load(source, lake)
     load_sample.load(source, f"file://{tmp_path}/second")
     assert delivered(lake) == delivered(f"file://{tmp_path}/second")
@@ -90,7 +90,7 @@ def test_the_same_bytes_each_time_and_nothing_where_they_lie(source: Path, lake:
 
 
 @pytest.mark.parametrize("change", ["missing", "longer", "source"])
-def test_what_changed_is_loaded_again(source: Path, lake: str, change: str) -> None:
+def test_changed_files_are_reloaded(source: Path, lake: str, change: str) -> None:
     load_sample.load(source, lake)
     before = delivered(lake)
     file = storage.local(f"{lake}/raw/events/arrival=2009-12-01/events.jsonl.gz")

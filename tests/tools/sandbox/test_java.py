@@ -1,4 +1,4 @@
-"""Where Spark finds its Java."""
+"""Java for Spark: versions and the wrapper."""
 
 import subprocess
 
@@ -11,16 +11,16 @@ def program(path, text):
     return str(path)
 
 
-def test_the_version_is_what_java_names_on_its_error_output(tmp_path):
+def test_version_is_read_from_javas_error_output(tmp_path):
     java = program(tmp_path / "java", "#!/bin/sh\necho 'openjdk version \"17.0.9\" 2023-10-17' >&2\n")
     assert version(java) == 17
     assert version(program(tmp_path / "old", "#!/bin/sh\necho 'java version \"1.8.0_392\"' >&2\n")) == 1
     assert version(None) == 0
 
 
-def test_the_wrapper_drops_the_one_argument_that_the_packaged_java_lacks(tmp_path):
+def test_wrapper_drops_the_argument_that_packaged_java_lacks(tmp_path):
     java = program(tmp_path / "real", '#!/bin/sh\nfor argument do echo "$argument"; done\n')
     wrapper = program(tmp_path / "java", WRAPPER.format(java=java))
     command = [wrapper, "-cp", "a b", "--add-modules=jdk.incubator.vector", "org.apache.spark.Main", "*"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert told == ["-cp", "a b", "org.apache.spark.Main", "*"]
+    arguments = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert arguments == ["-cp", "a b", "org.apache.spark.Main", "*"]

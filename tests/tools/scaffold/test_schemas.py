@@ -168,7 +168,7 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("case", SENTENCES)
-def test_wrong_type_is_told_with_key_value_and_expectation(tmp_path, case):
+def test_wrong_type_is_reported_with_key_value_and_expectation(tmp_path, case):
     (tmp_path / "job.toml").write_text(JOB_CASES[case][0])
     with pytest.raises(TaskError, match=SENTENCES[case]):
         job_toml.load(tmp_path)
@@ -176,7 +176,7 @@ def test_wrong_type_is_told_with_key_value_and_expectation(tmp_path, case):
 
 @pytest.fixture
 def contract_folder(tmp_path, monkeypatch):
-    """The folder that contracts are loaded from, instead of the package's own."""
+    """The folder of contracts, instead of the package's own."""
     monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
     contracts.load.cache_clear()
     yield tmp_path
@@ -252,7 +252,7 @@ def test_schemas_of_the_checkout_are_current():
     schemas.check(ROOT)
 
 
-def test_stale_schemas_are_named_and_written_again(tmp_path):
+def test_stale_schemas_are_reported_and_rewritten(tmp_path):
     for file in JOBS[:2]:
         (tmp_path / "jobs" / file.parent.name).mkdir(parents=True)
         shutil.copy(file, tmp_path / "jobs" / file.parent.name)
@@ -270,12 +270,12 @@ def test_stale_schemas_are_named_and_written_again(tmp_path):
 
 
 def test_editors_know_the_schema_of_every_file():
-    """By what Taplo and VS Code are told: each file has one schema that exists."""
+    """Taplo and VS Code map each file to one existing schema."""
     rules = tomllib.loads((ROOT / ".taplo.toml").read_text())["rule"]
     vscode = json.loads((ROOT / ".vscode/settings.json").read_text())["json.schemas"]
-    told = [(pattern, rule["schema"]["path"]) for rule in rules for pattern in rule["include"]]
-    told += [(pattern, schema["url"]) for schema in vscode for pattern in schema["fileMatch"]]
-    described = {file: {schema for pattern, schema in told if file.match(pattern)} for file in documents()}
+    mapped = [(pattern, rule["schema"]["path"]) for rule in rules for pattern in rule["include"]]
+    mapped += [(pattern, schema["url"]) for schema in vscode for pattern in schema["fileMatch"]]
+    described = {file: {schema for pattern, schema in mapped if file.match(pattern)} for file in documents()}
     assert {file.name for file, found in described.items() if len(found) != 1} == set()
     assert all((ROOT / schema).is_file() for found in described.values() for schema in found)
 

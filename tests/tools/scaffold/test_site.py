@@ -24,7 +24,7 @@ def test_every_page_is_in_the_navigation_once():
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """What the site is made of, in a folder of its own."""
+    """Collect the pages of the site in a temporary folder."""
     for folder in ("common", "docs", "airflow_dags", "benchmarks", "sample_data"):
         shutil.copytree(site.ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("*.csv*", "__pycache__"))
     for file in (Path(site.__file__), site.MERMAID):
@@ -35,7 +35,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def built(checkout: Path) -> tuple[int, str]:
+def build(checkout: Path) -> tuple[int, str]:
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"} | dict.fromkeys(
         ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9"
     )
@@ -49,11 +49,11 @@ def built(checkout: Path) -> tuple[int, str]:
 def test_site_shows_pages_reference_and_pictures(checkout):
     (checkout / "airflow_dags/weekly_items").mkdir()
     (checkout / "airflow_dags/weekly_items/README.md").write_text("# Weekly items\n")
-    code, told = built(checkout)
-    assert code == 0, told
-    place = checkout / "dist/site"
-    assert 'href="airflow_dags/weekly_items/index.html"' in (place / "index.html").read_text()
-    reference = (place / "docs/reference.html").read_text()
+    code, errors = build(checkout)
+    assert code == 0, errors
+    output = checkout / "dist/site"
+    assert 'href="airflow_dags/weekly_items/index.html"' in (output / "index.html").read_text()
+    reference = (output / "docs/reference.html").read_text()
     for name in (
         "common.handover.task.Task",
         "common.engines.arrow.read",
@@ -61,10 +61,12 @@ def test_site_shows_pages_reference_and_pictures(checkout):
         "common.errors.InputError",
     ):
         assert f'id="{name}"' in reference, name
-    assert (place / "docs/images/daily_recommendations.png").exists()
-    assert (place / "search/search_index.json").stat().st_size > 10_000
-    loaded = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', (place / "index.html").read_text())
-    assert loaded == []  # nothing comes from elsewhere
+    assert (output / "docs/images/daily_recommendations.png").exists()
+    assert (output / "search/search_index.json").stat().st_size > 10_000
+    loaded = re.findall(
+        r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', (output / "index.html").read_text()
+    )
+    assert loaded == []  # no resource of another server
 
 
 @pytest.mark.system
@@ -72,6 +74,6 @@ def test_site_shows_pages_reference_and_pictures(checkout):
 def test_broken_link_and_stray_page_fail_the_build(checkout, page, text):
     with (checkout / page).open("a") as file:
         file.write(f"\n{text}\n")
-    code, told = built(checkout)
+    code, errors = build(checkout)
     assert code != 0
-    assert "WARNING" in told
+    assert "WARNING" in errors
