@@ -1,4 +1,4 @@
-"""Arrays with a JSON document, `.npy` files without pickle, as inputs and outputs of Python jobs."""
+"""Arrays with a JSON document, as `.npy` files without pickle: inputs and outputs of Python jobs."""
 
 import io
 import json
@@ -17,14 +17,14 @@ ARRAYS_FORMAT = 1
 
 
 def write_arrays(task: Task, role: str, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
-    """Write arrays, a `.npy` file each, and a JSON document that lists them: no pickle, readable by anything.
+    """Write one `.npy` file per array, and a JSON document that lists them: no pickle, readable from any language.
 
-    An output that is a dataset becomes its one partition, `all`. Raises GateRefused for an array with NaN in it.
+    If the output is a dataset, it replaces its only partition, `all`. Raises GateRefused for an array with NaN.
     """
     folder, publish = destination(task, role)
     for name, array in arrays.items():
         if array.dtype.kind == "f" and array.size and np.isnan(array.min()):
-            raise GateRefused(f"Array '{name}' of output '{role}' has NaN in it, by which nothing can be ranked.")
+            raise GateRefused(f"Array '{name}' of output '{role}' has NaN in it, which cannot be ranked.")
         with storage.stream(f"{folder}/{name}.npy") as file, pa.PythonFile(file, mode="w") as stream:
             np.save(stream, array, allow_pickle=False)
     described = {"format": ARRAYS_FORMAT, "arrays": sorted(arrays), "document": document}
@@ -33,7 +33,7 @@ def write_arrays(task: Task, role: str, arrays: dict[str, np.ndarray], document:
 
 
 def read_arrays(task: Task, role: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays by name, and their document; InputError for another format version."""
+    """Return arrays by name, and their document; InputError for another format version."""
     files = {file.uri.rpartition("/")[2]: file.uri for file in task.input(role).files}
     described = json.loads(storage.read(files["document.json"])[0])
     if described["format"] != ARRAYS_FORMAT:
@@ -45,7 +45,7 @@ def read_arrays(task: Task, role: str) -> tuple[dict[str, np.ndarray], dict[str,
     def load(name: str) -> Any:
         uri = files[f"{name}.npy"]
         if not storage.is_s3(uri):
-            return np.load(storage.local(uri), mmap_mode="r", allow_pickle=False)  # pages come in as they are touched
+            return np.load(storage.local(uri), mmap_mode="r", allow_pickle=False)  # pages are loaded when touched
         with filesystem(uri).open_input_stream(path(uri)) as stream:
             return np.load(io.BytesIO(stream.read_buffer()), allow_pickle=False)
 
@@ -53,9 +53,9 @@ def read_arrays(task: Task, role: str) -> tuple[dict[str, np.ndarray], dict[str,
 
 
 def string_arrays(name: str, strings: pa.Array) -> dict[str, np.ndarray]:
-    """Strings as arrays to be written: their UTF-8 one after the other, and the offset at which each begins.
+    """Return strings as arrays to be written: their concatenated UTF-8, and the offset at which each begins.
 
-    NumPy's own arrays of strings take the room of the longest for each, and lose NULs at the end.
+    NumPy's arrays of strings need the size of the longest for each, and lose NULs at the end.
     """
     encoded = [string.encode() for string in strings.to_pylist()]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
@@ -63,7 +63,7 @@ def string_arrays(name: str, strings: pa.Array) -> dict[str, np.ndarray]:
 
 
 def strings_of(name: str, arrays: dict[str, np.ndarray]) -> pa.Array:
-    """The strings of which `string_arrays` made arrays."""
+    """Return the strings from the arrays of `string_arrays`."""
     offsets = np.array(arrays[f"{name}_offsets"], np.int64)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.array(arrays[name], np.uint8))]
     return pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers).cast(pa.string())

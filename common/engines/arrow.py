@@ -1,10 +1,9 @@
-"""Arrow tables into and out of Python jobs, checked by their contracts."""
+"""Reading and writing Arrow tables in Python jobs, checked by their contracts."""
 
 import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -30,68 +29,67 @@ TYPES = {
     "date": pa.date32(),
     "timestamp": pa.timestamp("us", tz="UTC"),
 }
-BATCH = 64 * 1024  # rows; what a thread decodes at once is small beside what is kept
-FILES_AT_ONCE = 4
+BATCH = 64 * 1024  # rows; a thread decodes few at a time compared with those that are kept
+MAX_OPEN_FILES = 4
 Rows = TypeVar("Rows", pa.Table, pa.RecordBatch)
 
 
 def read(task: Task, role: str, columns: list[str] | None = None) -> pa.Table:
-    """An input as one table, of all or the named columns; InputError if a file breaks the contract."""
+    """Return an input as one table, of all or the named columns; InputError if a file breaks the contract."""
     source = task.input(role)
     names = columns or list(contract_of(source).columns)
     schema = arrow_schema(contract_of(source), names)
 
     def read_file(file: File) -> pa.Table:
-        with opened(source, file) as parquet:
+        with open_checked(source, file) as parquet:
             rows = parquet.read(names, use_threads=False).cast(schema)
         return with_finite_numbers(rows, file)
 
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        return pa.concat_tables([schema.empty_table(), *pool.map(read_file, source.files)])
+    return pa.concat_tables([schema.empty_table(), *storage.in_parallel(read_file, source.files, MAX_OPEN_FILES)])
 
 
 def batches(task: Task, role: str, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """An input's rows, file after file, in batches of 65,536 rows or fewer."""
+    """Yield an input's rows, file after file, in batches of at most 65,536 rows."""
     source = task.input(role)
     names = columns or list(contract_of(source).columns)
     schema = arrow_schema(contract_of(source), names)
     for file in source.files:
-        with opened(source, file) as parquet:
+        with open_checked(source, file) as parquet:
             for batch in parquet.iter_batches(BATCH, columns=names, use_threads=False):
                 yield with_finite_numbers(batch.cast(schema), file)
 
 
 def with_finite_numbers(rows: Rows, file: File) -> Rows:
-    """The rows as they are; InputError if a number in them is NaN or infinite."""
+    """Return the rows unchanged; InputError if a number in them is NaN or infinite."""
     for name in rows.column_names:
         if not all_finite(rows[name]):
-            raise InputError(f"{file.uri} has a NaN or infinite number in '{name}'; run the task that wrote it again.")
+            raise InputError(f"{file.uri} has a NaN or infinite number in '{name}'; rerun the task that wrote it.")
     return rows
 
 
 def all_finite(values: pa.Array | pa.ChunkedArray) -> bool:
-    """Whether no value is NaN or infinite, which no contract allows."""
+    """Return True if no value is NaN or infinite, which no contract allows."""
     return not pa.types.is_floating(values.type) or pc.all(pc.is_finite(values)).as_py() is not False
 
 
 def contract_of(source: Input) -> Contract:
     if source.contract is None:
-        raise InputError(f"Input '{source.role}' is raw, it has no contract by which it could be read as a table.")
+        raise InputError(f"Input '{source.role}' is raw and has no contract; read its files instead.")
     return source.contract
 
 
-def opened(source: Input, file: File, dictionaries: list[str] | None = None) -> pq.ParquetFile:
-    """A file of an input, its columns checked against the contract; InputError names the file and the column."""
+def open_checked(source: Input, file: File, dictionaries: list[str] | None = None) -> pq.ParquetFile:
+    """Open a file of an input, its columns checked against the contract; InputError names the file and the column."""
     try:
         parquet = pq.ParquetFile(
             filesystem(file.uri).open_input_file(path(file.uri)), read_dictionary=dictionaries, pre_buffer=False
         )
     except pa.ArrowInvalid as error:
-        raise InputError(f"{file.uri} is no Parquet file ({error}); run the task that wrote it again.") from None
-    there = parquet.schema_arrow
+        raise InputError(f"{file.uri} is not a Parquet file ({error}); rerun the task that wrote it.") from None
+    schema = parquet.schema_arrow
     for name, column in contract_of(source).columns.items():
-        position = there.get_field_index(name)
-        found = normal(there.field(position).type) if position >= 0 else None
+        position = schema.get_field_index(name)
+        found = contract_type(schema.field(position).type) if position >= 0 else None
         if found != TYPES[column.type]:
             parquet.close()
             raise InputError(
@@ -101,10 +99,10 @@ def opened(source: Input, file: File, dictionaries: list[str] | None = None) -> 
     return parquet
 
 
-def normal(kind: pa.DataType) -> pa.DataType:
-    """The type under which a contract knows it: Arrow has three types of string, and UTC has several names."""
+def contract_type(kind: pa.DataType) -> pa.DataType:
+    """Return the equivalent type of contracts: Arrow has three types of string, and several names of UTC."""
     if pa.types.is_dictionary(kind):
-        return normal(kind.value_type)
+        return contract_type(kind.value_type)
     if pa.types.is_large_string(kind):
         return pa.string()
     return TYPES["timestamp"] if pa.types.is_timestamp(kind) and kind.tz else kind
@@ -115,10 +113,10 @@ def arrow_schema(contract: Contract, names: list[str]) -> pa.Schema:
 
 
 def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None:
-    """Write an output as one Parquet file, a row group a table, and check the contract on the way.
+    """Write an output as one Parquet file, one row group per table, and check its contract.
 
-    An output that is a dataset becomes its one partition, `all`. Raises GateRefused if a column is missing, of another
-    type, or has a value that the contract forbids.
+    If the output is a dataset, it replaces its only partition, `all`. Raises GateRefused if a column is missing, of
+    another type, or has a value that the contract forbids.
     """
     table = task.job.outputs[role]
     contract = contracts.load(table.contract or "")
@@ -132,20 +130,20 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
         pq.ParquetWriter(stream, schema, compression="zstd") as writer,
     ):
         for piece in [content] if isinstance(content, pa.Table) else content:
-            writer.write_table(conform(piece, contract, schema, role))
+            writer.write_table(checked_table(piece, contract, schema, role))
             rows += piece.num_rows
             task.progress(f"writing {role}, rows", rows, rows)
     publish(rows)
 
 
 def write_rows(task: Task, role: str, rows: Iterable[tuple[Any, ...]]) -> None:
-    """Write rows with the values of the contract's columns as an output, in batches."""
+    """Write rows, tuples in the order of the contract's columns, as an output, in batches."""
     contract = contracts.load(task.job.outputs[role].contract or "")
     write(task, role, batched(rows, arrow_schema(contract, list(contract.columns))))
 
 
 def batched(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> Iterator[pa.Table]:
-    """Rows with the values of a schema's columns, as tables of at most BATCH rows."""
+    """Yield rows, tuples in the order of a schema's columns, as tables of at most BATCH rows."""
     rows = iter(rows)
     while batch := list(itertools.islice(rows, BATCH)):
         columns = [pa.array(values, kind) for values, kind in zip(zip(*batch, strict=True), schema.types, strict=True)]
@@ -153,15 +151,15 @@ def batched(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> Iterator[pa.T
 
 
 def refuse_lost_keys(task: Task, role: str, name: str, keys: pa.ChunkedArray, max_drop: float) -> None:
-    """GateRefused if a dataset would get no keys, or lose more than this share of those that are published.
+    """Raise GateRefused if a dataset would get no keys, or lose more than this share of the published ones.
 
-    `keys` are the values of its column `name`, each as often as it comes.
+    `keys` are the values of its column `name`, with repetitions.
     """
     now = pc.unique(keys)
     partition, seen = task.partition(role, "all")
     if not len(now):
         raise GateRefused(
-            f"The deliveries leave no row for {partition}, so nothing is published; look at their reasons."
+            f"The deliveries leave no row for {partition}, so nothing is published; check the reasons in quarantine."
         )
     if seen is None:
         return
@@ -175,14 +173,14 @@ def refuse_lost_keys(task: Task, role: str, name: str, keys: pa.ChunkedArray, ma
     if lost > max_drop * len(before):
         raise GateRefused(
             f"{lost:,} of the {len(before):,} values of {name} in {partition} are missing from the deliveries, which "
-            f"have {len(now):,}; max_key_drop allows {max_drop:.0%}: deliver what is missing, or raise max_key_drop."
+            f"have {len(now):,}; max_key_drop allows {max_drop:.0%}: deliver the missing ones, or raise max_key_drop."
         )
 
 
 def destination(task: Task, role: str) -> tuple[str, Callable[[int], None]]:
-    """The folder for the files of an output, and what publishes them, given their rows.
+    """Return the folder for the files of an output, and a function of their row count that publishes them.
 
-    That of a dataset publishes its one partition, `all`, if it still holds what it held before anything was read.
+    For a dataset it publishes its only partition, `all`, if that has not changed since the task started.
     """
     if not task.job.outputs[role].dataset:
         return task.folder(role), lambda rows: task.record_output(role, rows)
@@ -190,14 +188,14 @@ def destination(task: Task, role: str) -> tuple[str, Callable[[int], None]]:
     return folder, lambda rows: task.replace_dataset(role, rows, storage.files(folder))
 
 
-def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -> pa.Table:
-    """The table with the contract's columns in their order; GateRefused says what does not fit."""
+def checked_table(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -> pa.Table:
+    """Return the table with the contract's columns in their order; GateRefused names the first violation."""
     if missing := [name for name in schema.names if name not in table.column_names]:
         raise GateRefused(f"Output '{role}' lacks column '{missing[0]}' of {contract.name}; write it.")
     try:
         fitting = table.select(schema.names).cast(schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise GateRefused(f"Output '{role}' does not fit {contract.name}: {error}; mend the job.") from None
+        raise GateRefused(f"Output '{role}' does not fit {contract.name}: {error}; fix the job.") from None
     for name, column in contract.columns.items():
         values = fitting[name]
         if not column.nullable and values.null_count:
@@ -221,7 +219,7 @@ def conform(table: pa.Table, contract: Contract, schema: pa.Schema, role: str) -
 
 
 def check_strings(values: pa.ChunkedArray, name: str, column: Column, contract: Contract, role: str) -> None:
-    """GateRefused if a string is empty, too long, or has a control character."""
+    """Raise GateRefused if a string is empty, too long, or has a control character."""
     sizes = pc.binary_length(values)
     least, most = (bound.as_py() for bound in pc.min_max(sizes).values())
     if least is None:
@@ -229,16 +227,16 @@ def check_strings(values: pa.ChunkedArray, name: str, column: Column, contract: 
     if least == 0 or most > column.max_bytes:
         raise GateRefused(
             f"Output '{role}' has strings of {least:,} to {most:,} bytes in '{name}', {contract.name} allows 1 to "
-            f"{column.max_bytes:,}; mend the job."
+            f"{column.max_bytes:,}; fix the job."
         )
     if pc.any(pc.match_substring_regex(values, contracts.CONTROL)).as_py():
         raise GateRefused(
-            f"Output '{role}' has control characters in '{name}', {contract.name} allows none; mend the job."
+            f"Output '{role}' has control characters in '{name}', {contract.name} allows none; fix the job."
         )
 
 
 def path(uri: str) -> str:
-    """The path of a URI within its file system."""
+    """Return the path of a URI within its file system."""
     return uri.removeprefix("s3://").removeprefix("file://")
 
 
@@ -248,7 +246,7 @@ def filesystem(uri: str) -> pa.fs.FileSystem:
 
 @functools.cache
 def s3_filesystem() -> pa.fs.FileSystem:
-    """Arrow's S3 client, for reading: it knows no key of encryption. It ignores AWS_ENDPOINT_URL unless told."""
+    """Return Arrow's S3 client, for reading: it does not support KMS keys, and ignores AWS_ENDPOINT_URL by itself."""
     return pa.fs.S3FileSystem(
         endpoint_override=s3.endpoint(),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),

@@ -1,8 +1,6 @@
 """Interactions of users and items, read from an input into a CSR matrix."""
 
 import zlib
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,21 +9,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
 
-from common.engines.arrow import BATCH, FILES_AT_ONCE, TYPES, all_finite, contract_of, opened
+from common.engines.arrow import BATCH, MAX_OPEN_FILES, TYPES, all_finite, contract_of, open_checked
 from common.errors import InputError
 from common.handover.inputs import Input
-from common.handover.storage import File
+from common.handover.storage import File, in_parallel
 from common.handover.task import Task
 
 
 def shard_of(users: pa.Array, shards: int) -> np.ndarray:
-    """The shard of each user ID: a hash of its UTF-8 that is the same in every process, modulo the number of shards."""
+    """Return the shard of each user ID: a hash of its UTF-8, equal in every process, modulo the number of shards."""
     hashes = np.fromiter((zlib.crc32(user.encode()) for user in users.to_pylist()), np.int64, len(users))
     return hashes % shards
 
 
 class Interactions(NamedTuple):
-    """Users x items as a CSR matrix whose row and column positions stand for `users` and `items`.
+    """Users x items as a CSR matrix whose rows and columns are in the order of `users` and `items`.
 
     `users` and `items` are string arrays; `indptr` (int64) and `indices` (int32, sorted within a row if the files
     are sorted by user and item) are shared by all `values`, arrays by column name.
@@ -39,8 +37,8 @@ class Interactions(NamedTuple):
 
 
 @dataclass
-class Part:
-    """One file's rows, decoded into its slice of the shared arrays."""
+class DecodedFile:
+    """Users, items and row counts of a file whose values were decoded into its slice of the shared arrays."""
 
     users: pa.Array
     lengths: np.ndarray
@@ -48,42 +46,37 @@ class Part:
 
 
 def read_interactions(task: Task, role: str, values: list[str]) -> Interactions:
-    """An input of columns user_id, item_id and the named numbers and times (UTC, NaT for null) as a CSR matrix.
+    """Read an input of user_id, item_id and the named numbers and times (UTC, NaT for null) as a CSR matrix.
 
-    Users come in the order of the files, items in the order of their bytes. Files that hold each user's rows together,
-    no user in two files, are decoded straight into the arrays of the result, several at once: the peak is the result
-    itself and a few batches. Where that does not hold, the rows are sorted afterwards, at about three times that.
+    Users are in the order of the files, items in the order of their bytes. Files with consecutive rows per user, and
+    no user in two files, are decoded directly into the arrays of the result, several concurrently: the peak is the
+    result and a few batches. Otherwise the rows are sorted afterwards, at a peak of about three times that.
     InputError for a number that is null, NaN or infinite.
     """
     source = task.input(role)
     rows = source.rows
     indices = np.empty(rows, np.int32)
     numbers = {name: np.empty(rows, column_dtype(source, name)) for name in values}
-    counts = list(at_once(lambda file: count_rows(source, file), source.files))
+    counts = in_parallel(lambda file: count_rows(source, file), source.files, MAX_OPEN_FILES)
     if sum(counts) != rows:
-        raise InputError(f"Input '{role}' has {sum(counts)} rows, its manifests say {rows}; run its task again.")
+        raise InputError(f"Input '{role}' has {sum(counts)} rows, its manifests list {rows}; rerun its task.")
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
-    def decode(position: int) -> Part:
-        part = slice(starts[position], starts[position + 1])
-        views = {name: array[part] for name, array in numbers.items()}
-        return decode_file(source, source.files[position], indices[part], views)
+    def decode(position: int) -> DecodedFile:
+        span = slice(starts[position], starts[position + 1])
+        views = {name: array[span] for name, array in numbers.items()}
+        return decode_file(source, source.files[position], indices[span], views)
 
-    parts = list(at_once(decode, range(len(source.files))))
-    items = unify_items([part.items for part in parts], indices, starts)
-    users = pa.concat_arrays([pa.array([], pa.string()), *(part.users for part in parts)])
-    lengths = np.concatenate([np.zeros(0, np.int64), *(part.lengths for part in parts)])
-    del parts
+    decoded = in_parallel(decode, range(len(source.files)), MAX_OPEN_FILES)
+    items = unify_items([file.items for file in decoded], indices, starts)
+    users = pa.concat_arrays([pa.array([], pa.string()), *(file.users for file in decoded)])
+    lengths = np.concatenate([np.zeros(0, np.int64), *(file.lengths for file in decoded)])
+    del decoded
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    if repeated(users):  # a user's rows stand in more than one place
+    if has_duplicates(users):  # the rows of a user are not consecutive
         task.log("unsorted", role=role, note="'rows are not grouped by user, sorting them costs time and memory'")
         users, indptr, indices, numbers = grouped_by_user(users, lengths, indices, numbers, len(items))
     return Interactions(users, items, indptr, indices, numbers)
-
-
-def at_once(function: Any, arguments: Iterable[Any]) -> Iterable[Any]:
-    with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        return pool.map(function, arguments)
 
 
 def column_dtype(source: Input, name: str) -> Any:
@@ -92,28 +85,28 @@ def column_dtype(source: Input, name: str) -> Any:
 
 
 def count_rows(source: Input, file: File) -> int:
-    with opened(source, file) as parquet:
+    with open_checked(source, file) as parquet:
         count: int = parquet.metadata.num_rows
         return count
 
 
-def decode_file(source: Input, file: File, indices: np.ndarray, values: dict[str, np.ndarray]) -> Part:
-    """Fill one file's slices (positions among its own items, values); returns its users and the rows of each."""
+def decode_file(source: Input, file: File, indices: np.ndarray, values: dict[str, np.ndarray]) -> DecodedFile:
+    """Fill one file's slices (positions among its items, values); return its users and the rows of each."""
     users: list[pa.Array] = []
     lengths: list[np.ndarray] = []
     items = pa.array([], pa.string())
     last_user = None
     done = 0
-    with opened(source, file, ["user_id", "item_id"]) as parquet:
+    with open_checked(source, file, ["user_id", "item_id"]) as parquet:
         for batch in parquet.iter_batches(BATCH, columns=["user_id", "item_id", *values], use_threads=False):
-            here = slice(done, done + batch.num_rows)
+            span = slice(done, done + batch.num_rows)
             done += batch.num_rows
             user_column, item_column = batch.column("user_id"), batch.column("item_id")
             if user_column.null_count or item_column.null_count:
-                raise InputError(f"{file.uri} has a row without user or item; run the task that wrote it again.")
-            items, indices[here] = positions(items, item_column)
+                raise InputError(f"{file.uri} has a row without user or item; rerun the task that wrote it.")
+            items, indices[span] = positions(items, item_column)
             for name, array in values.items():
-                array[here] = finite(batch.column(name), name, file)
+                array[span] = finite(batch.column(name), name, file)
             pa.default_memory_pool().release_unused()  # kept, it would add half the matrix again
             codes = user_column.indices.to_numpy(zero_copy_only=False)
             starts = np.concatenate([[0], np.flatnonzero(codes[1:] != codes[:-1]) + 1])
@@ -126,7 +119,7 @@ def decode_file(source: Input, file: File, indices: np.ndarray, values: dict[str
                 last_user = names[-1].as_py()
                 users.append(names)
                 lengths.append(runs)
-    return Part(
+    return DecodedFile(
         pa.concat_arrays([pa.array([], pa.string()), *users]),
         np.concatenate([np.zeros(0, np.int64), *lengths]),
         items,
@@ -134,15 +127,15 @@ def decode_file(source: Input, file: File, indices: np.ndarray, values: dict[str
 
 
 def positions(known: pa.Array, column: pa.DictionaryArray) -> tuple[pa.Array, np.ndarray]:
-    """Positions of a column's strings among the known ones, which grow by the unknown ones."""
+    """Return the known strings, extended by a column's new ones, and the positions of the column's among them."""
     dictionary = column.dictionary.cast(pa.string())
     found = pc.index_in(dictionary, value_set=known)
     new = dictionary.filter(found.is_null())
     if len(new):
         known = pa.concat_arrays([known, new])
         found = pc.index_in(dictionary, value_set=known)
-    places = found.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
-    return known, places[column.indices.to_numpy(zero_copy_only=False)]
+    codes = found.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+    return known, codes[column.indices.to_numpy(zero_copy_only=False)]
 
 
 def finite(column: pa.Array, name: str, file: File) -> np.ndarray:
@@ -151,26 +144,24 @@ def finite(column: pa.Array, name: str, file: File) -> np.ndarray:
         return moments
     numbers: np.ndarray = column.to_numpy(zero_copy_only=False)
     if column.null_count or not all_finite(column):
-        raise InputError(
-            f"{file.uri} has a null, NaN or infinite number in '{name}'; run the task that wrote it again."
-        )
+        raise InputError(f"{file.uri} has a null, NaN or infinite number in '{name}'; rerun the task that wrote it.")
     return numbers
 
 
 def unify_items(items: list[pa.Array], indices: np.ndarray, starts: np.ndarray) -> pa.Array:
-    """All items in the order of their bytes; each file's positions are changed in place to positions among these."""
-    everything = pc.unique(pa.concat_arrays([pa.array([], pa.string()), *items]))
-    everything = everything.take(pc.sort_indices(everything))
-    for position, own in enumerate(items):
-        places = pc.index_in(own, value_set=everything).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
-        for start in range(starts[position], starts[position + 1], BATCH):  # a whole gather would double the memory
-            part = slice(start, min(start + BATCH, starts[position + 1]))
-            indices[part] = places[indices[part]]
-    return everything
+    """Return all items in the order of their bytes; change each file's positions in place to positions among these."""
+    distinct = pc.unique(pa.concat_arrays([pa.array([], pa.string()), *items]))
+    distinct = distinct.take(pc.sort_indices(distinct))
+    for position, of_file in enumerate(items):
+        codes = pc.index_in(of_file, value_set=distinct).to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+        for start in range(starts[position], starts[position + 1], BATCH):  # one gather for all would double the memory
+            span = slice(start, min(start + BATCH, starts[position + 1]))
+            indices[span] = codes[indices[span]]
+    return distinct
 
 
-def repeated(names: pa.StringArray) -> bool:
-    """Whether a name stands twice; told for the names of one last byte at a time, whose table of hashes is small."""
+def has_duplicates(names: pa.StringArray) -> bool:
+    """Return True if a name occurs twice; checked by last byte, so that each hash table is small."""
     ends = np.frombuffer(names.buffers()[1], np.int32)[names.offset : names.offset + len(names) + 1]
     last = np.frombuffer(names.buffers()[2] or b"\0", np.uint8)[np.maximum(ends[1:], 1) - 1]
     for byte in np.unique(last):
@@ -184,7 +175,7 @@ def repeated(names: pa.StringArray) -> bool:
 def grouped_by_user(
     users: pa.Array, lengths: np.ndarray, indices: np.ndarray, values: dict[str, np.ndarray], items: int
 ) -> tuple[pa.Array, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """The same entries with the rows of each user together, users in the order of their bytes."""
+    """Return the same entries with the rows of each user together, users in the order of their bytes."""
     distinct = pc.unique(users)
     distinct = distinct.take(pc.sort_indices(distinct))
     rows = np.repeat(pc.index_in(users, value_set=distinct).to_numpy(zero_copy_only=False), lengths).astype(np.int32)

@@ -9,7 +9,6 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from common.engines import spark
-from common.engines.spark import ROWS_PER_PARTITION
 from common.errors import InputError
 from common.handover import Task, run
 from common.recommending import MICROSECONDS_PER_DAY
@@ -67,7 +66,7 @@ def main(task: Task) -> None:
             spark.read(task, "events"),
             end,
             **{name: task.parameters[name] for name in names},
-            partitions=max(1, -(-events.rows // ROWS_PER_PARTITION)),
+            partitions=spark.partitions_for(events.rows),
         )
         spark.write(task, "interactions", interactions)
     task.metrics |= {"end": str(end), "events": events.rows, "interactions": task.outputs["interactions"]["rows"]}

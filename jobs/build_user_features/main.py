@@ -13,7 +13,6 @@ from pyspark.sql import functions as F
 
 from common import contracts
 from common.engines import spark
-from common.engines.spark import ROWS_PER_PARTITION
 from common.errors import InputError
 from common.handover import Task, run
 
@@ -210,7 +209,7 @@ def main(task: Task) -> None:
             settings["churn"],
             settings["horizon_days"],
             settings["buyer_days"],
-            partitions=max(1, -(-events.rows // ROWS_PER_PARTITION)),
+            partitions=spark.partitions_for(events.rows),
         )
         spark.write(task, "features", features)
         written = session.read.parquet(task.folder("features")).groupBy("cut")

@@ -10,7 +10,6 @@ from pyspark.sql import functions as F
 
 from common import contracts
 from common.engines import spark
-from common.engines.spark import ROWS_PER_PARTITION
 from common.errors import TaskError
 from common.handover import Task, run
 
@@ -74,7 +73,7 @@ def main(task: Task) -> None:
             spark.read(task, "items"),
             spark.read(task, "users"),
             task.parameters["until"] or events.day_after_newest,
-            partitions=max(1, -(-events.rows // ROWS_PER_PARTITION)),
+            partitions=spark.partitions_for(events.rows),
         )
         spark.write(task, "characteristics", characteristics)
     rows = task.outputs["characteristics"]["rows"]

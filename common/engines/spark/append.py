@@ -1,7 +1,7 @@
-"""Append rows to the partitions of a dataset, and compact those in many small files."""
+"""Append rows to the partitions of a dataset, and compact partitions with many small files."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -10,8 +10,8 @@ from common.contracts import Contract
 from common.engines.spark.io import (
     ROWS_PER_PARTITION,
     contract_of_output,
-    forbidden,
-    lost,
+    forbidden_counts,
+    lost_rows,
     parquet_writer,
     refuse_forbidden,
     schema,
@@ -22,79 +22,87 @@ from common.handover.partitions import register
 from common.handover.storage import File
 from common.handover.task import Task
 
-MANY_FILES = 24  # of one partition, when they are small
+MANY_FILES = 24  # small files of one partition that are worth a compaction
 
 
 def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manifest | None]) -> int:
-    """Add rows to partitions of a dataset: those of the contract, and a column `date` that says to which partition.
+    """Add rows to partitions of a dataset: the columns of the contract, and `date`, which names the partition.
 
-    `partitions` has, for each date that may get rows, what was published of it when the task read it. Files go
-    straight to their partitions, into a folder of this process, and count once the partition's manifest names them
-    beside the former ones. A partition that got no rows stays as it is, unless it lies in many small files: then what
-    it held is written again beside the new rows, and only that counts. Returns how many rows were added.
-    Raises StaleAttempt or TaskError if a partition changed concurrently, TaskError if the files do not hold all rows,
-    GateRefused for a value that the contract forbids.
+    `partitions` has, for each date that may get rows, the manifest that the task read. Files are written directly to
+    their partitions, into a folder of this process, and count once the partition's manifest names them in addition to
+    the former ones. A partition that got no rows is left unchanged. A partition with many small files is compacted: its
+    former rows are rewritten together with the new ones, and its manifest names only the new files.
+    Returns the number of added rows. Raises StaleAttempt or TaskError if a partition changed concurrently, TaskError if
+    the files do not contain all rows, GateRefused for a value that the contract forbids.
     """
     dataset = f"{task.lake}/{task.job.outputs[role].dataset}"
-    folders = {f"{dataset}/date={date}": seen for date, seen in partitions.items()}
-    former = {folder: partition_files(seen) for folder, seen in folders.items()}
-    own = {folder: f"{folder}/{task.version}" for folder in folders}
-    name, _, version = task.version.partition("=")
+    contract = contract_of_output(task, role)
+    seen = {f"{dataset}/date={date}": partition for date, partition in partitions.items()}
+    compacted = {folder: partition_files(each) for folder, each in seen.items() if needs_compaction(each)}
+    counts = Observation()
+    frame = frame.observe(counts, *forbidden_counts(contract))
+    if compacted:
+        frame = frame.unionByName(rows_with_date(dataset, compacted.values(), contract).repartition("date"))
+    written = write_by_date(task, dataset, frame)
+    files = new_files(task, seen)
+    rows = rows_by_date(dataset, files.values(), contract)
+    refuse_forbidden(role, contract, counts.get)
+    if written != sum(rows.values()):
+        raise lost_rows(written, sum(rows.values()), dataset)
+    # Days with former rows, too: redelivering the days of a lost index restores it.
+    register(dataset, {day_of(folder) for folder in seen if seen[folder] or folder in files})
+    for folder, added in files.items():
+        count = rows[day_of(folder)]
+        if folder in compacted:
+            task.publish_partition(role, folder, seen[folder], count, added)
+        else:
+            count += partition_rows(seen[folder])
+            task.publish_partition(role, folder, seen[folder], count, partition_files(seen[folder]) + added)
+    return written - sum(partition_rows(seen[folder]) for folder in compacted)
+
+
+def needs_compaction(partition: Manifest | None) -> bool:
+    """Return True if opening the many small files of a partition costs more than rewriting them once."""
+    files = len(partition_files(partition))
+    return files >= MANY_FILES and partition_rows(partition) < files * ROWS_PER_PARTITION // MANY_FILES
+
+
+def write_by_date(task: Task, dataset: str, frame: DataFrame) -> int:
+    """Write rows to this process's folders in the partitions of their `date`; return the number of rows."""
     # By default Hadoop's committer shares a folder with other writers of the dataset, and deletes it at its end.
     number = str(int(hashlib.sha256(task.version.encode()).hexdigest()[:7], 16))
     private = {
         "mapreduce.job.application.attempt.id": number,
         "mapreduce.fileoutputcommitter.cleanup.skipped": "true",
     }
-    contract = contract_of_output(task, role)
-    added = Observation()
-    frame = frame.observe(added, *forbidden(contract))
-    gathered = {folder: former[folder] for folder, seen in folders.items() if scattered(seen)}
-    if gathered:
-        frame = frame.unionByName(rows_with_date(dataset, gathered.values(), contract).repartition("date"))
-    observation = Observation()
-    placed = frame.withColumn(name, F.lit(version)).observe(observation, F.count(F.lit(1)).alias("rows"))
-    parquet_writer(placed).partitionBy("date", name).options(**private).save(dataset)
+    name, _, version = task.version.partition("=")
+    total = Observation()
+    frame = frame.withColumn(name, F.lit(version)).observe(total, F.count(F.lit(1)).alias("rows"))
+    parquet_writer(frame).partitionBy("date", name).options(**private).save(dataset)
     storage.delete(f"{dataset}/_temporary/{number}")
-    found = storage.files_of(list(own.values()))
-    new = {folder: found[own[folder]] for folder in folders}
-    written = rows_by_date(dataset, [file for files in new.values() for file in files], contract)
-    refuse_forbidden(role, contract, added.get)
-    sent, total = observation.get["rows"], sum(written.values())
-    if sent != total:
-        raise lost(sent, total, dataset)
-    filled = {folder: files for folder, files in new.items() if files}
-    # Those that have rows from before, too: then a lost document is whole again when its days are delivered once more.
-    register(dataset, {day_of(folder) for folder, seen in folders.items() if seen or folder in filled})
-    for folder, files in filled.items():
-        seen, count = folders[folder], written[day_of(folder)]
-        if folder in gathered:
-            task.publish_partition(role, folder, seen, count, files)
-        else:
-            task.publish_partition(role, folder, seen, partition_rows(seen) + count, former[folder] + files)
-    return total - sum(partition_rows(folders[folder]) for folder in gathered)
+    return int(total.get["rows"])
+
+
+def new_files(task: Task, folders: Iterable[str]) -> dict[str, list[File]]:
+    """Return the files that this process has written, by folder of a partition that got some."""
+    listed = storage.files_of([f"{folder}/{task.version}" for folder in folders])
+    return {folder.rpartition("/")[0]: files for folder, files in listed.items() if files}
 
 
 def day_of(folder: str) -> str:
-    """The day of a partition's folder."""
+    """Return the day of a partition's folder."""
     return folder.rpartition("=")[2]
 
 
-def scattered(partition: Manifest | None) -> bool:
-    """Whether a partition lies in so many small files that to open them costs more than to write them once again."""
-    files = len(partition_files(partition))
-    return files >= MANY_FILES and partition_rows(partition) < files * ROWS_PER_PARTITION // MANY_FILES
-
-
 def rows_with_date(dataset: str, files: Iterable[list[File]], contract: Contract) -> DataFrame:
-    """The rows of files of a dataset, with the date of their partition."""
+    """Return the rows of files of a dataset, with the date of their partition."""
     reader = SparkSession.active().read.schema(schema(contract)).option("basePath", dataset)
-    return reader.parquet(*[file.uri for of_folder in files for file in of_folder]).select(*contract.columns, "date")
+    return reader.parquet(*[file.uri for each in files for file in each]).select(*contract.columns, "date")
 
 
-def rows_by_date(dataset: str, files: list[File], contract: Contract) -> dict[str, int]:
-    """How many rows the files of each date hold; Spark answers it from the files' footers, no column is read."""
+def rows_by_date(dataset: str, files: Collection[list[File]], contract: Contract) -> dict[str, int]:
+    """Return the number of rows in the files of each date; Spark reads it from the footers, and no column."""
     if not files:
         return {}
-    counted = rows_with_date(dataset, [files], contract).groupBy(F.col("date").cast("string")).count()
+    counted = rows_with_date(dataset, files, contract).groupBy(F.col("date").cast("string")).count()
     return {row[0]: row[1] for row in counted.collect()}

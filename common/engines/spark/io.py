@@ -1,4 +1,4 @@
-"""Tables into and out of Spark jobs, checked by their contracts."""
+"""Reading and writing tables in Spark jobs, checked by their contracts."""
 
 import contextlib
 import json
@@ -30,7 +30,7 @@ from common.contracts import Column, Contract
 from common.errors import GateRefused, InputError, TaskError
 from common.handover.task import Task
 
-ROWS_PER_PARTITION = 500_000  # more of them, and the hash aggregate of a 1 GiB heap sorts and spills
+ROWS_PER_PARTITION = 500_000  # with more of them the hash aggregate of a 1 GiB heap sorts and spills
 TYPES: dict[str, DataType] = {
     "string": StringType(),
     "int64": LongType(),
@@ -40,50 +40,55 @@ TYPES: dict[str, DataType] = {
     "date": DateType(),
     "timestamp": TimestampType(),
 }
-BROKEN = "broken input: "  # begins the error that a row raises, to be found again in what Spark says of it
+BROKEN = "broken input: "  # prefix of an error that a row raises, to find it in the text of Spark's error
 
 
 def read(task: Task, role: str) -> DataFrame:
-    """An input with the columns of its contract, from the files that the manifests name and no others.
+    """Return an input with the columns of its contract, from only the files that the manifests name.
 
-    A file that is no Parquet file, lacks a column, or has it in another type or null where the contract forbids it,
-    ends the job with InputError, which names the file, as soon as the frame is worked on within `session`.
+    A file that is not Parquet, lacks a column, or has one of another type or with a forbidden null, ends the job with
+    InputError, which names the file, once the frame is evaluated within `session`.
     """
     source = task.input(role)
     contract = contract_of(role, source.contract)
     frame = SparkSession.active().read.schema(schema(contract)).parquet(*[file.uri for file in source.files])
-    return frame.select(*[checked(name, column, contract) for name, column in contract.columns.items()])
+    return frame.select(*[checked_column(name, column, contract) for name, column in contract.columns.items()])
 
 
-def checked(name: str, column: Column, contract: Contract) -> SparkColumn:
-    """A column that can't be null without an error; it costs one look at each value that is read anyway."""
+def checked_column(name: str, column: Column, contract: Contract) -> SparkColumn:
+    """Return a column that raises an error if it is null; this costs one check of each value that is read anyway."""
     if column.nullable:
         return F.col(name)
-    wrong = F.lit(f" breaks {contract.name}: column '{name}' is missing or null; run the task that wrote it again.")
+    wrong = F.lit(f" breaks {contract.name}: column '{name}' is missing or null; rerun the task that wrote it.")
     return F.coalesce(name, F.raise_error(F.concat(F.lit(BROKEN), "_metadata.file_path", wrong))).alias(name)
 
 
 @contextlib.contextmanager
 def input_errors() -> Iterator[None]:
-    """Raise InputError, in one sentence that names the file, in place of Spark's error about a file that it read."""
+    """Replace Spark's error about a file that it read by InputError, in one sentence that names the file."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:  # Spark 4 raises either
         text = str(error)
-        if found := re.search(rf"{BROKEN}(.*?again\.)", text, re.DOTALL):
-            raise InputError(found[1]) from None
-        if found := re.search(r"\[FAILED_READ_FILE\S*\] Encountered error while reading file (\S+)\.\s+(.*)", text):
-            if found[1].endswith(".gz"):
-                raise InputError(f"{found[1]} is cut off or not gzip; deliver it again.") from None
+        if broken := re.search(rf"{BROKEN}(.*?wrote it\.)", text, re.DOTALL):
+            raise InputError(broken[1]) from None
+        if failed := re.search(r"\[FAILED_READ_FILE\S*\] Encountered error while reading file (\S+)\.\s+(.*)", text):
+            if failed[1].endswith(".gz"):
+                raise InputError(f"{failed[1]} is cut off or not gzip; redeliver it.") from None
             raise InputError(
-                f"{found[1]} can't be read by its contract ({found[2].split(' SQLSTATE')[0].rstrip('.')}); "
+                f"{failed[1]} can't be read by its contract ({failed[2].split(' SQLSTATE')[0].rstrip('.')}); "
                 "run the two jobs at versions that agree."
             ) from None
         raise
 
 
+def partitions_for(rows: int) -> int:
+    """Return the number of shuffle partitions for some rows, at least 1."""
+    return max(1, -(-rows // ROWS_PER_PARTITION))
+
+
 def small_table(spark: SparkSession, columns: dict[str, str], rows: Iterable[tuple[Any, ...]]) -> DataFrame:
-    """A few rows as a frame, types by column in SQL's words; unlike createDataFrame it starts no Python on workers."""
+    """Return a few rows as a frame, with SQL types by column; unlike createDataFrame it starts no Python on workers."""
     objects = json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str)
     fields = ", ".join(f"{name}: {kind}" for name, kind in columns.items())
     return spark.sql(f"SELECT inline(from_json(:objects, 'ARRAY<STRUCT<{fields}>>'))", {"objects": objects})
@@ -91,89 +96,90 @@ def small_table(spark: SparkSession, columns: dict[str, str], rows: Iterable[tup
 
 def contract_of(role: str, contract: Contract | None) -> Contract:
     if contract is None:
-        raise InputError(f"Input '{role}' is raw, it has no contract by which it could be read as a table.")
+        raise InputError(f"Input '{role}' is raw and has no contract; read its files instead.")
     return contract
 
 
 def schema(contract: Contract) -> StructType:
-    """The columns of a contract as Spark sees them."""
+    """Return the columns of a contract as a Spark schema."""
     return StructType(
         [StructField(name, TYPES[column.type], column.nullable) for name, column in contract.columns.items()]
     )
 
 
 def write(task: Task, role: str, frame: DataFrame) -> None:
-    """Write a frame as an output, and check its contract and count its rows in the same pass over the data.
+    """Write a frame as an output; check its contract and count its rows in the same pass over the data.
 
-    Raises GateRefused if a column is missing or of another type, or has a value that the contract forbids.
+    Raises GateRefused if a column is missing, of another type, or has a value that the contract forbids.
     """
     contract = contract_of_output(task, role)
-    seen = Observation()
-    counted = fitted(frame, contract).observe(seen, F.count(F.lit(1)).alias("rows of all"), *forbidden(contract))
+    observation = Observation()
+    total = F.count(F.lit(1)).alias("rows of all")
+    counted = select_contract(frame, contract).observe(observation, total, *forbidden_counts(contract))
     parquet_writer(counted).save(task.folder(role))
-    counts = seen.get
+    counts = observation.get
     refuse_forbidden(role, contract, counts)
     task.record_output(role, counts["rows of all"])
     if counts["rows of all"] and not task.outputs[role]["files"]:
-        raise lost(counts["rows of all"], 0, task.folder(role))
+        raise lost_rows(counts["rows of all"], 0, task.folder(role))
 
 
-def lost(written: int, found: int, folder: str) -> TaskError:
-    """The failure of a commit that left out files: a misfit of committer and file system says nothing by itself."""
+def lost_rows(written: int, found: int, folder: str) -> TaskError:
+    """Return the error of a commit that lost files: committer and file system do not report a mismatch."""
     return TaskError(
-        f"Spark wrote {written} rows to {folder}, but files there hold {found} of them, so nothing is published; "
-        "look at the committer's settings in common/engines/spark, then run the task again."
+        f"Spark wrote {written} rows to {folder}, but its files contain {found}, so nothing is published; "
+        "check the committer's settings in common/engines/spark, then rerun the task."
     )
 
 
-def fitted(frame: DataFrame, contract: Contract) -> DataFrame:
-    """The columns of the contract, in its order; GateRefused if one is missing or of another type."""
-    there = {field.name: field.dataType for field in frame.schema}
+def select_contract(frame: DataFrame, contract: Contract) -> DataFrame:
+    """Select the columns of the contract, in its order; GateRefused if one is missing or of another type."""
+    types = {field.name: field.dataType for field in frame.schema}
     for name, column in contract.columns.items():
-        if there.get(name) != TYPES[column.type]:
-            found = there[name].simpleString() if name in there else "missing"
+        if types.get(name) != TYPES[column.type]:
+            found = types[name].simpleString() if name in types else "missing"
             raise GateRefused(
                 f"The output breaks {contract.name}: column '{name}' is {found}, expected {column.type}; "
-                "mend the job or make a new version of the contract."
+                "fix the job or publish a new contract version."
             )
     return frame.select(*contract.columns)
 
 
-def forbidden(contract: Contract) -> list[SparkColumn]:
-    """For each column of a contract the number of values that it forbids, under the column's name."""
-    return [F.count_if(breaks(name, column)).alias(name) for name, column in contract.columns.items()]
+def forbidden_counts(contract: Contract) -> list[SparkColumn]:
+    """Return, for each column of a contract, the number of forbidden values, under the column's name."""
+    return [F.count_if(is_forbidden(name, column)).alias(name) for name, column in contract.columns.items()]
 
 
 def refuse_forbidden(role: str, contract: Contract, counts: dict[str, Any]) -> None:
-    """GateRefused if one of the numbers that `forbidden` asked for is not 0."""
+    """Raise GateRefused if one of the `forbidden_counts` is not 0."""
     for name, column in contract.columns.items():
         if counts[name]:
             limits = f"empty, longer than {column.max_bytes:,} bytes or have control characters"
-            wrong = limits if column.type == "string" else "not finite or out of range"
+            wrong = limits if column.type == "string" else "non-finite or out of range"
             raise GateRefused(
                 f"The output '{role}' breaks {contract.name}: {counts[name]} values of column '{name}' are null, "
-                f"{wrong}; mend the job or make a new version of the contract."
+                f"{wrong}; fix the job or publish a new contract version."
             )
 
 
-def breaks(name: str, column: Column) -> SparkColumn:
-    """A condition for the values of a column that its contract forbids."""
+def is_forbidden(name: str, column: Column) -> SparkColumn:
+    """Return a condition that holds for the values of a column that its contract forbids."""
     value = F.col(name)
-    broken = F.lit(False) if column.nullable else value.isNull()
+    forbidden = F.lit(False) if column.nullable else value.isNull()
     if column.type == "string":
         size = F.octet_length(value)
-        broken = broken | (size == 0) | (size > column.max_bytes) | value.rlike(contracts.CONTROL)
+        forbidden = forbidden | (size == 0) | (size > column.max_bytes) | value.rlike(contracts.CONTROL)
     if column.type in ("float64", "float32"):
-        broken = broken | ~(F.abs(value) < math.inf)
+        forbidden = forbidden | ~(F.abs(value) < math.inf)
     if column.minimum is not None:
-        broken = broken | (value < column.minimum)
+        forbidden = forbidden | (value < column.minimum)
     if column.maximum is not None:
-        broken = broken | (value > column.maximum)
-    return broken
+        forbidden = forbidden | (value > column.maximum)
+    return forbidden
 
 
 def parquet_writer(frame: DataFrame) -> DataFrameWriter:
-    """A writer that adds files to a folder and leaves no marker there: the manifest says what counts."""
+    """Return a writer that adds files to a folder without a success marker: the manifest decides."""
     without_marker = {"mapreduce.fileoutputcommitter.marksuccessfuljobs": "false"}
     return frame.write.format("parquet").mode("append").options(**without_marker)
 

@@ -21,7 +21,7 @@ SETTINGS = {
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.files.openCostInBytes": str(256 * 1024),  # a lake has many small files, most of them of one day each
-    "spark.sql.inMemoryColumnarStorage.compressed": "false",  # what is kept is read back once or twice, from local disk
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",  # cached data is read back once or twice, from local disk
     "spark.log.level": "ERROR",
 }
 LOCAL_SETTINGS = {
@@ -30,9 +30,9 @@ LOCAL_SETTINGS = {
     "spark.sql.shuffle.partitions": "4",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
-    "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",  # a Spark job to look at files costs more
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",  # a Spark job to list files costs more
 }
-# Hadoop starts a process, chmod, for each file of a checksum that it lays beside a file of data.
+# Hadoop starts a process, chmod, for the checksum file that it writes next to each data file.
 WITHOUT_CHECKSUMS = {"spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem"}
 AWS_SDK = "software.amazon.awssdk"
 COMMIT_PROTOCOL = "org.apache.spark.internal.io.cloud.PathOutputCommitProtocol"
@@ -40,55 +40,55 @@ COMMIT_PROTOCOL = "org.apache.spark.internal.io.cloud.PathOutputCommitProtocol"
 
 @contextlib.contextmanager
 def session(task: Task) -> Iterator[SparkSession]:
-    """The Spark session of a task: on the cluster that spark-submit named, else in this process and on all its cores.
+    """Open the Spark session of a task: on the cluster of spark-submit, else in this process and on all its cores.
 
-    Tells the task's alive line how many Spark tasks of the running stages are done.
+    Sets the task's progress to the finished Spark tasks of the running stages.
     """
     settings = dict(SETTINGS)
     if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not under spark-submit
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-        settings |= {"spark.master": "local[*]"} | own_settings(task)
-    if (settings.get("spark.master") or submitted_to()).startswith("local"):
+        settings |= {"spark.master": "local[*]"} | job_settings(task)
+    if (settings.get("spark.master") or submitted_master()).startswith("local"):
         settings |= LOCAL_SETTINGS
         if not storage.is_s3(task.lake):
             settings |= WITHOUT_CHECKSUMS
     former = SparkSession.getActiveSession()
     spark = SparkSession.builder.appName(task.task_id).config(map=settings).getOrCreate()
     use_s3(spark, task.lake)
-    with repeatedly(progress_of(spark, task), 5), input_errors():
+    with repeatedly(progress_reporter(spark, task), 5), input_errors():
         yield spark
     if former is None:
         spark.stop()
 
 
-def tell_launcher(sentence: str) -> None:
-    """Print a line on the stderr of spark-submit, which sends what a driver in Python prints there to its stdout."""
+def print_on_launcher(sentence: str) -> None:
+    """Print a line on the stderr of spark-submit, which redirects the stderr of a Python driver to its stdout."""
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         gateway: Any = SparkContext._gateway or launch_gateway()
         gateway.jvm.java.lang.System.err.println(sentence)
-        log4j = gateway.jvm.org.apache.logging.log4j  # before there is a session it would log its own end behind that
+        log4j = gateway.jvm.org.apache.logging.log4j  # without a session it would log its shutdown after the line
         log4j.core.config.Configurator.setRootLevel(log4j.Level.ERROR)
 
 
-def submitted_to() -> str:
-    """The master that spark-submit was told, before there is a session."""
+def submitted_master() -> str:
+    """Return the master from the arguments of spark-submit, before there is a session."""
     SparkContext._ensure_initialized()
     return SparkConf().get("spark.master", "") or ""
 
 
-def own_settings(task: Task) -> dict[str, str]:
-    """What `[spark]` of `job.toml` asks for, as far as it applies to a single process."""
-    wanted: dict[str, str] = dict(task.job.spark.get("conf", {}))
+def job_settings(task: Task) -> dict[str, str]:
+    """Return the settings in `[spark]` of `job.toml` that apply to a single process."""
+    settings: dict[str, str] = dict(task.job.spark.get("conf", {}))
     if memory := task.job.spark.get("driver_memory"):
-        wanted["spark.driver.memory"] = memory
-    return wanted
+        settings["spark.driver.memory"] = memory
+    return settings
 
 
 def use_s3(spark: SparkSession, lake: str) -> None:
-    """Reach a lake on S3 where the environment names its server; Amazon's own clusters know their way.
+    """Configure S3 if the environment names a server; Amazon's clusters are configured already.
 
-    Files are uploaded to where they belong and appear when the job commits, which needs two classes that plain Spark
-    lacks. Pending uploads below the folder may be another task's, so a commit leaves them alone.
+    Files are uploaded to their final keys and appear when the job commits, which needs two classes that plain Spark
+    lacks. Pending uploads below the folder may belong to another task, so a commit does not abort them.
     """
     endpoint = s3.endpoint()
     if not (storage.is_s3(lake) and endpoint):
@@ -104,7 +104,7 @@ def use_s3(spark: SparkSession, lake: str) -> None:
         "fs.s3a.aws.credentials.provider": f"{AWS_SDK}.auth.credentials.EnvironmentVariableCredentialsProvider",
         "fs.s3a.committer.name": "magic",
         "fs.s3a.committer.abort.pending.uploads": "false",
-        # Each attempt has a folder of its own, so nothing has to be looked up before a file or a folder is made.
+        # Each attempt has its own folder, so nothing has to be looked up before a file or a folder is created.
         "fs.s3a.performance.flags": "create,mkdir",
         "mapreduce.outputcommitter.factory.scheme.s3": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
         "mapreduce.outputcommitter.factory.scheme.s3a": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
@@ -113,7 +113,7 @@ def use_s3(spark: SparkSession, lake: str) -> None:
         settings |= {"fs.s3a.encryption.algorithm": "SSE-KMS", "fs.s3a.encryption.key": key}
     for name, value in settings.items():
         hadoop.set(name, value)
-    with contextlib.suppress(Exception):  # without them Spark renames what it wrote, which is slower and right as well
+    with contextlib.suppress(Exception):  # without them Spark renames its files, which is slower but also correct
         java.java.lang.Class.forName(COMMIT_PROTOCOL)
         spark.conf.set("spark.sql.sources.commitProtocolClass", COMMIT_PROTOCOL)
         spark.conf.set(
@@ -122,12 +122,12 @@ def use_s3(spark: SparkSession, lake: str) -> None:
         )
 
 
-def progress_of(spark: SparkSession, task: Task) -> Callable[[], None]:
-    """A function that tells the task how far Spark's running stages are."""
+def progress_reporter(spark: SparkSession, task: Task) -> Callable[[], None]:
+    """Return a function that sets the task's progress to that of Spark's running stages."""
     tracker = spark.sparkContext.statusTracker()
 
-    def look() -> None:
-        with contextlib.suppress(Exception):  # a line about progress must not end the work
+    def report() -> None:
+        with contextlib.suppress(Exception):  # a progress line must not fail the job
             stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
             if running := [stage for stage in stages if stage]:
                 name = running[0].name.split(" at ")[0]
@@ -136,7 +136,7 @@ def progress_of(spark: SparkSession, task: Task) -> Callable[[], None]:
                 )
                 task.progress(f"Spark tasks of '{name}'", done, total)
 
-    return look
+    return report
 
 
-LAST_LINE_SINKS.append(tell_launcher)
+LAST_LINE_SINKS.append(print_on_launcher)

@@ -1,4 +1,4 @@
-"""Tables, arrays and interactions against plain references; files that break their contract."""
+"""Tables, arrays and interactions compared with plain references; files that break their contract."""
 
 import subprocess
 import sys
@@ -21,18 +21,18 @@ from common.handover.inputs import Input
 from common.handover.job_toml import Job, Table
 from common.handover.storage import File
 
-names = st.text(alphabet="abé😀", min_size=1, max_size=2)  # few, so that they meet again
+names = st.text(alphabet="abé😀", min_size=1, max_size=2)  # few, so that they recur
 rows = st.lists(st.tuples(names, names, st.floats(0, 1e6, width=32)), max_size=60, unique_by=lambda row: row[:2])
 
 
-class Reading:
-    """Stands where a Task stands, with inputs and outputs in a folder."""
+class FakeTask:
+    """A stand-in for a Task, with inputs and outputs in a folder."""
 
     def __init__(self, folder):
         self.folder_uri = f"file://{folder}"
         self.inputs = {}
         self.counts = {}
-        self.said = []
+        self.events = []
         output = Table(contract="predictions@2")
         self.job = Job("toy", "", "python", outputs={"predictions": output, "model": Table("recommender_model@3")})
 
@@ -46,7 +46,7 @@ class Reading:
         self.counts[role] = rows
 
     def log(self, event, **numbers):
-        self.said.append(event)
+        self.events.append(event)
 
     def progress(self, *_):
         pass
@@ -76,7 +76,7 @@ def matrix(found):
 
 
 def by_name(found):
-    """What a CSR matrix says, by names: the plain form to compare with."""
+    """Return the entries of a CSR matrix by names: the plain form to compare with."""
     users, items = found.users.to_pylist(), found.items.to_pylist()
     assert len(users) == len(set(users))
     assert items == sorted(items, key=str.encode)
@@ -86,42 +86,42 @@ def by_name(found):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    """A user's rows go on in the next batch."""
+    """Make the rows of a user continue in the next batch."""
     monkeypatch.setattr("common.engines.interactions.BATCH", 3)
 
 
 @given(rows, st.integers(1, 4), st.booleans())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
-def test_interactions_are_what_the_files_say_in_whatever_order(tmp_path, small_batches, entries, parts, ordered):
-    reading = Reading(tmp_path)
+def test_interactions_match_files_in_any_order(tmp_path, small_batches, entries, parts, ordered):
+    task = FakeTask(tmp_path)
     if ordered:
         users = sorted({user for user, _, _ in entries})
         entries = sorted(entries)
         pieces = [[entry for entry in entries if users.index(entry[0]) % parts == part] for part in range(parts)]
     else:
         pieces = [entries[part::parts] for part in range(parts)]
-    reading.add("interactions", "interactions@1", [interactions(piece) for piece in pieces])
-    found = read_interactions(reading, "interactions", ["weight"])
+    task.add("interactions", "interactions@1", [interactions(piece) for piece in pieces])
+    found = read_interactions(task, "interactions", ["weight"])
     assert by_name(found) == sorted((user, item, float(np.float32(value))) for user, item, value in entries)
     if ordered:
-        assert "unsorted" not in reading.said
+        assert "unsorted" not in task.events
         assert matrix(found).has_sorted_indices
 
 
-def test_rows_of_a_user_in_two_files_are_found_and_brought_together(tmp_path):
-    reading = Reading(tmp_path)
-    reading.add("interactions", "interactions@1", [interactions([("u", "a", 1.0)]), interactions([("u", "b", 2.0)])])
-    found = read_interactions(reading, "interactions", ["weight"])
-    assert reading.said == ["unsorted"]
+def test_rows_of_a_user_in_two_files_are_joined(tmp_path):
+    task = FakeTask(tmp_path)
+    task.add("interactions", "interactions@1", [interactions([("u", "a", 1.0)]), interactions([("u", "b", 2.0)])])
+    found = read_interactions(task, "interactions", ["weight"])
+    assert task.events == ["unsorted"]
     assert matrix(found).toarray().tolist() == [[1.0, 2.0]]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
-def test_a_number_that_is_none_stops_the_reader_with_its_file(tmp_path, value):
-    reading = Reading(tmp_path)
-    reading.add("interactions", "interactions@1", [interactions([("u", "a", value)])])
+def test_null_or_non_finite_number_stops_the_reader(tmp_path, value):
+    task = FakeTask(tmp_path)
+    task.add("interactions", "interactions@1", [interactions([("u", "a", value)])])
     with pytest.raises(InputError, match=r"interactions-0.parquet has a null, NaN or infinite number in 'weight'"):
-        read_interactions(reading, "interactions", ["weight"])
+        read_interactions(task, "interactions", ["weight"])
 
 
 @pytest.mark.parametrize(
@@ -134,24 +134,24 @@ def test_a_number_that_is_none_stops_the_reader_with_its_file(tmp_path, value):
         ),
     ],
 )
-def test_a_file_of_another_contract_is_named_with_its_column(tmp_path, harm, sentence):
-    reading = Reading(tmp_path)
+def test_file_of_another_contract_is_named_with_its_column(tmp_path, harm, sentence):
+    task = FakeTask(tmp_path)
     good = interactions([("u", "a", 1.0)])
-    reading.add("interactions", "interactions@1", [good, harm(good)])
+    task.add("interactions", "interactions@1", [good, harm(good)])
     for read in (arrow.read, lambda *names: list(arrow.batches(*names))):
         with pytest.raises(InputError, match=rf"interactions-1.parquet breaks interactions@1: {sentence}"):
-            read(reading, "interactions")
+            read(task, "interactions")
     with pytest.raises(InputError, match=r"interactions-1\.parquet"):
-        read_interactions(reading, "interactions", ["weight"])
+        read_interactions(task, "interactions", ["weight"])
 
 
-def test_a_table_is_read_by_columns_from_several_files_in_their_order(tmp_path):
-    reading = Reading(tmp_path)
+def test_table_is_read_by_columns_in_order_of_files(tmp_path):
+    task = FakeTask(tmp_path)
     entries = [("u", "a", 1.0), ("v", "b", 2.0), ("w", "c", 3.0)]
-    reading.add("interactions", "interactions@1", [interactions([entry]) for entry in entries])
-    found = arrow.read(reading, "interactions", ["item_id", "weight"])
+    task.add("interactions", "interactions@1", [interactions([entry]) for entry in entries])
+    found = arrow.read(task, "interactions", ["item_id", "weight"])
     assert found.to_pydict() == {"item_id": ["a", "b", "c"], "weight": [1.0, 2.0, 3.0]}
-    assert sum(batch.num_rows for batch in arrow.batches(reading, "interactions")) == 3
+    assert sum(batch.num_rows for batch in arrow.batches(task, "interactions")) == 3
 
 
 PREDICTIONS = {
@@ -164,11 +164,11 @@ PREDICTIONS = {
 }
 
 
-def test_a_table_is_written_in_the_contract_s_order_and_types(tmp_path):
-    writing = Reading(tmp_path)
+def test_table_is_written_in_the_contracts_order_and_types(tmp_path):
+    task = FakeTask(tmp_path)
     shuffled = pa.table(dict(reversed(PREDICTIONS.items())))
-    arrow.write(writing, "predictions", [shuffled, shuffled])
-    assert writing.counts == {"predictions": 2}
+    arrow.write(task, "predictions", [shuffled, shuffled])
+    assert task.counts == {"predictions": 2}
     written = pq.read_table(f"{tmp_path}/predictions/part-00000.parquet")
     assert written.column_names == list(contracts.load("predictions@2").columns)
     assert written["explained_by_item_id"].type == pa.string()
@@ -188,18 +188,18 @@ def test_a_table_is_written_in_the_contract_s_order_and_types(tmp_path):
         ({"model": ["\x85"]}, "has control characters in 'model'"),
     ],
 )
-def test_a_result_that_breaks_its_contract_is_refused(tmp_path, change, sentence):
+def test_result_that_breaks_its_contract_is_refused(tmp_path, change, sentence):
     with pytest.raises(GateRefused, match=sentence):
-        arrow.write(Reading(tmp_path), "predictions", pa.table(PREDICTIONS | change))
+        arrow.write(FakeTask(tmp_path), "predictions", pa.table(PREDICTIONS | change))
 
 
-def test_arrays_come_back_as_they_went(tmp_path):
-    working = Reading(tmp_path)
+def test_arrays_round_trip(tmp_path):
+    task = FakeTask(tmp_path)
     arrays = {"weights": np.arange(6, dtype=np.float32).reshape(2, 3), "items": np.array(["a", "bé"])}
-    write_arrays(working, "model", arrays, {"won": "ease"})
-    files = storage.files(working.folder("model"))
-    working.inputs["model"] = Input("model", None, files)
-    found, document = read_arrays(working, "model")
+    write_arrays(task, "model", arrays, {"won": "ease"})
+    files = storage.files(task.folder("model"))
+    task.inputs["model"] = Input("model", None, files)
+    found, document = read_arrays(task, "model")
     assert document == {"won": "ease"}
     assert found.keys() == arrays.keys()
     for name, array in arrays.items():
@@ -210,23 +210,23 @@ def test_arrays_come_back_as_they_went(tmp_path):
 @pytest.mark.parametrize(
     "strings", [[], [""], ["a", "bé", "", "c\0", "c"], ["x" * 100_000, *map(str, range(1000))]], ids=range(4)
 )
-def test_strings_take_their_own_bytes_in_a_model(tmp_path, strings):
-    working = Reading(tmp_path)
+def test_strings_round_trip_without_padding(tmp_path, strings):
+    task = FakeTask(tmp_path)
     arrays = string_arrays("items", pa.array(["cut off", *strings], pa.string())[1:])
-    write_arrays(working, "model", arrays, {})
-    working.inputs["model"] = Input("model", None, storage.files(working.folder("model")))
-    assert strings_of("items", read_arrays(working, "model")[0]).to_pylist() == strings
+    write_arrays(task, "model", arrays, {})
+    task.inputs["model"] = Input("model", None, storage.files(task.folder("model")))
+    assert strings_of("items", read_arrays(task, "model")[0]).to_pylist() == strings
     assert sum(array.nbytes for array in arrays.values()) < 8 + sum(len(string.encode()) + 8 for string in strings) + 1
 
 
-def test_a_model_of_nan_is_refused(tmp_path):
+def test_array_with_nan_is_refused(tmp_path):
     with pytest.raises(GateRefused, match="Array 'weights' of output 'model' has NaN in it"):
-        write_arrays(Reading(tmp_path), "model", {"weights": np.array([[1.0, np.nan], [0.0, np.inf]])}, {})
+        write_arrays(FakeTask(tmp_path), "model", {"weights": np.array([[1.0, np.nan], [0.0, np.inf]])}, {})
 
 
-def test_objects_are_not_written_because_only_pickle_could(tmp_path):
+def test_objects_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="Object arrays cannot be saved"):
-        write_arrays(Reading(tmp_path), "model", {"objects": np.array([{}])}, {})
+        write_arrays(FakeTask(tmp_path), "model", {"objects": np.array([{}])}, {})
 
 
 PEAK = """
@@ -245,7 +245,7 @@ def task(files, rows):
     source = Input("interactions", contracts.load("interactions@1"), files, rows)
     return SimpleNamespace(input=lambda role: source, log=print)
 read_interactions(task(files[:1], pq.ParquetFile(sys.argv[1]).metadata.num_rows), "interactions", ["weight"])
-open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew, with all libraries loaded and pools filled
+open("/proc/self/clear_refs", "w").write("5")  # reset the peak, with all libraries loaded and pools filled
 before = status_bytes("self", "VmRSS")
 found = read_interactions(task(files, rows), "interactions", ["weight"])
 size = found.indptr.nbytes + found.indices.nbytes + found.values["weight"].nbytes
@@ -253,8 +253,8 @@ print((status_bytes("self", "VmHWM") - before) / size, len(found.users))
 """
 
 
-def test_reading_sorted_files_peaks_well_below_what_sorting_takes(tmp_path):
-    """1.7 to 2.2 times the matrix here, by how four threads meet; `make bench-handover` measures large ones."""
+def test_reading_sorted_files_peaks_well_below_sorting(tmp_path):
+    """1.7 to 2.2 times the matrix here, by the overlap of four threads; `make bench-handover` measures large ones."""
     users, items = 240_000, 50
     files = []
     for part in range(8):

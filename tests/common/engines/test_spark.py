@@ -1,4 +1,4 @@
-"""Tables in and out of Spark jobs: what breaks a contract is named, and rows come from the write itself."""
+"""Tables in and out of Spark jobs: broken contracts are named, rows are counted by the write."""
 
 import argparse
 import datetime
@@ -36,14 +36,14 @@ def event(number: int, **changes: object) -> tuple:
     return tuple({**whole, **changes}.values())
 
 
-def give(toy: task.Task, folder: Path) -> None:
+def set_input(toy: task.Task, folder: Path) -> None:
     """Make the files of a folder the task's input."""
     toy.inputs["events"] = task.Input("events", contracts.load("events@1"), storage.files(f"file://{folder}"))
 
 
-def test_only_the_listed_files_are_read(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
+def test_only_listed_files_are_read(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
     session.createDataFrame([event(1), event(2)], EVENTS).coalesce(1).write.parquet(f"{tmp_path}/in")
-    give(toy, tmp_path / "in")
+    set_input(toy, tmp_path / "in")
     session.createDataFrame([event(3)], EVENTS).coalesce(1).write.mode("append").parquet(f"{tmp_path}/in")
     frame = spark.read(toy, "events")
     assert sorted(row.event_id for row in frame.collect()) == ["e1", "e2"]
@@ -59,29 +59,29 @@ def test_only_the_listed_files_are_read(session: SparkSession, toy: task.Task, t
         ("item_id", "cast(null AS STRING)", "breaks events@1: column 'item_id' is missing or null"),
     ],
 )
-def test_a_file_of_another_contract_is_named(
+def test_file_of_another_contract_is_named(
     session: SparkSession, toy: task.Task, tmp_path: Path, column: str, expression: str | None, sentence: str
 ) -> None:
     good = session.createDataFrame([event(1)], EVENTS).coalesce(1)
     bad = good.selectExpr(f"* EXCEPT ({column})", f"{expression} AS {column}") if expression else good.drop(column)
     good.write.parquet(f"{tmp_path}/in/a")
     bad.write.parquet(f"{tmp_path}/in/b")
-    give(toy, tmp_path / "in")
+    set_input(toy, tmp_path / "in")
     with pytest.raises(InputError, match=rf"in/b/part-\S+ {sentence}"), input_errors():
         spark.read(toy, "events").collect()
-    with input_errors():  # a column that nobody needs is not looked at
+    with input_errors():  # an unused column is not checked
         assert spark.read(toy, "events").select("country").count() == 2
 
 
-def test_a_file_that_is_no_parquet_is_named(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
+def test_file_that_is_not_parquet_is_named(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "part-0.parquet").write_text("event_id,user_id\n")
-    give(toy, tmp_path / "in")
+    set_input(toy, tmp_path / "in")
     with pytest.raises(InputError, match=r"in/part-0\.parquet can't be read"), input_errors():
         spark.read(toy, "events").collect()
 
 
-def test_what_is_written_is_counted_and_leaves_no_marker(session: SparkSession, toy: task.Task) -> None:
+def test_output_is_counted_and_has_no_marker(session: SparkSession, toy: task.Task) -> None:
     spark.write(toy, "out", session.createDataFrame([event(number) for number in range(7)], EVENTS).repartition(3))
     output = toy.outputs["out"]
     assert output["rows"] == 7
@@ -106,7 +106,7 @@ def test_what_is_written_is_counted_and_leaves_no_marker(session: SparkSession, 
         ({"item_id": "a\x9fcup"}, "item_id"),
     ],
 )
-def test_values_that_break_the_contract_refuse_the_output(
+def test_values_that_break_the_contract_are_refused(
     session: SparkSession, toy: task.Task, changes: dict, column: str
 ) -> None:
     anything = "event_id STRING, user_id STRING, item_id STRING, type STRING, quantity LONG, unit_price DOUBLE, "
@@ -119,14 +119,14 @@ def test_values_that_break_the_contract_refuse_the_output(
     assert not list(storage.local(toy.lake).rglob("manifest.json"))
 
 
-def test_strings_up_to_the_contract_s_bytes_are_written(session: SparkSession, toy: task.Task) -> None:
+def test_strings_up_to_the_contracts_bytes_are_written(session: SparkSession, toy: task.Task) -> None:
     strings = ("\u00e9" * 512, "\u2028", " ", "\U0001f600")
     rows = [event(number, country=value) for number, value in enumerate(strings)]
     spark.write(toy, "out", session.createDataFrame(rows, EVENTS))
     assert toy.outputs["out"]["rows"] == len(strings)
 
 
-def test_columns_that_break_the_contract_refuse_the_output(session: SparkSession, toy: task.Task) -> None:
+def test_columns_that_break_the_contract_are_refused(session: SparkSession, toy: task.Task) -> None:
     frame = session.createDataFrame([event(1)], EVENTS)
     with pytest.raises(GateRefused, match="'country' is missing"):
         spark.write(toy, "out", frame.drop("country"))
@@ -134,7 +134,7 @@ def test_columns_that_break_the_contract_refuse_the_output(session: SparkSession
         spark.write(toy, "out", frame.withColumn("quantity", frame.quantity.cast("int")))
 
 
-def test_appending_keeps_former_files_and_gives_way_to_another_writer(session: SparkSession, toy: task.Task) -> None:
+def test_append_keeps_former_files_and_yields_to_another_writer(session: SparkSession, toy: task.Task) -> None:
     def rows(*numbers: int) -> object:
         frame = session.createDataFrame([event(number) for number in numbers], EVENTS)
         return frame.selectExpr("*", "cast('2011-01-05' AS DATE) AS date")
@@ -158,7 +158,7 @@ def test_appending_keeps_former_files_and_gives_way_to_another_writer(session: S
     assert published()["outputs"]["events"] == output
 
 
-def test_rows_of_another_contract_do_not_join_a_partition(session: SparkSession, toy: task.Task) -> None:
+def test_rows_of_another_contract_are_not_appended(session: SparkSession, toy: task.Task) -> None:
     frame = session.createDataFrame([event(1)], EVENTS).selectExpr("*", "cast('2011-01-05' AS DATE) AS date")
     spark.append(toy, "events", frame, {"2011-01-05": None})
     toy.job.outputs["events"] = job_toml.Table(contract="items@1", dataset="curated/events")

@@ -1,4 +1,4 @@
-"""The list of those who were forgotten: whom a line means, in Python and in Spark, and what the hashes give away."""
+"""List of forgotten people: the user IDs that a line may contain, and the secrecy of the hashes."""
 
 import hashlib
 import json
@@ -39,7 +39,7 @@ def test_user_ids_of_a_line(line: str) -> None:
 
 
 @given(st.text(min_size=1), st.booleans())
-def test_any_id_is_found_in_json_and_in_what_is_cut_off(user_id: str, ascii_only: bool) -> None:
+def test_any_id_is_found_in_json_and_in_truncated_lines(user_id: str, ascii_only: bool) -> None:
     line = json.dumps({"event_id": "e", "user_id": user_id, "x": 1}, ensure_ascii=ascii_only)
     assert user_ids(line) == {user_id}
     assert user_ids(line[:-3]) == {user_id}
@@ -66,7 +66,7 @@ def test_list_grows_and_is_read_by_its_key(any_lake: str) -> None:
     assert "ann" not in repr(people)
 
 
-def test_hash_is_no_hash_of_the_id_alone(lake: str) -> None:
+def test_hash_depends_on_the_key_of_the_lake(lake: str) -> None:
     people = suppression.add(lake, ["ann"])
     (digest,) = people.hashes
     assert digest != hashlib.sha256(b"ann").hexdigest()
