@@ -63,11 +63,11 @@ def quality(odds: Floats, calibrated: Floats, churned: Churned) -> dict[str, flo
 
 def plot(bins: list[dict[str, float]], title: str) -> str:
     """Draw `reliability` as SVG: share churned over probability, dots with an area in proportion to the rows."""
-    most = max(each["rows"] for each in bins)
+    max_rows = max(each["rows"] for each in bins)
     points = [(60 + 400 * each["probability"], 440 - 400 * each["churned"], each) for each in bins]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
     dots = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 10 * (each["rows"] / most) ** 0.5:.1f}" fill="#1f6f8b" '
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 10 * (each["rows"] / max_rows) ** 0.5:.1f}" fill="#1f6f8b" '
         f'fill-opacity=".6"><title>{each["rows"]:,} users: {each["probability"]:.3f} predicted, {each["churned"]:.3f} '
         "churned</title></circle>"
         for x, y, each in points

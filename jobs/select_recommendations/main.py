@@ -64,8 +64,8 @@ def reasons(items: np.ndarray, explained_by: np.ndarray, names: pa.Array) -> pa.
 
 def positions(ids: pa.ChunkedArray, known: pa.Array) -> np.ndarray:
     """Return the position of each ID among the known ones, -1 for others and for null."""
-    found = pc.index_in(ids, value_set=known, skip_nulls=True)
-    numbers: np.ndarray = found.fill_null(-1).to_numpy().astype(np.int64)
+    indices = pc.index_in(ids, value_set=known, skip_nulls=True)
+    numbers: np.ndarray = indices.fill_null(-1).to_numpy().astype(np.int64)
     return numbers
 
 
