@@ -1,6 +1,6 @@
 """Daily recommendations: interactions on Spark; training, prediction, selection and delivery in containers.
 
-Runs whenever new events are in the Airflow asset curated/events.
+Runs whenever the Airflow asset curated/events gets new events.
 """
 
 from airflow.sdk import Asset

@@ -1,4 +1,4 @@
-"""Curated events from what tracking delivered, on Spark. Its Airflow asset is the dataset curated/events."""
+"""Curated events from the deliveries of tracking, on Spark. Its Airflow asset is the dataset curated/events."""
 
 from tandem import Pipeline
 

@@ -1,6 +1,6 @@
 """Trending items of each country and overall, on Spark, and their delivery, as an Airflow pipeline.
 
-Runs each night, whatever came in: what counts decays by the day.
+Runs daily even without new events, because scores decay by the day.
 """
 
 from tandem import Pipeline

@@ -1,6 +1,6 @@
-"""Characteristics of all users: features on Spark, churn in containers, joined on Spark again, delivered.
+"""Characteristics of all users: features on Spark, churn in containers, join on Spark, delivery.
 
-Runs whenever there are new subscriptions or cancellations in the Airflow asset curated/users.
+Runs whenever the Airflow asset curated/users gets new subscriptions or cancellations.
 """
 
 from airflow.sdk import Asset

@@ -1,4 +1,4 @@
-"""A name space of the cluster that KUBECONFIG names, for tests, and a way to its API server that can be cut."""
+"""A namespace of the cluster that KUBECONFIG names, for tests, and a way to its API server that can be cut."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ TEMPLATE = Path(__file__).parents[2] / "airflow_dags" / "environments" / "pod.js
 
 @contextlib.contextmanager
 def prepared(folder: Path, serve_s3: Callable[..., Any], images: list[str]) -> Iterator["Cluster"]:
-    """A name space with a lake, and images on the nodes; the lake's variables are this process's, too."""
+    """A namespace with a lake, and images on the nodes; this process gets the lake's variables, too."""
     found = Cluster(folder)
     found.open()
     try:
@@ -51,7 +51,7 @@ class Cluster:
         self.template.write_text(json.dumps(self.pod_template()))
 
     def open(self) -> None:
-        """Make the name space; a pod that wants more memory than there is reason for exceeds its quota."""
+        """Create the namespace with a quota that a pod of absurd memory exceeds."""
         namespace.create(self.namespace)
         quota = {"metadata": {"name": "much"}, "spec": {"hard": {"requests.memory": "1Ti"}}}
         self.core.create_namespaced_resource_quota(self.namespace, quota)
@@ -60,22 +60,24 @@ class Cluster:
         self.core.delete_namespace(self.namespace)
 
     def pod_template(self) -> dict[str, Any]:
-        """The environment's pod template, in this name space, and with little patience for a lost node.
+        """The environment's pod template, in this namespace, with short tolerations of a lost node.
 
-        Its pods compute as this machine was told to (OPENBLAS_*), which decides on the last bits of results.
+        Its pods get this machine's OPENBLAS_* variables, which decide the last bits of results.
         """
         pod: dict[str, Any] = json.loads(TEMPLATE.read_text())
         pod["metadata"]["namespace"] = self.namespace
         pod["spec"]["terminationGracePeriodSeconds"] = 5
         for toleration in pod["spec"]["tolerations"]:
             toleration["tolerationSeconds"] = 1
-        told = [{"name": name, "value": value} for name, value in os.environ.items() if name.startswith("OPENBLAS_")]
-        pod["spec"]["containers"][0]["env"] = told
+        variables = [
+            {"name": name, "value": value} for name, value in os.environ.items() if name.startswith("OPENBLAS_")
+        ]
+        pod["spec"]["containers"][0]["env"] = variables
         return pod
 
     @contextlib.contextmanager
     def behind(self, proxy: "Proxy") -> Iterator[None]:
-        """For this block, Airflow gets to the API server through a proxy."""
+        """Connect Airflow to the API server through a proxy in this block."""
         settings = {"conn_type": "kubernetes", "extra": {"kube_config_path": str(proxy.kubeconfig(self.folder))}}
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", json.dumps(settings))
@@ -85,19 +87,19 @@ class Cluster:
     def pods(self, labels: str = "") -> list[client.V1Pod]:
         return self.core.list_namespaced_pod(self.namespace, label_selector=labels).items
 
-    def left(self) -> list[str]:
-        """The names of all pods and Jobs that are there."""
+    def resources(self) -> list[str]:
+        """The names of all pods and Jobs in the namespace."""
         jobs = self.batch.list_namespaced_job(self.namespace).items
         return [each.metadata.name for each in [*self.pods(), *jobs]]
 
-    def said(self, labels: str, text: str) -> client.V1Pod:
-        """Wait until a pod has said something, and return it."""
+    def await_output(self, labels: str, text: str) -> client.V1Pod:
+        """Wait until a pod has printed a text, and return the pod."""
 
         def saying() -> client.V1Pod | None:
             for pod in self.pods(labels):
                 with contextlib.suppress(client.ApiException):
-                    said = self.core.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="base")
-                    if said and text in said:
+                    output = self.core.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="base")
+                    if output and text in output:
                         return pod
             return None
 
@@ -105,7 +107,7 @@ class Cluster:
 
 
 class Proxy:
-    """A way to the API server that can be cut: all of it for some seconds, or connections on which nothing comes."""
+    """A proxy of the API server that can cut all connections for some seconds, or silent ones."""
 
     def __init__(self, server: tuple[str, int]) -> None:
         self.server = server
@@ -144,7 +146,7 @@ class Proxy:
             end.close()
 
     def away(self, seconds: float) -> None:
-        """As if the API server were started again."""
+        """Simulate a restart of the API server."""
         self.closed = True
         for pair in list(self.pairs):
             for end in pair:
@@ -154,7 +156,7 @@ class Proxy:
         self.closed = False
 
     def kubeconfig(self, folder: Path) -> Path:
-        """The configuration of KUBECONFIG with this proxy in place of the API server."""
+        """The configuration of KUBECONFIG with this proxy instead of the API server."""
         document = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
         for each in document["clusters"]:
             named = urlsplit(each["cluster"]["server"]).hostname

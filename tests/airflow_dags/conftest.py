@@ -82,8 +82,8 @@ os.execv(sys.executable, [sys.executable, "main.py", *sys.argv[position + 3 :]])
 '''
 
 
-class Told(logging.Handler):
-    """Keeps what the library logs."""
+class LogLines(logging.Handler):
+    """Keeps the lines that the library logs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,14 +95,14 @@ class Told(logging.Handler):
 
 @dataclass
 class Ran:
-    """How a run of a pipeline ended: states and tries by task (`task` or `task[0]`), and what each returned."""
+    """The end of a run of a pipeline: states, tries and return values by task (`task` or `task[0]`)."""
 
     run_id: str
     state: str
     states: dict[str, str]
     tries: dict[str, int]
     xcoms: dict[str, Any]
-    log: list[str]  # what the library logged
+    log: list[str]  # of the library
 
 
 class Workshop:
@@ -174,7 +174,7 @@ releaseLabel = "emr-7.9.0"
         )
 
     def job(self, name: str, body: str = "pass", more: str = "", engine: str = "python") -> None:
-        """Add a job; `body` is what its main does before it writes its outputs."""
+        """Add a job; `body` runs in its main before the outputs are written."""
         folder = self.code / "jobs" / name
         folder.mkdir()
         (folder / "job.toml").write_text(JOB.format(engine=engine, more=more))
@@ -200,7 +200,7 @@ releaseLabel = "emr-7.9.0"
         (self.dags / "environments" / "pod.json").write_text(json.dumps(template))
 
     def on_aws(self, runtime: str, aws: dict[str, str], patch: pytest.MonkeyPatch) -> None:
-        """Run Spark jobs by a runtime of AWS from now on, with a lake on S3 of its own; its jobs are released."""
+        """Run Spark jobs by a runtime of AWS from now on, with a separate lake on S3; its jobs are released."""
         self.uri = f"s3://tandem-lake/{uuid.uuid4().hex}"
         for name, value in {**aws, "TANDEM_SPARK": runtime, "AIRFLOW_VAR_LAKE": self.uri}.items():
             patch.setenv(name, value)
@@ -226,10 +226,10 @@ releaseLabel = "emr-7.9.0"
         from sqlalchemy import select
 
         dag = self.load(name)
-        told = Told()
-        logging.getLogger("tandem").addHandler(told)
+        log_lines = LogLines()
+        logging.getLogger("tandem").addHandler(log_lines)
         run = dag.test(logical_date=None, run_conf=conf)
-        logging.getLogger("tandem").removeHandler(told)
+        logging.getLogger("tandem").removeHandler(log_lines)
         instances = run.get_task_instances()
         with create_session() as session:
             returned = session.scalars(select(XComModel).where(XComModel.run_id == run.run_id)).all()
@@ -240,7 +240,7 @@ releaseLabel = "emr-7.9.0"
             states={label(each): str(each.state) for each in instances},
             tries={label(each): each.try_number for each in instances},
             xcoms=xcoms,
-            log=told.lines,
+            log=log_lines.lines,
         )
 
 
@@ -256,7 +256,7 @@ def database(make_home: Callable[[], Path]) -> None:
 
 @pytest.fixture(scope="session")
 def make_workshop(database: None) -> Callable[[Path], Workshop]:
-    """Makes a DAGs folder in a folder; Airflow's own, fixed when it is imported, leads to the last one made."""
+    """Makes a DAGs folder in a folder; Airflow's own, fixed when it is imported, links to the last one."""
 
     def make(folder: Path) -> Workshop:
         workshop = Workshop(folder)
@@ -287,7 +287,7 @@ def engine(docker_engine: None) -> Any:
 
 @pytest.fixture(scope="session")
 def aws(s3_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment variables by which the S3 server and EMR are found, with a node that runs steps behind EMR."""
+    """The environment variables of the S3 server and EMR, with a node that runs steps behind EMR."""
     submit = tmp_path_factory.mktemp("emr") / "spark-submit"
     submit.write_text(SPARK_SUBMIT)
     submit.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Hostile texts in parameters and run IDs: each reaches a job as it was given, or is refused before it is sent."""
+"""Hostile texts in parameters and run IDs: each reaches a job unchanged, or is refused before it is sent."""
 
 import dataclasses
 import json
@@ -69,7 +69,7 @@ REFUSABLE = {  # YARN's shells or Java's encodings change these
     "newline": "a\nb\n",
     "tab": "\ta\tb",
 }
-NOWHERE = {  # control characters and what has no encoding
+NOWHERE = {  # control characters and surrogates without encoding
     "carriage return": "a\rb",
     "nul": "a\0b",
     "escape": "\x1b[2J",
@@ -88,7 +88,7 @@ SPARK = {"fingerprint": "f0", "conf": {}, "options": [], "properties": {}, "libr
 
 @pytest.fixture(scope="module")
 def runtimes(tmp_path_factory):
-    """All runtimes, and what starts a job of each; the local ones run a job that prints its arguments."""
+    """All runtimes, and a function that starts a job of each; local ones run a job that prints its arguments."""
     code = tmp_path_factory.mktemp("code")
     (code / "jobs" / "toy").mkdir(parents=True)
     (code / "jobs" / "toy" / "main.py").write_text(PRINTS)
@@ -121,7 +121,7 @@ ON_YARN = ("emr", "emr_serverless", "dataproc")
 RUNTIMES = ("process", "spark_submit", "docker", "kubernetes_pod", "kubernetes_job", *ON_YARN)
 
 
-def made(texts, run_id=RUN_ID):
+def make_attempt(texts, run_id=RUN_ID):
     """An attempt with texts as its parameters."""
     request = {**SPARK, "pod": POD, "memory": "1Gi"}
     parameters = {f"p{number}": text for number, text in enumerate(texts)}
@@ -150,7 +150,7 @@ def started(runtime, attempt):
 
 
 def docker_arguments(runtime, attempt):
-    """A container's arguments go to the engine as they are; the line for a shell makes the same, by a real shell."""
+    """The engine gets a container's arguments unchanged; a real shell makes the same of the rerun command."""
     words = json.loads(
         subprocess.check_output(["bash", "-c", f"{sys.executable} -c '{PRINTS}' {runtime.rerun_command(attempt)}"])
     )
@@ -160,7 +160,7 @@ def docker_arguments(runtime, attempt):
 
 
 def pod_arguments(runtime, attempt):
-    """The arguments that the kubelet gives to the container; the line for a shell makes the same pod."""
+    """The arguments that the kubelet gives to the container; the rerun command creates the same pod."""
     bare = manifest.bare(attempt)
     for shell in ("sh", "bash"):
         line = runtime.rerun_command(attempt).rpartition(" | ")[0]
@@ -170,7 +170,7 @@ def pod_arguments(runtime, attempt):
 
 
 def expanded(text):
-    """The rule of k8s.io/kubernetes/third_party/forked/golang/expansion, every name standing for a secret."""
+    """The rule of k8s.io/kubernetes/third_party/forked/golang/expansion, every name denoting a secret."""
     found, at = [], 0
     while at < len(text):
         after = text[at + 1 : at + 2]
@@ -211,15 +211,15 @@ def on_yarn(arguments):
 
 @pytest.fixture(scope="module")
 def received(runtimes):
-    """What the job gets of each value on each runtime, None of a value that is refused; all values in one start."""
+    """The text that a job gets for each value on each runtime, None if it is refused; all values in one start."""
     found = {}
     for name, (runtime, start) in runtimes.items():
-        sent = {value: text for value, text in VALUES.items() if accepted(runtime, made([text]))}
-        attempt = made(sent.values())
+        accepted_values = {value: text for value, text in VALUES.items() if accepted(runtime, make_attempt([text]))}
+        attempt = make_attempt(accepted_values.values())
         got = start(runtime, attempt)
         assert len(got) == len(attempt.arguments)
         texts = [argument.split("=", 2)[2] for argument in got if argument.startswith("--set=")]
-        found[name] = {**dict.fromkeys(VALUES), **dict(zip(sent, texts, strict=True))}
+        found[name] = {**dict.fromkeys(VALUES), **dict(zip(accepted_values, texts, strict=True))}
         (found[name]["run ID itself"],) = [each[9:] for each in got if each.startswith("--run-id=")]
     return found
 
@@ -243,14 +243,14 @@ def test_hostile_run_id_arrives_unchanged(received, runtime):
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("value", ["backtick", "surrogate", "escaped dollar"])
 def test_hostile_run_id_is_refused_where_a_value_is(received, runtimes, runtime, value):
-    attempt = made([], run_id=f"manual {VALUES[value]}")
+    attempt = make_attempt([], run_id=f"manual {VALUES[value]}")
     assert accepted(runtimes[runtime][0], attempt) == (received[runtime][value] is not None)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("value", ["newline", "tab", "carriage return"])
-def test_run_id_that_makes_lines_is_refused(runtimes, runtime, value):
-    assert not accepted(runtimes[runtime][0], made([], run_id=VALUES[value]))
+def test_run_id_with_line_breaks_is_refused(runtimes, runtime, value):
+    assert not accepted(runtimes[runtime][0], make_attempt([], run_id=VALUES[value]))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_run_id_that_makes_lines_is_refused(runtimes, runtime, value):
         ("The task ID of 'events'", {"predecessors": {"events": "a`b"}}),
     ],
 )
-def test_refusal_names_what_was_given_and_the_character(description, changes):
-    attempt = dataclasses.replace(made([]), **changes)
+def test_refusal_names_text_and_character(description, changes):
+    attempt = dataclasses.replace(make_attempt([]), **changes)
     with pytest.raises(PipelineError, match=rf"^{description} is '.*a`b', but '`' does not reach a job"):
         check_texts({**attempt.names, **attempt.values}, Emr.refused)

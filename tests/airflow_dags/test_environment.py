@@ -1,4 +1,4 @@
-"""Environments: files merged over the shared one, what is wrong in them named with file and nearest name."""
+"""Environments: files merged over the shared one, errors in them name file and nearest name."""
 
 import shutil
 from pathlib import Path
@@ -26,12 +26,12 @@ def changed(folder, name, old, new):
     file.write_text(file.read_text().replace(old, new))
 
 
-def test_there_are_five_environments_and_what_they_share_is_none():
+def test_five_environments_without_shared_file():
     assert NAMES == ["dev", "laptop", "preprod", "prod", "staging"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_environment_is_whole_and_its_pipelines_import(name, monkeypatch):
+def test_every_environment_is_complete_and_imports_pipelines(name, monkeypatch):
     from airflow.dag_processing.dagbag import DagBag
 
     monkeypatch.setenv("TANDEM_ENVIRONMENT", name)
@@ -41,17 +41,17 @@ def test_every_environment_is_whole_and_its_pipelines_import(name, monkeypatch):
     assert len(bag.dags) >= 4
 
 
-def test_an_environments_own_values_go_over_the_shared_ones_at_any_depth(folder):
+def test_own_values_override_shared_ones_at_any_depth(folder):
     label = 'ReleaseLabel = "emr-spark-8.0.0"'
     changed(folder, "shared", label, f'{label}\nInstances.Ec2KeyName = "key"')
-    said = settings.load(folder, "prod", "a test")
-    cluster = said["spark"]["emr"]["cluster"]
+    loaded = settings.load(folder, "prod", "a test")
+    cluster = loaded["spark"]["emr"]["cluster"]
     assert cluster["Instances"] == {"Ec2KeyName": "key", "InstanceGroups": {"core": {"InstanceCount": 4}}}
     assert cluster["ReleaseLabel"] == "emr-spark-8.0.0"
-    assert said["keep_intermediate_days"] == 60
-    assert said.sources["keep_intermediate_days",] == "prod.toml"
-    assert said.sources["spark", "emr", "cluster", "ReleaseLabel"] == "shared.toml"
-    assert set(said.sources) == {path for path, _ in settings.leaves(said.table)}
+    assert loaded["keep_intermediate_days"] == 60
+    assert loaded.sources["keep_intermediate_days",] == "prod.toml"
+    assert loaded.sources["spark", "emr", "cluster", "ReleaseLabel"] == "shared.toml"
+    assert set(loaded.sources) == {path for path, _ in settings.leaves(loaded.table)}
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_an_environments_own_values_go_over_the_shared_ones_at_any_depth(folder)
         ("dev", "lake =", "lake", "dev.toml is not valid TOML: "),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file_and_the_nearest_name(folder, monkeypatch, file, old, new, sentence):
+def test_error_names_file_and_nearest_name(folder, monkeypatch, file, old, new, sentence):
     changed(folder, file, old, new)
     monkeypatch.setenv("TANDEM_ENVIRONMENT", "dev")
     with pytest.raises(PipelineError) as error:
@@ -90,7 +90,7 @@ def test_what_is_wrong_is_named_with_its_file_and_the_nearest_name(folder, monke
     assert sentence in str(error.value)
 
 
-def test_what_a_runtime_needs_and_no_file_says_is_named(folder):
+def test_missing_setting_of_runtime_is_named(folder):
     changed(folder, "laptop", 'master = "local[2]"', "")
     with pytest.raises(
         PipelineError, match=r"master is set neither in \[spark.spark_submit\] of laptop.toml nor in shared"
@@ -98,7 +98,7 @@ def test_what_a_runtime_needs_and_no_file_says_is_named(folder):
         environment.load(folder)
 
 
-def test_what_all_share_is_no_environment(folder, monkeypatch):
+def test_shared_file_is_not_an_environment(folder, monkeypatch):
     monkeypatch.setenv("TANDEM_ENVIRONMENT", "shared")
     with pytest.raises(PipelineError, match="TANDEM_ENVIRONMENT names the environment 'shared', which does not exist"):
         environment.load(folder)

@@ -8,7 +8,7 @@ from tools.sandbox.faulty_proxy import proxy
 
 
 @pytest.mark.parametrize("kind", ["cut", "unavailable", "refused", "lost"])
-def test_document_is_read_in_spite_of_faults_of_s3(s3_server, monkeypatch, kind):
+def test_document_is_read_despite_faults_of_s3(s3_server, monkeypatch, kind):
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
     boto3.Session().client("s3").put_object(Bucket="tandem-lake", Key="m.json", Body=b'{"a": "long enough to be cut"}')

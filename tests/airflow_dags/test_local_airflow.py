@@ -1,4 +1,4 @@
-"""Airflow with its scheduler on this machine: started, asked, ended; what a task's log really ends with."""
+"""Airflow with its scheduler on this machine: start, queries, end; the last lines of a task's log."""
 
 import contextlib
 import email
@@ -59,7 +59,7 @@ def started(tmp_path_factory, make_workshop, home):
 
 @contextlib.contextmanager
 def notified():
-    """A web hook: its address, and the list of what is posted to it."""
+    """A web hook: its address, and the list of documents posted to it."""
     notices = []
 
     class Hook(http.server.BaseHTTPRequestHandler):
@@ -110,7 +110,7 @@ def processes():
     return subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def test_a_pipeline_that_does_not_import_is_named_and_nothing_is_left_running(tmp_path, home):
+def test_unimportable_pipeline_is_named_and_nothing_keeps_running(tmp_path, home):
     (tmp_path / "dags" / "broken").mkdir(parents=True)
     (tmp_path / "dags" / "broken" / "dag.py").write_text("from airflow.sdk import DAG\nraise KeyError('dag')\n")
     with (
@@ -121,7 +121,7 @@ def test_a_pipeline_that_does_not_import_is_named_and_nothing_is_left_running(tm
     assert not [line for line in processes() if str(home) in line]
 
 
-def test_a_run_goes_through_the_scheduler_and_its_results_can_be_asked_for(started):
+def test_run_passes_scheduler_and_returns_its_results(started):
     workshop, airflow, _ = started
     run = airflow.trigger("works")
     seen = []
@@ -136,7 +136,7 @@ def test_a_run_goes_through_the_scheduler_and_its_results_can_be_asked_for(start
     assert Path(returned["manifest"].removeprefix("file://")).is_relative_to(workshop.lake)
 
 
-def test_a_failed_tasks_log_ends_with_its_own_error_and_one_that_is_failed_by_hand_ends_its_job(started):
+def test_failed_task_logs_its_error_and_manual_failure_ends_job(started):
     _, airflow, folder = started
     run = airflow.trigger("fails")
     second = wait_for(lambda: next((each for each in airflow.instances("fails", run) if each.try_number == 2), None))
@@ -158,12 +158,12 @@ def test_a_failed_tasks_log_ends_with_its_own_error_and_one_that_is_failed_by_ha
     assert airflow.wait("fails", run, 300) == "failed"
 
 
-def test_a_run_that_failed_is_told_once_with_task_exit_code_sentence_and_log(started):
+def test_failed_run_sends_one_notice_with_task_reason_and_log(started):
     workshop, airflow, _ = started
     run = airflow.trigger("refuses")
     assert airflow.wait("refuses", run, 300) == "failed"
     wait_for(lambda: [each for each in workshop.notices if each["dag"] == "refuses"])
-    time.sleep(3)  # for a second one, which must not come
+    time.sleep(3)  # for a second notice, which must not come
     (notice,) = [each for each in workshop.notices if each["dag"] == "refuses"]
     assert notice["run"] == run
     task = notice["task"].removesuffix(", attempt 1")
@@ -197,7 +197,7 @@ def wait_for(condition):
     raise TimeoutError("not within five minutes")
 
 
-def test_a_second_airflow_in_the_same_home_is_refused(started, home):
+def test_second_airflow_in_same_home_is_refused(started, home):
     _, _, folder = started
     with (
         pytest.raises(AirflowError, match="Another Airflow runs in"),

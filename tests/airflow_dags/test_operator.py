@@ -1,4 +1,4 @@
-"""How a job's end becomes a task's: exit codes, retries, XCom, last lines, the command that runs it again."""
+"""From a job's end to a task's: exit codes, retries, XCom, last lines, the rerun command."""
 
 import datetime
 import json
@@ -21,7 +21,7 @@ WRITES = '[outputs.interactions]\ncontract = "interactions@1"'
 TEXT = '[parameters.text]\ntype = "string"\ndefault = ""\nhelp = "a text"'
 FLAG = '[parameters.flag]\ntype = "boolean"\ndefault = false\nhelp = "yes or no"'
 
-ENDS = {  # the body of each job, and how often its task is tried
+ENDS = {  # the body of each job, and the number of its task's attempts
     "code_0": ("pass", 1),
     "code_1": ("if task.attempt < 3: raise ValueError('no luck') from KeyError('deep')", 2),
     "code_2": ("raise errors.ArgumentError('An argument is wrong.')", 1),
@@ -40,7 +40,7 @@ ENDS = {  # the body of each job, and how often its task is tried
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory, make_workshop):
-    """One run of a pipeline whose tasks end in all the ways there are."""
+    """One run of a pipeline whose tasks end in all possible ways."""
     workshop = make_workshop(tmp_path_factory.mktemp("ends"))
     for name, (body, _) in ENDS.items():
         workshop.job(name, body, engine="spark" if "spark" in name else "python")
@@ -51,7 +51,7 @@ def ends(tmp_path_factory, make_workshop):
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_only_what_another_attempt_may_mend_is_tried_again(ends, name):
+def test_only_failures_that_a_retry_may_fix_are_retried(ends, name):
     _, ran = ends
     assert ran.states[name] == ("success" if name in ("code_0", "flaky", "late", "ended_late") else "failed")
     assert ran.tries[name] == ENDS[name][1]
@@ -100,34 +100,34 @@ def test_only_what_another_attempt_may_mend_is_tried_again(ends, name):
         ("spark_9", ["was killed by SIGKILL.", "Last log line: "]),
     ],
 )
-def test_the_last_lines_of_a_failed_task_are_its_own_error_and_the_command(ends, name, lines):
+def test_last_lines_of_failed_task_are_error_and_rerun_command(ends, name, lines):
     _, ran = ends
     attempt = ran.tries[name]
     (begin,) = [n for n, line in enumerate(ran.log) if line.startswith(f"Attempt {attempt} of {name} ")]
-    told = ran.log[begin : begin + len(lines) + 2]
-    for line, expected in zip(told, lines):
+    last_lines = ran.log[begin : begin + len(lines) + 2]
+    for line, expected in zip(last_lines, lines):
         assert expected in line
-    assert told[-2] == "It will not be retried."
-    assert f"--task-id={name} --attempt={attempt + 1}" in told[-1]
+    assert last_lines[-2] == "It will not be retried."
+    assert f"--task-id={name} --attempt={attempt + 1}" in last_lines[-1]
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), [("late", "ended with exit code 1."), ("ended_late", "was killed by SIGKILL.")]
+    ("name", "end"), [("late", "ended with exit code 1."), ("ended_late", "was killed by SIGKILL.")]
 )
-def test_job_that_ends_badly_after_publishing_has_succeeded(ends, name, how):
+def test_job_killed_after_publishing_has_succeeded(ends, name, end):
     _, ran = ends
     assert ran.xcoms[name]["manifest"].endswith(f"/{name}/manifest.json")
     (line,) = [line for line in ran.log if line.startswith(f"Attempt 1 of {name} ")]
-    assert line.startswith(f"Attempt 1 of {name} {how} It had published before, so the task succeeded: file://")
+    assert line.startswith(f"Attempt 1 of {name} {end} It had published before, so the task succeeded: file://")
 
 
-def test_a_task_that_is_tried_again_says_so(ends):
+def test_log_of_retried_task_announces_retry(ends):
     _, ran = ends
     begin = ran.log.index("Attempt 1 of flaky ended with exit code 1.", 1)
     assert "Airflow will retry it." in ran.log[begin : begin + 4]
 
 
-def test_the_command_in_the_log_runs_the_task_again(ends):
+def test_rerun_command_in_log_reruns_task(ends):
     workshop, ran = ends
     (line,) = [line for line in ran.log if "To run it manually" in line and "--task-id=code_1 --attempt=3" in line]
     subprocess.run(line.removeprefix("To run it manually: "), shell=True, check=True, cwd="/")
@@ -135,7 +135,7 @@ def test_the_command_in_the_log_runs_the_task_again(ends):
     assert json.loads(manifest.read_text())["task"]["attempt"] == 3
 
 
-def test_a_job_gets_roles_parameters_and_its_own_identity_and_hands_back_manifest_and_metrics(workshop):
+def test_job_gets_identity_roles_parameters_and_returns_metrics(workshop):
     keep = "task.metrics['arguments'] = sys.argv[1:]"
     workshop.job("build", keep, engine="spark", more=f'{WRITES}\n{TEXT}\n[spark]\ndriver_memory = "1g"')
     parts = '[parameters.parts]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
@@ -154,13 +154,13 @@ def test_a_job_gets_roles_parameters_and_its_own_identity_and_hands_back_manifes
         },
         "part": {"parameters": {"flag": True}},
     }
-    workshop.pipeline("given", body, cluster={}, join={}, **settings)
-    ran = workshop.run("given", conf={"text": "a b $HOME; x"})
+    workshop.pipeline("passed", body, cluster={}, join={}, **settings)
+    ran = workshop.run("passed", conf={"text": "a b $HOME; x"})
     assert ran.state == "success"
     arguments = {name: " ".join(xcom["metrics"]["arguments"]) for name, xcom in ran.xcoms.items()}
     (started,) = {each for text in arguments.values() for each in re.findall(r" --run-started=(\S+)", text)}
     assert datetime.datetime.fromisoformat(started).utcoffset() == datetime.timedelta()
-    head = f"--lake=file://{workshop.lake} --dag-id=given --run-id={ran.run_id}"
+    head = f"--lake=file://{workshop.lake} --dag-id=passed --run-id={ran.run_id}"
     first, part = f"--attempt=1 --run-started={started}", "--from=interactions=build --set=flag=true --set=parts=2"
     assert arguments == {
         "build": f"{head} --task-id=build {first} --set=text=a b $HOME; x",
@@ -171,11 +171,11 @@ def test_a_job_gets_roles_parameters_and_its_own_identity_and_hands_back_manifes
     assert ran.xcoms["build"]["metrics"]["arguments"][-1] == "--set=text=a b $HOME; x"
     for xcom in ran.xcoms.values():
         assert Path(xcom["manifest"].removeprefix("file://")).is_file()
-    conf = "--conf spark.driver.memory=1g --conf spark.a=given b --conf spark.ui.enabled=false"
+    conf = "--conf spark.driver.memory=1g --conf spark.a=passed b --conf spark.ui.enabled=false"
     assert f"spark-submit --master local[1] {conf} {workshop.code}/jobs/build/main.py" in " ".join(ran.log)
 
 
-def test_the_lake_on_s3_is_an_airflow_variable_away(workshop, s3_server, monkeypatch):
+def test_airflow_variable_selects_lake_on_s3(workshop, s3_server, monkeypatch):
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AIRFLOW_VAR_LAKE", "s3://tandem-lake/pipelines/")
@@ -201,7 +201,7 @@ def test_the_lake_on_s3_is_an_airflow_variable_away(workshop, s3_server, monkeyp
         ({"attempt": 3, "run_started": "2011-01-03T00:00:00.000000+00:00"}, 3),
     ],
 )
-def test_documents_of_a_deleted_run_of_this_id_do_not_count(task, number):
+def test_documents_of_deleted_run_with_same_id_do_not_count(task, number):
     started = "2011-01-02T00:00:00.000000+00:00"
     attempt = Attempt("job", "file:///l", "d", "r", "t", 2, None, {}, {}, {}, None, started)
     assert attempt_number_of({"task": task} if task else None, attempt) == number
@@ -211,7 +211,7 @@ def test_grace_ends_before_airflow_kills_the_task():
     assert GRACE_SECONDS + 1 < 5  # Kubernetes takes one second more
 
 
-def test_cancel_ends_a_job_that_does_not_want_to_and_all_that_it_started(tmp_path):
+def test_cancel_kills_stubborn_job_and_its_children(tmp_path):
     (tmp_path / "jobs" / "stubborn").mkdir(parents=True)
     (tmp_path / "jobs" / "stubborn" / "main.py").write_text(
         "import signal, subprocess, sys, time\n"

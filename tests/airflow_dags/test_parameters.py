@@ -1,4 +1,4 @@
-"""Parameters of tasks: Airflow judges them as jobs do; a run may give what is declared, and nothing else."""
+"""Parameters of tasks: Airflow checks them as jobs do; a run may set declared ones only."""
 
 import json
 from pathlib import Path
@@ -20,12 +20,12 @@ DESCRIBED = {
     "free": {"type": "number", "help": "any number", "default": 0},
     "flag": {"type": "boolean", "help": "yes or no", "default": False},
     "day": {"type": "date", "help": "a day", "default": ""},
-    "due": {"type": "date", "help": "a day that must be given"},
+    "due": {"type": "date", "help": "a required day"},
     "kind": {"type": "string", "help": "one of two", "default": "one", "choices": ["one", "two"]},
     "text": {"type": "string", "help": "a text", "default": ""},
 }
 GIVEN = {"due": "2011-06-01"}
-CASES = [  # a parameter, a value, whether a job takes it
+CASES = [  # a parameter, a value, True if a job accepts it
     *(("whole", value, True) for value in (1, 5, "3", " 3 ", "0_3", "٣")),
     *(("whole", value, False) for value in (0, 6, -1, 2.0, "2.0", "", "x", True, "1e0", 10**30, "1" * 5000, [1])),
     *(("share", value, True) for value in (0, 1, 0.5, "1e-3", "0.25", -0.0)),
@@ -49,7 +49,7 @@ def job():
 
 
 def refusal(error, check, *arguments):
-    """What a check says against its arguments, nothing if it takes them."""
+    """The message of a check that refuses its arguments, empty if it accepts them."""
     try:
         check(*arguments)
     except error as refused:
@@ -58,14 +58,14 @@ def refusal(error, check, *arguments):
 
 
 @pytest.mark.parametrize(("name", "value", "good"), CASES)
-def test_airflow_and_job_judge_a_value_alike(name, value, good):
+def test_airflow_and_job_agree_on_a_value(name, value, good):
     values = {**GIVEN, name: value}
-    here = refusal(PipelineError, check_parameters, DESCRIBED, values, "Task 't'")
-    there = refusal(ArgumentError, parameter_values, job(), {each: to_text(text) for each, text in values.items()})
-    assert (not here, not there) == (good, good)
+    by_airflow = refusal(PipelineError, check_parameters, DESCRIBED, values, "Task 't'")
+    by_job = refusal(ArgumentError, parameter_values, job(), {each: to_text(text) for each, text in values.items()})
+    assert (not by_airflow, not by_job) == (good, good)
     if not good:
-        assert f"'{name}'" in here and f"'{name}'" in there
-        assert len(here) < 500
+        assert f"'{name}'" in by_airflow and f"'{name}'" in by_job
+        assert len(by_airflow) < 500
 
 
 def test_missing_parameter_is_refused_by_both():
@@ -84,13 +84,13 @@ def test_missing_parameter_is_refused_by_both():
         *(("kind", value, value == "two") for value in ("two", "three")),
     ],
 )
-def test_trigger_takes_what_the_job_takes_and_null(name, value, good):
+def test_trigger_accepts_values_of_the_job_and_null(name, value, good):
     param = declaration(DESCRIBED[name], DESCRIBED[name].get("default"))
     assert param.description == DESCRIBED[name]["help"]
     assert (refusal(ParamValidationError, param.resolve, value) == "") == good
 
 
-def test_null_of_a_run_leaves_the_pipelines_own_value():
+def test_null_of_a_run_keeps_value_of_pipeline():
     own = {"whole": 3, "kind": None, "text": "own"}
     assert effective_values(own, {"whole": None, "day": "2011-06-01", "text": "x"}, ["whole", "day"]) == {
         "whole": 3,
@@ -105,8 +105,8 @@ def bag():
 
 
 @pytest.mark.parametrize("folder", sorted(file.parent.name for file in DAGS.glob("*/dag.py")))
-def test_every_gate_of_a_pipeline_can_be_given_to_a_run(bag, folder):
-    """What a gate's own sentence advises to raise, and the window of days."""
+def test_run_can_set_every_gate_of_a_pipeline(bag, folder):
+    """The limits that the message of a gate advises to raise, and the window of days."""
     dag = bag.dags[folder]
     tasks = [task if hasattr(task, "described") else task.unmap({"shard": 0}) for task in dag.tasks]
     gates = {
@@ -140,7 +140,7 @@ type = "string"
 default = ""
 help = "a text"
 """
-RUNS = {  # the configuration of a run, and what the first task that failed says, nothing if the run succeeds
+RUNS = {  # the configuration of a run, and the message of the first failed task, empty if the run succeeds
     "nothing": (None, ""),
     "null": ({"since": None, "max_quarantined_share": None}, ""),
     "empty date": ({"since": ""}, ""),
@@ -161,7 +161,7 @@ def pipeline(tmp_path_factory, make_workshop):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_run_takes_what_is_declared_and_refuses_the_rest(pipeline, name):
+def test_run_accepts_declared_parameters_only(pipeline, name):
     conf, sentence = RUNS[name]
     ran = pipeline.run("runs", conf=conf)
     assert ran.state == ("failed" if sentence else "success")
@@ -176,7 +176,7 @@ def test_run_takes_what_is_declared_and_refuses_the_rest(pipeline, name):
 @pytest.mark.parametrize(
     "conf", [{"since": "2011-02-30"}, {"since": "`id`"}, {"max_quarantined_share": 2}, {"since": [1]}]
 )
-def test_trigger_refuses_a_value_that_misfits(pipeline, conf):
+def test_trigger_refuses_invalid_value(pipeline, conf):
     with pytest.raises(ValueError, match=f"Invalid input for param {next(iter(conf))}: "):
         pipeline.run("runs", conf=conf)
 
@@ -197,7 +197,7 @@ CLUSTER = {
         ({}, {"note": "{{ dag_run.run_id }}\\"}, "does not reach a job"),
     ],
 )
-def test_no_cluster_opens_for_a_run_that_cannot_succeed(workshop, monkeypatch, conf, parameters, sentence):
+def test_run_with_invalid_parameters_opens_no_cluster(workshop, monkeypatch, conf, parameters, sentence):
     monkeypatch.setenv("TANDEM_SPARK", "emr")
     monkeypatch.setenv("AIRFLOW_VAR_LAKE", "s3://bucket/lake")
     number = '[parameters.number]\ntype = "integer"\ndefault = 1\nrange = [1, 5]\nhelp = "a number"'
@@ -211,9 +211,9 @@ def test_no_cluster_opens_for_a_run_that_cannot_succeed(workshop, monkeypatch, c
     assert any(sentence in line for line in ran.log)
 
 
-def test_what_others_return_is_checked_in_its_own_task(workshop, monkeypatch):
-    """The first task of a run cannot know it, and lets it pass."""
-    monkeypatch.setenv("TANDEM_CONTAINERS", "docker")  # whose runs take a release
+def test_value_from_other_task_is_checked_in_its_own_task(workshop, monkeypatch):
+    """The first task of a run cannot know it, and accepts it."""
+    monkeypatch.setenv("TANDEM_CONTAINERS", "docker")  # its runs pin a release
     number = '[parameters.number]\ntype = "integer"\nrange = [1, 5]\nhelp = "a number"'
     workshop.job("toy", more=number)
     late = {"number": "{{ ti.xcom_pull(task_ids='other') }}"}
@@ -237,7 +237,7 @@ def test_what_others_return_is_checked_in_its_own_task(workshop, monkeypatch):
         ),
     ],
 )
-def test_settings_that_a_job_would_refuse_do_not_import(workshop, settings, sentence):
+def test_settings_that_job_would_refuse_do_not_import(workshop, settings, sentence):
     workshop.job("toy", more=PARAMETERS)
     workshop.pipeline("p", 'dag.container("toy")', toy=settings)
     with pytest.raises(AssertionError) as error:
@@ -245,7 +245,7 @@ def test_settings_that_a_job_would_refuse_do_not_import(workshop, settings, sent
     assert sentence in str(error.value)
 
 
-def test_two_tasks_that_mean_different_things_by_a_name_do_not_import(workshop):
+def test_tasks_with_conflicting_parameter_do_not_import(workshop):
     workshop.job("toy", more=PARAMETERS)
     workshop.job("other", more=PARAMETERS)
     shared = {"at_trigger": ["since"]}

@@ -1,4 +1,4 @@
-"""What a pipeline is made of: refusals while parsing, clusters around Spark, mapping, settings."""
+"""Pipelines: refusals while parsing, clusters around Spark, mapping, settings."""
 
 import pytest
 from airflow.providers.standard.operators.empty import EmptyOperator
@@ -28,7 +28,7 @@ class Opening(EmptyOperator):
 
 
 class WithCluster(SparkSubmit):
-    """spark-submit behind a cluster that is only opened and closed."""
+    """spark-submit with a cluster that is only opened and closed."""
 
     def open_and_close(self, name, request, where):
         assert request == {"Name": "big"}
@@ -117,7 +117,7 @@ trained >> after
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_while_parsing_in_one_sentence(jobs, body, settings, sentence):
+def test_misfit_is_refused_while_parsing_in_one_sentence(jobs, body, settings, sentence):
     parts = '[parameters.parts]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
     jobs.job("mapped", engine='python"\nmapped_by = "parts', more=parts)
     jobs.pipeline("p", body, **{"cluster": {"Name": "big"}, "build": {}, "train": {}, **settings})
@@ -126,12 +126,12 @@ def test_what_does_not_fit_is_refused_while_parsing_in_one_sentence(jobs, body, 
     assert sentence in str(error.value).splitlines()[-1]
 
 
-def test_the_readme_of_a_folder_is_its_documentation_and_what_a_pipeline_says_goes_over_the_environment(jobs):
+def test_readme_is_documentation_and_options_override_environment(jobs):
     jobs.job("single")
     jobs.pipeline("p", 'dag.container("single")', single={})
     dag_file = jobs.dags / "p" / "dag.py"
-    given = 'schedule=None, tags=["team"], default_args={"owner": "ann", "retries": 7}'
-    dag_file.write_text(dag_file.read_text().replace("schedule=None", given))
+    options = 'schedule=None, tags=["team"], default_args={"owner": "ann", "retries": 7}'
+    dag_file.write_text(dag_file.read_text().replace("schedule=None", options))
     dag = jobs.load("p")
     assert (dag.description, dag.tags) == ("Made for a test.", {"team"})
     assert dag.doc_md.endswith("Nothing more.\n")
@@ -142,7 +142,7 @@ def test_the_readme_of_a_folder_is_its_documentation_and_what_a_pipeline_says_go
         jobs.load("p")
 
 
-def test_a_job_may_take_any_one_of_several_contracts(jobs):
+def test_role_accepts_any_of_several_contracts(jobs):
     jobs.job("publish", more='[inputs.product]\ncontracts = ["interactions@1", "items@1"]')
     jobs.pipeline("p", 'dag.container("publish", product=dag.spark("build"))', cluster={}, build={}, publish={})
     assert jobs.load("p").get_task("publish").predecessors == {"product": "build"}
@@ -154,7 +154,7 @@ def test_a_job_may_take_any_one_of_several_contracts(jobs):
         jobs.load("q")
 
 
-def test_an_unknown_environment_and_a_misspelt_key_of_one_are_refused(jobs, monkeypatch):
+def test_unknown_environment_and_misspelt_key_are_refused(jobs, monkeypatch):
     jobs.pipeline("p", 'dag.spark("build")', cluster={}, build={})
     file = jobs.dags / "environments" / "laptop.toml"
     file.write_text(file.read_text().replace("master =", "mater ="))
@@ -167,7 +167,7 @@ def test_an_unknown_environment_and_a_misspelt_key_of_one_are_refused(jobs, monk
         jobs.load("p")
 
 
-def test_a_cluster_is_opened_just_before_the_first_spark_task_and_closed_right_after_the_last(clustered):
+def test_cluster_opens_before_first_spark_task_and_closes_after_last(clustered):
     clustered.pipeline("p", HYBRID, cluster={"Name": "big"}, build={}, train={})
     dag = clustered.load("p")
     assert dag.get_task("open").upstream_task_ids == {"before"}
@@ -181,7 +181,7 @@ def test_a_cluster_is_opened_just_before_the_first_spark_task_and_closed_right_a
     assert dag.get_task("watcher").on_failure_fail_dagrun
 
 
-def test_a_cluster_is_kept_for_the_spark_task_after_a_container(clustered):
+def test_cluster_stays_open_for_spark_task_after_container(clustered):
     body = HYBRID.replace("trained >> after", 'trained >> dag.spark("refine", interactions=built) >> after')
     clustered.pipeline("p", body, cluster={"Name": "big"}, build={}, train={}, refine={})
     dag = clustered.load("p")
@@ -190,7 +190,7 @@ def test_a_cluster_is_kept_for_the_spark_task_after_a_container(clustered):
     assert "ready" not in dag.get_task("refine").upstream_task_ids
 
 
-def test_a_cluster_is_opened_anew_after_a_container_if_the_pipeline_says_so(clustered):
+def test_reopen_opens_another_cluster_after_container(clustered):
     body = HYBRID.replace(
         "trained >> after", 'trained >> dag.spark("refine", interactions=built, reopen=True) >> after'
     )
@@ -203,7 +203,7 @@ def test_a_cluster_is_opened_anew_after_a_container_if_the_pipeline_says_so(clus
     assert dag.get_task("watcher").upstream_task_ids == {"after", "close", "close_refine"}
 
 
-def test_tasks_of_one_pipeline_run_on_clusters_of_different_files(clustered):
+def test_tasks_of_one_pipeline_use_clusters_of_different_files(clustered):
     body = """
 built = dag.spark("build")
 dag.spark("refine", interactions=built, cluster="cluster_large")
@@ -218,7 +218,7 @@ dag.spark("refine", task_id="again", interactions=built, cluster="cluster_large"
     assert dag.get_task("watcher").upstream_task_ids == {"refine", "again", "close", "close_large"}
 
 
-def test_where_nothing_opens_there_is_no_cluster_in_the_graph(jobs):
+def test_runtime_without_cluster_adds_no_tasks(jobs):
     jobs.pipeline("p", HYBRID, cluster={"Name": "big"}, build={}, train={})
     assert set(jobs.load("p").task_dict) == {"before", "build", "train", "after"}
 
@@ -235,7 +235,7 @@ def test_where_nothing_opens_there_is_no_cluster_in_the_graph(jobs):
         ("leak", HYBRID, {"build": "success", "close": "failed", "watcher": "failed", "run": "failed"}),
     ],
 )
-def test_no_failure_is_hidden_and_the_cluster_is_closed_after_one(clustered, name, body, states):
+def test_failure_closes_cluster_and_fails_run(clustered, name, body, states):
     clustered.pipeline(name, body, cluster={"Name": "big"}, build={}, train={}, broken={})
     ran = clustered.run(name)
     assert {**ran.states, "run": ran.state}.items() >= states.items()
@@ -243,7 +243,7 @@ def test_no_failure_is_hidden_and_the_cluster_is_closed_after_one(clustered, nam
 
 
 class Ended:
-    """The instance of `done` in a run whose other tasks have ended in some states."""
+    """The instance of the watcher in a run whose other tasks have ended in some states."""
 
     dag_id, run_id = "p", "r"
 
@@ -259,7 +259,7 @@ class Ended:
 
 
 @pytest.mark.parametrize(
-    ("skipped", "by_hand"),
+    ("skipped", "manual"),
     [
         (["open", "ready", "build", "close", "train", "after", "parts_0", "parts_1"], ["open"]),
         (["train", "after", "parts_0", "parts_1"], ["parts", "train"]),
@@ -269,7 +269,7 @@ class Ended:
         ([], []),
     ],
 )
-def test_a_task_of_the_librarys_is_skipped_only_after_one_that_was_or_by_hand(clustered, skipped, by_hand):
+def test_watcher_tells_manual_skips_from_consequent_ones(clustered, skipped, manual):
     clustered.job("parts", engine='python"\nmapped_by = "factors', more=f"{READS}\n{PARAMETER}")
     body = f'{HYBRID}dag.container("parts", factors=2, interactions=built)'
     clustered.pipeline("p", body, cluster={"Name": "big"}, build={}, train={}, parts={})
@@ -278,15 +278,15 @@ def test_a_task_of_the_librarys_is_skipped_only_after_one_that_was_or_by_hand(cl
     instance = Ended(
         {task: "skipped" if task in skipped else "success" for task in all_of_them} | {"watcher": "running"}
     )
-    if not by_hand:
+    if not manual:
         watcher.execute({"ti": instance})
         return
-    with pytest.raises(AirflowFailException, match=rf"manually.*skipped manually: {', '.join(by_hand)}\.$") as error:
+    with pytest.raises(AirflowFailException, match=rf"manually.*skipped manually: {', '.join(manual)}\.$") as error:
         watcher.execute({"ti": instance})
     assert instance.pushed == {"failure": str(error.value)}
 
 
-def test_a_run_succeeds_though_a_task_of_others_skipped_what_follows_it(clustered):
+def test_run_succeeds_if_other_operator_skips_its_successors(clustered):
     body = 'ShortCircuitOperator(task_id="enough", python_callable=lambda: False) >> dag.spark("build")'
     clustered.pipeline(
         "p",

@@ -1,4 +1,4 @@
-"""The pipelines of this repository: they import, quickly and without a look outside, and they say what they promise."""
+"""The pipelines of this repository: they import quickly, read nothing outside the DAGs, and keep their promises."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def test_every_folder_is_one_pipeline_of_its_name(bag):
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_every_folder_explains_itself_and_every_setup_has_its_teardown(bag, folder):
+def test_every_folder_has_documentation_and_teardowns(bag, folder):
     dag = bag.dags[folder]
     assert dag.doc_md.startswith(f"# {folder}\n")
     assert dag.description and dag.description in " ".join(dag.doc_md.split())
@@ -67,22 +67,22 @@ def jobs(dag):
 
 
 @pytest.mark.parametrize("runtime", [name for name in SPARK_RUNTIMES if name != "spark_submit"])
-def test_another_runtime_of_spark_changes_operators_and_nothing_in_any_folder(bag, monkeypatch, runtime):
-    """What opens and closes clusters comes around the same tasks, in the same order, with the same settings."""
+def test_spark_runtime_changes_operators_but_no_folder(bag, monkeypatch, runtime):
+    """Operators of clusters are added around the same tasks, in the same order, with the same settings."""
     monkeypatch.setenv("TANDEM_SPARK", runtime)
     other = DagBag(str(DAGS))
     assert other.import_errors == {}
     around = 0
     for folder in FOLDERS:
-        here, there = bag.dags[folder], other.dags[folder]
-        added = set(there.task_dict) - set(here.task_dict)
+        default, changed = bag.dags[folder], other.dags[folder]
+        added = set(changed.task_dict) - set(default.task_dict)
         assert added <= {each for each in added if each.startswith(("open_", "await_", "close_"))} | {
             "watcher",
             "pin_release",
         }
         around += len(added)
-        for task in jobs(here):
-            same = next(each for each in jobs(there) if each.task_id == task.task_id)
+        for task in jobs(default):
+            same = next(each for each in jobs(changed) if each.task_id == task.task_id)
             assert same.upstream_task_ids - added == task.upstream_task_ids
             assert same.downstream_task_ids - added == task.downstream_task_ids
             assert (same.job, same.lake, same.predecessors, same.parameters) == (
@@ -95,7 +95,7 @@ def test_another_runtime_of_spark_changes_operators_and_nothing_in_any_folder(ba
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_parsing_reads_only_what_belongs_to_the_dags_and_takes_less_than_a_second(parsed, folder):
+def test_parsing_reads_only_dag_files_within_a_second(parsed, folder):
     seen, seconds = parsed[folder]
     own = [
         DAGS / folder / "dag.py",
@@ -108,7 +108,7 @@ def test_parsing_reads_only_what_belongs_to_the_dags_and_takes_less_than_a_secon
     assert seconds < 1
 
 
-def test_daily_recommendations_is_short_and_follows_the_events(bag):
+def test_daily_recommendations_is_short_and_follows_events(bag):
     daily = bag.dags["daily_recommendations"]
     assert len((DAGS / "daily_recommendations" / "dag.py").read_text().splitlines()) <= 35
     assert [asset.name for asset in daily.timetable.asset_condition.objects] == ["curated/events"]
@@ -120,8 +120,8 @@ def test_daily_recommendations_is_short_and_follows_the_events(bag):
     }
 
 
-def test_every_product_is_made_by_itself_and_delivered_at_last(bag):
-    """When something new came, or each night."""
+def test_every_product_has_a_schedule_and_ends_in_delivery(bag):
+    """After new input, or each night."""
     products = {name: dag for name, dag in bag.dags.items() if "publish_product" in dag.task_ids}
     assert products.keys() >= {"daily_recommendations", "user_characteristics", "similar_items", "trending_items"}
     assert [asset.name for asset in products["user_characteristics"].schedule] == ["curated/users"]
@@ -132,7 +132,7 @@ def test_every_product_is_made_by_itself_and_delivered_at_last(bag):
         assert [task.task_id for task in dag.tasks if not task.downstream_task_ids] == ["publish_product"]
 
 
-def test_the_catalogue_says_what_the_jobs_say():
+def test_catalogue_matches_job_toml():
     checked = subprocess.run(
         [sys.executable, "-m", "tools.packaging.catalogue", "--check"], cwd=ROOT, capture_output=True, text=True
     )

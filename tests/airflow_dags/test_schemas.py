@@ -1,4 +1,4 @@
-"""The JSON Schemas of environments, clusters and settings accept and refuse what the code does."""
+"""The JSON Schemas of environments, clusters and settings accept and refuse the same as the code."""
 
 import json
 import sys

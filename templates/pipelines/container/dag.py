@@ -1,4 +1,4 @@
-"""Containers alone, as an Airflow pipeline: no cluster for what fits into one process."""
+"""Containers only, as an Airflow pipeline: a job that fits into one process needs no cluster."""
 
 from tandem import Pipeline
 

@@ -1,4 +1,4 @@
-"""new_pipeline: it imports."""
+"""new_pipeline: its import and its task."""
 
 from pathlib import Path
 
@@ -7,6 +7,6 @@ from airflow.dag_processing.dagbag import DagBag
 FOLDER = Path(__file__).parents[2] / "airflow_dags" / "new_pipeline"
 
 
-def test_it_imports_and_has_its_task():
+def test_pipeline_imports_with_its_task():
     (dag,) = DagBag(str(FOLDER)).dags.values()
     assert "build_similar_items" in dag.task_ids

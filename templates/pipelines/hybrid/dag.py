@@ -1,4 +1,4 @@
-"""Spark for what is big, then containers, as an Airflow pipeline: a model is trained, and predicts in parts."""
+"""Spark for big data, then containers, as an Airflow pipeline: a model is trained, and predicts in shards."""
 
 from tandem import Pipeline
 

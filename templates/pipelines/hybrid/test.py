@@ -1,4 +1,4 @@
-"""new_pipeline: what comes after what."""
+"""new_pipeline: the order of its tasks."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from airflow.dag_processing.dagbag import DagBag
 FOLDER = Path(__file__).parents[2] / "airflow_dags" / "new_pipeline"
 
 
-def test_every_task_comes_after_those_that_hand_over_to_it():
+def test_every_task_follows_its_predecessors():
     (dag,) = DagBag(str(FOLDER)).dags.values()
     trained = dag.get_task("train_recommender")
     predicted = dag.get_task("predict_recommendations")

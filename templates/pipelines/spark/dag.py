@@ -1,4 +1,4 @@
-"""Spark alone, as an Airflow pipeline: a cluster opens before the first task and closes after the last."""
+"""Spark only, as an Airflow pipeline: a cluster opens before the first task and closes after the last."""
 
 from tandem import Pipeline
 

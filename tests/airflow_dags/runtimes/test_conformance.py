@@ -1,4 +1,4 @@
-"""The same jobs on the same inputs in all runtimes: manifests that say the same, and the same bytes."""
+"""The same jobs on the same inputs in all runtimes: equal manifests and equal bytes."""
 
 import itertools
 import json
@@ -41,7 +41,7 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def release(engine):
-    """The fingerprints of the images of all Python jobs, built from this checkout if they are not there."""
+    """The fingerprints of the images of all Python jobs, built from this checkout unless they exist."""
     built = [part for job in JOBS for part in ("--job", job)]
     subprocess.run([PROGRAMS / "python", "-m", "tools.packaging.build", *built], cwd=ROOT, check=True)
     return json.loads((ROOT / "dist" / "release.json").read_text())
@@ -59,7 +59,7 @@ def make_attempt(runtime, release, lake, job, map_index=None):
 
 
 def run(runtime, release, lake, job):
-    """Run all map instances of a job; what their result files hold."""
+    """Run all map instances of a job; return the contents of their result files."""
     parts = range(PARAMETERS.get(job, {}).get("shards", 0)) or [None]
     outcomes = [runtime.watch(runtime.submit(make_attempt(runtime, release, lake, job, part))) for part in parts]
     assert [outcome.exit_code for outcome in outcomes] == [0] * len(parts)
@@ -68,7 +68,7 @@ def run(runtime, release, lake, job):
 
 @pytest.fixture(scope="module")
 def compared(release, tmp_path_factory):
-    """For each job: its results in both runtimes, and the lakes that it left. Each job reads what the last one left."""
+    """For each job: its results in both runtimes, and the lakes after it. Each job reads its predecessor's output."""
     folder = tmp_path_factory.mktemp("conformance")
     lake = folder / "lake"
     uri = f"file://{lake}"
@@ -101,7 +101,7 @@ def read(folder, root):
 
 
 def without_process(found):
-    """The files of a lake, each process called the same in their paths and manifests."""
+    """The files of a lake, with one name for all processes in paths and manifests."""
 
     def content(path, bytes_):
         return PROCESS.sub(rb"\1process", bytes_) if path.endswith("manifest.json") else bytes_
@@ -110,14 +110,14 @@ def without_process(found):
 
 
 def of_task(document):
-    """A manifest without what is of its run, and the fingerprint apart."""
-    said = {key: value for key, value in document.items() if key not in OF_ITS_RUN}
-    said["task"] = {key: value for key, value in said["task"].items() if key != "process"}
-    return said.pop("fingerprint"), said
+    """The fingerprint of a manifest, and its other content without values that differ between runs."""
+    rest = {key: value for key, value in document.items() if key not in OF_ITS_RUN}
+    rest["task"] = {key: value for key, value in rest["task"].items() if key != "process"}
+    return rest.pop("fingerprint"), rest
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_container_leaves_what_a_process_leaves(compared, release, job):
+def test_container_and_process_write_the_same(compared, release, job):
     by_process, by_docker, lake_of_process, lake_of_docker = compared[job]
     assert by_docker == by_process
     one, other = (without_process(files(lake)) for lake in (lake_of_process, lake_of_docker))
@@ -135,7 +135,7 @@ def test_a_container_leaves_what_a_process_leaves(compared, release, job):
         assert built == release[job]
 
 
-def test_a_container_leaves_on_s3_what_it_leaves_in_files(compared, release, s3_server, monkeypatch):
+def test_container_writes_the_same_on_s3_and_in_files(compared, release, s3_server, monkeypatch):
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
     in_files = without_process(files(compared["ingest_items"][-1]))
@@ -147,9 +147,9 @@ def test_a_container_leaves_on_s3_what_it_leaves_in_files(compared, release, s3_
     assert result["manifest"] == f"{uri}/intermediate/d/r/ingest_items/manifest.json"
     left = without_process(read(f"{uri}/curated", f"{uri}/"))
     assert len(left) == 2
-    for there, one in left.items():
-        other = in_files[there]
-        if there.endswith("/manifest.json"):
+    for path, one in left.items():
+        other = in_files[path]
+        if path.endswith("/manifest.json"):
             one, other = of_task(json.loads(one)), of_task(json.loads(other))
         assert one == other
 
@@ -161,7 +161,7 @@ AWS_RUNTIMES = {
 
 
 def opened(name):
-    """A cluster or an application that takes jobs."""
+    """A cluster or an application that accepts jobs."""
     if name == "emr_serverless":
         client = boto3.client("emr-serverless")
         return client.create_application(name="c", type="SPARK", releaseLabel="emr-7.9.0")["applicationId"]
@@ -171,8 +171,8 @@ def opened(name):
 
 
 @pytest.mark.parametrize(("name", "runtime"), AWS_RUNTIMES.items())
-def test_a_cluster_leaves_what_spark_submit_leaves(workshop, aws, monkeypatch, name, runtime):
-    """The same job on the same lake: the same result, and manifests that say the same but for their runs' times."""
+def test_cluster_and_spark_submit_write_the_same(workshop, aws, monkeypatch, name, runtime):
+    """The same job on the same lake: the same result, and equal manifests except for times."""
     body = "task.metrics['answer'] = len(task.parameters['text'])"
     text = '[parameters.text]\ntype = "string"\ndefault = "a b"\nhelp = "a text"'
     workshop.job("count", body, more=f'[outputs.interactions]\ncontract = "interactions@1"\n{text}', engine="spark")
@@ -212,10 +212,10 @@ def cluster(kubernetes, release, serve_s3, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", [KubernetesPod, KubernetesJob])
 @pytest.mark.parametrize(("before", "job"), list(itertools.pairwise(JOBS)))
-def test_a_pod_leaves_on_s3_what_a_container_leaves_in_files(compared, release, cluster, before, job, kind):
+def test_pod_on_s3_and_container_in_files_write_the_same(compared, release, cluster, before, job, kind):
     """The daily recommendations, from their first Python job to their last."""
     settings = {"registry": "", "template": cluster.template, "startup_seconds": 300, "keep_failed": False}
-    settings["cpu_reserved"] = 0.2  # a node of two processors never has both to give; the limit stays the container's
+    settings["cpu_reserved"] = 0.2  # a node of two processors cannot reserve both; the limit is the container's
     runtime = kind(**settings, **({"ttl_seconds": 600} if kind is KubernetesJob else {}))
     uri = f"s3://tandem-lake/{kind.__name__}/{job}"
     for path, content in files(compared[before][-1]).items():
@@ -228,9 +228,9 @@ def test_a_pod_leaves_on_s3_what_a_container_leaves_in_files(compared, release, 
     assert json.loads(json.dumps(results).replace(uri, root)) == by_docker
     left = without_process(read(f"{uri}/intermediate/d/r/{job}", f"{uri}/"))
     assert left
-    for there, one in left.items():
-        other = in_files[there]
-        if there.endswith("/manifest.json"):
+    for path, one in left.items():
+        other = in_files[path]
+        if path.endswith("/manifest.json"):
             one, other = of_task(json.loads(one.replace(uri.encode(), root.encode()))), of_task(json.loads(other))
         same = one == other  # not compared by the assertion, which would print megabytes
-        assert same, there
+        assert same, path

@@ -1,4 +1,4 @@
-"""What a job left and printed is read bounded, without following links, and never waited for."""
+"""A job's files and output are read in bounded amounts, without following links and without waiting."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ def secret(tmp_path):
 
 
 @pytest.mark.parametrize("leave", LEFT)
-def test_result_that_is_not_a_small_file_is_left(tmp_path, secret, leave):
+def test_result_that_is_not_a_small_file_is_ignored(tmp_path, secret, leave):
     leave(tmp_path / "result.json", secret)
     tracemalloc.start()
     found = read_result(tmp_path / "result.json")
@@ -73,25 +73,25 @@ def test_result_that_is_not_a_small_file_is_left(tmp_path, secret, leave):
 
 
 @pytest.mark.parametrize("leave", [link, link_in_circle, link_to_device, pipe, folder, listening, missing])
-def test_document_that_is_not_a_file_is_left(tmp_path, secret, leave):
+def test_document_that_is_not_a_file_is_ignored(tmp_path, secret, leave):
     leave(tmp_path / "manifest.json", secret)
     assert read_document(f"file://{tmp_path}/manifest.json") is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '"text"', "1", "null", "[" * 100_000, '{"a": 1}x', "\0", "NaN"])
-def test_document_that_is_not_an_object_is_left(tmp_path, content):
+def test_document_that_is_not_an_object_is_ignored(tmp_path, content):
     (tmp_path / "manifest.json").write_text(content)
     assert read_document(f"file://{tmp_path}/manifest.json") is None
 
 
-def test_document_that_is_too_large_is_left(tmp_path, monkeypatch):
+def test_document_that_is_too_large_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr("tandem.lake.MAX_DOCUMENT", 100)
     for length, read in ((91, True), (92, False)):
         (tmp_path / "manifest.json").write_text(json.dumps({"a": "x" * length}))
         assert (read_document(f"file://{tmp_path}/manifest.json") is not None) == read
 
 
-def test_document_on_s3_that_is_too_large_is_left(s3_server, monkeypatch):
+def test_document_on_s3_that_is_too_large_is_ignored(s3_server, monkeypatch):
     from common.handover import s3, storage
 
     for name, value in s3_server.items():
@@ -104,7 +104,7 @@ def test_document_on_s3_that_is_too_large_is_left(s3_server, monkeypatch):
 
 
 def in_a_process(tmp_path, body, **changes):
-    """How a Python program ends as a job."""
+    """The outcome of a Python program that runs as a job."""
     (tmp_path / "jobs" / "toy").mkdir(parents=True, exist_ok=True)
     (tmp_path / "jobs" / "toy" / "main.py").write_text(f"import os, sys, time\n{body}\n")
     runtime = Process(code=tmp_path, python=sys.executable)
@@ -122,12 +122,12 @@ def in_a_process(tmp_path, body, **changes):
         "os.rmdir(os.path.dirname(os.environ['TANDEM_RESULT_FILE']))",
     ],
 )
-def test_job_that_leaves_no_file_as_its_result_has_none(tmp_path, secret, body):
+def test_job_without_result_file_has_no_result(tmp_path, secret, body):
     outcome = in_a_process(tmp_path, body.replace("SECRET", str(secret)))
     assert (outcome.exit_code, outcome.result) == (0, None)
 
 
-def test_job_that_prints_a_line_without_end_is_read_in_pieces(tmp_path, caplog):
+def test_endless_line_of_output_is_read_in_pieces(tmp_path, caplog):
     caplog.set_level("INFO", "tandem")
     outcome = in_a_process(tmp_path, "for _ in range(100): sys.stdout.write('x' * 10_000)")
     assert sum(len(line) for line in caplog.messages) == 1_000_000
@@ -136,7 +136,7 @@ def test_job_that_prints_a_line_without_end_is_read_in_pieces(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("size", [1, 7, MAX_LINE - 1, MAX_LINE, 1 << 20])
-def test_long_lines_are_cut_wherever_their_pieces_end(size):
+def test_long_lines_are_cut_for_any_chunk_size(size):
     content = b"a\n" + b"x" * (3 * MAX_LINE + 5) + b"\n\nend"
     found = list(lines(content[at : at + size] for at in range(0, len(content), size)))
     assert "".join(found) == content.decode().replace("\n", "")
@@ -147,7 +147,7 @@ def test_long_lines_are_cut_wherever_their_pieces_end(size):
 @pytest.mark.parametrize(
     ("line", "last"), [("  a \n", "a"), ("10 %\r20 %\rdone\n", "done"), ("x" * 2000, "x" * 1000 + "…")]
 )
-def test_last_line_is_what_a_terminal_would_show(line, last):
+def test_last_line_is_as_a_terminal_shows_it(line, last):
     assert shorten_last_line(line) == last
 
 
@@ -155,7 +155,7 @@ ATTEMPT = Attempt("toy", "", "d", "r", "t", 2, None, {}, {}, {}, None, "2026-01-
 FINE = {"task": {"attempt": 2}, "metrics": {"n": 1}}
 OLDER = {**FINE, "task": {"attempt": 2, "run_started": "2026-01-01T00:00:00.000000+00:00"}}
 FAILURE = {"task": {"attempt": 2}, "exit_code": 4, "sentence": "GateRefused.", "exceptions": []}
-ENDS = {  # manifest, failure document, exit code; how the task ends, and a line of what it says
+ENDS = {  # manifest, failure document, exit code; how the task ends, and a part of its message
     "published": (FINE, None, 0, None, ""),
     "killed after it published": (FINE, None, -9, None, ""),
     "failed after it published": (FINE, None, 1, None, ""),
@@ -175,7 +175,7 @@ ENDS = {  # manifest, failure document, exit code; how the task ends, and a line
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_manifest_of_the_attempt_is_what_counts(tmp_path, name):
+def test_manifest_of_the_attempt_decides(tmp_path, name):
     manifest, failure, code, error, line = ENDS[name]
     attempt = dataclasses.replace(ATTEMPT, lake=f"file://{tmp_path}")
     left = tmp_path / "intermediate" / "d" / "r" / "t"
@@ -195,7 +195,7 @@ def test_manifest_of_the_attempt_is_what_counts(tmp_path, name):
 
 
 @pytest.mark.parametrize(("seconds", "cancelled"), [(0.5, True), (60, False), (None, False)])
-def test_deadline_ends_a_process_with_a_sentence(tmp_path, seconds, cancelled):
+def test_deadline_ends_process_with_explanation(tmp_path, seconds, cancelled):
     body = "time.sleep(600)" if cancelled else "print('done')"
     outcome = in_a_process(tmp_path, body, deadline_seconds=seconds)
     assert (outcome.exit_code == 0) != cancelled
@@ -204,7 +204,7 @@ def test_deadline_ends_a_process_with_a_sentence(tmp_path, seconds, cancelled):
     assert bool(outcome.explanation) == cancelled
 
 
-def test_deadline_of_job_toml_is_that_of_its_task_and_worth_a_retry(workshop):
+def test_deadline_of_job_toml_ends_attempt_which_is_retried(workshop):
     workshop.job("slow", "import time; time.sleep(600)", more="[resources]\ndeadline_seconds = 1")
     workshop.job("quick")
     workshop.pipeline("due", 'dag.container("slow")\ndag.container("quick")', slow={}, quick={})
@@ -218,18 +218,18 @@ def test_deadline_of_job_toml_is_that_of_its_task_and_worth_a_retry(workshop):
 SECRETS = ("AWS_SECRET_ACCESS_KEY", "AIRFLOW_CONN_SMTP_DEFAULT", "AIRFLOW__CORE__FERNET_KEY", "DYNAMODB_PASSWORD")
 
 
-def test_no_secret_of_the_worker_is_logged_returned_or_left_in_the_lake(workshop, monkeypatch):
-    """By a job that fails with its arguments in its sentence, and by one that succeeds."""
+def test_secrets_of_worker_are_not_logged_returned_or_published(workshop, monkeypatch):
+    """A job fails with its arguments in its message, another one succeeds."""
     for number, name in enumerate(SECRETS):
         monkeypatch.setenv(name, f"hush-{number}")
     text = '[parameters.text]\ntype = "string"\ndefault = ""\nhelp = "a text"'
     workshop.job("fine", "task.metrics['arguments'] = sys.argv", more=text)
     workshop.job("fails", "raise errors.GateRefused(f'{sys.argv} {task.parameters}')", more=text)
-    given = {"parameters": {"text": " ".join(f"$({name}) ${name}" for name in SECRETS)}}
-    workshop.pipeline("hush", 'dag.container("fine")\ndag.container("fails")', fine=given, fails=given)
+    settings = {"parameters": {"text": " ".join(f"$({name}) ${name}" for name in SECRETS)}}
+    workshop.pipeline("hush", 'dag.container("fine")\ndag.container("fails")', fine=settings, fails=settings)
     ran = workshop.run("hush")
     assert ran.states == {"fine": "success", "fails": "failed"}
     left = [file.read_text(errors="replace") for file in workshop.lake.rglob("*") if file.is_file()]
     assert len(left) >= 2
-    for told in (*left, *ran.log, json.dumps(ran.xcoms)):
-        assert "hush-" not in told
+    for text in (*left, *ran.log, json.dumps(ran.xcoms)):
+        assert "hush-" not in text

@@ -25,8 +25,8 @@ OTHER = b"import os\n"
 @pytest.fixture(scope="module")
 def built():
     """The files of a real bundle, and its fingerprint."""
-    told = subprocess.run([PYTHON, "-c", BUNDLE], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    fingerprint, files = json.loads(told)
+    output = subprocess.run([PYTHON, "-c", BUNDLE], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    fingerprint, files = json.loads(output)
     return fingerprint, {name: bytes.fromhex(content) for name, content in files.items()}
 
 
@@ -82,7 +82,7 @@ def make_attempt(fingerprint):
 
 @pytest.fixture
 def put(tmp_path, monkeypatch):
-    """Put files where a bundle lies."""
+    """Write the files of a bundle."""
 
     def put(files):
         for name, content in files.items():
@@ -92,13 +92,13 @@ def put(tmp_path, monkeypatch):
     return put
 
 
-def test_the_bundle_as_it_was_built_passes(built, put):
+def test_unchanged_bundle_passes(built, put):
     put(built[1])
     released.check_bundle(make_attempt(built[0]))
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_bundle_that_was_changed_is_refused(built, put, name):
+def test_changed_bundle_is_refused(built, put, name):
     change = CHANGES[name]
     if isinstance(change, tuple):
         file, within = change
@@ -109,13 +109,13 @@ def test_a_bundle_that_was_changed_is_refused(built, put, name):
         released.check_bundle(make_attempt(built[0]))
 
 
-def test_the_bundle_of_another_release_is_refused(built, put):
+def test_bundle_of_another_release_is_refused(built, put):
     put(built[1])
     with pytest.raises(AirflowFailException, match="does not match its fingerprint"):
         released.check_bundle(make_attempt("0123456789abcdef"))
 
 
-def test_a_compressed_zip_is_refused_unread(built, put):
+def test_compressed_zip_is_refused_unread(built, put):
     put({**built[1], "code.zip": repacked(built[1]["code.zip"], lambda files: files, zipfile.ZIP_DEFLATED)})
     with pytest.raises(AirflowFailException, match="is compressed"):
         released.check_bundle(make_attempt(built[0]))

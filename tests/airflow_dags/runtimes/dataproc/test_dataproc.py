@@ -1,4 +1,4 @@
-"""Spark jobs on Dataproc: what is refused while parsing, what is sent, and what comes of the answers of a server."""
+"""Spark jobs on Dataproc: refusals while parsing, payloads, and outcomes from a server's responses."""
 
 import dataclasses
 import json
@@ -34,7 +34,7 @@ def load(workshop, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ({"worker_config": {"num_instanses": 2}}, "config, worker_config names the key 'num_instanses', which does"),
         ({"initialization_actions": [{"executable": "gs://b/a"}]}, "initialization_actions[0] names the key 'execut"),
@@ -42,20 +42,20 @@ def load(workshop, monkeypatch):
         ({"lifecycle_config": {}}, "needs a time after which an idle cluster is deleted"),
     ],
 )
-def test_a_cluster_that_dataproc_would_not_take_is_refused_while_parsing(load, config, told):
+def test_invalid_cluster_is_refused_while_parsing(load, config, message):
     with pytest.raises(AssertionError) as error:
         load(**config)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_missing_provider_is_one_sentence_with_what_installs_it(load, monkeypatch):
+def test_missing_provider_is_named_with_install_command(load, monkeypatch):
     monkeypatch.setitem(sys.modules, "airflow.providers.google.cloud.operators.dataproc", None)
     monkeypatch.delitem(sys.modules, "tandem.runtimes.dataproc.cluster")
     with pytest.raises(AssertionError, match=r"needs Google's provider.*pip install .*airflow-dataproc-provider.txt"):
         load()
 
 
-def test_a_run_has_a_cluster_of_its_own_which_is_closed_by_the_name_that_it_was_opened_by(load, monkeypatch):
+def test_run_closes_the_cluster_that_it_opened(load, monkeypatch):
     from airflow.providers.google.cloud.operators import dataproc
 
     asked = []
@@ -101,7 +101,7 @@ def test_a_run_has_a_cluster_of_its_own_which_is_closed_by_the_name_that_it_was_
 
 @pytest.fixture
 def server(monkeypatch):
-    """Dataproc's JobController as a server that remembers jobs, and a runtime that asks it."""
+    """Dataproc's JobController as a server that remembers jobs, and a runtime that polls it."""
     jobs, cancelled = {}, []
 
     def submit(request, context):
@@ -131,16 +131,16 @@ def server(monkeypatch):
         "GetJob": method("GetJobRequest", get),
         "CancelJob": method("CancelJobRequest", cancel),
     }
-    there = grpc.server(ThreadPoolExecutor(4))
-    there.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
-    port = there.add_insecure_port("127.0.0.1:0")
-    there.start()
+    grpc_server = grpc.server(ThreadPoolExecutor(4))
+    grpc_server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+    port = grpc_server.add_insecure_port("127.0.0.1:0")
+    grpc_server.start()
     channel = grpc.insecure_channel(f"127.0.0.1:{port}")
     client = dataproc_v1.JobControllerClient(transport=JobControllerGrpcTransport(channel=channel))
     monkeypatch.setattr(Dataproc, "client", lambda self: client)
     yield SimpleNamespace(jobs=jobs, cancelled=cancelled)
     channel.close()
-    there.stop(None)
+    grpc_server.stop(None)
 
 
 RUNTIME = Dataproc(project="tandem-123456", region="europe-west3", poll_seconds=0.05, pending_seconds=300)
@@ -152,11 +152,11 @@ def make_attempt(number):
     return Attempt("build", "s3://b/l/", "d", "r", "t.x", number, None, {"role": "u"}, {"flag": True}, request, "c")
 
 
-def test_a_job_is_the_bundle_with_its_sizes_and_its_libraries_and_gcloud_does_the_same_by_hand():
-    sent = RUNTIME.payload(make_attempt(2))
-    check_message("SubmitJobRequest", sent, "here")
-    assert json.loads(json.dumps(sent)) == sent
-    spark = sent["job"]["pyspark_job"]
+def test_payload_has_bundle_sizes_libraries_and_equals_rerun_command():
+    payload = RUNTIME.payload(make_attempt(2))
+    check_message("SubmitJobRequest", payload, "here")
+    assert json.loads(json.dumps(payload)) == payload
+    spark = payload["job"]["pyspark_job"]
     assert spark["main_python_file_uri"] == "s3://b/l/code/build/f0/main.py"
     assert spark["python_file_uris"] == ["s3://b/l/code/build/f0/code.zip"]
     assert spark["archive_uris"] == ["s3://b/l/code/build/f0/libraries.zip#libraries"]
@@ -170,15 +170,15 @@ def test_a_job_is_the_bundle_with_its_sizes_and_its_libraries_and_gcloud_does_th
         "spark.executorEnv.PYTHONPATH": "libraries",
         "spark.yarn.maxAppAttempts": "1",
     }
-    assert sent["job"]["placement"] == {"cluster_name": "c"}
-    again = RUNTIME.rerun_command(make_attempt(2))
-    assert again.startswith(
+    assert payload["job"]["placement"] == {"cluster_name": "c"}
+    rerun_command = RUNTIME.rerun_command(make_attempt(2))
+    assert rerun_command.startswith(
         "gcloud dataproc jobs submit pyspark s3://b/l/code/build/f0/main.py --project=tandem-123456"
     )
-    assert "spark.a=b,c;" in again and again.endswith("--from=role=u --set=flag=true")
+    assert "spark.a=b,c;" in rerun_command and rerun_command.endswith("--from=role=u --set=flag=true")
 
 
-def test_deadline_counts_from_the_start_and_cancels_a_job_with_a_sentence(server):
+def test_deadline_counts_from_start_and_cancels_job(server):
     handle = RUNTIME.submit(dataclasses.replace(make_attempt(1), deadline_seconds=0.5))
     with ThreadPoolExecutor(1) as pool:
         watched = pool.submit(RUNTIME.watch, handle)
@@ -192,7 +192,7 @@ def test_deadline_counts_from_the_start_and_cancels_a_job_with_a_sentence(server
     assert "is CANCELLED. Cancelled by a user." in outcome.explanation
 
 
-def test_job_that_cannot_be_cancelled_is_left_after_its_deadline(server, monkeypatch):
+def test_uncancellable_job_is_abandoned_after_deadline(server, monkeypatch):
     monkeypatch.setattr("tandem.runtimes.polling.UNCANCELLED_SECONDS", 0.3)
     monkeypatch.setattr(Dataproc, "cancel", lambda *_: None)
     handle = RUNTIME.submit(dataclasses.replace(make_attempt(1), deadline_seconds=0.1))
@@ -202,7 +202,7 @@ def test_job_that_cannot_be_cancelled_is_left_after_its_deadline(server, monkeyp
     assert f"Job {handle.id} was cancelled and is still RUNNING." in outcome.explanation
 
 
-def test_an_attempt_has_one_job_and_its_retry_cancels_it_and_dataproc_says_how_it_ended(server):
+def test_attempt_has_one_job_which_its_retry_cancels(server):
     older = RUNTIME.submit(make_attempt(1))
     assert RUNTIME.submit(make_attempt(1)).id == older.id
     assert list(server.jobs) == [older.id]
@@ -222,7 +222,7 @@ def test_an_attempt_has_one_job_and_its_retry_cancels_it_and_dataproc_says_how_i
     assert RUNTIME.watch(newer).exit_code == 0
 
 
-def test_cancel_ends_a_job_that_is_watched_and_one_that_does_not_start_is_given_up(server):
+def test_cancel_ends_watched_job_and_pending_job_times_out(server):
     job = RUNTIME.submit(make_attempt(1))
     server.jobs[job.id].status = {"state": "RUNNING"}
     with ThreadPoolExecutor(1) as pool:

@@ -53,7 +53,7 @@ print(json.dumps({job: spark_submit(described[job], bundles[job], CLUSTER, argum
 
 
 @pytest.mark.parametrize("more", [{}, {"requirements": "requirements/own.txt"}], ids=["plain", "with libraries"])
-def test_a_step_is_the_spark_submit_that_the_build_writes_beside_the_bundle(more):
+def test_step_equals_submit_txt_of_bundle(more):
     jobs = [name for name, described in JOBS.items() if described["engine"] == "spark"]
     command = [PYTHON, "-c", BUILT, json.dumps(jobs), json.dumps(ARGUMENTS), json.dumps(more)]
     built = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
@@ -67,7 +67,7 @@ def test_a_step_is_the_spark_submit_that_the_build_writes_beside_the_bundle(more
     assert len(jobs) > 1
 
 
-def test_a_tasks_own_settings_go_over_those_of_the_job():
+def test_settings_of_task_override_those_of_job():
     found = catalogue.Job("build", "spark", {}, {}, {}, {}, {"executor_memory": "2g", "conf": {"a": "1", "b": "2"}})
     settings = {"deploy_mode": "client", "executor_memory": "9g", "executor_cores": 3, "conf": {"b": "{{ ds }}"}}
     assert Emr().request(found, settings)["options"] == [
@@ -77,13 +77,13 @@ def test_a_tasks_own_settings_go_over_those_of_the_job():
     ]
 
 
-def test_libraries_of_a_job_need_a_driver_on_the_cluster():
+def test_job_with_libraries_needs_driver_on_cluster():
     found = catalogue.Job("build", "spark", {}, {}, {}, {}, {}, requirements="requirements/own.txt")
     with pytest.raises(PipelineError, match=r"build brings libraries.*expected deploy mode 'cluster'"):
         Emr().request(found, {"deploy_mode": "client"})
 
 
-def test_the_last_exception_is_found_in_the_output_of_python_and_of_java():
+def test_last_exception_is_found_in_python_and_java_output():
     python = (
         "Traceback (most recent call last):\n  File x\nKeyError: 'a'\n\nmore\npy4j.protocol.Py4JJavaError: no\nend\n"
     )
@@ -94,16 +94,16 @@ def test_the_last_exception_is_found_in_the_output_of_python_and_of_java():
 
 
 def changed(path, value):
-    """The request for a cluster with something else in a place; None takes out what is there."""
+    """The request for a cluster with another value at a path; None removes the value."""
     request = copy.deepcopy(CLUSTER)
     *steps, last = path
-    place = request
+    parent = request
     for step in steps:
-        place = place[step]
+        parent = parent[step]
     if value is None:
-        del place[last]
+        del parent[last]
     else:
-        place[last] = value
+        parent[last] = value
     return request
 
 
@@ -127,7 +127,7 @@ def changed(path, value):
         (("Instances", "KeepJobFlowAliveWhenNoSteps"), False, '"AutoTerminationPolicy": {"IdleTimeout": 600}.'),
     ],
 )
-def test_a_cluster_that_emr_would_not_take_is_refused_while_parsing(workshop, monkeypatch, path, value, sentence):
+def test_invalid_cluster_is_refused_while_parsing(workshop, monkeypatch, path, value, sentence):
     monkeypatch.setenv("TANDEM_SPARK", "emr")
     workshop.job("build", engine="spark")
     workshop.pipeline("p", 'dag.spark("build")', cluster=changed(path, value), build={})
@@ -136,7 +136,7 @@ def test_a_cluster_that_emr_would_not_take_is_refused_while_parsing(workshop, mo
     assert sentence in str(error.value).splitlines()[-1]
 
 
-def test_an_environment_changes_what_clusters_are_made_of(workshop, monkeypatch):
+def test_environment_overrides_cluster_request(workshop, monkeypatch):
     monkeypatch.setenv("TANDEM_SPARK", "emr")
     file = workshop.dags / "environments" / "laptop.toml"
     table = "[spark.emr.cluster.Instances"
@@ -159,7 +159,7 @@ def test_an_environment_changes_what_clusters_are_made_of(workshop, monkeypatch)
 
 
 def clusters(name):
-    """The clusters whose names begin so, as EMR describes them, in the order in which they were created."""
+    """The clusters with this prefix in their names, as EMR describes them, in the order of their creation."""
     client = boto3.client("emr")
     found = [each["Id"] for each in client.list_clusters()["Clusters"] if each["Name"].startswith(name)]
     described = [client.describe_cluster(ClusterId=each)["Cluster"] for each in found]
@@ -174,7 +174,7 @@ def state(ran):
     return {**ran.states, "run": ran.state}
 
 
-ENDS = {  # the body of each job, its steps' states by attempt, and what its failed task's log says after its first line
+ENDS = {  # the body of each job, its steps' states by attempt, and the lines after the first of its failed task's log
     "code_0": ("task.metrics['rows'] = 7", ["COMPLETED"], []),
     "code_1": (
         "raise ValueError('no luck') from KeyError('deep')",
@@ -197,7 +197,7 @@ ENDS = {  # the body of each job, its steps' states by attempt, and what its fai
 
 @pytest.fixture(scope="module")
 def ends(aws, make_workshop, tmp_path_factory):
-    """One run of a pipeline whose jobs end in all the ways there are, as steps of one cluster."""
+    """One run of a pipeline whose jobs end in all possible ways, as steps of one cluster."""
     with pytest.MonkeyPatch.context() as patch:
         workshop = make_workshop(tmp_path_factory.mktemp("ends"))
         for name, (body, _, _) in ENDS.items():
@@ -211,7 +211,7 @@ def ends(aws, make_workshop, tmp_path_factory):
         yield ran, cluster, steps(cluster)
 
 
-def test_a_cluster_is_closed_and_its_run_failed_after_a_job_failed(ends):
+def test_failed_job_closes_cluster_and_fails_run(ends):
     ran, cluster, _ = ends
     around = {"open_cluster": "success", "await_cluster": "success", "close_cluster": "success"}
     assert state(ran).items() >= {**around, "watcher": "failed", "run": "failed"}.items()
@@ -219,13 +219,13 @@ def test_a_cluster_is_closed_and_its_run_failed_after_a_job_failed(ends):
     assert cluster["Name"] == f"emr_ends {ran.run_id}"
     assert cluster["ReleaseLabel"] == "emr-7.9.0"
     assert cluster["Status"]["State"] == "TERMINATED"
-    told = ran.log[next(n for n, line in enumerate(ran.log) if line.startswith("The run failed, because these")) :]
+    lines = ran.log[next(n for n, line in enumerate(ran.log) if line.startswith("The run failed because these")) :]
     for sentence in ("The input is missing.", "The gate refused it.", "ends with: A newer one has published."):
-        assert any(line.endswith(sentence) for line in told)
+        assert any(line.endswith(sentence) for line in lines)
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_a_step_is_added_for_each_attempt_that_may_help(ends, name):
+def test_each_retry_adds_a_step(ends, name):
     ran, _, added = ends
     folder = f"emr_ends/{encode(ran.run_id)}/{name}"
     own = {step["Name"]: step["Status"]["State"] for step in added if step["Name"].startswith(f"{folder}/")}
@@ -239,32 +239,32 @@ def test_a_step_is_added_for_each_attempt_that_may_help(ends, name):
 
 
 @pytest.mark.parametrize("name", [name for name in ENDS if name not in ("code_0", "flaky")])
-def test_the_log_of_a_failed_task_ends_with_all_that_is_known_of_it(ends, name):
+def test_log_of_failed_task_ends_with_all_reasons(ends, name):
     ran, cluster, added = ends
     attempt = ran.tries[name]
     (step,) = [each for each in added if each["Name"].endswith(f"/{name}/attempt-{attempt}")]
     begin, _ = [
         n for n, line in enumerate(ran.log) if line.startswith(f"Attempt {attempt} of {name} ")
-    ]  # done's is last
-    told = ran.log[begin:]
-    told = told[: next(n for n, line in enumerate(told) if "To run it manually" in line) + 1]
+    ]  # the watcher's is last
+    lines = ran.log[begin:]
+    lines = lines[: next(n for n, line in enumerate(lines) if "To run it manually" in line) + 1]
     for number, line in enumerate(ENDS[name][2], 1):
-        assert line in told[number]
-    assert told[-3].startswith("AWS shows it at https://us-east-1.console.aws.amazon.com/")
-    assert told[-3].endswith(cluster["Id"])
-    assert told[-2] == "It will not be retried."
-    assert f"-m tools.run.submit --job {name} --lake=s3://" in told[-1]
-    assert f"--task-id={name} --attempt={attempt + 1}" in told[-1]
+        assert line in lines[number]
+    assert lines[-3].startswith("AWS shows it at https://us-east-1.console.aws.amazon.com/")
+    assert lines[-3].endswith(cluster["Id"])
+    assert lines[-2] == "It will not be retried."
+    assert f"-m tools.run.submit --job {name} --lake=s3://" in lines[-1]
+    assert f"--task-id={name} --attempt={attempt + 1}" in lines[-1]
     if name == "silent":
-        assert "without a manifest of this attempt" in told[0]
+        assert "without a manifest of this attempt" in lines[0]
         return
     logs = f"{cluster['LogUri'].rstrip('/')}/{cluster['Id']}"
-    place = f"{logs}/steps/{step['Id']}/stderr.gz"
-    assert f"Step {step['Id']} of cluster {cluster['Id']} is FAILED. Reason: Unknown Error. LogFile: {place}" in told
-    last = "\n".join(line for line in told if f"{logs}/containers/application_" in line)
-    assert f"ended with exit code {name[-1]}" in told[0] or (name == "killed" and "was killed by SIGKILL" in told[0])
-    said = {"killed": "stdout.gz ends with: ", "code_5": ENDS["code_5"][2][1]}
-    assert (said.get(name) or ENDS[name][2][0]) in last
+    log_uri = f"{logs}/steps/{step['Id']}/stderr.gz"
+    assert f"Step {step['Id']} of cluster {cluster['Id']} is FAILED. Reason: Unknown Error. LogFile: {log_uri}" in lines
+    last = "\n".join(line for line in lines if f"{logs}/containers/application_" in line)
+    assert f"ended with exit code {name[-1]}" in lines[0] or (name == "killed" and "was killed by SIGKILL" in lines[0])
+    expected = {"killed": "stdout.gz ends with: ", "code_5": ENDS["code_5"][2][1]}
+    assert (expected.get(name) or ENDS[name][2][0]) in last
 
 
 def with_fault(fault, **more):
@@ -272,7 +272,7 @@ def with_fault(fault, **more):
 
 
 BOOTSTRAP = [{"Name": "python", "ScriptBootstrapAction": {"Path": "{{ var.value.lake }}/bootstrap.sh"}}]
-FAULTS = {  # cluster.json; what becomes of tasks and run; of the cluster and its steps; what a failed task says
+FAULTS = {  # cluster.json; states of tasks and run; end of the cluster and its steps; message of the failed task
     "never_starts": (
         with_fault("never_starts"),
         {"build": "failed", "close_cluster": "success", "run": "failed"},
@@ -315,8 +315,8 @@ BODIES = {"dies": "import time; time.sleep(60)", "no_logs": "os.kill(os.getpid()
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_whatever_goes_wrong_with_a_cluster_none_is_left_and_nothing_is_hidden(workshop, aws, monkeypatch, name):
-    cluster, states, (end, reason, ends_of_steps), told = FAULTS[name]
+def test_cluster_faults_fail_run_and_leave_no_cluster(workshop, aws, monkeypatch, name):
+    cluster, states, (end, reason, ends_of_steps), message = FAULTS[name]
     workshop.job("build", BODIES.get(name, "pass"), more=WRITES, engine="spark")
     workshop.on_aws("emr", aws, monkeypatch)
     if name.startswith("never_"):
@@ -329,7 +329,7 @@ def test_whatever_goes_wrong_with_a_cluster_none_is_left_and_nothing_is_hidden(w
     (found,) = clusters(f"emr_{name}")
     assert (found["Status"]["State"], found["Status"]["StateChangeReason"]["Code"]) == (end, reason)
     assert [step["Status"]["State"] for step in steps(found)] == ends_of_steps
-    assert any(told in line for line in ran.log)
+    assert any(message in line for line in ran.log)
     manifest = f"{workshop.uri}/intermediate/emr_{name}/{encode(ran.run_id)}/build/manifest.json"
     assert (manifest in [file.uri for file in storage.files(f"{workshop.uri}/intermediate")]) == (
         states["run"] == "success"
@@ -365,7 +365,7 @@ def direct(aws, make_workshop, tmp_path_factory):
 
 
 def opened(**more):
-    """A cluster that takes steps."""
+    """A cluster that accepts steps."""
     client = boto3.client("emr")
     cluster = client.run_job_flow(**{**CLUSTER, "Name": "direct", **more})["JobFlowId"]
     wait_for(cluster, lambda: client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"] == "WAITING")
@@ -383,7 +383,7 @@ def step_state(step):
     return boto3.client("emr").describe_step(ClusterId=step.attempt.cluster, StepId=step.id)["Step"]["Status"]["State"]
 
 
-def test_a_worker_that_resumes_its_attempt_finds_its_step(direct):
+def test_resumed_worker_finds_its_step(direct):
     cluster = opened()
     step = direct("quick", 1, cluster)
     assert direct("quick", 1, cluster).id == step.id
@@ -392,7 +392,7 @@ def test_a_worker_that_resumes_its_attempt_finds_its_step(direct):
     assert len(steps({"Id": cluster})) == 1
 
 
-def test_a_retry_cancels_what_a_worker_that_died_left_running(direct):
+def test_retry_cancels_step_of_dead_worker(direct):
     cluster = opened()
     older = direct("sleeps", 1, cluster)
     wait_for(older, lambda: step_state(older) == "RUNNING")
@@ -401,7 +401,7 @@ def test_a_retry_cancels_what_a_worker_that_died_left_running(direct):
     assert step_state(older) == "CANCELLED"
 
 
-def test_an_old_attempt_that_nobody_could_cancel_does_not_publish_over_its_retry(direct):
+def test_uncancelled_old_attempt_does_not_publish_over_retry(direct):
     cluster = opened(StepConcurrencyLevel=2, Tags=[{"Key": "fault", "Value": "uncancellable"}])
     older = direct("waits", 1, cluster)
     wait_for(older, lambda: step_state(older) == "RUNNING")
@@ -414,7 +414,7 @@ def test_an_old_attempt_that_nobody_could_cancel_does_not_publish_over_its_retry
     assert files and all(path.startswith("attempt-2/") for path in files)
 
 
-def test_cancel_ends_a_step_and_what_it_runs_while_another_thread_watches_it(direct):
+def test_cancel_ends_step_while_another_thread_watches(direct):
     step = direct("sleeps", 1, opened())
     wait_for(step, lambda: step_state(step) == "RUNNING")
     with ThreadPoolExecutor(1) as pool:
@@ -427,7 +427,7 @@ def test_cancel_ends_a_step_and_what_it_runs_while_another_thread_watches_it(dir
     assert f"--run-id={step.attempt.cluster}" not in commands
 
 
-def test_a_cluster_that_nobody_closes_ends_by_its_idle_time_out(direct):
+def test_unclosed_cluster_ends_by_idle_time_out(direct):
     cluster = opened(AutoTerminationPolicy={"IdleTimeout": 1})
     client = boto3.client("emr")
     wait_for(cluster, lambda: client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"] == "TERMINATED")
@@ -435,7 +435,7 @@ def test_a_cluster_that_nobody_closes_ends_by_its_idle_time_out(direct):
         direct("quick", 1, cluster)
 
 
-def test_a_lake_or_a_release_that_a_cluster_cannot_use_is_refused_before_anything_is_added():
+def test_unusable_lake_or_release_is_refused_before_adding_step():
     attempt = Attempt("build", "file:///l", "d", "r", "t", 1, None, {}, {}, {"fingerprint": "f0"}, "j-1")
     with pytest.raises(AirflowFailException, match="The lake file:///l can't be reached from a cluster, expected s3:"):
         RUNTIME.submit(attempt)

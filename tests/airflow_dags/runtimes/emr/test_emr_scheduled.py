@@ -1,4 +1,4 @@
-"""EMR under Airflow's own scheduler: a worker that is killed, a run that is failed by hand, two runs at once."""
+"""EMR under Airflow's own scheduler: a worker that is killed, a run that is failed manually, concurrent runs."""
 
 import json
 import os
@@ -84,18 +84,18 @@ def manifest(workshop, dag, run):
     return json.loads(storage.read(key)[0])
 
 
-def fail_by_hand(airflow, dag, run):
+def fail_manually(airflow, dag, run):
     airflow.call(f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}", {"state": "failed"}, "PATCH")
 
 
 def forget_cluster(airflow, dag, run):
-    """Delete what open_cluster returned."""
+    """Delete the return value of open_cluster."""
     path = f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}/taskInstances/open_cluster/xcomEntries/return_value"
     headers = {"Authorization": f"Bearer {airflow.token}"}
     urllib.request.urlopen(urllib.request.Request(f"{airflow.url}{path}", headers=headers, method="DELETE"))
 
 
-def test_two_runs_at_once_have_a_cluster_each(started):
+def test_concurrent_runs_have_separate_clusters(started):
     workshop, airflow = started
     runs = [airflow.trigger("quick"), airflow.trigger("quick")]
     assert [airflow.wait("quick", run, 240) for run in runs] == ["success", "success"]
@@ -104,17 +104,17 @@ def test_two_runs_at_once_have_a_cluster_each(started):
         assert manifest(workshop, "quick", run)["task"]["run_id"] == run
 
 
-def test_a_run_that_is_failed_by_hand_leaves_no_step_and_no_cluster(started):
+def test_manually_failed_run_leaves_no_step_and_no_cluster(started):
     _, airflow = started
     run = airflow.trigger("sleeps")
     until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
-    fail_by_hand(airflow, "sleeps", run)
+    fail_manually(airflow, "sleeps", run)
     until(lambda: cluster_of("sleeps", run) == ("TERMINATED", {"1": "CANCELLED"}))
     assert airflow.wait("sleeps", run, 300) == "failed"
     until(lambda: states(airflow, "sleeps", run)["close_cluster"] == "success")
 
 
-def test_a_task_whose_worker_was_killed_is_tried_again_after_its_step_was_cancelled(started):
+def test_task_of_killed_worker_is_retried_after_step_is_cancelled(started):
     workshop, airflow = started
     run = airflow.trigger("sleeps")
     until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
@@ -124,27 +124,27 @@ def test_a_task_whose_worker_was_killed_is_tried_again_after_its_step_was_cancel
     assert manifest(workshop, "sleeps", run)["task"]["attempt"] == 2
 
 
-def test_a_run_that_is_failed_by_hand_before_its_first_task_opens_nothing(started):
+def test_run_failed_manually_before_first_task_opens_nothing(started):
     _, airflow = started
     airflow.call("/api/v2/dags/quick", {"is_paused": True}, "PATCH")
     run = airflow.trigger("quick")
-    fail_by_hand(airflow, "quick", run)
+    fail_manually(airflow, "quick", run)
     airflow.call("/api/v2/dags/quick", {"is_paused": False}, "PATCH")
     assert airflow.wait("quick", run, 300) == "failed"
     assert clusters_of("quick", run) == []
 
 
-def test_a_run_that_is_failed_by_hand_while_it_asks_for_its_cluster_leaves_none(started):
+def test_run_failed_manually_during_cluster_request_leaves_none(started):
     _, airflow = started
     run = airflow.trigger("late")
     until(lambda: cluster_of("late", run))
-    fail_by_hand(airflow, "late", run)
+    fail_manually(airflow, "late", run)
     assert airflow.wait("late", run, 300) == "failed"
     until(lambda: cluster_of("late", run) == ("TERMINATED", {}))
     assert states(airflow, "late", run)["close_cluster"] == "upstream_failed"
 
 
-def test_a_cluster_is_opened_again_if_the_worker_was_killed_before_it_told_which_it_is(started):
+def test_killed_opening_task_opens_another_cluster(started):
     _, airflow = started
     run = airflow.trigger("late")
     until(lambda: cluster_of("late", run))
@@ -153,12 +153,12 @@ def test_a_cluster_is_opened_again_if_the_worker_was_killed_before_it_told_which
     assert clusters_of("late", run) == [("WAITING", {}), ("TERMINATED", {"1": "COMPLETED"})]
 
 
-def test_a_run_whose_cluster_airflow_forgot_has_failed(started):
+def test_run_without_stored_cluster_id_fails(started):
     _, airflow = started
     run = airflow.trigger("sleeps")
     until(lambda: cluster_of("sleeps", run) == ("RUNNING", {"1": "RUNNING"}))
     forget_cluster(airflow, "sleeps", run)
-    fail_by_hand(airflow, "sleeps", run)
+    fail_manually(airflow, "sleeps", run)
     assert airflow.wait("sleeps", run, 300) == "failed"
     assert states(airflow, "sleeps", run)["close_cluster"] == "failed"
     assert cluster_of("sleeps", run) == ("WAITING", {"1": "CANCELLED"})

@@ -27,7 +27,7 @@ def load(workshop, **application):
     return workshop.load("p")
 
 
-def test_an_application_that_aws_would_not_take_is_refused_while_parsing(workshop, monkeypatch):
+def test_invalid_application_is_refused_while_parsing(workshop, monkeypatch):
     monkeypatch.setenv("TANDEM_SPARK", "emr_serverless")
     with pytest.raises(AssertionError) as error:
         load(workshop, maximumCapacity={"cpu": "1 vCPU", "memry": "1 GB"})
@@ -35,7 +35,7 @@ def test_an_application_that_aws_would_not_take_is_refused_while_parsing(worksho
     assert "did you mean 'memory'" in str(error.value)
 
 
-def test_an_application_is_opened_and_closed_around_its_jobs_within_times_that_are_told(workshop, monkeypatch):
+def test_application_opens_and_closes_within_configured_times(workshop, monkeypatch):
     monkeypatch.setenv("TANDEM_SPARK", "emr_serverless")
     dag = load(workshop, maximumCapacity={"cpu": "1 vCPU", "memory": "1 GB"})
     opened, closed = dag.get_task("open_cluster"), dag.get_task("close_cluster")
@@ -46,7 +46,7 @@ def test_an_application_is_opened_and_closed_around_its_jobs_within_times_that_a
     assert closed.force_stop
 
 
-def test_a_job_run_is_the_bundle_with_its_sizes_and_its_libraries():
+def test_job_run_has_bundle_sizes_and_libraries():
     spark = {"executor_memory": "2g", "conf": {"spark.a": "b c"}}
     found = catalogue.Job("build", "spark", {}, {}, {}, {}, spark, requirements="requirements/own.txt")
     request = {**RUNTIME.request(found, {"executor_cores": 3}), "fingerprint": "f0"}
@@ -75,7 +75,7 @@ def applications(name):
     return [(each["state"], client.list_job_runs(applicationId=each["id"])["jobRuns"]) for each in listed]
 
 
-def test_a_flaky_job_runs_again_and_one_that_fails_says_why_and_no_application_is_left(workshop, aws, monkeypatch):
+def test_flaky_job_is_retried_and_no_application_is_left(workshop, aws, monkeypatch):
     workshop.job("flaky", "if task.attempt < 2: raise OSError('network')", more=WRITES, engine="spark")
     workshop.job("killed", "os.kill(os.getpid(), signal.SIGKILL)", more=WRITES, engine="spark")
     workshop.on_aws("emr_serverless", aws, monkeypatch)
@@ -126,7 +126,7 @@ def until(condition):
         time.sleep(0.1)
 
 
-def test_an_attempt_has_one_run_and_its_retry_cancels_it(direct):
+def test_attempt_has_one_run_which_its_retry_cancels(direct):
     older = direct("retried", 1)
     assert direct("retried", 1).id == older.id
     until(lambda: state(older) == "RUNNING")
@@ -135,7 +135,7 @@ def test_an_attempt_has_one_run_and_its_retry_cancels_it(direct):
     assert state(older) == "CANCELLED"
 
 
-def test_cancel_ends_a_run_while_another_thread_watches_it(direct):
+def test_cancel_ends_run_while_another_thread_watches(direct):
     run = direct("cancelled", 1)
     until(lambda: state(run) == "RUNNING")
     with ThreadPoolExecutor(1) as pool:

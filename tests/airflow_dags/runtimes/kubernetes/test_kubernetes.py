@@ -1,4 +1,4 @@
-"""A job as a pod and as a Job of a real cluster: how its end is told, whatever happens to it; nothing is left."""
+"""A job as a pod and as a Job of a real cluster: each end is explained, and nothing is left."""
 
 import json
 import logging
@@ -32,21 +32,21 @@ FROM {base}
 COPY jobs/toy /app/jobs/toy
 ENTRYPOINT ["python", "/app/jobs/toy/main.py"]
 """
-BASE = "train_recommender"  # whose image the toy's is made of
+BASE = "train_recommender"  # the base of the toy's image
 LAKE = "s3://tandem-lake/kubernetes"
 SLEEPS = "print('sleeping'); import time; time.sleep(600)"
 
 
 @pytest.fixture(scope="module")
 def base(kubernetes, engine):
-    """The image of a real job, built if it is not there."""
+    """The image of a real job, built unless it exists."""
     subprocess.run([ROOT / ".venv/bin/python", "-m", "tools.packaging.build", "--job", BASE], cwd=ROOT, check=True)
     return f"tandem/{BASE}:{json.loads((ROOT / 'dist' / 'release.json').read_text())[BASE]}"
 
 
 @pytest.fixture(scope="module")
 def toy(base, engine, tmp_path_factory, make_workshop):
-    """The image of a job that does what its parameter `text` says."""
+    """The image of a job that executes its parameter `text`."""
     workshop = make_workshop(tmp_path_factory.mktemp("toy"))
     workshop.job("toy", "exec(task.parameters['text'])", more=f"{TEXT}\n{RESOURCES}")
     (workshop.code / "Dockerfile").write_text(DOCKERFILE.format(base=base))
@@ -64,13 +64,13 @@ def cluster(toy, serve_s3, tmp_path_factory):
 
 @pytest.fixture(params=["kubernetes_pod", "kubernetes_job"])
 def runtime(request, cluster):
-    yield made(cluster, request.param)
-    wait_for(lambda: not cluster.left())
+    yield make_runtime(cluster, request.param)
+    wait_for(lambda: not cluster.resources())
 
 
-def made(cluster, name, **settings):
-    given = {"registry": "", "template": cluster.template, "startup_seconds": 300, "keep_failed": False}
-    settings = {**given, "cpu_reserved": 1.0, **settings}
+def make_runtime(cluster, name, **settings):
+    defaults = {"registry": "", "template": cluster.template, "startup_seconds": 300, "keep_failed": False}
+    settings = {**defaults, "cpu_reserved": 1.0, **settings}
     if name == "kubernetes_pod":
         return KubernetesPod(**settings)
     return KubernetesJob(**settings, ttl_seconds=600)
@@ -122,7 +122,7 @@ def run_attempt(runtime, attempt):
         task_id=attempt.task_id,
         try_number=attempt.number,
         map_index=-1,
-        xcom_push=lambda name, value: None,  # the failure notice reads it; here the exception says the same
+        xcom_push=lambda name, value: None,  # the failure notice reads it; here the exception is the same
     )
     ended = Ended("")
     handler = logging.Handler()
@@ -140,7 +140,7 @@ def run_attempt(runtime, attempt):
     return ended
 
 
-ENDS = {  # the text of the job, what else its work is made of, its task's state, and what its last lines hold
+ENDS = {  # the text of the job, other values of its attempt, its task's state, and parts of its last lines
     "fine": ("print('eins'); task.metrics['n'] = 7", {}, "success", []),
     "code_1": (
         "raise OSError('network')",
@@ -232,40 +232,40 @@ ENDS = {  # the text of the job, what else its work is made of, its task's state
 
 @pytest.fixture(scope="module", params=["kubernetes_pod", "kubernetes_job"])
 def ends(request, cluster, toy):
-    """All these ends at once, each in a run of its own, and two runs of the first."""
+    """All these ends concurrently, each in a separate run, and two runs of the first."""
     little = json.loads(cluster.template.read_text())
     little["spec"]["volumes"][0]["emptyDir"]["sizeLimit"] = "1Mi"
     template = cluster.folder / "little_scratch.json"
     template.write_text(json.dumps(little))
     runtimes = {
-        "evicted": made(cluster, request.param, template=template),
-        "image": made(cluster, request.param, registry="127.0.0.1:1"),
-        "node": made(cluster, request.param, startup_seconds=5),
-        "quota": made(cluster, request.param, startup_seconds=5),
+        "evicted": make_runtime(cluster, request.param, template=template),
+        "image": make_runtime(cluster, request.param, registry="127.0.0.1:1"),
+        "node": make_runtime(cluster, request.param, startup_seconds=5),
+        "quota": make_runtime(cluster, request.param, startup_seconds=5),
     }
     make = make_attempt.__wrapped__(toy, request)
 
     def end(name):
         text, settings, _, _ = ENDS[name.removesuffix("-2")]
-        runtime = runtimes.get(name, made(cluster, request.param))
+        runtime = runtimes.get(name, make_runtime(cluster, request.param))
         mine = make(runtime, text, run=f"{request.param}-{name}", **settings)
         if name == "deleted":
             threading.Thread(target=delete, args=[cluster, mine]).start()
         return run_attempt(runtime, mine)
 
-    with ThreadPoolExecutor(7) as pool, capture_logs() as said:
+    with ThreadPoolExecutor(7) as pool, capture_logs() as records:
         found = dict(zip([*ENDS, "fine-2"], pool.map(end, [*ENDS, "fine-2"])))
-    yield found, [each["event"] for each in said]
-    wait_for(lambda: not cluster.left())
+    yield found, [each["event"] for each in records]
+    wait_for(lambda: not cluster.resources())
 
 
 def delete(cluster, attempt):
-    found = cluster.said(f"run_id={manifest.labels(attempt)['run_id']}", "sleeping")
+    found = cluster.await_output(f"run_id={manifest.labels(attempt)['run_id']}", "sleeping")
     cluster.core.delete_namespaced_pod(found.metadata.name, cluster.namespace)
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_each_end_is_told_as_what_it_is_and_tried_again_if_that_may_help(ends, name):
+def test_each_end_is_explained_and_retried_if_that_may_help(ends, name):
     _, _, state, lines = ENDS[name]
     ended = ends[0][name]
     assert (ended.state, ended.last_lines) == (state, ended.last_lines)
@@ -273,9 +273,9 @@ def test_each_end_is_told_as_what_it_is_and_tried_again_if_that_may_help(ends, n
         assert line in "\n".join(ended.last_lines)
 
 
-def test_what_a_job_says_is_in_the_log_and_its_result_is_the_xcom(ends):
-    ended, said = ends
-    assert said.count("eins") == 2  # in two runs
+def test_output_is_in_the_log_and_result_is_the_xcom(ends):
+    ended, messages = ends
+    assert messages.count("eins") == 2  # in two runs
     for name in ("fine", "not_json", "too_large"):
         assert ended[name].xcom["metrics"] == {"n": 7}
         assert ended[name].xcom["manifest"].endswith(f"-{name}/t/manifest.json")
@@ -283,9 +283,9 @@ def test_what_a_job_says_is_in_the_log_and_its_result_is_the_xcom(ends):
         assert warned == (name != "fine")
 
 
-def test_hostile_texts_reach_a_pod_and_no_secret_is_put_in(cluster, make_attempt):
+def test_hostile_texts_reach_a_pod_without_expanded_secrets(cluster, make_attempt):
     """Kubernetes itself expands $(NAME) in arguments; the lake's secret is a variable of the pod."""
-    runtime = made(cluster, "kubernetes_pod")
+    runtime = make_runtime(cluster, "kubernetes_pod")
     run = "manual $(AWS_SECRET_ACCESS_KEY) $$(AWS_SECRET_ACCESS_KEY) $(A '\" `id` \\ $HOME ä $"
     text = "task.metrics['same'] = [task.run_id, task.parameters['text']]  # $(AWS_SECRET_ACCESS_KEY) $$ $("
     ended = run_attempt(runtime, make_attempt(runtime, text, run=run))
@@ -294,7 +294,7 @@ def test_hostile_texts_reach_a_pod_and_no_secret_is_put_in(cluster, make_attempt
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in json.dumps(ended.xcom)
 
 
-LEFT = {  # what a pod leaves as its result
+LEFT = {  # the result file of a pod
     "link": "os.symlink('/etc/passwd', FILE)",
     "pipe": "os.mkfifo(FILE)",
     "folder": "os.mkdir(FILE)",
@@ -302,22 +302,22 @@ LEFT = {  # what a pod leaves as its result
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_result_of_a_pod_that_is_not_a_file_is_left(cluster, make_attempt, name):
-    runtime = made(cluster, "kubernetes_pod")
+def test_result_of_pod_that_is_not_a_file_is_ignored(cluster, make_attempt, name):
+    runtime = make_runtime(cluster, "kubernetes_pod")
     leave = f"import atexit; atexit.register(lambda: (os.path.exists(FILE) and os.remove(FILE), {LEFT[name]}))"
     text = f"global FILE; FILE = os.environ['TANDEM_RESULT_FILE']; task.metrics['n'] = 7; {leave}"
     ended = run_attempt(runtime, make_attempt(runtime, text))
     assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 7})
 
 
-def test_two_runs_at_once_do_not_meet(ends):
+def test_concurrent_runs_do_not_interfere(ends):
     one, other = ends[0]["fine"], ends[0]["fine-2"]
     assert one.state == other.state == "success"
     assert one.xcom["manifest"] != other.xcom["manifest"]
 
 
-def test_a_pod_may_do_what_its_job_needs_and_no_more(runtime, cluster, make_attempt):
-    """Beside what the name space enforces: the restricted standard of Kubernetes."""
+def test_pod_has_only_the_rights_that_its_job_needs(runtime, cluster, make_attempt):
+    """Besides the restricted standard of Kubernetes, which the namespace enforces."""
     text = """
 task.metrics.update(
     user=[os.getuid(), os.getgid()],
@@ -341,25 +341,23 @@ task.metrics.update(
     assert found.status.qos_class == "Guaranteed"
 
 
-@pytest.mark.parametrize("attempt", [1, 2])  # as Airflow resumes it, and as it tries again
-def test_an_attempt_whose_worker_died_is_gone_on_with_and_not_doubled(runtime, cluster, make_attempt, attempt):
+@pytest.mark.parametrize("attempt", [1, 2])  # resumed and retried by Airflow
+def test_pod_of_killed_worker_is_adopted_and_not_doubled(runtime, cluster, make_attempt, attempt):
     text = "print('once'); import time; time.sleep(2); task.metrics['n'] = 1"
     first = runtime.submit(make_attempt(runtime, text))
-    cluster.said(first.labels, "once")
-    with capture_logs() as said:
+    cluster.await_output(first.labels, "once")
+    with capture_logs() as records:
         ended = run_attempt(runtime, make_attempt(runtime, text, number=attempt))
     assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
-    assert len([each for each in said if "started job=toy attempt=1" in each["event"]]) == 1
-    assert not [each for each in said if "started job=toy attempt=2" in each["event"]]
+    assert len([each for each in records if "started job=toy attempt=1" in each["event"]]) == 1
+    assert not [each for each in records if "started job=toy attempt=2" in each["event"]]
 
 
-def test_a_retry_that_is_asked_for_other_work_ends_what_its_dead_worker_left_and_no_more(
-    runtime, cluster, make_attempt
-):
+def test_retry_with_other_arguments_ends_only_its_own_older_pod(runtime, cluster, make_attempt):
     older = runtime.submit(make_attempt(runtime, SLEEPS))
     sibling = runtime.submit(make_attempt(runtime, SLEEPS, task="sibling"))
-    cluster.said(older.labels, "sleeping")
-    cluster.said(sibling.labels, "sleeping")
+    cluster.await_output(older.labels, "sleeping")
+    cluster.await_output(sibling.labels, "sleeping")
     newer = runtime.submit(make_attempt(runtime, number=2))
     wait_for(lambda: not cluster.pods(older.labels))
     assert runtime.watch(newer).exit_code == 0
@@ -368,12 +366,12 @@ def test_a_retry_that_is_asked_for_other_work_ends_what_its_dead_worker_left_and
     runtime.cancel(sibling)
 
 
-def test_cancel_ends_a_job_and_it_may_say_so(runtime, cluster, make_attempt):
+def test_cancel_ends_job_gently(runtime, cluster, make_attempt):
     running = runtime.submit(make_attempt(runtime, SLEEPS))
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(runtime.watch(running)))
     thread.start()
-    cluster.said(running.labels, "sleeping")
+    cluster.await_output(running.labels, "sleeping")
     runtime.cancel(running)
     wait_for(lambda: not cluster.pods(running.labels))
     thread.join()
@@ -381,12 +379,12 @@ def test_cancel_ends_a_job_and_it_may_say_so(runtime, cluster, make_attempt):
     assert outcomes[0].last_line.startswith("Terminated by SIGTERM before publishing")
 
 
-def test_a_watch_that_a_timeout_interrupts_leaves_nothing(runtime, cluster, make_attempt):
+def test_interrupted_watch_leaves_nothing(runtime, cluster, make_attempt):
     def interrupt(*_):
         raise AirflowTaskTimeout
 
     running = runtime.submit(make_attempt(runtime, SLEEPS))
-    cluster.said(running.labels, "sleeping")
+    cluster.await_output(running.labels, "sleeping")
     former = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 2)
     try:
@@ -398,15 +396,15 @@ def test_a_watch_that_a_timeout_interrupts_leaves_nothing(runtime, cluster, make
 
 
 @pytest.mark.parametrize("name", ["kubernetes_pod", "kubernetes_job"])
-def test_what_failed_is_kept_if_the_environment_says_so_but_not_what_did_not(cluster, make_attempt, name):
-    runtime = made(cluster, name, keep_failed=True)
+def test_keep_failed_keeps_failed_pods_only(cluster, make_attempt, name):
+    runtime = make_runtime(cluster, name, keep_failed=True)
     failing = make_attempt(runtime, "raise OSError")
     assert run_attempt(runtime, failing).state == "up_for_retry"
     assert run_attempt(runtime, make_attempt(runtime, number=2)).state == "success"
     wait_for(lambda: [each.status.phase for each in cluster.pods()] == ["Failed"])  # its sidecar has ended, too
     assert cluster.pods()[0].metadata.labels["try_number"] == "1"
     runtime.cancel(runtime.submit(failing))
-    wait_for(lambda: not cluster.left())
+    wait_for(lambda: not cluster.resources())
 
 
 def evict(cluster, found):
@@ -422,17 +420,17 @@ if first:
 """
 
 
-def test_an_evicted_pod_is_a_new_attempt_for_airflow_or_replaced_by_its_job(runtime, cluster, make_attempt):
+def test_evicted_pod_is_retried_by_airflow_or_replaced_by_job(runtime, cluster, make_attempt):
     mine = make_attempt(runtime, SLEEPS_ONCE)
     labels = ",".join(f"{name}={value}" for name, value in manifest.labels(mine).items())
-    thread = threading.Thread(target=lambda: evict(cluster, cluster.said(labels, "sleeping")))
+    thread = threading.Thread(target=lambda: evict(cluster, cluster.await_output(labels, "sleeping")))
     thread.start()
-    with capture_logs() as said:
+    with capture_logs() as records:
         ended = run_attempt(runtime, mine)
     thread.join()
     if isinstance(runtime, KubernetesJob):
         assert ended.state == "success"
-        lines = [each["event"] for each in said]
+        lines = [each["event"] for each in records]
         assert lines.count("sleeping") == 1
         assert len([line for line in lines if "started job=toy attempt=1" in line]) == 2
     else:
@@ -445,53 +443,53 @@ COUNTS = "import time\nfor n in range(14): print(f'line {n}', flush=True); time.
 
 @pytest.fixture
 def proxy(cluster):
-    made = Proxy((cluster.server.hostname, cluster.server.port or 443))
-    with cluster.behind(made):
-        yield made
+    proxy = Proxy((cluster.server.hostname, cluster.server.port or 443))
+    with cluster.behind(proxy):
+        yield proxy
 
 
-def test_neither_log_nor_task_is_lost_while_the_api_server_starts_again(cluster, runtime, make_attempt, proxy):
+def test_log_and_task_survive_restart_of_api_server(cluster, runtime, make_attempt, proxy):
     mine = make_attempt(runtime, COUNTS)
     labels = ",".join(f"{name}={value}" for name, value in manifest.labels(mine).items())
 
     def away():
-        cluster.said(labels, "line 1")
+        cluster.await_output(labels, "line 1")
         proxy.away(6)
 
     thread = threading.Thread(target=away)
     thread.start()
-    with capture_logs() as said:
+    with capture_logs() as records:
         ended = run_attempt(runtime, mine)
     thread.join()
     assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
-    assert {f"line {n}" for n in range(14)} <= {each["event"] for each in said}
+    assert {f"line {n}" for n in range(14)} <= {each["event"] for each in records}
 
 
-def test_neither_log_nor_task_is_lost_where_silent_connections_are_cut(cluster, runtime, make_attempt, proxy):
-    """A job that computes for longer in silence than a load balancer puts up with."""
+def test_log_and_task_survive_cut_of_silent_connections(cluster, runtime, make_attempt, proxy):
+    """A job is silent for longer than a load balancer keeps its connection."""
     proxy.idle = 2
     text = "print('before', flush=True); import time; time.sleep(8); print('after'); task.metrics['n'] = 1"
-    with capture_logs() as said:
+    with capture_logs() as records:
         ended = run_attempt(runtime, make_attempt(runtime, text))
     assert (ended.state, ended.xcom["metrics"]) == ("success", {"n": 1})
-    assert {"before", "after"} <= {each["event"] for each in said}
+    assert {"before", "after"} <= {each["event"] for each in records}
     assert proxy.cuts >= 2
 
 
-def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(node_control, cluster, make_attempt):
-    """TANDEM_NODE_CONTROL is a command that makes the node's kubelet `stop` and go on with `start`.
+def test_pod_on_lost_node_is_given_up_and_retry_runs(node_control, cluster, make_attempt):
+    """TANDEM_NODE_CONTROL is a command that stops the node's kubelet with `stop` and resumes it with `start`.
 
     It takes three quarters of a minute until the API server itself sees that no log comes from there any more.
     """
-    runtime = made(cluster, "kubernetes_pod")
+    runtime = make_runtime(cluster, "kubernetes_pod")
     mine = make_attempt(runtime, SLEEPS)
     labels = ",".join(f"{key}={value}" for key, value in manifest.labels(mine).items())
 
     nodes = []
 
     def stop():
-        """Kubernetes itself taints a lost node so, unless it has lost all that it has, as a small cluster does."""
-        nodes.append(cluster.said(labels, "sleeping").spec.node_name)
+        """Taint a lost node as Kubernetes itself does, except in a small cluster that has lost all nodes."""
+        nodes.append(cluster.await_output(labels, "sleeping").spec.node_name)
         subprocess.run(f"{node_control} stop", shell=True, check=True)
         lost = {"key": "tests/lost", "effect": "NoExecute"}
         cluster.core.patch_node(nodes[0], {"spec": {"taints": [lost]}})
@@ -507,4 +505,4 @@ def test_a_pod_on_a_node_that_does_not_answer_is_given_up_and_the_retry_runs(nod
     assert ended.state == "up_for_retry"
     assert "Kubernetes took its pod or its node away (DeletionByTaintManager" in "".join(ended.last_lines)
     assert run_attempt(runtime, make_attempt(runtime, number=2)).state == "success"
-    wait_for(lambda: not cluster.left())
+    wait_for(lambda: not cluster.resources())

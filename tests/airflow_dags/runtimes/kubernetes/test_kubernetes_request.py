@@ -1,4 +1,4 @@
-"""What is wrong with a pod template is said when a pipeline is parsed; what is right reaches the pod."""
+"""Errors of a pod template are reported while a pipeline is parsed; a valid template reaches the pod."""
 
 import json
 import os
@@ -17,16 +17,16 @@ RESOURCES = '[resources]\ncpu = "500m"\nmemory = "64Mi"\ndeadline_seconds = 60'
 
 
 def changed(path, value):
-    """The template with one value in another's place, found by its path."""
+    """The template with another value at a path."""
     document = json.loads(json.dumps(TEMPLATE))
-    place = document
+    parent = document
     *before, last = path
     for step in before:
-        place = place[step]
+        parent = parent[step]
     if value is None:
-        del place[last]
+        del parent[last]
     else:
-        place[last] = value
+        parent[last] = value
     return document
 
 
@@ -53,9 +53,7 @@ def changed(path, value):
         (["spec", "containers", 0, "name"], "main", "has the containers ['main'] .* expected one container 'base'"),
     ],
 )
-def test_a_wrong_template_is_refused_with_the_place_and_what_was_expected(
-    workshop, monkeypatch, path, value, complaint
-):
+def test_invalid_template_is_refused_with_path_and_expectation(workshop, monkeypatch, path, value, complaint):
     monkeypatch.setenv("TANDEM_CONTAINERS", "kubernetes_pod")
     workshop.job("toy", more=RESOURCES)
     workshop.pipeline("p", 'dag.container("toy")', toy={})
@@ -65,7 +63,7 @@ def test_a_wrong_template_is_refused_with_the_place_and_what_was_expected(
         workshop.load("p")
 
 
-def test_a_pod_without_a_deadline_is_refused(workshop, monkeypatch):
+def test_pod_without_deadline_is_refused(workshop, monkeypatch):
     monkeypatch.setenv("TANDEM_CONTAINERS", "kubernetes_job")
     workshop.job("toy")
     workshop.pipeline("p", 'dag.container("toy")', toy={})
@@ -74,14 +72,14 @@ def test_a_pod_without_a_deadline_is_refused(workshop, monkeypatch):
         workshop.load("p")
 
 
-def test_what_job_toml_says_is_in_the_pod(workshop, monkeypatch):
+def test_resources_of_job_toml_are_in_the_pod(workshop, monkeypatch):
     monkeypatch.setenv("TANDEM_CONTAINERS", "kubernetes_pod")
     workshop.job("toy", more=RESOURCES)
     workshop.pipeline("p", 'dag.container("toy")', toy={})
     workshop.pods(TEMPLATE)
     request = workshop.load("p").get_task("toy").request["pod"]
     assert request["spec"]["containers"][0]["resources"] == {
-        "requests": {"cpu": "250m", "memory": "64Mi"},  # the half, as the environment says
+        "requests": {"cpu": "250m", "memory": "64Mi"},  # half of the limit, by the environment's cpu_reserved
         "limits": {"cpu": "500m", "memory": "64Mi"},
     }
     assert request["spec"]["activeDeadlineSeconds"] == 60
@@ -89,7 +87,7 @@ def test_what_job_toml_says_is_in_the_pod(workshop, monkeypatch):
     assert image.startswith("registry.example/team/tandem/toy:{{ (ti.xcom_pull(task_ids='pin_release')")
 
 
-def test_names_are_kubernetes_names_and_differ_where_tasks_do(workshop):
+def test_names_are_valid_and_differ_between_tasks(workshop):
     def make_attempt(**other):
         names = {"dag_id": "Ä_dag" * 20, "run_id": "manual__2026-01-01T00:00:00+00:00", "task_id": "t" * 100}
         rest = {"parameters": {}, "request": {}, "cluster": None, "predecessors": {}, "number": 1, "map_index": 99999}
@@ -109,8 +107,8 @@ def test_names_are_kubernetes_names_and_differ_where_tasks_do(workshop):
     assert manifest.labels(make_attempt())["map_index"] == "99999"
 
 
-def test_what_is_sent_can_be_seen_before(workshop, monkeypatch):
-    """The whole of it: name, labels, arguments, sidecar, and templates with their values; no secret's value."""
+def test_render_prints_complete_payload_without_secrets(workshop, monkeypatch):
+    """Name, labels, arguments, sidecar, and rendered templates, but no value of a secret."""
     monkeypatch.setenv("AIRFLOW__CORE__DAGS_FOLDER", str(workshop.dags))
     monkeypatch.setenv("AIRFLOW_VAR_RELEASE", '{"toy": "0123"}')
     monkeypatch.setenv("AIRFLOW_VAR_LAKE", "s3://bucket/lake")
@@ -122,23 +120,23 @@ def test_what_is_sent_can_be_seen_before(workshop, monkeypatch):
 
     def rendered(runtime):
         environment = {**os.environ, "PYTHONPATH": str(workshop.dags), "TANDEM_CONTAINERS": runtime}
-        told = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert told.returncode == 0, told.stderr
-        assert "secret" not in told.stdout.replace("secretRef", "")
-        return json.loads(told.stdout)
+        process = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        assert "secret" not in process.stdout.replace("secretRef", "")
+        return json.loads(process.stdout)
 
-    made = rendered("kubernetes_pod")
-    base, sidecar = made["spec"]["containers"]
+    pod = rendered("kubernetes_pod")
+    base, sidecar = pod["spec"]["containers"]
     assert base["image"] == sidecar["image"] == "registry.example/team/tandem/toy:0123"
     assert base["args"][:2] == ["--lake=s3://bucket/lake", "--dag-id=p"]
-    assert made["metadata"]["labels"]["try_number"] == "2"
+    assert pod["metadata"]["labels"]["try_number"] == "2"
     job = rendered("kubernetes_job")
     assert job["spec"]["backoffLimit"] == 0
-    assert job["spec"]["template"]["spec"] == made["spec"]
+    assert job["spec"]["template"]["spec"] == pod["spec"]
     assert rendered("process")[-1] == "--attempt=2"
 
 
-def test_the_parts_of_a_mapped_task_at_once_are_the_environments(workshop):
+def test_environment_limits_concurrent_mapped_tasks(workshop):
     parts = '[parameters.parts]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
     workshop.job("part", engine='python"\nmapped_by = "parts', more=parts)
     workshop.pipeline("p", 'dag.container("part", parts=7)', part={})

@@ -28,7 +28,7 @@ SHOP = ("--level", "curated", "--users", "3000", "--items", "2000", "--events", 
 
 @pytest.fixture(scope="module")
 def release(kubernetes, engine):
-    """The fingerprints of the images that the pipeline runs, built if they are not there."""
+    """The fingerprints of the images that the pipeline runs, built unless they exist."""
     command = [PYTHON, "-m", "tools.packaging.build", *(part for job in JOBS for part in ("--job", job))]
     subprocess.run(command, cwd=ROOT, check=True)
     return json.loads((ROOT / "dist" / "release.json").read_text())
@@ -36,7 +36,7 @@ def release(kubernetes, engine):
 
 @pytest.fixture(scope="module")
 def cluster(release, serve_s3, tmp_path_factory):
-    """A name space with a made-up shop in its lake, and a DynamoDB that pods reach."""
+    """A namespace with a made-up shop in its lake, and a DynamoDB that pods reach."""
     images = [f"tandem/{job}:{release[job]}" for job in JOBS]
     with prepared(tmp_path_factory.mktemp("cluster"), serve_s3, images) as found, pytest.MonkeyPatch.context() as patch:
         host, port = namespace.host(), free_port(namespace.host())
@@ -44,8 +44,8 @@ def cluster(release, serve_s3, tmp_path_factory):
         try:
             patch.setenv("DYNAMODB_ENDPOINT", f"http://{host}:{port}")
             patch.setenv("PYTHONPATH", str(ROOT))
-            given = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "DYNAMODB_"))}
-            namespace.write_secret(found.namespace, given)
+            variables = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "DYNAMODB_"))}
+            namespace.write_secret(found.namespace, variables)
             identity = ("--dag-id", "d", "--run-id", "r", "--task-id", "ingest_items", "--attempt", "1")
             local_s3.wait_for(port, host)
             for command in (
@@ -62,7 +62,7 @@ def cluster(release, serve_s3, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dags(cluster, tmp_path_factory):
-    """The pipeline in a checkout whose pods go into the test's name space."""
+    """The pipeline in a checkout whose pods go into the test's namespace."""
     checkout = tmp_path_factory.mktemp("checkout")
     for name in (".venv", "jobs", "common"):
         (checkout / name).symlink_to(ROOT / name)
@@ -82,7 +82,7 @@ def ran(cluster, dags, release, home):
         with start(LAKE, home=home, dags=dags) as airflow:
             run = airflow.trigger(DAG)
             wait_for(lambda: cluster.pods(f"task_id={KILLED}"))
-            cluster.said(f"task_id={KILLED}", "started")
+            cluster.await_output(f"task_id={KILLED}", "started")
             os.kill(worker(airflow, DAG, run, KILLED), signal.SIGKILL)
             state = airflow.wait(DAG, run, 240)
             yield airflow, run, state
@@ -92,15 +92,15 @@ def manifest(run, task):
     return json.loads(storage.read(f"{LAKE}/intermediate/{DAG}/{encode(run)}/{task}/manifest.json")[0])
 
 
-def test_a_hybrid_pipeline_runs_and_leaves_no_pod(ran, cluster):
+def test_hybrid_pipeline_runs_and_leaves_no_pod(ran, cluster):
     _, run, state = ran
     assert state == "success"
     assert manifest(run, "select_recommendations")["outputs"]["recommendations"]["rows"] > 10_000
     assert manifest(run, "publish_product")["metrics"]["written"] > 1000
-    wait_for(lambda: not cluster.left())
+    wait_for(lambda: not cluster.resources())
 
 
-def test_a_pod_whose_worker_was_killed_is_gone_on_with_by_the_next_attempt_and_not_doubled(ran, cluster):
+def test_retry_adopts_pod_of_killed_worker(ran, cluster):
     airflow, run, _ = ran
     (instance,) = [each for each in airflow.instances(DAG, run) if each.task_id == KILLED]
     assert (instance.state, instance.try_number) == ("success", 2)
@@ -115,7 +115,7 @@ def test_a_pod_whose_worker_was_killed_is_gone_on_with_by_the_next_attempt_and_n
     assert len(names) == 1 + 4 + 1 + 1
 
 
-def test_the_parts_of_a_mapped_task_are_pods_side_by_side(ran):
+def test_mapped_tasks_are_concurrent_pods(ran):
     airflow, run, _ = ran
     parts = [each for each in airflow.instances(DAG, run) if each.task_id == "predict_recommendations"]
     assert [each.map_index for each in sorted(parts, key=lambda each: each.map_index)] == [0, 1, 2, 3]

@@ -1,4 +1,4 @@
-"""A job as a container: what it may do, how its end is told, and that none is left behind, whoever dies."""
+"""A job as a container: its rights, the explanation of its end, and its removal whichever process dies."""
 
 import contextlib
 import dataclasses
@@ -47,7 +47,7 @@ def toy(workshop):
 
 @pytest.fixture(scope="module")
 def image(engine, tmp_path_factory, make_workshop):
-    """The image of a job that does what its parameter `text` says."""
+    """The image of a job that executes its parameter `text`."""
     workshop = make_workshop(tmp_path_factory.mktemp("image"))
     toy(workshop)
     ignored = shutil.ignore_patterns("__pycache__")
@@ -78,7 +78,7 @@ def make_attempt(image, engine, tmp_path, monkeypatch):
 
 
 def containers(engine, folder):
-    """The containers whose lake lies in a folder."""
+    """The containers whose lake is in a folder."""
     found = engine.containers.list(all=True, filters={"label": "tandem.key"})
     return [each for each in found if each.labels["tandem.key"].startswith(f"file://{folder}/")]
 
@@ -91,7 +91,7 @@ def wait_for(what):
     return found
 
 
-def said(container, text):
+def await_output(container, text):
     return wait_for(lambda: text in container.logs().decode())
 
 
@@ -109,7 +109,7 @@ task.metrics.update(
 """
 
 
-def test_a_container_gets_the_lake_a_scratch_folder_and_nothing_else(make_attempt, engine, tmp_path, monkeypatch):
+def test_container_gets_lake_and_scratch_folder_only(make_attempt, engine, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
     (tmp_path / "lake").mkdir()
@@ -137,7 +137,7 @@ def test_a_container_gets_the_lake_a_scratch_folder_and_nothing_else(make_attemp
     assert limits["ReadonlyRootfs"]
 
 
-def test_the_log_is_live_and_its_last_line_is_kept(make_attempt, caplog):
+def test_log_is_live_and_last_line_is_kept(make_attempt, caplog):
     caplog.set_level("INFO", "tandem")
     running = runtime.submit(
         make_attempt("print('first ä'); import time; time.sleep(5); print('a\\nb'); raise ValueError('x')")
@@ -155,7 +155,7 @@ def test_the_log_is_live_and_its_last_line_is_kept(make_attempt, caplog):
     assert outcomes[0].explanation == ""
 
 
-LEFT = {  # what a container leaves as its result
+LEFT = {  # the result file of a container
     "link": "os.symlink('/etc/passwd', os.environ['TANDEM_RESULT_FILE'])",
     "pipe": "os.mkfifo(os.environ['TANDEM_RESULT_FILE'])",
     "folder": "os.mkdir(os.environ['TANDEM_RESULT_FILE'])",
@@ -164,14 +164,14 @@ LEFT = {  # what a container leaves as its result
 
 
 @pytest.mark.parametrize("name", LEFT)
-def test_result_that_is_not_a_small_file_is_left(make_attempt, name):
+def test_result_that_is_not_a_small_file_is_ignored(make_attempt, name):
     leave = f"import atexit; atexit.register(lambda: (os.path.exists(FILE) and os.remove(FILE), {LEFT[name]}))"
     text = f"global FILE; FILE = os.environ['TANDEM_RESULT_FILE']; {leave}"
     outcome = runtime.watch(runtime.submit(make_attempt(text)))
     assert (outcome.exit_code, outcome.result) == (0, None)
 
 
-def test_container_may_not_start_processes_without_end(make_attempt):
+def test_container_has_a_limit_of_processes(make_attempt):
     text = """
 import threading, time
 try:
@@ -183,7 +183,7 @@ except RuntimeError as error:
     assert runtime.watch(runtime.submit(make_attempt(text, memory="512Mi"))).exit_code == 7
 
 
-def test_deadline_ends_a_container_with_a_sentence(make_attempt):
+def test_deadline_ends_container_with_explanation(make_attempt):
     outcome = runtime.watch(runtime.submit(make_attempt(SLEEPS, seconds=2)))
     assert outcome.exit_code == 143
     assert outcome.explanation.startswith("It ran into its deadline of 2 s; give it more by deadline_seconds")
@@ -191,7 +191,7 @@ def test_deadline_ends_a_container_with_a_sentence(make_attempt):
 
 @pytest.fixture
 def crippled(monkeypatch, request):
-    """An engine that can neither stop nor remove a container, as some kernels' security modules have it."""
+    """An engine that can neither stop nor remove a container, as with some kernels' security modules."""
     patch = pytest.MonkeyPatch()
 
     def refuse(*_, **__):
@@ -203,7 +203,7 @@ def crippled(monkeypatch, request):
     patch.undo()
 
 
-def test_engine_that_cannot_stop_a_container_loses_no_success(make_attempt, crippled, caplog):
+def test_success_counts_if_engine_cannot_remove_container(make_attempt, crippled, caplog):
     running = runtime.submit(make_attempt("task.metrics['n'] = 7"))
     outcome = runtime.watch(running)
     assert outcome.exit_code == 0
@@ -213,7 +213,7 @@ def test_engine_that_cannot_stop_a_container_loses_no_success(make_attempt, crip
     remove(running)
 
 
-def test_engine_that_cannot_stop_a_container_ends_a_watch_at_its_deadline(make_attempt, crippled):
+def test_watch_ends_at_deadline_if_engine_cannot_stop_container(make_attempt, crippled):
     running = runtime.submit(make_attempt(SLEEPS, seconds=2))
     outcome = runtime.watch(running)
     assert (outcome.exit_code, outcome.guessed) == (1, True)
@@ -222,7 +222,7 @@ def test_engine_that_cannot_stop_a_container_ends_a_watch_at_its_deadline(make_a
     remove(running)
 
 
-def test_hostile_texts_reach_a_container_as_they_are(make_attempt):
+def test_hostile_texts_reach_a_container_unchanged(make_attempt):
     run = 'manual it\'s "$(id)" `id` $HOME \\ {{x}} ä😀'
     outcome = runtime.watch(
         runtime.submit(make_attempt("task.metrics['run'] = task.run_id  # `id` $(id) \"'", run=run))
@@ -230,16 +230,16 @@ def test_hostile_texts_reach_a_container_as_they_are(make_attempt):
     assert json.loads(outcome.result)["metrics"] == {"run": run}
 
 
-def test_memory_that_ran_out_is_told_as_such(make_attempt):
+def test_exhausted_memory_is_reported(make_attempt):
     outcome = runtime.watch(runtime.submit(make_attempt("print('much'); b'x' * 2**30")))
     assert outcome.exit_code == 137
     assert outcome.last_line == "much"
     assert "out of memory at its limit of 64 MiB" in outcome.explanation
 
 
-def test_a_killed_container_is_not_told_as_out_of_memory(make_attempt):
+def test_killed_container_is_not_reported_as_out_of_memory(make_attempt):
     running = runtime.submit(make_attempt(SLEEPS))
-    said(running, "sleeping")
+    await_output(running, "sleeping")
     running.kill()
     outcome = runtime.watch(running)
     assert (outcome.exit_code, outcome.last_line, outcome.explanation) == (137, "sleeping", "")
@@ -250,17 +250,17 @@ def test_a_killed_container_is_not_told_as_out_of_memory(make_attempt):
     [(SLEEPS, 143), (f"signal.set_wakeup_fd(-1); signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPS}", 137)],
     ids=["obedient", "stubborn"],
 )
-def test_cancel_ends_a_container(make_attempt, text, exit_code):
+def test_cancel_ends_container(make_attempt, text, exit_code):
     running = runtime.submit(make_attempt(text))
-    said(running, "sleeping")
+    await_output(running, "sleeping")
     threading.Thread(target=runtime.cancel, args=[running]).start()
     assert runtime.watch(running).exit_code == exit_code
-    runtime.cancel(running)  # on_kill comes after a timeout, too, when all is over
+    runtime.cancel(running)  # on_kill also comes after a timeout, when all has ended
 
 
-def test_a_signal_handler_may_cancel_while_the_same_thread_watches(make_attempt):
+def test_signal_handler_can_cancel_while_same_thread_watches(make_attempt):
     running = runtime.submit(make_attempt(SLEEPS))
-    said(running, "sleeping")
+    await_output(running, "sleeping")
     former = signal.signal(signal.SIGALRM, lambda *_: runtime.cancel(running))
     signal.setitimer(signal.ITIMER_REAL, 1)
     try:
@@ -269,12 +269,12 @@ def test_a_signal_handler_may_cancel_while_the_same_thread_watches(make_attempt)
         signal.signal(signal.SIGALRM, former)
 
 
-def test_a_watch_that_a_timeout_interrupts_ends_the_job_gently_and_leaves_no_container(make_attempt, tmp_path):
+def test_interrupted_watch_ends_job_gently_and_removes_container(make_attempt, tmp_path):
     def interrupt(*_):
         raise AirflowTaskTimeout
 
     running = runtime.submit(make_attempt(SLEEPS))
-    said(running, "sleeping")
+    await_output(running, "sleeping")
     former = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 1)
     try:
@@ -286,26 +286,26 @@ def test_a_watch_that_a_timeout_interrupts_ends_the_job_gently_and_leaves_no_con
     assert "Terminated by SIGTERM" in json.loads(failure.read_text())["sentence"]
 
 
-def test_a_superseded_worker_that_still_watches_ends_with_its_container(make_attempt):
+def test_superseded_worker_ends_with_its_container(make_attempt):
     first = runtime.submit(make_attempt(SLEEPS))
     ends = []
 
     def watch():
         try:
             ends.append(runtime.watch(first).exit_code)
-        except NotFound:  # removed before it could be asked how it ended
+        except NotFound:  # removed before its end could be read
             ends.append(137)
 
     thread = threading.Thread(target=watch)
     thread.start()
-    said(first, "sleeping")
+    await_output(first, "sleeping")
     assert runtime.watch(runtime.submit(make_attempt(number=2))).exit_code == 0
     thread.join()
     assert ends == [137]
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_an_attempt_that_resumes_finds_its_container_and_all_it_said_and_left(make_attempt, ended, caplog):
+def test_resumed_attempt_finds_container_with_log_and_result(make_attempt, ended, caplog):
     caplog.set_level("INFO", "tandem")
     mine = make_attempt("print('once'); import time; time.sleep(1); task.metrics['n'] = 1")
     first = runtime.submit(mine)
@@ -319,7 +319,7 @@ def test_an_attempt_that_resumes_finds_its_container_and_all_it_said_and_left(ma
     assert caplog.messages.count("once") == 1
 
 
-def test_a_container_that_was_made_but_not_started_is_started(make_attempt, engine, tmp_path, monkeypatch):
+def test_created_container_is_started_by_resumed_attempt(make_attempt, engine, tmp_path, monkeypatch):
     class Died(BaseException):
         pass
 
@@ -330,15 +330,15 @@ def test_a_container_that_was_made_but_not_started_is_started(make_attempt, engi
         patch.setattr("docker.models.containers.Container.start", die)
         patch.setattr("tandem.runtimes.local.docker.remove", die)
         runtime.submit(make_attempt())
-    (made,) = containers(engine, tmp_path)
-    assert made.status == "created"
+    (created,) = containers(engine, tmp_path)
+    assert created.status == "created"
     running = runtime.submit(make_attempt())
-    assert running.id == made.id
+    assert running.id == created.id
     assert runtime.watch(running).exit_code == 0
 
 
-def test_a_retry_removes_what_its_dead_worker_left_running_and_no_other(make_attempt, engine, tmp_path):
-    """The worker is a process of its own here, killed as the kernel does it."""
+def test_retry_removes_container_of_dead_worker_only(make_attempt, engine, tmp_path):
+    """The worker is a separate process, killed by SIGKILL."""
     arguments = json.dumps([make_attempt(SLEEPS).__dict__, make_attempt(SLEEPS, map_index=0).__dict__])
     worker = (
         f"import sys, json; sys.path.insert(0, {str(ROOT / 'airflow_dags')!r})\n"
@@ -361,7 +361,7 @@ def test_a_retry_removes_what_its_dead_worker_left_running_and_no_other(make_att
     runtime.watch(sibling)
 
 
-def test_a_retry_does_not_stumble_over_what_its_dying_worker_removes_itself(make_attempt, monkeypatch):
+def test_retry_tolerates_container_that_dying_worker_removes(make_attempt, monkeypatch):
     first = runtime.submit(make_attempt(SLEEPS))
     first.remove(force=True)  # between the listing and the removal
     with monkeypatch.context() as patch:
@@ -370,7 +370,7 @@ def test_a_retry_does_not_stumble_over_what_its_dying_worker_removes_itself(make
     assert runtime.watch(second).exit_code == 0
 
 
-def test_an_older_attempt_that_wakes_up_late_leaves_the_newer_ones_alone(make_attempt):
+def test_late_older_attempt_leaves_newer_one_alone(make_attempt):
     newer = runtime.submit(make_attempt(SLEEPS, number=2))
     assert runtime.watch(runtime.submit(make_attempt(number=1))).exit_code == 0
     newer.reload()
@@ -379,7 +379,7 @@ def test_an_older_attempt_that_wakes_up_late_leaves_the_newer_ones_alone(make_at
     runtime.watch(newer)
 
 
-def test_what_is_missing_is_named(make_attempt, monkeypatch):
+def test_missing_release_image_and_engine_are_named(make_attempt, monkeypatch):
     with pytest.raises(AirflowFailException, match=r"'release' names no fingerprint of toy; build the job"):
         runtime.check_product(make_attempt(fingerprint=""))
     with pytest.raises(AirflowFailException, match=r"no image tandem/toy:0123; build it: make build JOB=toy\."):
@@ -391,7 +391,7 @@ def test_what_is_missing_is_named(make_attempt, monkeypatch):
         runtime.submit(make_attempt())
 
 
-def test_a_container_that_cannot_be_made_or_started_is_removed(make_attempt, engine):
+def test_container_that_fails_to_start_is_removed(make_attempt, engine):
     with pytest.raises(DockerException, match="CPU"):
         runtime.submit(make_attempt(cpu="1m"))
     inside_proc = make_attempt(lake="file:///proc/self")
@@ -410,9 +410,7 @@ def test_a_container_that_cannot_be_made_or_started_is_removed(make_attempt, eng
         ("", "bridge"),
     ],
 )
-def test_a_lake_on_s3_is_reached_with_variables_that_the_log_does_not_show(
-    monkeypatch, make_attempt, endpoint, network
-):
+def test_lake_on_s3_is_reached_by_variables_missing_in_log(monkeypatch, make_attempt, endpoint, network):
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("TANDEM_S3_KMS_KEY", "alias/lake")
@@ -431,7 +429,7 @@ def test_a_lake_on_s3_is_reached_with_variables_that_the_log_does_not_show(
         runtime.watch(running)
 
 
-def test_a_job_that_talks_to_a_service_gets_to_it_beside_its_lake(monkeypatch, make_attempt):
+def test_job_with_service_reaches_it(monkeypatch, make_attempt):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     line = runtime.rerun_command(make_attempt(services=["dynamodb"]))
     assert "--network=bridge " in line
@@ -442,7 +440,7 @@ def test_a_job_that_talks_to_a_service_gets_to_it_beside_its_lake(monkeypatch, m
     assert "DYNAMODB" not in runtime.rerun_command(make_attempt())
 
 
-def test_a_pipeline_runs_containers_and_tells_how_they_ended(workshop, image, engine, monkeypatch):
+def test_pipeline_runs_containers_and_reports_their_ends(workshop, image, engine, monkeypatch):
     monkeypatch.setenv("TANDEM_CONTAINERS", "docker")
     monkeypatch.setenv("AIRFLOW_VAR_RELEASE", json.dumps({"toy": FINGERPRINT}))
     toy(workshop)
@@ -473,10 +471,8 @@ def test_a_pipeline_runs_containers_and_tells_how_they_ended(workshop, image, en
     assert by_hand.stderr.splitlines()[-1] == "The gate refused it."
 
 
-def test_neither_a_killed_worker_nor_a_task_that_is_failed_by_hand_leaves_a_container(
-    workshop, image, engine, home, tmp_path, monkeypatch
-):
-    """By a real scheduler; the worker is killed as the kernel does it, and Airflow tries the task again."""
+def test_killed_worker_and_manual_failure_leave_no_container(workshop, image, engine, home, tmp_path, monkeypatch):
+    """With a real scheduler; the worker is killed by SIGKILL, and Airflow retries the task."""
     monkeypatch.setenv("TANDEM_CONTAINERS", "docker")
     monkeypatch.setenv("AIRFLOW_VAR_RELEASE", json.dumps({"toy": FINGERPRINT}))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "results"))
@@ -488,7 +484,7 @@ def test_neither_a_killed_worker_nor_a_task_that_is_failed_by_hand_leaves_a_cont
 
     def sleeping():
         (found,) = wait_for(lambda: containers(engine, tmp_path))
-        said(found, "sleeping")
+        await_output(found, "sleeping")
 
     def left():
         return containers(engine, tmp_path) or list((tmp_path / "results").glob("tandem-*"))
@@ -515,7 +511,7 @@ def test_neither_a_killed_worker_nor_a_task_that_is_failed_by_hand_leaves_a_cont
 
 
 def is_worker(process):
-    """Whether a process is one that works on a task; it is titled with the ID of the task's try."""
+    """Return True if a process runs a task; its title has the ID of the task's try."""
     with contextlib.suppress(psutil.Error):
         return re.match(r"airflow worker -- [0-9a-f]{8}-", " ".join(process.cmdline()))
 
@@ -525,7 +521,7 @@ def docker_program():
     return program or pytest.skip("no docker program on PATH, which the last line of a failed task's log calls")
 
 
-def test_the_variable_names_a_runtime_of_the_environment(workshop, monkeypatch):
+def test_variable_selects_runtime_of_environment(workshop, monkeypatch):
     monkeypatch.setenv("TANDEM_CONTAINERS", "dokcer")
     workshop.job("toy")
     workshop.pipeline("p", 'dag.container("toy")', toy={})
@@ -533,7 +529,7 @@ def test_the_variable_names_a_runtime_of_the_environment(workshop, monkeypatch):
         workshop.load("p")
 
 
-def test_output_is_cut_into_lines_wherever_its_pieces_end():
+def test_output_is_cut_into_lines_for_any_chunks():
     content = "eins\n\nzwei ä\r\ndrei".encode()
     for size in range(1, len(content) + 1):
         pieces = [content[start : start + size] for start in range(0, len(content), size)]
@@ -541,7 +537,7 @@ def test_output_is_cut_into_lines_wherever_its_pieces_end():
     assert list(lines([b"\xff\n"])) == ["�"]
 
 
-def test_quantities_are_those_of_kubernetes():
+def test_quantities_have_notation_of_kubernetes():
     assert [quantity(text) for text in ("2", "0.5", "500m", "1Ki", "64Mi", "4Gi")] == [
         2,
         0.5,
