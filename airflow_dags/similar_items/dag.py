@@ -1,6 +1,6 @@
 """Similar items of all items and their delivery, in containers only, as an Airflow pipeline.
 
-Runs daily, because it reads two datasets, and one day's events change few of the lists.
+Runs each night, because it reads two datasets, and one night's events change few of the lists.
 """
 
 from tandem import Pipeline

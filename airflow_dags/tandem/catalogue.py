@@ -46,6 +46,6 @@ def find(file: Path, name: str, engine: str, where: str) -> Job:
     job = Job(name=name, **jobs[name])
     if job.engine != engine:
         raise PipelineError(
-            f"{where} runs '{name}' as a {engine} job, but its job.toml says engine = \"{job.engine}\"."
+            f"{where} runs '{name}' as a {engine} job, but its job.toml sets engine = \"{job.engine}\"."
         )
     return job

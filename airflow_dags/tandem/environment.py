@@ -80,8 +80,8 @@ def runtime(kinds: dict[str, type[Any]], kind: str, loaded: Settings, shared: di
     """
     where = f"[{kind}] of {loaded.file}"
     name = os.environ.get(VARIABLES[kind], loaded[kind]["runtime"])
-    described = {each for each, table in loaded[kind].items() if isinstance(table, dict)}
-    check_known("runtime", name, described, f"{VARIABLES[kind]} or {where}")
+    configured = {each for each, table in loaded[kind].items() if isinstance(table, dict)}
+    check_known("runtime", name, configured, f"{VARIABLES[kind]} or {where}")
     check_known("runtime", name, kinds, where)
     table, where = loaded[kind][name], f"[{kind}.{name}] of {loaded.file}"
     known = {entry.name: entry for entry in fields(kinds[name])}

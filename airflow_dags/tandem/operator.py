@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from tandem.dag_errors import PipelineError
 from tandem.failure_notice import exception_lines, recording_failure
 from tandem.lake import read_document
-from tandem.parameters import Described, check_configuration, check_parameters, effective_values, needs_its_task
+from tandem.parameters import Declarations, check_configuration, check_parameters, effective_values, needs_its_task
 from tandem.protocol import EXIT_STALE, FINAL, MAX_RESULT, attempt_folder, failure_uri, fit_result, manifest_uri
 from tandem.runtimes.base import Attempt, Outcome, Runtime
 from tandem.texts import IN_NAMES, check_texts
@@ -44,7 +44,7 @@ class JobOperator(BaseOperator):
         parameters: Mapping[str, Any],
         request: Mapping[str, Any],
         cluster: Any,
-        described: Described,
+        declarations: Declarations,
         at_trigger: Sequence[str] = (),
         deadline_seconds: float | None = None,
         shard: int | None = None,
@@ -58,7 +58,7 @@ class JobOperator(BaseOperator):
         self.parameters = parameters
         self.request = request
         self.cluster = cluster
-        self.described = described  # the job's parameters
+        self.declarations = declarations  # of the job's parameters
         self.at_trigger = at_trigger  # the names of those that a run may set
         self.deadline_seconds = deadline_seconds
         self.shard = shard
@@ -113,9 +113,9 @@ class JobOperator(BaseOperator):
 
     def check(self, attempt: Attempt, deferred: Set[str] = frozenset()) -> None:
         """Raise AirflowFailException unless job and runtime accept the parameters, except deferred ones."""
-        described = {name: entry for name, entry in self.described.items() if name not in deferred}
+        declarations = {name: entry for name, entry in self.declarations.items() if name not in deferred}
         try:
-            check_parameters(described, attempt.parameters, f"Task '{attempt.task_id}'")
+            check_parameters(declarations, attempt.parameters, f"Task '{attempt.task_id}'")
             check_texts(attempt.names, IN_NAMES)
             check_texts({**attempt.names, **attempt.values}, self.runtime.refused)
         except PipelineError as error:

@@ -1,4 +1,4 @@
-"""Check the parameters of a task as its job would, and declare those that a run may set to Airflow."""
+"""Check the parameters of a task as its job would, and declare to Airflow those that a run may set."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,16 +11,16 @@ from tandem.dag_errors import PipelineError, check_known
 from tandem.protocol import parse_parameter, to_text
 from tandem.texts import short
 
-Described = Mapping[str, Mapping[str, Any]]  # the parameters of a job, as job_catalogue.json has them
+Declarations = Mapping[str, Mapping[str, Any]]  # of a job's parameters, as in job_catalogue.json
 JSON_TYPES = {"date": "string"}
 TASK_NAMES = {"ti", "task", "task_instance", "task_instance_key_str"}  # names that only a template's own task defines
 
 
-def check_parameters(described: Described, values: Mapping[str, Any], where: str) -> None:
+def check_parameters(declarations: Declarations, values: Mapping[str, Any], where: str) -> None:
     """Raise PipelineError unless a job accepts these values: names, types, ranges, choices, none missing."""
     for name in values:
-        check_known("parameter", name, described, where)
-    for name, parameter in described.items():
+        check_known("parameter", name, declarations, where)
+    for name, parameter in declarations.items():
         value = values.get(name)
         if value is not None:
             check_value(name, parameter, to_text(value), where)
@@ -36,7 +36,7 @@ def check_value(name: str, parameter: Mapping[str, Any], text: str, where: str) 
         raise PipelineError(f"{where} gives the parameter '{name}' the value {short(text)}{error}.") from None
 
 
-def declaration(parameter: Mapping[str, Any], default: Any) -> Param:
+def airflow_param(parameter: Mapping[str, Any], default: Any) -> Param:
     """A parameter that a run may set, as an Airflow Param: it shows type and help, and refuses invalid values.
 
     null is allowed, and counts as not set.

@@ -13,7 +13,7 @@ from tandem import catalogue, environment
 from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError, check_known
 from tandem.operator import JobOperator, log_failure
-from tandem.parameters import check_parameters, declaration
+from tandem.parameters import airflow_param, check_parameters
 from tandem.pin_release import TASK, PinRelease
 from tandem.run_check import check_run
 from tandem.runtimes.base import Cluster, Runtime
@@ -93,18 +93,18 @@ class Pipeline:
 
     def container(self, job: str, *, task_id: str | None = None, **links: Any) -> Task:
         """A task that runs a Python job."""
-        found = catalogue.find(self.catalogue, job, "python", self.dag.dag_id)
-        settings = self.settings(found, task_id or job)
-        return self.task(found, task_id or job, self.environment.container, settings, links, None)
+        entry = catalogue.find(self.catalogue, job, "python", self.dag.dag_id)
+        settings = self.settings(entry, task_id or job)
+        return self.task(entry, task_id or job, self.environment.container, settings, links, None)
 
     def spark(
         self, job: str, *, task_id: str | None = None, cluster: str = "cluster", reopen: bool = False, **links: Any
     ) -> Task:
         """A task that runs a Spark job, on the same cluster as other tasks that name it."""
-        found = catalogue.find(self.catalogue, job, "spark", self.dag.dag_id)
-        settings = self.settings(found, task_id or job)
+        entry = catalogue.find(self.catalogue, job, "spark", self.dag.dag_id)
+        settings = self.settings(entry, task_id or job)
         shared = self.shared_cluster(cluster, f"{cluster}_{task_id or job}" if reopen else cluster)
-        task = self.task(found, task_id or job, self.environment.spark, settings, links, shared.operators)
+        task = self.task(entry, task_id or job, self.environment.spark, settings, links, shared.operators)
         shared.tasks.append(task)
         return task
 
@@ -174,7 +174,7 @@ class Pipeline:
             "lake": self.environment.lake,
             "predecessors": {role: predecessor.task_id for role, predecessor in predecessors.items()},
             "parameters": parameters,
-            "described": job.parameters,
+            "declarations": job.parameters,
             "at_trigger": at_trigger,
             "deadline_seconds": job.resources.get("deadline_seconds", self.environment.deadline_seconds),
             "request": request,
@@ -217,7 +217,7 @@ class Pipeline:
         """Declare the parameters that a run may set as params of the DAG; PipelineError if two tasks' ones differ."""
         for name in at_trigger:
             default = parameters.get(name, job.parameters[name].get("default"))
-            param = declaration(job.parameters[name], None if is_template(default) else default)
+            param = airflow_param(job.parameters[name], None if is_template(default) else default)
             declared = self.dag.params.get_param(name) if name in self.dag.params else param
             if (declared.schema, declared.value) != (param.schema, param.value):
                 raise PipelineError(

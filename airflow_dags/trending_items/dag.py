@@ -1,6 +1,6 @@
 """Trending items of each country and overall, on Spark, and their delivery, as an Airflow pipeline.
 
-Runs daily even without new events, because scores decay by the day.
+Runs each night even without new events, because scores decay by the day.
 """
 
 from tandem import Pipeline

@@ -7,14 +7,14 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.exceptions import ParamValidationError
 from tandem.dag_errors import PipelineError
-from tandem.parameters import check_parameters, declaration, effective_values
+from tandem.parameters import airflow_param, check_parameters, effective_values
 from tandem.protocol import to_text
 
 from common.errors import ArgumentError
 from common.handover.job_toml import Job, parameter_values, read_parameter
 
 DAGS = Path(__file__).parents[2] / "airflow_dags"
-DESCRIBED = {
+DECLARATIONS = {
     "whole": {"type": "integer", "help": "a number", "default": 1, "range": [1, 5]},
     "share": {"type": "number", "help": "a share", "default": 0.5, "range": [0, 1]},
     "free": {"type": "number", "help": "any number", "default": 0},
@@ -44,7 +44,7 @@ CASES = [  # a parameter, a value, True if a job accepts it
 
 
 def job():
-    parameters = {name: read_parameter(dict(entry), name) for name, entry in DESCRIBED.items()}
+    parameters = {name: read_parameter(dict(entry), name) for name, entry in DECLARATIONS.items()}
     return Job("toy", "a job", "python", parameters=parameters)
 
 
@@ -60,7 +60,7 @@ def refusal(error, check, *arguments):
 @pytest.mark.parametrize(("name", "value", "good"), CASES)
 def test_airflow_and_job_agree_on_a_value(name, value, good):
     values = {**GIVEN, name: value}
-    by_airflow = refusal(PipelineError, check_parameters, DESCRIBED, values, "Task 't'")
+    by_airflow = refusal(PipelineError, check_parameters, DECLARATIONS, values, "Task 't'")
     by_job = refusal(ArgumentError, parameter_values, job(), {each: to_text(text) for each, text in values.items()})
     assert (not by_airflow, not by_job) == (good, good)
     if not good:
@@ -69,14 +69,14 @@ def test_airflow_and_job_agree_on_a_value(name, value, good):
 
 
 def test_missing_parameter_is_refused_by_both():
-    assert "'due'" in refusal(PipelineError, check_parameters, DESCRIBED, {}, "Task 't'")
+    assert "'due'" in refusal(PipelineError, check_parameters, DECLARATIONS, {}, "Task 't'")
     assert "'due'" in refusal(ArgumentError, parameter_values, job(), {})
 
 
 @pytest.mark.parametrize(
     ("name", "value", "good"),
     [
-        *((name, None, True) for name in DESCRIBED),
+        *((name, None, True) for name in DECLARATIONS),
         *(("whole", value, value == 3) for value in (3, 0, 6, "3", 2.5, True)),
         *(("share", value, value in (0, 0.25)) for value in (0, 0.25, 2, "0.25", True)),
         *(("flag", value, value is True) for value in (True, "true", 1)),
@@ -85,8 +85,8 @@ def test_missing_parameter_is_refused_by_both():
     ],
 )
 def test_trigger_accepts_values_of_the_job_and_null(name, value, good):
-    param = declaration(DESCRIBED[name], DESCRIBED[name].get("default"))
-    assert param.description == DESCRIBED[name]["help"]
+    param = airflow_param(DECLARATIONS[name], DECLARATIONS[name].get("default"))
+    assert param.description == DECLARATIONS[name]["help"]
     assert (refusal(ParamValidationError, param.resolve, value) == "") == good
 
 
@@ -108,7 +108,7 @@ def bag():
 def test_run_can_set_every_gate_of_a_pipeline(bag, folder):
     """The limits that the message of a gate advises to raise, and the window of days."""
     dag = bag.dags[folder]
-    tasks = [task if hasattr(task, "described") else task.unmap({"shard": 0}) for task in dag.tasks]
+    tasks = [task if hasattr(task, "declarations") else task.unmap({"shard": 0}) for task in dag.tasks]
     gates = {
         "since",
         "until",
@@ -119,7 +119,7 @@ def test_run_can_set_every_gate_of_a_pipeline(bag, folder):
         "max_auc_loss",
     }
     gates |= {"max_key_drop", "max_dropped_share", "max_unpublishable_share"}
-    assert {name for task in tasks for name in task.described if name in gates} <= set(dag.params)
+    assert {name for task in tasks for name in task.declarations if name in gates} <= set(dag.params)
     for name in dag.params:
         assert dag.params.get_param(name).description
 

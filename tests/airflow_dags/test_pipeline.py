@@ -76,7 +76,7 @@ trained >> after
     ("body", "settings", "sentence"),
     [
         ('dag.container("tran")', {}, "p names the job 'tran', which does not exist; did you mean 'train'"),
-        ('dag.container("build")', {}, "p runs 'build' as a python job, but its job.toml says engine = \"spark\"."),
+        ('dag.container("build")', {}, "p runs 'build' as a python job, but its job.toml sets engine = \"spark\"."),
         (
             'dag.container("train", interaction=dag.spark("build"))',
             {},

@@ -1,4 +1,4 @@
-"""Read the end of a Spark driver's log that EMR brought to S3."""
+"""Read the end of a Spark driver's log that EMR uploaded to S3."""
 
 import contextlib
 import gzip

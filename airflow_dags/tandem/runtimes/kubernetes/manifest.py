@@ -105,4 +105,4 @@ def labels_of_task(attempt: Attempt) -> dict[str, str]:
     names = {"dag_id": attempt.dag_id, "run_id": attempt.run_id, "task_id": attempt.task_id}
     if attempt.map_index is not None:
         names["map_index"] = str(attempt.map_index)
-    return {"place": digest(attempt), **{name: make_safe_label_value(value) for name, value in names.items()}}
+    return {"task_key": digest(attempt), **{name: make_safe_label_value(value) for name, value in names.items()}}

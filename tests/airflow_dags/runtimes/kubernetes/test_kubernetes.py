@@ -113,7 +113,7 @@ def run_attempt(runtime, attempt):
         parameters=attempt.parameters,
         request=attempt.request,
         cluster=None,
-        described={"text": {"type": "string", "default": "", "help": "what it does"}},
+        declarations={"text": {"type": "string", "default": "", "help": "what it does"}},
         shard=attempt.map_index,
     )
     instance = SimpleNamespace(
