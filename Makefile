@@ -1,4 +1,4 @@
-# What people type; `make` alone lists it.
+# Commands for people; `make` without a target lists them.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -9,12 +9,12 @@ export UV_PYTHON_DOWNLOADS := never
 UV := .tandem/uv/bin/uv
 JOBS_PYTHON := .venv/bin/python
 AIRFLOW_PYTHON := .venv-airflow/bin/python
-# Programs that are not Python's, outside the checkout.
+# Programs other than Python's, outside the checkout.
 PARTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tandem/bin
 ACTIONLINT = $(or $(shell command -v actionlint),$(wildcard $(PARTS)/actionlint))
 
 ##@ Set up
-help: ## this list
+help: ## print this list
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' \
 	    $(MAKEFILE_LIST)
 
@@ -24,25 +24,25 @@ clean: ## remove environments, lake, Airflow's files and caches
 	rm -rf .venv .venv-airflow .venv-peers .venv-graph .venv-docs .venv-audit .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 ##@ Try it
-demo: setup ## recommendations from real data, through Airflow, here (LAKE=s3://… elsewhere, CONTAINERS=docker in images)
+demo: setup ## recommendations from real data, through Airflow, on this machine (LAKE=s3://…, CONTAINERS=docker for images)
 	$(JOBS_PYTHON) -m tools.sandbox.demo $(if $(LAKE),--lake $(LAKE)) $(if $(CONTAINERS),--containers $(CONTAINERS))
 
-demo-emr: setup ## the demo with its Spark jobs as steps of EMR clusters, all of it on this machine
+demo-emr: setup ## the demo with its Spark jobs as steps of EMR clusters, all on this machine
 	$(JOBS_PYTHON) -m tools.sandbox.demo_emr
 
-demo-kubernetes: setup ## the demo with its Python jobs as pods of the cluster that KUBECONFIG names (CONTAINERS=kubernetes_job)
+demo-kubernetes: setup ## the demo with its Python jobs as pods of the cluster in KUBECONFIG (CONTAINERS=kubernetes_job)
 	$(JOBS_PYTHON) -m tools.sandbox.demo_kubernetes $(if $(CONTAINERS),--containers $(CONTAINERS))
 
-demo-all: setup ## all products from real data, through Airflow, here: read back, rolled back, one refused (LAKE=…)
+demo-all: setup ## all products from real data, through Airflow, on this machine: reads, a rollback, a refusal (LAKE=…)
 	$(JOBS_PYTHON) -m tools.sandbox.demo_all $(if $(LAKE),--lake $(LAKE))
 
 airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C
 	$(JOBS_PYTHON) -m tools.sandbox.local_airflow
 
-sample: setup ## bring the sample data into the raw level of a lake (LAKE=file:///…)
+sample: setup ## load the sample data into the raw level of a lake (LAKE=file:///…)
 	$(JOBS_PYTHON) -m tools.data.load_sample --lake $(or $(LAKE),file://$(CURDIR)/.tandem/lake)
 
-generate-data: setup ## a made-up shop of any size (USERS= ITEMS= EVENTS= DAYS= SEED= LEVEL=raw|curated LAKE=file:///…)
+generate-data: setup ## a synthetic shop of any size (USERS= ITEMS= EVENTS= DAYS= SEED= LEVEL=raw|curated LAKE=file:///…)
 	$(JOBS_PYTHON) -m tools.data.generate_data --lake $(or $(LAKE),file://$(CURDIR)/.tandem/generated) \
 	    $(if $(USERS),--users $(USERS)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EVENTS),--events $(EVENTS)) \
 	    $(if $(DAYS),--days $(DAYS)) $(if $(SEED),--seed $(SEED)) $(if $(LEVEL),--level $(LEVEL))
@@ -99,10 +99,10 @@ docs: .venv-docs/ready .tandem/mermaid/ready ## build the documentation site int
 	$(UV) pip install -q --target $(@D) --no-deps --require-hashes --python .venv-docs/bin/python -r requirements/mermaid.txt
 	touch $@
 
-actionlint: .venv/ready ## install the check of workflows, which make lint runs from then on (needs Go)
+actionlint: .venv/ready ## install the check of workflows, which make lint then runs (needs Go)
 	$(JOBS_PYTHON) -m tools.sandbox.parts actionlint
 
-format: setup ## format the code; write the catalogue of jobs and the schemas again
+format: setup ## format the code; rewrite the catalogue of jobs, the protocol and the schemas
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 	$(JOBS_PYTHON) -m tools.packaging.catalogue
@@ -110,28 +110,28 @@ format: setup ## format the code; write the catalogue of jobs and the schemas ag
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas
 
 ##@ Measure
-bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## models side by side: recommendations (MOVIELENS=u.data) and churn (TELCO=csv)
+bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## compare models: recommendations (MOVIELENS=u.data) and churn (TELCO=csv)
 	$(JOBS_PYTHON) -m benchmarks.quality --movielens $(or $(MOVIELENS),.tandem/movielens/recbole/dataset_example/ml-100k/ml-100k.inter)
 	$(JOBS_PYTHON) -m benchmarks.churn $(if $(TELCO),--telco $(TELCO))
 
-bench-recommending: setup .venv-peers/ready ## fitting and ranking beside implicit (LARGE=1 for a million users)
+bench-recommending: setup .venv-peers/ready ## fitting and ranking, compared with implicit (LARGE=1 for a million users)
 	$(JOBS_PYTHON) -m benchmarks.recommending $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
-# The package is only what carries the data; its licence forbids to pass them on, so they are fetched where they are used.
+# The package only carries the data; their licence forbids redistribution, so they are fetched on use.
 .tandem/movielens/ready: requirements/movielens.txt | $(UV)
 	$(UV) pip install -q --target $(@D) --no-deps --require-hashes --python $(JOBS_PYTHON) -r requirements/movielens.txt
 	touch $@
 
-bench-delivery: setup ## items a second into DynamoDB beside a plain loop (DYNAMODB_ENDPOINT=… for another than moto's)
+bench-delivery: setup ## items per second into DynamoDB, compared with a plain loop (DYNAMODB_ENDPOINT=… instead of moto)
 	$(JOBS_PYTHON) -m benchmarks.delivery $(ARGS)
 
-bench-preprocessing: setup .venv-peers/ready ## build_interactions and ingest_events beside duckdb and naive Spark (LARGE=1)
+bench-preprocessing: setup .venv-peers/ready ## build_interactions and ingest_events, compared with duckdb and naive Spark (LARGE=1)
 	$(JOBS_PYTHON) -m benchmarks.preprocessing $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
-bench-handover: setup ## from Spark to a CSR in Python: files beside toPandas and toArrow (LARGE=1)
+bench-handover: setup ## from Spark to a CSR in Python: files, compared with toPandas and toArrow (LARGE=1)
 	$(JOBS_PYTHON) -m benchmarks.handover $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
-chaos: setup ## the hybrid pipeline while processes are killed and servers fail, all promises checked (SECONDS=600 SEED=1)
+chaos: setup ## run the hybrid pipeline under kills and server failures, and check all promises (SECONDS=600 SEED=1)
 	$(JOBS_PYTHON) -m benchmarks.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 ##@ Build and release
@@ -139,59 +139,59 @@ build: setup ## build products: an image or a Spark bundle of each job, or of JO
 	$(JOBS_PYTHON) -m tools.packaging.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \
 	    $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 
-submit: setup ## a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
+submit: setup ## run a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
 	$(JOBS_PYTHON) -m tools.run.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
 
-affected: .venv/ready ## which build products a change touches, and why (BASE=origin/main, JSON=FILE for machines)
+affected: .venv/ready ## list the build products that a change affects, and why (BASE=origin/main, JSON=FILE for machines)
 	$(JOBS_PYTHON) -m tools.packaging.affected --base $(or $(BASE),origin/main) $(if $(JSON),--json $(JSON))
 
-run: setup ## a job in its image (JOB=… LAKE=… ARGS="--from interactions=… --set a=b", or ARGS=--help)
+run: setup ## run a job in its image (JOB=… LAKE=… ARGS="--from interactions=… --set a=b", or ARGS=--help)
 	$(JOBS_PYTHON) -m tools.run.run --job $(JOB) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(ARGS)
 
-image-report: setup ## sizes of images by layer and package, start times, what no job imports
+image-report: setup ## sizes of images by layer and package, start times, files never imported
 	$(JOBS_PYTHON) -m tools.packaging.image_report $(if $(JOB),--job $(JOB))
 
-push: build ## push the images to the registry of ENV=…, or to REGISTRY=…, and check what comes back
+push: build ## push the images to the registry of ENV=…, or to REGISTRY=…, and verify them by a pull
 	$(JOBS_PYTHON) -m tools.packaging.push $(if $(REGISTRY),--registry $(REGISTRY),--environment $(ENV)) $(if $(JOB),--job $(JOB))
 
 release: .venv/ready ## tag a version of this repository: changelog, pyproject.toml, commit, tag, no push (VERSION=0.2.0)
 	$(JOBS_PYTHON) -m tools.packaging.version release --version "$(VERSION)"
 
 ##@ Deploy
-show-environment: setup ## all values of an environment, and the file that each comes from (ENV=dev)
+show-environment: setup ## print all values of an environment, and the file of each (ENV=dev)
 	$(JOBS_PYTHON) -m tools.environment --environment $(ENV)
 
-deploy-jobs: setup ## release the jobs of this checkout, or JOB=…, to an environment; ENV=prod promotes what preprod runs
+deploy-jobs: setup ## release the jobs of this checkout, or JOB=…, to an environment; ENV=prod promotes the release of preprod
 	$(JOBS_PYTHON) -m tools.deploy.deploy_jobs --environment $(ENV) $(if $(JOB),--job $(JOB))
 
-rollback-jobs: setup ## return to the release before the one in place (ENV=dev)
+rollback-jobs: setup ## roll back to the release before the live one (ENV=dev)
 	$(JOBS_PYTHON) -m tools.deploy.rollback_jobs --environment $(ENV)
 
-deploy-dags: setup ## switch an environment to the DAGs of this checkout, if they fit what is released there (ENV=dev)
+deploy-dags: setup ## switch an environment to the DAGs of this checkout, if they fit the released jobs (ENV=dev)
 	$(JOBS_PYTHON) -m tools.deploy.deploy_dags --environment $(ENV)
 
-create-tables: setup ## the tables that products are published to, where they are missing (ENV=laptop)
+create-tables: setup ## create the missing DynamoDB tables of products (ENV=laptop)
 	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
 
-iam-policy: setup ## the least AWS policy of a job, or of a pipeline's nodes (JOB=publish_product PIPELINE=similar_items ENV=dev)
+iam-policy: setup ## print the minimal AWS policy of a job, or of a pipeline's nodes (JOB=publish_product PIPELINE=similar_items ENV=dev)
 	@$(JOBS_PYTHON) -m tools.deploy.iam_policy $(if $(JOB),--job $(JOB)) $(if $(PIPELINE),--pipeline $(PIPELINE)) --environment $(ENV)
 
-lifecycle-rules: setup ## rules by which the bucket of an environment forgets, for S3 (ENV=dev)
+lifecycle-rules: setup ## print the S3 lifecycle rules of an environment's bucket (ENV=dev)
 	@$(JOBS_PYTHON) -m tools.lake.lifecycle_rules --environment $(ENV)
 
 ##@ Operate
-replay: setup ## a task of a pipeline again, here, on the inputs that it had (DAG=… RUN=… TASK=… MAP_INDEX=… LAKE=s3://…)
+replay: setup ## rerun a task of a pipeline here, on its inputs (DAG=… RUN=… TASK=… MAP_INDEX=… LAKE=s3://…)
 	$(JOBS_PYTHON) -m tools.run.replay --dag-id "$(DAG)" --run-id "$(RUN)" --task-id "$(TASK)" \
 	    $(if $(MAP_INDEX),--map-index $(MAP_INDEX)) $(if $(LAKE),--lake $(LAKE))
 
-render: setup ## what a task sends to where its job runs: pod, Job, step, command (DAG=… TASK=… ARGS="--map-index 1")
+render: setup ## print a task's request to its runtime: pod, Job, step, command (DAG=… TASK=… ARGS="--map-index 1")
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.render --dag $(DAG) --task $(TASK) $(ARGS)
 
-graph: setup .venv-graph/ready ## a picture of a pipeline's newest run, as Airflow's page draws it (DAG=… FILE=PNG), by Chromium
+graph: setup .venv-graph/ready ## write a picture of a pipeline's newest run from Airflow's page (DAG=… FILE=PNG), with Chromium
 	.venv-graph/bin/python -m tools.sandbox.graph --dag $(DAG) --file $(or $(FILE),docs/images/$(DAG).png)
 
-retention: setup ## which runs of the intermediate level are too old (ENV=… LAKE=… DAYS=…; APPLY=1 deletes them)
+retention: setup ## list runs and versions that nothing needs (ENV=… LAKE=… DAYS=…; APPLY=1 deletes them)
 	$(JOBS_PYTHON) -m tools.lake.retention $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(if $(DAYS),--days $(DAYS)) $(if $(filter 1,$(APPLY)),--apply)
 
@@ -200,15 +200,15 @@ forget: setup ## erase users from lake and tables, and keep them out (USERS_FILE
 	    $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) $(if $(USERS_FILE),--users $(USERS_FILE)) \
 	    $(if $(GRACE_MINUTES),--grace-minutes $(GRACE_MINUTES))
 
-rollback: setup ## show frontends the version before the one in place again (PRODUCT=recommendations ENV=laptop)
+rollback: setup ## roll a product back to the version before the live one (PRODUCT=recommendations ENV=laptop)
 	$(JOBS_PYTHON) -m tools.deploy.rollback --product $(PRODUCT) --environment $(ENV)
 
 ##@ Keep requirements current
-audit: .venv/ready .venv-audit/ready ## known vulnerabilities of what requirements/*.txt pin (exit 1: some, 2: no database answers)
+audit: .venv/ready .venv-audit/ready ## known vulnerabilities of pinned libraries (exit 1: some, 2: not all could be checked)
 	@$(JOBS_PYTHON) -m tools.packaging.audit
 
 COMPILE := $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate
-requirements: $(UV) ## compile requirements/*.in to hashed files, again
+requirements: $(UV) ## recompile requirements/*.in to hashed files
 	for name in uv java build learning spark peers graph docs audit; do \
 	    $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
 	$(COMPILE) -c requirements/learning.txt requirements/tables.in -o requirements/tables.txt
@@ -220,7 +220,7 @@ requirements: $(UV) ## compile requirements/*.in to hashed files, again
 	for name in airflow-dataproc-provider movielens mermaid; do \
 	    $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt; done
 
-# What source distributions are built with is pinned by hash, too.
+# Build tools of source distributions are pinned by hash, too.
 SYNC := $(UV) pip sync -q --compile-bytecode --require-hashes --build-constraints requirements/build.txt
 .venv/ready: requirements/development.txt requirements/build.txt | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) .venv
@@ -236,7 +236,7 @@ SYNC := $(UV) pip sync -q --compile-bytecode --require-hashes --build-constraint
 	$(JOBS_PYTHON) -m tools.packaging.s3_jars
 	touch $@
 
-# Production takes airflow.txt alone, unless its Spark jobs run on Dataproc.
+# Production needs only airflow.txt, unless its Spark jobs run on Dataproc.
 .venv-airflow/ready: $(addprefix requirements/airflow,.txt -dataproc.txt -dataproc-provider.txt) | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) .venv-airflow
 	$(SYNC) --python $(AIRFLOW_PYTHON) $^

@@ -1,5 +1,5 @@
 # The image of a Python job. Its context: requirements.txt, sitecustomize.py, app/common/… and app/jobs/<job>/….
-# Everything up to the code depends on the requirements alone, so jobs that share them share those layers.
+# All layers before the code depend only on the requirements, so jobs with the same requirements share them.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS packages
@@ -10,10 +10,10 @@ COPY requirements.txt /
 RUN --mount=type=cache,target=/root/.cache/pip \
     python -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-compile \
         --require-hashes --only-binary :all: --target /packages -r /requirements.txt
-# What no job imports: tests, headers and sources for compilers, Arrow's RPC, Matrix Market files, what botocore knows of
-# services but S3. libarrow_substrait stays (pyarrow's own library is linked to it), and nothing is stripped (it breaks
-# *.libs), but numpy's and scipy's equal libraries are one file. Python's own sources go too: the compiled modules in
-# their place start as fast, and tracebacks keep files and line numbers.
+# Remove files that no job imports: tests, headers and sources for compilers, Arrow's RPC, Matrix Market files,
+# botocore's data of other services. libarrow_substrait stays (pyarrow's own library is linked to it), and nothing is
+# stripped (it breaks *.libs), but numpy's and scipy's equal libraries become one file. Python sources are removed, too: the compiled
+# modules start as fast, and tracebacks keep files and line numbers.
 RUN cd /packages \
     && rm -rf bin share numpy/distutils numpy/_core/_simd.* scipy/io/_fast_matrix_market \
         pyarrow/include pyarrow/src pyarrow/includes pyarrow/libarrow*flight* pyarrow/_flight* pyarrow/*.so.*.*.* \
@@ -47,5 +47,5 @@ COPY --from=code /app /app
 ENV PYTHONPATH=/app:/start:/packages PYTHONUNBUFFERED=1 HOME=/tmp TMPDIR=/tmp
 USER 10001:10001
 ENTRYPOINT ["python", "/app/job/main.py"]
-# A job that lacks something that it imports must not become an image.
+# The build fails if the job lacks a module that it imports.
 RUN python /app/job/main.py --help >/dev/null

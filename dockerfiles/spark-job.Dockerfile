@@ -1,7 +1,7 @@
 # The image of a Spark job. Its context: app/… (the job's bundle), requirements/…, sitecustomize.py, the libraries for S3 in
-# s3-jars/…, and requirements.txt if the job has libraries of its own.
-# As it stands it has Spark and Java in it, for `docker run` where there are none. With --target emr-image and the image of
-# an EMR release as BASE_IMAGE (EMR on EKS, EMR Serverless) it is that release with local:///app/main.py and code.zip.
+# s3-jars/…, and requirements.txt if the job has its own libraries.
+# By default it contains Spark and Java, for `docker run`. With --target emr-image and the image of an EMR release as
+# BASE_IMAGE (EMR on EKS, EMR Serverless) it is that release with local:///app/main.py and code.zip.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 
 FROM ${BASE_IMAGE} AS emr-image
@@ -23,13 +23,13 @@ RUN python -c 'import os, sys; sys.exit(sys.version_info[:2] != (3, 11) or "CS_G
     || { echo "BASE_IMAGE has no 'python' 3.11 with pip and the GNU C library, expected an image like python:3.11-slim-bookworm; name one with --build-arg BASE_IMAGE=NAME." >&2; exit 1; }
 COPY requirements.tx[t] requirements/spark.txt requirements/java.txt /requirements/
 COPY requirements/build.txt requirements/s3-jars.sha256 /pinned/
-# pyspark is a source distribution, so what builds it is pinned, too: pip would take the newest setuptools by itself.
+# pyspark is a source distribution, so its build tools are pinned, too: by default pip takes the newest setuptools.
 RUN --mount=type=cache,target=/root/.cache/pip \
     for file in /requirements/*; do set -- "$@" -r "$file"; done \
     && install="python -m pip install -q --disable-pip-version-check --root-user-action=ignore --require-hashes" \
     && $install --only-binary :all: --target /build -r /pinned/build.txt \
     && PYTHONPATH=/build $install --no-compile --no-build-isolation --target /packages "$@"
-# Java as Spark calls it, but for a module that this runtime lacks and that nothing of Spark needs.
+# Java for Spark without a module that this runtime lacks and Spark does not need.
 RUN mkdir -p /java/bin \
     && printf '%s\n' '#!/bin/sh' 'for argument do' '    shift' \
         '    [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"' 'done' \
@@ -37,7 +37,7 @@ RUN mkdir -p /java/bin \
     && chmod 0755 /java/bin/java
 COPY s3-jars /packages/pyspark/jars
 RUN cd /packages/pyspark/jars && sha256sum --quiet --strict --check /pinned/s3-jars.sha256
-# What a job on one machine never loads: Hive (but its storage API, which ORC needs), servers and databases for streams,
+# Remove files that a job on one machine never loads: Hive (except its storage API for ORC), servers and state stores,
 # Spark Connect and Kubernetes, MLlib (it would need numpy), Scala's compiler, libraries of other systems and processors.
 RUN cd /packages \
     && rm -rf bin share pyspark/examples pyspark/licenses pyspark/pandas pyspark/python/lib/pyspark.zip \
@@ -56,7 +56,7 @@ RUN cd /packages \
 FROM packages AS code
 COPY sitecustomize.py /start/
 COPY app /app
-# Java asks for the name of its user, whatever its number is: an entry for it comes into the scratch folder.
+# Java needs a name of its user, whatever the number: an entry for it is written to the scratch folder.
 RUN printf '%s\n' '#!/bin/sh' 'echo "tandem:x:$(id -u):$(id -g)::/tmp:/usr/sbin/nologin" >/tmp/passwd' \
         'exec python /app/main.py "$@"' >/start/main \
     && chmod 0755 /start/main \
@@ -64,7 +64,7 @@ RUN printf '%s\n' '#!/bin/sh' 'echo "tandem:x:$(id -u):$(id -g)::/tmp:/usr/sbin/
     && chmod -R a+rX /app /start
 
 FROM ${BASE_IMAGE}
-# With --read-only it needs a scratch folder that programs may be loaded from, because Java does: --volume /tmp.
+# With --read-only it needs a scratch folder from which Java can load programs: --volume /tmp.
 RUN rm -rf /root/.cache /usr/local/bin/pip* /usr/bin/pip* /usr/local/lib/python3*/ensurepip /usr/lib/python3*/ensurepip \
         /usr/local/lib/python3*/site-packages/* /usr/lib/python3/dist-packages/* /usr/share/python-wheels \
     && chmod go-w /var/tmp /run/lock \
@@ -77,5 +77,5 @@ ENV PYTHONPATH=/app/code.zip:/start:/packages SPARK_HOME=/packages/pyspark JAVA_
     PYTHONUNBUFFERED=1 HOME=/tmp TMPDIR=/tmp
 USER 10001:10001
 ENTRYPOINT ["/start/main"]
-# A job that lacks something that it imports must not become an image.
+# The build fails if the job lacks a module that it imports.
 RUN /start/main --help >/dev/null && rm /tmp/passwd

@@ -72,7 +72,7 @@ runtime = "docker"
 
 
 class Checkout:
-    """A checkout with two jobs and a pipeline, and what is typed in it."""
+    """A checkout with two jobs and a pipeline, and the commands typed in it."""
 
     def __init__(self, folder: Path, registry: str) -> None:
         self.root = folder / "checkout"
@@ -105,8 +105,8 @@ class Checkout:
     def dags(self, name: str) -> Path:
         return self.root.parent / "dags" / name
 
-    def say(self, word: str) -> None:
-        """Change the job, so that its next product says another word."""
+    def change_job(self, word: str) -> None:
+        """Change the job, so that its next product reports another word."""
         self.write("jobs/greet/main.py", MAIN.replace('"one"', f'"{word}"'))
 
     def make(self, tool: str, name: str, **variables: str) -> "subprocess.CompletedProcess[str]":
@@ -135,7 +135,7 @@ def checkout(tmp_path_factory, registry, variables):
 
 @pytest.fixture(scope="module")
 def airflows(checkout, make_home, variables):
-    """The Airflows of both environments, running; no DAG is deployed to them yet."""
+    """The running Airflows of both environments, without any DAG yet."""
     homes = {name: make_home() for name in checkout.ports}
     with local_airflow.contextlib.ExitStack() as stack:
         started = {}
@@ -150,50 +150,50 @@ def airflows(checkout, make_home, variables):
 
 
 def release(airflow):
-    """What a release names, and its number."""
+    """Return the jobs of a release, and its number."""
     variable = airflow.call("/api/v2/variables/release")
     return json.loads(variable["value"]), variable["description"]
 
 
-def said(airflow, run):
-    """What the tasks of a run said, by task."""
+def words_of(airflow, run):
+    """Return the words that the tasks of a run reported, by task."""
     instances = {each.task_id: each for each in airflow.instances("greetings", run)}
     return {name: airflow.xcom("greetings", run, instances[name])["metrics"]["says"] for name in ("first", "second")}
 
 
-def go(checkout, name):
-    """Let tasks that wait go on, and those to come not wait."""
+def release_tasks(checkout, name):
+    """Let waiting tasks continue, and later ones start without waiting."""
     text = (checkout.root / f"airflow_dags/environments/{name}.toml").read_text()
     prefix = text.split("s3://tandem-lake/")[1].split('"')[0]
     boto3.client("s3").put_object(Bucket="tandem-lake", Key=f"{prefix}/raw/go/go", Body=b"")
 
 
-def begun(airflow, run, task, state="running"):
+def wait_for_state(airflow, run, task, state="running"):
     for _ in poll(90, f"{task} is not {state}"):
         if any(each.task_id == task and each.state == state for each in airflow.instances("greetings", run)):
             return
 
 
 def remove_images():
-    """Leave the engine none of greet's images, so that tasks have to get them from the registry."""
+    """Remove greet's images from the engine, so that tasks have to pull them from the registry."""
     docker = os.environ.get("DOCKER", "docker")
     listed = subprocess.run(
         [docker, "image", "ls", "--format", "{{.Repository}}:{{.Tag}}"], capture_output=True, text=True
     )
-    mine = [name for name in listed.stdout.split() if "tandem/greet:" in name]
-    subprocess.run([docker, "image", "rm", "--force", *mine], capture_output=True)
+    images = [name for name in listed.stdout.split() if "tandem/greet:" in name]
+    subprocess.run([docker, "image", "rm", "--force", *images], capture_output=True)
 
 
-def test_dags_whose_jobs_are_not_released_are_refused_naming_both_sides(checkout, airflows):
+def test_dags_without_released_jobs_are_refused(checkout, airflows):
     refused = checkout.make("deploy_dags", "preprod")
     assert refused.returncode == 1
-    assert "do not fit the jobs of preprod (nothing), which keeps the DAGs it has" in refused.stderr
+    assert "do not fit the jobs of preprod (nothing), which keeps its present DAGs" in refused.stderr
     assert "greetings/dag.py: greetings names the job 'greet', which does not exist" in refused.stderr
-    assert "Not released in preprod, but here: count, greet." in refused.stderr
+    assert "Only in this checkout, not released in preprod: count, greet." in refused.stderr
     assert (checkout.dags("preprod") / "current").readlink() == Path("versions/none")
 
 
-def test_a_deployment_that_is_killed_releases_nothing_and_goes_on_when_it_is_repeated(checkout, airflows, tmp_path):
+def test_killed_deployment_releases_nothing_and_resumes(checkout, airflows, tmp_path):
     client = tmp_path / "docker"
     docker = shutil.which(os.environ.get("DOCKER", "docker"))
     client.write_text(f'#!/bin/sh\n{docker} "$@"\ncode=$?\n[ "$1" != push ] || kill -9 $PPID\nexit $code\n')
@@ -202,68 +202,68 @@ def test_a_deployment_that_is_killed_releases_nothing_and_goes_on_when_it_is_rep
     assert killed.returncode == -9
     assert {each["key"] for each in airflows["preprod"].call("/api/v2/variables")["variables"]} == set()
 
-    told = checkout.done("deploy_jobs", "preprod")
-    assert "New runs of preprod use release 1; before, they used nothing." in told
+    output = checkout.done("deploy_jobs", "preprod")
+    assert "New runs of preprod use release 1; before, they used nothing." in output
     jobs, number = release(airflows["preprod"])
     assert (set(jobs), number) == ({"count", "greet"}, "release 1")
-    again = checkout.done("deploy_jobs", "preprod")
-    assert again.count("up to date") == 2
-    assert "preprod already runs release 1 with these jobs." in again
+    repeated = checkout.done("deploy_jobs", "preprod")
+    assert repeated.count("up to date") == 2
+    assert "preprod already runs release 1 with these jobs." in repeated
 
 
 def versions_kept(checkout):
-    """The versions that are there after DAGs were deployed, when six older ones and the one in place were before."""
+    """Deploy DAGs over six older versions and the live one; return the versions that are kept."""
     versions = checkout.dags("preprod") / "versions"
-    for place, name in enumerate(["none", *(f"old {number}" for number in range(6))]):
+    for age, name in enumerate(["none", *(f"old {number}" for number in range(6))]):
         (versions / name).mkdir(exist_ok=True)
-        os.utime(versions / name, (place, place))
+        os.utime(versions / name, (age, age))
     checkout.done("deploy_dags", "preprod")
     assert (versions.parent / "current").resolve().parent == versions
     return {each.name for each in versions.iterdir()}
 
 
-def test_a_run_keeps_its_release_until_it_is_begun_anew(checkout, airflows):
+def test_run_keeps_its_release_until_it_is_restarted(checkout, airflows):
     airflow = airflows["preprod"]
     kept = versions_kept(checkout)
     assert len(kept) == 6
     assert {"none", "old 5", "old 4", "old 3", "old 2"} < kept
     remove_images()
-    for _ in poll(90, "the DAG did not come"):
+    for _ in poll(90, "the DAG was not loaded"):
         if airflow.call("/api/v2/dags")["dags"]:
             break
     run = airflow.trigger("greetings")
-    begun(airflow, run, "first")
-    checkout.say("two")
+    wait_for_state(airflow, run, "first")
+    checkout.change_job("two")
     assert "use release 2; before, they used release 1" in checkout.done("deploy_jobs", "preprod")
-    go(checkout, "preprod")
+    release_tasks(checkout, "preprod")
     assert airflow.wait("greetings", run, 300) == "success"
-    assert said(airflow, run) == {"first": "one", "second": "one"}
+    assert words_of(airflow, run) == {"first": "one", "second": "one"}
 
     body = {"dry_run": False, "task_ids": ["pin_release"], "include_downstream": True, "dag_run_id": run}
     airflow.call("/api/v2/dags/greetings/clearTaskInstances", {**body, "only_failed": False})
     assert airflow.wait("greetings", run, 300) == "success"
-    assert said(airflow, run) == {"first": "two", "second": "two"}
+    assert words_of(airflow, run) == {"first": "two", "second": "two"}
 
 
-def test_production_gets_what_runs_before_it_without_a_build(checkout, airflows):
-    checkout.say("never built")
-    told = checkout.done("deploy_jobs", "prod")
-    assert "promoting release 2 of preprod" in told
+def test_promotion_releases_the_same_products_without_a_build(checkout, airflows):
+    checkout.change_job("never built")
+    output = checkout.done("deploy_jobs", "prod")
+    assert "promoting release 2 of preprod" in output
     assert release(airflows["prod"])[0] == release(airflows["preprod"])[0]
     checkout.done("deploy_dags", "prod")
-    go(checkout, "prod")
+    release_tasks(checkout, "prod")
     remove_images()
     airflow = airflows["prod"]
-    for _ in poll(90, "the DAG did not come"):
+    for _ in poll(90, "the DAG was not loaded"):
         if airflow.call("/api/v2/dags")["dags"]:
             break
     run = airflow.trigger("greetings")
     assert airflow.wait("greetings", run, 300) == "success"
-    assert said(airflow, run) == {"first": "two", "second": "two"}
+    assert words_of(airflow, run) == {"first": "two", "second": "two"}
     assert "/prod-" in airflow.xcom("greetings", run, airflow.instances("greetings", run)[-1])["manifest"]
 
 
-def test_a_rollback_returns_to_the_release_before_and_no_further_than_there_are_any(checkout, airflows):
+def test_rollback_restores_the_previous_release_down_to_the_first(checkout, airflows):
     two, _ = release(airflows["preprod"])
     assert "new runs use release 1 instead of release 2" in checkout.done("rollback_jobs", "preprod")
     one, number = release(airflows["preprod"])
@@ -271,6 +271,6 @@ def test_a_rollback_returns_to_the_release_before_and_no_further_than_there_are_
     assert one["greet"] != two["greet"]
     assert release(airflows["prod"])[0] == two
     refused = checkout.make("rollback_jobs", "preprod")
-    assert (refused.returncode, refused.stderr) == (1, "Release 1 is the first one; there is none to return to.\n")
-    checkout.say("three")
+    assert (refused.returncode, refused.stderr) == (1, "Release 1 is the first one; there is none to roll back to.\n")
+    checkout.change_job("three")
     assert "use release 3; before, they used release 1" in checkout.done("deploy_jobs", "preprod")

@@ -1,4 +1,4 @@
-"""The limits that publications keep are those that DynamoDB enforces, on the DynamoDB that DYNAMODB_ENDPOINT names.
+"""The limits of publications are those that DynamoDB enforces, tested on the DynamoDB of DYNAMODB_ENDPOINT.
 
 Without that variable it is dynalite. It has no transactions and no expiry, and counts characters instead of bytes of
 text. All other tests use moto's server, which takes 26 items in a batch and counts the bytes of numbers otherwise.
@@ -41,7 +41,7 @@ KINDS = {
 
 @pytest.fixture
 def table(strict_dynamodb: str) -> Table:
-    """An empty table with the keys of a product's."""
+    """An empty table with the keys of a product table."""
     client = tables.client(1)
     name = f"t{uuid.uuid4().hex}"
     keys = {"part": "HASH", "id": "RANGE"}
@@ -63,7 +63,7 @@ def refused(match: str, client: Any) -> Any:
     return pytest.raises(client.exceptions.ClientError, match=match)
 
 
-def test_a_full_batch_is_taken_and_one_more_item_is_not(table: Table) -> None:
+def test_full_batch_is_accepted_and_one_more_item_is_not(table: Table) -> None:
     puts = [{"PutRequest": {"Item": item(f"user-{number}")}} for number in range(BATCH + 1)]
     table.client.batch_write_item(RequestItems={table.name: puts[:BATCH]})
     with refused("ValidationException", table.client):
@@ -75,26 +75,26 @@ def test_a_full_batch_is_taken_and_one_more_item_is_not(table: Table) -> None:
         table.client.batch_get_item(RequestItems={table.name: {"Keys": keys}})
 
 
-def test_a_key_twice_in_a_batch_is_refused(table: Table) -> None:
+def test_repeated_key_in_a_batch_is_refused(table: Table) -> None:
     with refused("ValidationException", table.client):
         table.client.batch_write_item(RequestItems={table.name: [{"PutRequest": {"Item": item("a")}}] * 2})
 
 
 @pytest.mark.parametrize("key", ["a", "\x00", "ü" * (MAX_KEY // 2)])
-def test_a_key_that_is_published_can_be_stored(table: Table, key: str) -> None:
+def test_publishable_key_can_be_stored(table: Table, key: str) -> None:
     table.client.put_item(TableName=table.name, Item=item(key))
     assert table.client.get_item(TableName=table.name, Key=primary_key(VERSION, 16, key))["Item"]
 
 
 @pytest.mark.parametrize("key", ["", "a" * (MAX_KEY + 1)])
-def test_a_key_that_is_left_out_is_refused(table: Table, key: str) -> None:
+def test_unpublishable_key_is_refused(table: Table, key: str) -> None:
     with refused("ValidationException", table.client):
         table.client.put_item(TableName=table.name, Item={**item("a"), "id": {"S": key}})
     with refused("ValidationException", table.client):
         table.client.get_item(TableName=table.name, Key={**primary_key(VERSION, 16, "a"), "id": {"S": key}})
 
 
-def test_a_reserved_word_is_refused_and_its_alias_is_not(table: Table) -> None:
+def test_reserved_word_is_refused_and_its_alias_is_not(table: Table) -> None:
     condition = {"TableName": table.name, "Item": item("a"), "ExpressionAttributeValues": {":value": {"S": "a"}}}
     with refused("reserved keyword: value", table.client):
         table.client.put_item(**condition, ConditionExpression="value = :value")
@@ -105,7 +105,7 @@ def test_a_reserved_word_is_refused_and_its_alias_is_not(table: Table) -> None:
 
 
 @pytest.mark.parametrize("number", [9.9e125, -1e300, float("inf"), float("nan")])
-def test_number_that_dynamodb_does_not_have_is_left_out(table: Table, number: float) -> None:
+def test_number_out_of_range_of_dynamodb_is_omitted(table: Table, number: float) -> None:
     fine = [{"key": str(value), "number": value, "small": 3e38} for value in (9.8e125, -1e-129, 1e-131, 5e-324, None)]
     rows = pa.Table.from_pylist([*fine, {"key": "bad", "number": number}], arrow_schema(NUMBERS, list(NUMBERS.columns)))
     items = make_items(rows, NUMBERS)
@@ -115,7 +115,7 @@ def test_number_that_dynamodb_does_not_have_is_left_out(table: Table, number: fl
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_item_that_fits_by_our_count_is_taken_and_one_a_tenth_larger_is_not(table: Table, kind: str) -> None:
+def test_item_within_our_limit_is_accepted_and_a_larger_one_is_not(table: Table, kind: str) -> None:
     contract = Contract(
         "wide@1",
         "Rows in order.",

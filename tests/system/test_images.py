@@ -27,7 +27,7 @@ from tools.packaging.image_report import probe
 
 PYTHON_JOBS = [name for name in jobs() if load(ROOT / "jobs" / name).engine == "python"]
 LOCKED_DOWN = ["--read-only", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-SOMEONE = ["--user", "54321:0"]  # a user that the image does not know
+SOMEONE = ["--user", "54321:0"]  # a user unknown to the image
 OTHER_VERSION = """file=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/sitecustomize.py; \\
   echo 'import sys, collections as c' >$file; \\
   echo 'sys.version_info = c.namedtuple("V", "major minor micro releaselevel serial")(3, 10, 0, "final", 0)' >>$file"""
@@ -116,7 +116,7 @@ pytestmark = pytest.mark.usefixtures("docker_engine")
 
 @pytest.fixture(scope="session")
 def images() -> dict[str, str]:
-    """The image of each Python job, by the job's name."""
+    """The image of each Python job, by job name."""
     for name in PYTHON_JOBS:
         build_image(product(name))
     return {name: image(name, product(name).fingerprint) for name in PYTHON_JOBS}
@@ -124,7 +124,7 @@ def images() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image of a job that does what a test asks for."""
+    """The image of a job whose behaviour a parameter selects."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("common", "dockerfiles", "requirements"):
         (folder / name).symlink_to(ROOT / name)
@@ -143,7 +143,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A lake's folder that anyone may write to."""
+    """A lake's folder with write access for everyone."""
     lake = tmp_path / "lake"
     lake.mkdir()
     lake.chmod(0o777)
@@ -157,8 +157,8 @@ def start() -> Iterator[Callable[..., str]]:
 
     def started(*arguments: str) -> str:
         names.append(f"tandem-test-{uuid.uuid4().hex[:12]}")
-        told = docker("run", "--detach", "--name", names[-1], *arguments)
-        assert told.returncode == 0, told.stderr
+        process = docker("run", "--detach", "--name", names[-1], *arguments)
+        assert process.returncode == 0, process.stderr
         return names[-1]
 
     yield started
@@ -171,7 +171,7 @@ def mounted(folder: Path) -> list[str]:
 
 
 def task(name: str, *arguments: str, lake: str = "file:///lake") -> list[str]:
-    """The command line of a task."""
+    """Return the command line of a task."""
     return ["--lake", lake, "--task-id", name, *IDENTITY, *arguments]
 
 
@@ -180,10 +180,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def inside(name: str, script: str, *options: str) -> str:
-    """What a shell says that runs in an image."""
-    told = docker("run", "--rm", *options, "--entrypoint", "sh", name, "-c", script)
-    assert told.returncode == 0, told.stderr
-    return told.stdout
+    """Run a script in a shell of an image; return its output."""
+    process = docker("run", "--rm", *options, "--entrypoint", "sh", name, "-c", script)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 def manifest(folder: Path, name: str) -> dict:
@@ -194,45 +194,45 @@ def published(folder: Path) -> list[Path]:
     return list(folder.rglob("manifest.json"))
 
 
-def last_line(told: subprocess.CompletedProcess) -> str:
-    return told.stderr.strip().splitlines()[-1]
+def last_line(process: subprocess.CompletedProcess) -> str:
+    return process.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("job", PYTHON_JOBS)
-def test_an_image_explains_its_job(images: dict[str, str], job: str) -> None:
-    told = run(*LOCKED_DOWN, *SOMEONE, images[job], "--help")
-    assert told.returncode == 0, told.stderr
-    assert product(job).job.description.split()[:5] == told.stdout.split("\n\n")[1].split()[:5]
-    assert told.stderr == ""
+def test_image_prints_help_of_its_job(images: dict[str, str], job: str) -> None:
+    process = run(*LOCKED_DOWN, *SOMEONE, images[job], "--help")
+    assert process.returncode == 0, process.stderr
+    assert product(job).job.description.split()[:5] == process.stdout.split("\n\n")[1].split()[:5]
+    assert process.stderr == ""
 
 
 @pytest.mark.parametrize("job", PYTHON_JOBS)
-def test_an_image_is_small_and_imports_little(images: dict[str, str], job: str) -> None:
+def test_image_is_small_and_imports_little(images: dict[str, str], job: str) -> None:
     """1,700 modules take 1.0 s of a processor at most; the seconds themselves are for `make image-report`."""
     assert image_size(images[job]) - image_size(BASE_IMAGE) <= 300e6
     assert 100 < probe(images[job])["modules"] <= 1700
 
 
-def test_the_report_says_what_an_image_weighs_by_layer_and_package(images: dict[str, str]) -> None:
+def test_report_lists_sizes_by_layer_and_package(images: dict[str, str]) -> None:
     command = [sys.executable, "-m", "tools.packaging.image_report", "--job", "ingest_items"]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 0, told.stderr
-    (total,) = re.findall(r"^│ ingest_items +│ +([\d.]+)", told.stdout, re.MULTILINE)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    (total,) = re.findall(r"^│ ingest_items +│ +([\d.]+)", process.stdout, re.MULTILINE)
     assert float(total) == round(image_size(images["ingest_items"]) / 1e6, 1)
-    assert re.search(r"│ +\d+ │ COPY /packages /packages", told.stdout)
-    packages = re.findall(r"^│ (\S+) +│ +([\d.]+) │ +[\d.]+ │$", told.stdout, re.MULTILINE)
+    assert re.search(r"│ +\d+ │ COPY /packages /packages", process.stdout)
+    packages = re.findall(r"^│ (\S+) +│ +([\d.]+) │ +[\d.]+ │$", process.stdout, re.MULTILINE)
     assert packages[0][0] == "pyarrow" and {"pandas", "numpy", "boto3"} <= {name for name, _ in packages}
     assert sum(float(size) for _, size in packages) < float(total)
 
 
 @pytest.mark.parametrize("job", PYTHON_JOBS)
-def test_an_image_holds_the_files_of_its_product_and_nothing_of_the_build(images: dict[str, str], job: str) -> None:
+def test_image_contains_its_product_and_no_build_tools(images: dict[str, str], job: str) -> None:
     listed = inside(images[job], "cd /app && find jobs common -type f ! -name '*.pyc'").split()
     assert set(listed) == {path.removeprefix("app/") for path in context_files(product(job)) if path.startswith("app/")}
     tools = inside(images[job], "ls /usr/bin /usr/local/bin | grep -E '^(pip.*|gcc.*|cc|g[+][+].*|make|uv)$' || true")
     assert tools == ""
-    told = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", "import pip")
-    assert "No module named 'pip'" in told.stderr
+    process = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", "import pip")
+    assert "No module named 'pip'" in process.stderr
     patterns = (".cache", "pip", "pip[-0-9]*", "requirements*", "tests", "*.h", "*.a")
     leftovers = " -o ".join(f"-name '{pattern}'" for pattern in patterns)
     folders = "/app /packages /start /home /root /tmp /var/tmp /usr/local"
@@ -240,25 +240,25 @@ def test_an_image_holds_the_files_of_its_product_and_nothing_of_the_build(images
 
 
 @pytest.mark.parametrize("job", PYTHON_JOBS)
-def test_every_module_of_an_image_is_compiled_for_good(images: dict[str, str], job: str) -> None:
-    """Own code with a flag that says: never compare with the source, so that no time of a file makes a start slow."""
+def test_every_module_of_an_image_is_compiled(images: dict[str, str], job: str) -> None:
+    """Own code is compiled with unchecked hashes, so that file times never slow a start down."""
     script = (
         "import pathlib as p; print(sorted(p.Path('/packages').rglob('*.py')), [str(f) for r in ('/app', '/start') "
         "for f in p.Path(r).rglob('*.py') "
         "if not (c := f.parent / '__pycache__' / f'{f.stem}.cpython-311.pyc').exists() or c.read_bytes()[4] != 1])"
     )
-    told = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", script)
-    assert told.stdout.strip() == "[] []", told.stderr
+    process = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", script)
+    assert process.stdout.strip() == "[] []", process.stderr
 
 
-def test_what_an_image_lacks_no_model_needs(toy: str) -> None:
+def test_models_work_without_the_removed_files(toy: str) -> None:
     locked = ("run", "--rm", "--interactive", *LOCKED_DOWN, *SOMEONE, "--tmpfs", "/tmp")
-    told = docker(*locked, "--entrypoint", "python", toy, "-", stdin=MODELS)
-    assert told.returncode == 0, told.stderr
-    assert min(json.loads(told.stdout)) > 0.8
+    process = docker(*locked, "--entrypoint", "python", toy, "-", stdin=MODELS)
+    assert process.returncode == 0, process.stderr
+    assert min(json.loads(process.stdout)) > 0.8
 
 
-def test_a_container_can_write_to_its_scratch_folder_only(toy: str) -> None:
+def test_container_can_write_to_its_scratch_folder_only(toy: str) -> None:
     writable = "find / -xdev -type d -writable 2>/dev/null | grep -vE '^/(proc|dev|sys)' || true"
     assert inside(toy, writable).split() == ["/tmp"]
     assert inside(toy, "id -u; echo $TMPDIR").split() == ["10001", "/tmp"]
@@ -273,16 +273,16 @@ def put_raw_items(folder: Path) -> None:
     )
 
 
-def test_a_locked_down_container_works_on_a_mounted_folder(images: dict[str, str], folder: Path) -> None:
+def test_locked_down_container_works_on_a_mounted_folder(images: dict[str, str], folder: Path) -> None:
     put_raw_items(folder)
-    told = run(*LOCKED_DOWN, *SOMEONE, *mounted(folder), images["ingest_items"], *task("items"))
-    assert told.returncode == 0, told.stderr
+    process = run(*LOCKED_DOWN, *SOMEONE, *mounted(folder), images["ingest_items"], *task("items"))
+    assert process.returncode == 0, process.stderr
     document = manifest(folder, "items")
     assert document["fingerprint"] == product("ingest_items").fingerprint
     assert document["metrics"]["goods"] == 2
 
 
-def test_a_container_works_on_s3_and_its_credentials_stay_in_its_environment(
+def test_container_on_s3_keeps_credentials_in_its_environment(
     images: dict[str, str], tmp_path: Path, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: Callable
 ) -> None:
     import boto3
@@ -311,22 +311,22 @@ def test_a_container_works_on_s3_and_its_credentials_stay_in_its_environment(
 
 @pytest.fixture
 def lakes_network(s3_server: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """A network that leads nowhere but to the S3 server: its name, and the server's URL in it."""
+    """A network that only reaches the S3 server: its name, and the server's URL in it."""
     name = f"tandem-test-{uuid.uuid4().hex[:12]}"
-    told = docker("network", "create", "--internal", name)
-    assert told.returncode == 0, told.stderr
+    process = docker("network", "create", "--internal", name)
+    assert process.returncode == 0, process.stderr
     try:
         gateway = docker("network", "inspect", "--format", "{{(index .IPAM.Config 0).Gateway}}", name).stdout.strip()
         port = urlsplit(s3_server["AWS_ENDPOINT_URL"]).port
         with socket.create_server((gateway, 0)) as server:
-            threading.Thread(target=pass_on, args=[server, ("127.0.0.1", port)], daemon=True).start()
+            threading.Thread(target=forward, args=[server, ("127.0.0.1", port)], daemon=True).start()
             yield name, f"http://{gateway}:{server.getsockname()[1]}"
     finally:
         docker("network", "rm", name)
 
 
-def pass_on(server: socket.socket, address: tuple[str, int]) -> None:
-    """Connect whoever connects to a server with an address, until the server is closed."""
+def forward(server: socket.socket, address: tuple[str, int]) -> None:
+    """Forward connections of a server to an address, until the server is closed."""
 
     def copy(source: socket.socket, target: socket.socket) -> None:
         while content := source.recv(65536):
@@ -340,7 +340,7 @@ def pass_on(server: socket.socket, address: tuple[str, int]) -> None:
                 threading.Thread(target=copy, args=pair, daemon=True).start()
 
 
-def test_a_job_needs_no_network_but_the_lakes(
+def test_job_needs_no_network_except_the_lakes(
     images: dict[str, str], tmp_path: Path, s3_server: dict[str, str], lakes_network: tuple[str, str]
 ) -> None:
     network, endpoint = lakes_network
@@ -355,18 +355,18 @@ def test_a_job_needs_no_network_but_the_lakes(
     put_raw_items(tmp_path)
     raw = "raw/items/arrival=2011-08-31/items.csv"
     command = ["run", "--rm", "--interactive", *given, "--entrypoint", "python", images["ingest_items"], "-c", put]
-    told = docker(*command, f"{prefix}/{raw}", stdin=(tmp_path / raw).read_text())
-    assert told.returncode == 0, told.stderr
-    told = run(*given, images["ingest_items"], *task("items", lake=prefix))
-    assert told.returncode == 0, told.stderr
-    assert f"{prefix}/intermediate/dag/run/items/manifest.json" in told.stdout
+    process = docker(*command, f"{prefix}/{raw}", stdin=(tmp_path / raw).read_text())
+    assert process.returncode == 0, process.stderr
+    process = run(*given, images["ingest_items"], *task("items", lake=prefix))
+    assert process.returncode == 0, process.stderr
+    assert f"{prefix}/intermediate/dag/run/items/manifest.json" in process.stdout
 
 
 @pytest.mark.parametrize(
     ("what", "number", "line"),
     [("wait", 0, "here"), ("invert", 14000, "computing"), ("multiply", 12000, "computing")],
 )
-def test_sigterm_ends_a_container_with_nothing_published(
+def test_sigterm_ends_a_container_without_publishing(
     toy: str, folder: Path, start: Callable, what: str, number: int, line: str
 ) -> None:
     settings = ["--set", f"what={what}", "--set", f"number={number}"]
@@ -381,7 +381,7 @@ def test_sigterm_ends_a_container_with_nothing_published(
     assert last_line(docker("logs", container)) == "Terminated by SIGTERM before publishing; rerun the task."
 
 
-def test_sigterm_ends_a_container_that_is_still_importing(toy: str, folder: Path, start: Callable) -> None:
+def test_sigterm_ends_a_container_during_imports(toy: str, folder: Path, start: Callable) -> None:
     for seconds in (0.05, 0.1, 0.2):
         container = start(*mounted(folder), toy, *task("toy", "--set", "what=wait"))
         time.sleep(seconds)
@@ -395,36 +395,36 @@ def test_all_thread_pools_have_the_size_of_the_cpu_limit(
     toy: str, folder: Path, cpus: str | None, threads: int
 ) -> None:
     limit = ["--cpus", cpus] if cpus else []
-    told = run(*limit, *SOMEONE, *mounted(folder), toy, *task("toy", "--set", "what=threads"))
-    assert told.returncode == 0, told.stderr
+    process = run(*limit, *SOMEONE, *mounted(folder), toy, *task("toy", "--set", "what=threads"))
+    assert process.returncode == 0, process.stderr
     found = manifest(folder, "toy")["metrics"]["threads"]
     assert len(found) >= 4  # our own, Arrow's, numpy's and scipy's OpenBLAS
     assert set(found) == {threads}
 
 
-def test_a_full_scratch_folder_is_named(toy: str, folder: Path) -> None:
+def test_full_scratch_folder_is_reported(toy: str, folder: Path) -> None:
     settings = ["--set", "what=scratch", "--set", "number=5000000"]
-    told = run("--tmpfs", "/tmp:size=1m", "--read-only", *SOMEONE, *mounted(folder), toy, *task("toy", *settings))
-    assert told.returncode == 1
-    assert last_line(told).startswith("No space is left in the lake or in the scratch folder /tmp (")
+    process = run("--tmpfs", "/tmp:size=1m", "--read-only", *SOMEONE, *mounted(folder), toy, *task("toy", *settings))
+    assert process.returncode == 1
+    assert last_line(process).startswith("No space is left in the lake or in the scratch folder /tmp (")
     assert published(folder) == []
 
 
-def test_a_missing_mount_is_named(images: dict[str, str]) -> None:
-    told = run(*LOCKED_DOWN, images["ingest_items"], *task("items"))
-    assert told.returncode == 3
-    assert last_line(told) == "There is no lake at file:///lake; mount it there, or correct --lake."
+def test_missing_mount_is_reported(images: dict[str, str]) -> None:
+    process = run(*LOCKED_DOWN, images["ingest_items"], *task("items"))
+    assert process.returncode == 3
+    assert last_line(process) == "There is no lake at file:///lake; mount it there, or correct --lake."
 
 
 @pytest.fixture
 def context(tmp_path: Path) -> Path:
-    """The build context of a job, to be spoilt."""
+    """The build context of a job, for a test to break."""
     place = tmp_path / "context"
     stage(place, context_files(product("ingest_items")))
     return place
 
 
-def built_from(context: Path, *options: str) -> subprocess.CompletedProcess:
+def build_image_from(context: Path, *options: str) -> subprocess.CompletedProcess:
     return docker("build", "--no-cache", "--tag", NEVER, *options, str(context))
 
 
@@ -435,11 +435,11 @@ def built_from(context: Path, *options: str) -> subprocess.CompletedProcess:
         ("", "Hashes are required in --require-hashes mode"),
     ],
 )
-def test_a_requirement_without_its_own_hash_fails_the_build(context: Path, hashes: str, complaint: str) -> None:
+def test_requirement_without_its_hash_fails_the_build(context: Path, hashes: str, complaint: str) -> None:
     (context / "requirements.txt").write_text(f"six==1.17.0{hashes}\n")
-    told = built_from(context)
-    assert told.returncode != 0
-    assert complaint in told.stdout + told.stderr
+    process = build_image_from(context)
+    assert process.returncode != 0
+    assert complaint in process.stdout + process.stderr
     assert image_size(NEVER) is None
 
 
@@ -450,29 +450,29 @@ def test_a_requirement_without_its_own_hash_fails_the_build(context: Path, hashe
         OTHER_VERSION,
     ],
 )
-def test_a_base_image_without_the_right_python_fails_with_a_sentence(context: Path, spoiling: str) -> None:
+def test_unsuitable_base_image_is_reported(context: Path, spoiling: str) -> None:
     wrong = f"tandem-test/wrong-base:{uuid.uuid4().hex}"
     place = context.parent / "wrong"
     stage(place, {"Dockerfile": f"FROM {BASE_IMAGE}\nRUN {spoiling}\n".encode()})
     assert docker("build", "--tag", wrong, str(place)).returncode == 0
     try:
-        told = built_from(context, "--build-arg", f"BASE_IMAGE={wrong}")
+        process = build_image_from(context, "--build-arg", f"BASE_IMAGE={wrong}")
     finally:
         docker("image", "rm", "--force", wrong)
-    assert told.returncode != 0
-    said = r"(?m)^(#\d+ [\d.]+ )?BASE_IMAGE has no 'python' 3.11 with pip and the GNU C library"
-    assert re.search(said, told.stdout + told.stderr)
+    assert process.returncode != 0
+    message = r"(?m)^(#\d+ [\d.]+ )?BASE_IMAGE has no 'python' 3.11 with pip and the GNU C library"
+    assert re.search(message, process.stdout + process.stderr)
 
 
-def test_a_job_that_lacks_what_it_imports_does_not_become_an_image(context: Path) -> None:
+def test_job_with_a_missing_import_fails_the_build(context: Path) -> None:
     main = context / "app/jobs/ingest_items/main.py"
     main.write_text(f"import scipy\n{main.read_text()}")
-    told = docker("build", "--tag", NEVER, str(context))
-    assert told.returncode != 0
-    assert "No module named 'scipy'" in told.stdout + told.stderr
+    process = docker("build", "--tag", NEVER, str(context))
+    assert process.returncode != 0
+    assert "No module named 'scipy'" in process.stdout + process.stderr
 
 
-def test_the_rights_of_files_in_a_checkout_do_not_matter(context: Path) -> None:
+def test_file_modes_of_a_checkout_do_not_matter(context: Path) -> None:
     for file in context.rglob("*"):
         file.chmod(0o700 if file.is_dir() else 0o600)
     name = "tandem-test/rights"
@@ -499,20 +499,18 @@ def spark_image() -> str:
     return image(SPARK_JOB, wanted.fingerprint)
 
 
-def test_a_spark_job_runs_in_its_image_without_java_network_or_a_known_user(spark_image: str, folder: Path) -> None:
+def test_spark_image_runs_without_network_or_known_user(spark_image: str, folder: Path) -> None:
     (folder / RAW_EVENTS).parent.mkdir(parents=True)
     (folder / RAW_EVENTS).write_bytes(DELIVERY)
-    told = run(*ON_DISK, *WITHOUT_NETWORK, *QUICK, *SOMEONE, *mounted(folder), spark_image, *task("events"))
-    assert told.returncode == 0, told.stderr
+    process = run(*ON_DISK, *WITHOUT_NETWORK, *QUICK, *SOMEONE, *mounted(folder), spark_image, *task("events"))
+    assert process.returncode == 0, process.stderr
     document = manifest(folder, "events")
     assert document["fingerprint"] == product(SPARK_JOB).fingerprint
     assert document["outputs"]["events"]["rows"] == 1
-    assert "Exception" not in told.stderr
+    assert "Exception" not in process.stderr
 
 
-def test_a_spark_job_runs_in_its_image_on_s3(
-    spark_image: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_spark_image_runs_on_s3(spark_image: str, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
 
     for name, value in s3_server.items():
@@ -522,14 +520,14 @@ def test_a_spark_job_runs_in_its_image_on_s3(
     client.put_object(Bucket="tandem-lake", Key=f"{prefix}/{RAW_EVENTS}", Body=DELIVERY)
     credentials = [part for name in s3_server for part in ("--env", name)]
     options = ["--network", "host", *ON_DISK, *QUICK, *SOMEONE, *credentials]
-    told = run(*options, spark_image, *task("events", lake=f"s3://tandem-lake/{prefix}"))
-    assert told.returncode == 0, told.stderr
+    process = run(*options, spark_image, *task("events", lake=f"s3://tandem-lake/{prefix}"))
+    assert process.returncode == 0, process.stderr
     document = client.get_object(Bucket="tandem-lake", Key=f"{prefix}/intermediate/dag/run/events/manifest.json")
     assert json.loads(document["Body"].read())["outputs"]["events"]["rows"] == 1
-    assert s3_server["AWS_SECRET_ACCESS_KEY"] not in told.stdout + told.stderr
+    assert s3_server["AWS_SECRET_ACCESS_KEY"] not in process.stdout + process.stderr
 
 
-def test_sigterm_ends_a_spark_job_with_nothing_published(spark_image: str, folder: Path, start: Callable) -> None:
+def test_sigterm_ends_a_spark_job_without_publishing(spark_image: str, folder: Path, start: Callable) -> None:
     (folder / RAW_EVENTS).parent.mkdir(parents=True)
     (folder / RAW_EVENTS).write_bytes(DELIVERY)
     container = start(*ON_DISK, *WITHOUT_NETWORK, *SOMEONE, *mounted(folder), spark_image, *task("events"))
@@ -541,7 +539,7 @@ def test_sigterm_ends_a_spark_job_with_nothing_published(spark_image: str, folde
     assert json.loads(next(folder.rglob("failure.json")).read_text())["exit_code"] == 143
 
 
-def test_an_image_of_a_spark_job_is_as_small_as_it_was_made(spark_image: str) -> None:
+def test_spark_image_is_small(spark_image: str) -> None:
     assert image_size(spark_image) - image_size(BASE_IMAGE) <= 320e6
     assert (
         inside(spark_image, "ls /packages/pyspark/jars | grep -cE '^(rocksdbjni|hive-exec|spark-mllib)' || true")
@@ -551,7 +549,7 @@ def test_an_image_of_a_spark_job_is_as_small_as_it_was_made(spark_image: str) ->
 
 @pytest.fixture
 def emr_base(tmp_path: Path) -> Iterator[str]:
-    """An image that has of an EMR release what the build asks for, and an entry point of its own."""
+    """An image with the parts of an EMR release that the build needs, and its own entry point."""
     name = f"tandem-test/emr:{uuid.uuid4().hex}"
     stage(
         tmp_path / "emr",
@@ -562,15 +560,15 @@ def emr_base(tmp_path: Path) -> Iterator[str]:
     docker("image", "rm", "--force", name)
 
 
-def test_an_emr_image_is_the_release_with_the_code_where_a_job_run_finds_it(emr_base: str, tmp_path: Path) -> None:
+def test_emr_image_is_the_release_with_the_code_at_its_path(emr_base: str, tmp_path: Path) -> None:
     files = context_files(product(SPARK_JOB))
     stage(tmp_path / "context", files)
     name = f"tandem-test/emr-image:{uuid.uuid4().hex}"
     build_it = ["build", "--tag", name, "--target", "emr-image", str(tmp_path / "context"), "--build-arg"]
     refused = docker(*build_it, f"BASE_IMAGE={BASE_IMAGE}")
     assert "BASE_IMAGE has no user 'hadoop'" in refused.stdout + refused.stderr
-    told = docker(*build_it, f"BASE_IMAGE={emr_base}")
-    assert told.returncode == 0, told.stderr
+    process = docker(*build_it, f"BASE_IMAGE={emr_base}")
+    assert process.returncode == 0, process.stderr
     try:
         settings = json.loads(docker("image", "inspect", "--format", "{{json .Config}}", name).stdout)
         assert (settings["User"], settings["Entrypoint"]) == ("hadoop:hadoop", ["/usr/bin/entrypoint.sh"])

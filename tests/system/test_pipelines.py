@@ -45,7 +45,7 @@ def lake(s3_server, tmp_path_factory):
 
 
 def kill_once(task_id, within=900):
-    """Kill the first process of a task, as the kernel does when memory runs out; returns its attempt."""
+    """Kill the first process of a task, as the kernel does when memory runs out; return its attempt."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         for process in Path("/proc").glob("[0-9]*"):
@@ -54,7 +54,7 @@ def kill_once(task_id, within=900):
             except OSError:
                 continue
             if arguments[1:2] == [f"{ROOT}/jobs/{task_id}/main.py"]:
-                time.sleep(1.5)  # it is at work by now
+                time.sleep(1.5)  # it is working by now
                 os.kill(int(process.name), signal.SIGKILL)
                 return next(int(text.removeprefix("--attempt=")) for text in arguments if text.startswith("--attempt="))
         time.sleep(0.05)
@@ -63,7 +63,7 @@ def kill_once(task_id, within=900):
 
 @pytest.fixture(scope="module")
 def ran(lake, make_home):
-    """The manifests of all tasks of a run in which one was killed, by job; and how that task's first log ended."""
+    """The manifests of all tasks of a run with a killed task, by job, and that task's first log."""
     clock = demo.Clock()
     home = make_home()
     with pytest.MonkeyPatch.context() as patch, demo_emr.emr(clock), local_dynamodb.running():
@@ -81,10 +81,10 @@ def run_all(lake, home, clock):
         run = runs[demo.RECOMMENDING]
         instance = next(each for each in airflow.instances(demo.RECOMMENDING, run) if each.task_id == KILLED)
         log = airflow.log(demo.RECOMMENDING, run, dataclasses.replace(instance, try_number=1))
-        yield {published.document["job"]: published for _, _, published in found}, found, log  # while tables are there
+        yield {published.document["job"]: published for _, _, published in found}, found, log  # while the tables exist
 
 
-def test_a_killed_task_is_retried_and_its_retry_is_what_counts(ran):
+def test_killed_task_is_retried_and_its_retry_published(ran):
     by_job, _, log = ran
     assert by_job[KILLED].document["task"]["attempt"] == 2
     assert "attempt-2/" in by_job[KILLED].document["outputs"]["model"]["files"][0]["path"]
@@ -93,7 +93,7 @@ def test_a_killed_task_is_retried_and_its_retry_is_what_counts(ran):
     assert f"jobs/{KILLED}/main.py" in log[-1]
 
 
-def test_each_spark_job_ran_as_a_step_of_a_cluster_that_is_closed_before_the_containers_are_done(ran):
+def test_spark_jobs_ran_as_steps_of_clusters_closed_in_time(ran):
     emr = boto3.client("emr")
     listed = [each for each in emr.list_clusters()["Clusters"] if each["Name"] in ("ingest_events", demo.RECOMMENDING)]
     clusters = [emr.describe_cluster(ClusterId=each["Id"])["Cluster"] for each in listed]
@@ -112,7 +112,7 @@ def test_each_spark_job_ran_as_a_step_of_a_cluster_that_is_closed_before_the_con
     assert steps["build_interactions"][1] < trained
 
 
-def test_every_task_has_a_manifest_whose_parents_are_there(ran):
+def test_every_task_has_a_manifest_with_existing_parents(ran):
     _, found, _ = ran
     assert len(found) == 2 + 2 + 4 + 2
     parents = {parent["uri"]: parent["digest"] for _, _, each in found for parent in each.document["parents"]}
@@ -133,7 +133,7 @@ def test_recommendations_are_complete_and_ranked(ran):
     assert set(table["item_id"].to_pylist()) <= set(names)
 
 
-def test_frontends_read_what_was_selected(ran):
+def test_frontends_read_the_selected_rows(ran):
     by_job, _, _ = ran
     table = demo.output(by_job["select_recommendations"], "recommendations").to_table()
     user = table["user_id"][-1].as_py()
@@ -145,7 +145,7 @@ def test_frontends_read_what_was_selected(ran):
     assert [row["item_id"] for row in shown] == expected
 
 
-def test_events_are_all_in_the_day_on_which_they_occurred(lake, ran):
+def test_all_events_are_in_the_partition_of_their_day(lake, ran):
     by_job, _, _ = ran
     output = by_job["ingest_events"].document["outputs"]["events"]
     rows = 0
@@ -158,7 +158,7 @@ def test_events_are_all_in_the_day_on_which_they_occurred(lake, ran):
     assert rows > 5000
 
 
-def test_nothing_was_left_half_written_by_a_rename(lake, ran):
+def test_no_partial_files_are_left(lake, ran):
     files = storage.files(f"{lake}/intermediate") + storage.files(f"{lake}/curated")
     assert len(files) > 100
     assert not [file for file in files if "_temporary" in file.uri or "__magic" in file.uri]

@@ -1,4 +1,4 @@
-"""publish_product as it is deployed: its image, into DynamoDB, from a lake of files."""
+"""publish_product as deployed: its image publishes into DynamoDB from a local lake."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def put(folder: Path, lake: str, users: int) -> None:
     assert exit_code(lambda task: arrow.write(task, "rows", table), folder, identity) == 0
 
 
-def test_the_image_publishes_with_nothing_but_its_lake_and_dynamodb(
+def test_image_publishes_with_only_its_lake_and_dynamodb(
     docker_engine: None, tmp_path: Path, product_table: Table
 ) -> None:
     wanted = product("publish_product")

@@ -1,4 +1,4 @@
-"""The commands in the README and in docs/ do what they say."""
+"""The commands in the README and in docs/ work as described."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "airflow_dags").rglob("README.md")]
 
 
-def test_every_target_of_make_that_is_named_exists():
+def test_every_named_target_of_make_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
         target for page in PAGES for target in re.findall(r"(?:`|^)make ([a-z][a-z-]+)", page.read_text(), re.MULTILINE)
@@ -25,8 +25,8 @@ def test_every_target_of_make_that_is_named_exists():
     assert named <= targets
 
 
-def test_a_job_runs_manually_as_its_page_says(tmp_path):
-    """All commands of that section, in one shell, with the lake elsewhere."""
+def test_job_runs_manually_as_documented(tmp_path):
+    """Run all commands of that section in one shell, with another lake."""
     by_hand = [block for block in blocks(ROOT / "docs" / "run_a_job.md") if "jobs/" in block]
     assert len(by_hand) == 1
     commands = by_hand[0].replace("make sample\n", f"make sample LAKE=file://{tmp_path}\n")
@@ -40,7 +40,7 @@ def test_a_job_runs_manually_as_its_page_says(tmp_path):
 
 
 def test_every_command_of_the_aws_cli_exists_with_its_options():
-    """By the descriptions from which Amazon's CLI is made; what it adds of its own is left out."""
+    """Check against botocore's models, from which the CLI is generated; its additional options are skipped."""
     session = botocore.session.get_session()
     own = {("ecr", "get-login-password"), ("ssm", "start-session")}
     checked = 0
@@ -61,13 +61,13 @@ def test_every_command_of_the_aws_cli_exists_with_its_options():
     assert checked > 15
 
 
-def test_the_commands_for_aws_are_a_shells():
+def test_commands_for_aws_are_valid_shell():
     for page in PAGES:
         for block in blocks(page, "aws"):
             assert subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True).returncode == 0, block
 
 
-def test_the_commands_for_dataproc_show_the_job_that_it_would_be_sent():
+def test_commands_for_dataproc_print_the_request_of_the_job():
     commands = "".join(blocks(ROOT / "docs" / "dataproc.md"))
     ran = subprocess.run(["bash", "-euc", commands], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -77,9 +77,9 @@ def test_the_commands_for_dataproc_show_the_job_that_it_would_be_sent():
     assert re.search(r"spark.dataproc.project +│ tandem-123456 +│ shared.toml", ran.stdout[end:])
 
 
-def test_every_key_that_the_page_on_dataproc_names_is_one():
+def test_every_key_on_the_dataproc_page_exists():
     (table,) = blocks(ROOT / "docs" / "dataproc.md", "toml")
-    said = tomllib.loads(table)["spark"]
+    section = tomllib.loads(table)["spark"]
     shared = tomllib.loads((ROOT / "airflow_dags/environments/shared.toml").read_text())["spark"]["dataproc"]
-    assert said["runtime"] == "dataproc"
-    assert said["dataproc"].keys() <= shared.keys()
+    assert section["runtime"] == "dataproc"
+    assert section["dataproc"].keys() <= shared.keys()

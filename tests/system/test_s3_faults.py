@@ -1,4 +1,4 @@
-"""The lake on S3 when requests fail: nothing is lost, nothing published twice, and a sentence tells what to do."""
+"""The lake on S3 when requests fail: nothing is lost, nothing published twice, and a sentence names the remedy."""
 
 import os
 import uuid
@@ -34,7 +34,7 @@ def main(task):
 
 @pytest.fixture
 def through(s3_server, monkeypatch):
-    """A proxy before the S3 server, and every client of this process made to go through it."""
+    """A proxy of the S3 server that all clients of this process use."""
     with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
         for name, value in {**s3_server, "AWS_ENDPOINT_URL": here.url}.items():
             monkeypatch.setenv(name, value)
@@ -66,8 +66,8 @@ def document(attempt):
     return {"task": task, "writer": uuid.uuid4().hex}
 
 
-def test_the_server_enforces_the_conditions_that_publishing_relies_on(s3_server, monkeypatch, root):
-    """Asked of the server itself: a server that ignores the headers would let every other test of a race pass."""
+def test_server_enforces_the_conditions_of_publishing(s3_server, monkeypatch, root):
+    """Without a proxy: with a server that ignores the headers, all tests of races would pass."""
     for name, value in s3_server.items():
         monkeypatch.setenv(name, value)
     forget_clients()
@@ -86,8 +86,8 @@ def test_the_server_enforces_the_conditions_that_publishing_relies_on(s3_server,
 
 
 @pytest.mark.parametrize("kind", ["unavailable", "refused", "lost"])
-def test_a_manifest_is_published_once_though_its_request_fails_or_its_answer_is_lost(through, root, kind):
-    """The second request finds the condition broken by the first, whose answer was lost, and must not be fenced."""
+def test_manifest_is_published_once_despite_failed_requests(through, root, kind):
+    """The second request fails the condition because of the first one, whose response was lost; that is a success."""
     uri = protocol.manifest_uri(f"{root}/key")
     through.fail(kind, writes)
     first = document(1)
@@ -101,7 +101,7 @@ def test_a_manifest_is_published_once_though_its_request_fails_or_its_answer_is_
     assert stored == {"unavailable": [503, 200], "refused": [0, 200], "lost": [0, 412]}[kind] * 2
 
 
-def test_a_lost_answer_does_not_make_another_attempts_manifest_ones_own(through, root):
+def test_lost_response_does_not_hide_another_attempt(through, root):
     uri = protocol.manifest_uri(f"{root}/key")
     manifest.publish(uri, document(1), None)
     through.fail("lost", writes)
@@ -110,7 +110,7 @@ def test_a_lost_answer_does_not_make_another_attempts_manifest_ones_own(through,
 
 
 @pytest.mark.parametrize("kind", ["unavailable", "refused", "lost"])
-def test_a_stream_in_parts_arrives_in_whole_in_spite_of_failures(through, root, kind):
+def test_multipart_stream_is_complete_despite_failures(through, root, kind):
     through.fail(kind, writes, times=3)
     with storage.stream(f"{root}/file") as file:
         for start in range(0, len(BIG), 1_000_003):
@@ -119,7 +119,7 @@ def test_a_stream_in_parts_arrives_in_whole_in_spite_of_failures(through, root, 
     assert storage.read(f"{root}/file")[0] == BIG
 
 
-def test_a_stream_whose_completion_is_not_answered_is_complete(through, root):
+def test_stream_with_a_lost_completion_response_is_complete(through, root):
     through.fail("lost", lambda request: request.method == "POST" and "uploadId" in request.query)
     with storage.stream(f"{root}/file") as file:
         file.write(BIG)
@@ -127,7 +127,7 @@ def test_a_stream_whose_completion_is_not_answered_is_complete(through, root):
     assert storage.read(f"{root}/file")[0] == BIG
 
 
-def test_a_stream_whose_writer_fails_leaves_neither_a_file_nor_an_upload(through, root):
+def test_failed_writer_leaves_neither_file_nor_upload(through, root):
     for size in (5, len(BIG)):
         with pytest.raises(ZeroDivisionError), storage.stream(f"{root}/file") as file:
             file.write(BIG[:size])
@@ -137,7 +137,7 @@ def test_a_stream_whose_writer_fails_leaves_neither_a_file_nor_an_upload(through
     assert storage.files(root) == []
 
 
-def test_a_stream_that_the_server_refuses_tells_why(through, root):
+def test_refused_stream_is_reported(through, root):
     through.answer(400, EXPIRED, writes)
     with pytest.raises(s3.client().exceptions.ClientError, match="ExpiredToken"), storage.stream(f"{root}/f") as file:
         for start in range(0, len(BIG), 1 << 20):
@@ -145,7 +145,7 @@ def test_a_stream_that_the_server_refuses_tells_why(through, root):
 
 
 @pytest.mark.parametrize("kind", ["unavailable", "refused", "cut"])
-def test_what_is_read_is_whole_in_spite_of_failures(through, root, kind):
+def test_reads_are_complete_despite_failures(through, root, kind):
     storage.write(f"{root}/file", BIG)
     through.fail(kind, reads, times=2)
     assert storage.read(f"{root}/file")[0] == BIG
@@ -155,7 +155,7 @@ def test_what_is_read_is_whole_in_spite_of_failures(through, root, kind):
     assert through.happened == [kind] * 4
 
 
-def test_what_python_writes_is_encrypted_by_the_key_of_the_environment(through, root, monkeypatch):
+def test_python_encrypts_with_the_key_of_the_environment(through, root, monkeypatch):
     monkeypatch.setenv("TANDEM_S3_KMS_KEY", KEY_OF_ENCRYPTION)
     storage.write(f"{root}/file", b"x")
     storage.replace(f"{root}/manifest.json", b"x", None)
@@ -180,11 +180,11 @@ def main(task):
 {END}"""
 
 
-def test_uploads_that_a_killed_attempt_began_are_aborted_by_the_next_and_no_others(through, root, make_job):
+def test_next_attempt_aborts_only_uploads_of_its_predecessor(through, root, make_job):
     job = make_job(f'{HEADER}{OUTPUT}[outputs.set]\ncontract = "items@1"\ndataset = "curated/set"\n', BEGIN_AND_DIE)
     job.lake = root
     pending = [set()]
-    for names in ({"attempt": 3}, {"task": "task-2"}, {"attempt": 1}):  # two may run at once, the older be late
+    for names in ({"attempt": 3}, {"task": "task-2"}, {"attempt": 1}):  # two may run concurrently, the older one late
         assert job.run(**names).returncode == -9
         pending.append(pending_uploads(root))
     assert [len(keys) for keys in pending] == [0, 2, 4, 6]
@@ -216,7 +216,7 @@ TROUBLES = {
 
 
 @pytest.mark.parametrize("trouble", TROUBLES)
-def test_what_is_wrong_with_the_credentials_or_the_server_is_told_in_one_sentence(through, root, make_job, trouble):
+def test_wrong_credentials_or_server_are_one_sentence(through, root, make_job, trouble):
     environment, code, sentence = TROUBLES[trouble]
     job = make_job(HEADER + OUTPUT, WRITE)
     job.lake = root
@@ -228,7 +228,7 @@ def test_what_is_wrong_with_the_credentials_or_the_server_is_told_in_one_sentenc
     assert "not-the-secret" not in process.stdout + process.stderr
 
 
-def test_a_server_that_is_not_there_is_told(through, root, monkeypatch):
+def test_unreachable_server_is_reported(through, root, monkeypatch):
     monkeypatch.setattr(s3, "S3_ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     forget_clients()
@@ -239,7 +239,7 @@ def test_a_server_that_is_not_there_is_told(through, root, monkeypatch):
         assert sentence.startswith("The S3 server (http://127.0.0.1:1) can't be reached; check AWS_ENDPOINT_URL")
 
 
-def test_a_bucket_that_is_not_there_is_told_and_not_tried_again(through, make_job):
+def test_missing_bucket_is_reported_without_retries(through, make_job):
     job = make_job(HEADER + OUTPUT, WRITE)
     job.lake = "s3://tandem-none/lake"
     process = job.run()
@@ -248,14 +248,14 @@ def test_a_bucket_that_is_not_there_is_told_and_not_tried_again(through, make_jo
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
-def test_credentials_that_expire_are_told_whichever_client_meets_it(through, root, make_job, method):
-    """HEAD is Arrow's; no server says more in its answer to that than that access is denied."""
+def test_expired_credentials_are_reported_by_any_client(through, root, make_job, method):
+    """HEAD is Arrow's; its response contains no more than that access is denied."""
     writer, reader = make_job(HEADER + OUTPUT, WRITE, "writer"), make_job(f"{HEADER}{INPUT}", READ, "reader")
     writer.lake = reader.lake = root
     assert writer.run(task="one").returncode == 0
     through.answer(403 if method == "HEAD" else 400, EXPIRED, lambda request: request.method == method, times=100)
     process = reader.run("--from", "table=one", task="two")
     assert process.returncode == 1
-    told = "S3 denies access" if method == "HEAD" else "The credentials for S3 have expired; renew them, then rerun"
-    assert process.stderr.startswith(told)
+    sentence = "S3 denies access" if method == "HEAD" else "The credentials for S3 have expired; renew them, then rerun"
+    assert process.stderr.startswith(sentence)
     assert process.stderr.count("\n") == 1

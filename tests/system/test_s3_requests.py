@@ -1,4 +1,4 @@
-"""How many requests a task makes on S3 beside those for its data: a handful, whatever the data's size."""
+"""Number of a task's requests on S3 other than for its data: seven, for any size of data."""
 
 import uuid
 
@@ -45,8 +45,8 @@ if __name__ == "__main__":
 READ = WRITE.replace("    column = pa", '    print(arrow.read(task, "old").num_rows)\n    column = pa')
 
 
-def told(request):
-    """A request in a few words: its method, and what it is about."""
+def describe(request):
+    """Describe a request in a few words: method and subject."""
     if "list-type" in request.query:
         return "list files"
     if "uploads" in request.query:
@@ -54,7 +54,7 @@ def told(request):
     return f"{request.method} {request.path.rpartition('/')[2]}"
 
 
-def test_a_task_makes_seven_requests_beside_its_data(s3_server, make_job):
+def test_task_makes_seven_requests_besides_its_data(s3_server, make_job):
     writer = make_job(f'{HEADER}[outputs.table]\ncontract = "quarantine@2"\n', WRITE, "writer")
     reader = make_job(
         f'{HEADER}[inputs.old]\ncontract = "quarantine@2"\n[outputs.table]\ncontract = "quarantine@2"\n', READ, "reader"
@@ -65,18 +65,18 @@ def test_a_task_makes_seven_requests_beside_its_data(s3_server, make_job):
         assert writer.run(task="one", environment=environment).returncode == 0
         here.requests.clear()
         assert reader.run("--from", "old=one", task="two", environment=environment).returncode == 0
-    beside = ["GET manifest.json", "list uploads"]  # has this attempt published; what did earlier ones leave
-    beside += ["GET manifest.json", "GET manifest.json", "list files"]  # the input, or its first shard; is it all there
-    asked = [told(request) for request in here.requests]
-    assert asked[:5] == beside
-    assert asked[-2:] == ["list files", "PUT manifest.json"]  # what was written, and that it counts
-    data = asked[5:-2]
+    expected = ["GET manifest.json", "list uploads"]  # is this attempt published; uploads of earlier ones
+    expected += ["GET manifest.json", "GET manifest.json", "list files"]  # the input, or its first shard; its files
+    requests = [describe(request) for request in here.requests]
+    assert requests[:5] == expected
+    assert requests[-2:] == ["list files", "PUT manifest.json"]  # the written files, and the publication
+    data = requests[5:-2]
     assert {words.split()[1] for words in data} == {"part-00000.parquet"}
     assert data.count("PUT part-00000.parquet") == 1
 
 
 def test_days_of_a_dataset_are_found_without_listing(s3_server, make_job):
-    """What a day holds is asked of its manifest; the one listing checks that all files are there."""
+    """The files of a day are in its manifest; the only listing checks that they exist."""
     dataset = 'contract = "quarantine@2"\ndataset = "curated/rows"\n'
     window = "".join(
         f'[parameters.{name}]\ntype = "date"\ndefault = ""\nhelp = "when"\n' for name in ("since", "until")
@@ -93,6 +93,6 @@ def test_days_of_a_dataset_are_found_without_listing(s3_server, make_job):
         done = reader.run("--set", "since=2011-01-02", task="two", environment=environment)
     assert done.returncode == 0, done.stderr
     assert "4" in done.stdout.splitlines()
-    asked = [told(request) for request in here.requests]
-    before_data = asked[2 : next(place for place, words in enumerate(asked) if "part-0" in words)]
+    requests = [describe(request) for request in here.requests]
+    before_data = requests[2 : next(position for position, words in enumerate(requests) if "part-0" in words)]
     assert sorted(before_data) == ["GET days.json", *["GET manifest.json"] * 4, "list files"]

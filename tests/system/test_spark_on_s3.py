@@ -1,4 +1,4 @@
-"""How Spark writes to a lake on S3: to where the files belong, encrypted, in spite of failing requests."""
+"""Spark writes to a lake on S3: to final paths, encrypted, despite failing requests."""
 
 import json
 import os
@@ -45,7 +45,7 @@ EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expi
 
 @pytest.fixture(scope="module")
 def ran(s3_server, tmp_path_factory):
-    """What the program told, and the requests that it made by the folder that they concern."""
+    """The program's output, and its requests by folder."""
     with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
 
         def of_faulty(method):
@@ -67,15 +67,15 @@ def ran(s3_server, tmp_path_factory):
         yield json.loads(process.stdout.strip().rpartition("\n")[2]), here
 
 
-def test_files_are_committed_by_the_committer_that_renames_nothing(ran):
-    told, here = ran
-    assert told["marker"]["committer"] == "magic"
-    assert told["files"] == len(told["marker"]["filenames"]) >= 1
-    assert told["rows"] == 7
+def test_files_are_committed_without_renames(ran):
+    output, here = ran
+    assert output["marker"]["committer"] == "magic"
+    assert output["files"] == len(output["marker"]["filenames"]) >= 1
+    assert output["rows"] == 7
     assert not [request for request in here.requests if "x-amz-copy-source" in request.headers]
 
 
-def test_what_spark_writes_is_encrypted_by_the_key_of_the_environment(ran):
+def test_spark_encrypts_with_the_key_of_the_environment(ran):
     _, here = ran
     begun = [
         request.headers
@@ -87,19 +87,19 @@ def test_what_spark_writes_is_encrypted_by_the_key_of_the_environment(ran):
     assert {headers.get("x-amz-server-side-encryption-aws-kms-key-id") for headers in begun} == {KEY_OF_ENCRYPTION}
 
 
-def test_nothing_is_lost_or_written_twice_when_requests_of_spark_fail(ran):
-    told, here = ran
+def test_failed_requests_lose_and_repeat_no_rows(ran):
+    output, here = ran
     assert sorted(here.happened[:6]) == ["cut", "lost", "refused", "refused", "unavailable", "unavailable"]
-    assert told["read"] == [1, 2, 3, 4, 5, 6, 7]
+    assert output["read"] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_spark_tells_expired_credentials_in_the_same_sentence(ran):
-    told, _ = ran
-    assert told["sentence"].startswith("The credentials for S3 have expired; renew them, then rerun the task")
+def test_expired_credentials_in_spark_are_the_same_sentence(ran):
+    output, _ = ran
+    assert output["sentence"].startswith("The credentials for S3 have expired; renew them, then rerun the task")
 
 
-def test_what_spark_asks_of_the_server_for_a_table_of_one_file_is_bounded(ran):
-    """Most of it is the committer's, once a table, whatever its size."""
+def test_requests_of_spark_for_a_small_table_are_bounded(ran):
+    """Most requests are the committer's, once per table of any size."""
     _, here = ran
     table = r"/t/attempt-1/[0-9a-f]{8}/quarantine"
     about = [request for request in here.requests if re.search(table, f"{request.path} {request.query}")]
