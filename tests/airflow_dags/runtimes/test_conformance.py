@@ -126,11 +126,11 @@ def test_container_and_process_write_the_same(compared, release, job):
     assert {Path(path).name for path in different} == {"manifest.json"}
     assert len(different) == {"ingest_items": 2, "predict_recommendations": 2}.get(job, 1)
     for path in different:
-        (checkout, said_by_process), (built, said_by_docker) = (
+        (checkout, manifest_of_process), (built, manifest_of_docker) = (
             of_task(json.loads(each[path])) for each in (one, other)
         )
-        assert said_by_docker == said_by_process
-        assert sum(output["rows"] for output in said_by_docker["outputs"].values()) > 100
+        assert manifest_of_docker == manifest_of_process
+        assert sum(output["rows"] for output in manifest_of_docker["outputs"].values()) > 100
         assert checkout.startswith("checkout-")
         assert built == release[job]
 
