@@ -139,14 +139,11 @@ class Pipeline:
         """The settings of a task, checked against the parameters of its job."""
         where = f"{self.dag.dag_id}/{task_id}.json"
         settings = self.read(f"{task_id}.json")
+        known = ["parameters", "at_trigger", *(SPARK_SETTINGS if job.engine == "spark" else [])]
         for key in settings:
-            check_known(
-                "setting", key, ["parameters", "at_trigger", *(SPARK_SETTINGS if job.engine == "spark" else [])], where
-            )
+            check_known("setting", key, known, where)
         for name in (*settings.get("parameters", {}), *settings.get("at_trigger", [])):
-            check_known(
-                "parameter", name, [parameter for parameter in job.parameters if parameter != job.mapped_by], where
-            )
+            check_known("parameter", name, job.parameters.keys() - {job.mapped_by}, where)
         return settings
 
     def task(

@@ -26,10 +26,9 @@ class Watcher(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         instance: Any = context["ti"]
-        states_by_instance = instance.get_task_states(dag_id=instance.dag_id, run_ids=[instance.run_id])[
-            instance.run_id
-        ]
-        states = [(self.task_of(instance_id), state) for instance_id, state in states_by_instance.items()]
+        run_id = instance.run_id
+        states_of_run = instance.get_task_states(dag_id=instance.dag_id, run_ids=[run_id])[run_id]
+        states = [(self.task_of(instance_id), state) for instance_id, state in states_of_run.items()]
         reasons: list[str] = []
         if failed := sorted({task for task, state in states if state in FAILED}):
             reasons = [f"The run failed because these tasks failed: {', '.join(failed)}."]

@@ -43,7 +43,7 @@ class KubernetesJob(KubernetesPod):
             ),
         )
 
-    def attempts(self, running: Running, labels: str) -> list[Any]:
+    def resources(self, running: Running, labels: str) -> list[Any]:
         client = running.hook.batch_v1_client
         jobs: list[Any] = client.list_namespaced_job(running.namespace, label_selector=labels).items
         return jobs

@@ -83,8 +83,8 @@ class KubernetesPod:
 
         follower = Follower(startup_timeout_seconds=self.startup_seconds)
         running = self.running(attempt, follower)
-        attempts = self.attempts(running, selector(manifest.labels_of_task(attempt)))
-        for resource in attempts:
+        resources = self.resources(running, selector(manifest.labels_of_task(attempt)))
+        for resource in resources:
             number = int(resource.metadata.labels["try_number"])
             if number < attempt.number and IGNORED not in resource.metadata.labels:  # its worker died
                 older = self.running(replace(attempt, number=number), follower)
@@ -93,14 +93,14 @@ class KubernetesPod:
                     running = older
                 else:
                     self.remove(older.name, older.namespace, older.labels)
-        if running.name not in {resource.metadata.name for resource in attempts}:
+        if running.name not in {resource.metadata.name for resource in resources}:
             create(self.create, running)
         return running
 
     def running(self, attempt: Attempt, follower: "Follower") -> Running:
         return Running(self.manifest(attempt), selector(manifest.labels(attempt)), attempt.number, follower)
 
-    def attempts(self, running: Running, labels: str) -> list[Any]:
+    def resources(self, running: Running, labels: str) -> list[Any]:
         """The pods or Jobs of all attempts of a task in the cluster."""
         client: Any = running.follower.client
         pods: list[Any] = client.list_namespaced_pod(running.namespace, label_selector=labels).items
