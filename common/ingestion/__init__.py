@@ -1,1 +1,1 @@
-"""Deliveries into tables: files surveyed, lines parsed and quarantined, suppressed people left out."""
+"""Deliveries into tables: survey files, parse or quarantine lines, leave out suppressed people."""

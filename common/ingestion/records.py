@@ -1,4 +1,4 @@
-"""Rules by which a record of a delivery is used or quarantined: the same ones for all jobs, in Python and in Spark."""
+"""Rules for using or quarantining a record of a delivery, the same for all jobs, in Python and in Spark."""
 
 import datetime
 import json
@@ -9,9 +9,9 @@ from common.contracts import CONTROL, MAX_BYTES
 
 MAX_RECORD = 1 << 20  # bytes; a longer record is quarantined unread
 MAX_KEPT = 4096  # bytes of a record that quarantine keeps
-MIN_UNUSABLE = 10  # unusable records of a file, below which their share says nothing of the file
+MIN_UNUSABLE = 10  # unusable records of a file, below which their share is not significant
 FIRST_TIME = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-CLOCKS_AHEAD = datetime.timedelta(days=1)  # a producer's clock may be so far ahead of the day of arrival
+CLOCKS_AHEAD = datetime.timedelta(days=1)  # tolerance for a producer's clock, compared with the day of arrival
 
 TOO_LONG = "longer than 1 MiB"
 NOT_UTF8 = "not UTF-8"
@@ -21,33 +21,33 @@ BAD_TIME = "bad time"
 AFTER_ARRIVAL = "time after the arrival"
 IN_BAD_FILE = "in a file with too many unusable records"
 
-# ISO 8601: a date, alone or with a time of the day, of which seconds, their fraction and the zone may be missing.
+# ISO 8601: a date, alone or with a time of the day, in which seconds, their fraction and the zone are optional.
 TIME = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,12})?)?"
     r"(?:Z|[+-](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)?)?"
 )
 _LEADING, _TRAILING = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
-# In a text whose escaped backslashes were taken out.
+# In a text without its escaped backslashes.
 HALF = rf"{_LEADING}(?!{_TRAILING})|(?<!{_LEADING}){_TRAILING}"
 
 _CONTROL, _TIME, _HALF = re.compile(CONTROL), re.compile(TIME), re.compile(HALF)
 
 
 class Unusable(Exception):
-    """A record can't be used; the message is the reason that quarantine gives."""
+    """A record can't be used; the message is the reason in quarantine."""
 
 
-def missing(what: str) -> str:
-    return f"no {what}"
+def missing(field: str) -> str:
+    return f"no {field}"
 
 
-def bad(what: str) -> str:
-    return f"bad {what}"
+def bad(field: str) -> str:
+    return f"bad {field}"
 
 
 def json_object(record: bytes) -> dict[str, Any]:
-    """The one JSON object that a record is."""
-    text = decoded(record)
+    """Return the JSON object in a record."""
+    text = decode(record)
     if "\\u" in text and _HALF.search(text.replace("\\\\", "")):
         raise Unusable(HALF_A_PAIR)
     try:
@@ -63,34 +63,34 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def decoded(record: bytes) -> str:
+def decode(record: bytes) -> str:
     try:
         return record.decode()
     except UnicodeDecodeError:
         raise Unusable(NOT_UTF8) from None
 
 
-def text(value: Any, what: str, max_bytes: int = MAX_BYTES) -> str | None:
-    """An ID or a word: text, or an integer, which stands for its digits; None for what is missing, null or empty."""
+def text(value: Any, field: str, max_bytes: int = MAX_BYTES) -> str | None:
+    """Return an ID or a word: text, or the digits of an integer; None if it is missing, null or empty."""
     if value is None or value == "":
         return None
     if type(value) is int:
         value = str(value)
     if not isinstance(value, str) or len(value.encode()) > max_bytes or _CONTROL.search(value):
-        raise Unusable(bad(what))
+        raise Unusable(bad(field))
     return value
 
 
-def required_text(value: Any, what: str, max_bytes: int = MAX_BYTES) -> str:
-    """A text as `text` has it, which must be there."""
-    found = text(value, what, max_bytes)
-    if found is None:
-        raise Unusable(missing(what))
-    return found
+def required_text(value: Any, field: str, max_bytes: int = MAX_BYTES) -> str:
+    """Return a text like `text`; Unusable if there is none."""
+    result = text(value, field, max_bytes)
+    if result is None:
+        raise Unusable(missing(field))
+    return result
 
 
 def moment(value: Any, arrival: datetime.date) -> datetime.datetime:
-    """A time in UTC from ISO 8601, from 1970 up to a day after the day of arrival; without a zone it is UTC."""
+    """Return a time in UTC from ISO 8601, from 1970 to one day after the day of arrival; without a zone it is UTC."""
     try:
         if not isinstance(value, str) or not _TIME.fullmatch(value):
             raise ValueError(value)
@@ -108,11 +108,11 @@ def moment(value: Any, arrival: datetime.date) -> datetime.datetime:
 
 
 def too_many(unusable: int, records: int, max_share: float) -> bool:
-    """True if a file has so many unusable records that none of it is used."""
+    """Return True if a file has too many unusable records, so that none of it is used."""
     return unusable >= MIN_UNUSABLE and unusable > max_share * records
 
 
-def escaped(content: bytes) -> str | None:
-    """The beginning of a record as readable text: bytes that are not UTF-8 and control characters as \\xNN."""
+def escape(content: bytes) -> str | None:
+    """Return the beginning of a record as readable text: bytes that are not UTF-8 and control characters as \\xNN."""
     readable = content[:MAX_KEPT].decode(errors="backslashreplace")
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", readable) or None
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", readable) or None

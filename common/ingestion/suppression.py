@@ -1,8 +1,8 @@
-"""People who were forgotten: keyed hashes of their IDs in the lake, by which ingestion leaves out what still comes.
+"""Forgotten people: keyed hashes of their IDs in the lake, by which ingestion leaves out later deliveries of them.
 
 The hash of an ID is sha256(key + hex(sha256(key + ID))), text in UTF-8, key and result as 64 hexadecimal digits: Spark
-computes it with two calls of sha2, and the outer call is there so that nobody can extend a hash. Without the key, which
-is a random object of the lake, no ID can be tried out against a hash.
+computes it with two calls of sha2, and the outer call prevents the extension of a hash. Without the key, which is a
+random object of the lake, no ID can be tested against a hash.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from common.errors import InputError
 from common.handover import storage
 
 FOLDER = "suppression"
-NAMED = r'"user_id"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|(-?[0-9][0-9.eE+-]*))'  # a user ID in what may be no whole JSON
+NAMED = r'"user_id"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|(-?[0-9][0-9.eE+-]*))'  # a user ID in possibly incomplete JSON
 QUOTED = r'"((?:[^"\\]|\\.)*)"'
 SIMPLE = re.compile(rb'"user_id"\s*:\s*(?:"([^"\\]+)"|(-?[0-9]+)\s*[,}])')
 BETWEEN_WORDS = r"""[\s"',;:{}()<>|=&?/\[\]\\]+"""
@@ -26,30 +26,30 @@ BETWEEN_WORDS = r"""[\s"',;:{}()<>|=&?/\[\]\\]+"""
 
 @dataclass(frozen=True)
 class People:
-    """Some people by the keyed hashes of their IDs; `known` has the hash by ID where the IDs are at hand, else None."""
+    """Some people by the keyed hashes of their IDs; `known` maps IDs to hashes if the IDs are known, else None."""
 
     key: str = field(repr=False)
     hashes: frozenset[str]
     known: dict[str, str] | None = field(default=None, repr=False)
 
     def find(self, user_id: str) -> str | None:
-        """The hash of an ID if it is one of these people's."""
+        """Return the hash of an ID if it belongs to one of these people."""
         if self.known is not None:
             return self.known.get(user_id)
         digest = keyed_hash(self.key, user_id)
         return digest if digest in self.hashes else None
 
     def named_in(self, text: str) -> set[str]:
-        """The hashes of those whom a line names, whether it is JSON or not."""
+        """Return the hashes of the people that a line names, JSON or not."""
         return {digest for user_id in user_ids(text) if (digest := self.find(user_id))}
 
     def named_in_quarantine(self, text: str) -> set[str]:
-        """The hashes of those whom a line names of which quarantine shows some bytes as \\xNN."""
+        """Return the hashes of the people that a line in quarantine names, where some bytes are shown as \\xNN."""
         windows = re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: as_windows(bytes.fromhex(byte[1])), text)
         return self.named_in(text) | (self.named_in(windows) if windows != text else set())
 
     def named_in_line(self, line: bytes) -> set[str]:
-        """The hashes of those whom a delivered line names; one with a simple user ID of another is not parsed."""
+        """Return the hashes of the people in a delivered line; skip parsing if its simple user ID is another."""
         simple = SIMPLE.findall(line)
         if len(simple) == 1 and b"\\" not in line and line.count(b"user_id") == 1:
             with contextlib.suppress(UnicodeDecodeError):
@@ -63,16 +63,16 @@ class People:
 
 @functools.lru_cache(1 << 18)
 def keyed_hash(key: str, user_id: str) -> str:
-    """The hash of an ID by which a list, a request or a receipt names a person."""
+    """Return the hash by which a list, a request or a receipt names a person."""
     inner = hashlib.sha256(f"{key}{user_id}".encode("utf-8", "surrogatepass")).hexdigest()
     return hashlib.sha256(f"{key}{inner}".encode()).hexdigest()
 
 
 def user_ids(text: str) -> set[str]:
-    """The user IDs that a line may mean.
+    """Return the user IDs that a line may contain.
 
-    That of a JSON object is its field user_id. A text that is none means whatever stands behind "user_id":, and if
-    nothing does, any of its quoted texts and of its words may be one.
+    A JSON object has it in its field user_id. Any other text has it after "user_id":, and without that any of its
+    quoted texts and words may be one.
     """
     try:
         document = json.loads(text)
@@ -90,7 +90,7 @@ def user_ids(text: str) -> set[str]:
 
 
 def unescaped(quoted: str) -> str:
-    """The text between two quotation marks of JSON, as it stands if it is broken."""
+    """Return the text between two quotation marks of JSON, unchanged if it is broken."""
     try:
         return str(json.loads(f'"{quoted}"', strict=False))
     except ValueError:
@@ -98,12 +98,12 @@ def unescaped(quoted: str) -> str:
 
 
 def as_windows(content: bytes) -> str:
-    """Bytes that are not UTF-8 as text: most of them were written on Windows."""
+    """Decode bytes that are not UTF-8: most of them were written on Windows."""
     return content.decode("cp1252", "replace")
 
 
 def load(lake: str) -> People | None:
-    """Those who were forgotten in a lake; None if nobody was, InputError if the key is lost."""
+    """Return the forgotten people of a lake; None if there are none, InputError if the key is lost."""
     try:
         content = storage.read(users_uri(lake))[0]
     except FileNotFoundError:
@@ -112,14 +112,14 @@ def load(lake: str) -> People | None:
         key = storage.read(key_uri(lake))[0]
     except FileNotFoundError:
         raise InputError(
-            f"{key_uri(lake)} is missing, without which nobody can tell who is on {users_uri(lake)}; restore it from "
+            f"{key_uri(lake)} is missing, so the hashes in {users_uri(lake)} cannot be matched; restore it from "
             "the bucket's versions or a backup."
         ) from None
     return People(key.decode(), frozenset(content.decode().split()))
 
 
 def add(lake: str, ids: Iterable[str]) -> People:
-    """Put people on the list of a lake, which has a key from then on; they are what is returned."""
+    """Add people to the list of a lake, with a new key if it has none; return them."""
     key = key_of(lake)
     known = {user_id: keyed_hash(key, user_id) for user_id in ids}
     while True:
@@ -138,7 +138,7 @@ def add(lake: str, ids: Iterable[str]) -> People:
 
 
 def key_of(lake: str) -> str:
-    """The key of a lake, made if there is none."""
+    """Return the key of a lake, created if there is none."""
     while True:
         try:
             return storage.read(key_uri(lake))[0].decode()
@@ -150,10 +150,10 @@ def key_of(lake: str) -> str:
 
 
 def users_uri(lake: str) -> str:
-    """URI of the list: a hash a line, sorted."""
+    """Return the URI of the list: one hash per line, sorted."""
     return f"{lake}/{FOLDER}/users"
 
 
 def key_uri(lake: str) -> str:
-    """URI of the key, which only ingestion and those who forget people may read."""
+    """Return the URI of the key, which only ingestion and forgetting may read."""
     return f"{lake}/{FOLDER}/key"

@@ -67,7 +67,7 @@ def readable(session: SparkSession, task: Task) -> tuple[dict[int, File], dict[i
     Raises InputError if no file can be read.
     """
     source = task.input("deliveries")
-    files, left_out = deliveries.accepted(source, ".gz")
+    files, left_out = deliveries.accept_files(source, ".gz")
     slices = min(len(files), 8 * session.sparkContext.defaultParallelism)
     results = session.sparkContext.parallelize(files, slices).map(deliveries.survey_or_reason).collect()
     surveys = {number: survey for number, survey in enumerate(results) if isinstance(survey, Survey)}
@@ -75,7 +75,7 @@ def readable(session: SparkSession, task: Task) -> tuple[dict[int, File], dict[i
         Quarantined(file, reason) for file, reason in zip(files, results, strict=True) if isinstance(reason, str)
     ]
     if not surveys:
-        raise deliveries.nothing_readable(source, left_out)
+        raise deliveries.no_readable_file(source, left_out)
     return {number: files[number] for number in surveys}, surveys, left_out
 
 
@@ -233,7 +233,7 @@ def quarantine_lines(lines: DataFrame, starts: DataFrame) -> DataFrame:
     """
     number = F.aggregate("skipped", F.col("position") - F.col("first") + 1, lambda line, skipped: F.when(
         skipped <= line, line + 1).otherwise(line))  # fmt: skip
-    readable_text = F.udf(records.escaped, "STRING")
+    readable_text = F.udf(records.escape, "STRING")
     return (
         lines.where(F.col("reason") != SUPPRESSED)
         .join(F.broadcast(starts), "file")
@@ -346,7 +346,7 @@ def main(task: Task) -> None:
         unusable, suppressed = reasons.total(), sum(summary.suppressed for summary in summaries.values())
         task.metrics |= {
             "lines": sum(summary.lines for summary in summaries.values()),
-            **deliveries.counts(reasons, len(left_out), len(bad_files)),
+            **deliveries.quarantine_metrics(reasons, len(left_out), len(bad_files)),
             "suppressed": suppressed,
         }
         task.log("parsed", **task.metrics)

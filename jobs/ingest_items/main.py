@@ -134,7 +134,7 @@ def main(task: Task) -> None:
     reasons = sum((delivery.reasons for delivery in delivered), Counter())
     task.metrics |= {
         "rows": sum(delivery.rows for delivery in delivered),
-        **deliveries.counts(reasons, len(corrupt), sum(delivery.left_out for delivery in delivered)),
+        **deliveries.quarantine_metrics(reasons, len(corrupt), sum(delivery.left_out for delivery in delivered)),
     }
     task.log("parsed", **task.metrics)
     deliveries.refuse_unusable(

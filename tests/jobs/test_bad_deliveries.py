@@ -260,7 +260,7 @@ def test_lines_that_are_not_one_json_object_are_quarantined(level: Level, sessio
         for number, line in enumerate(changed, start=1):
             if number in expected:
                 assert rows[number]["bytes"] == len(line)
-                assert rows[number]["content"] == records.escaped(line)
+                assert rows[number]["content"] == records.escape(line)
                 assert len(rows[number]["content"] or "") <= 4 * records.MAX_KEPT
         name = "event_id" if kind == "events" else "user_id"
         assert {row[name] for row in level.curated(kind)} == {f"x{n - 1}" for n in range(1, 1 + len(LINES))} - {
