@@ -18,7 +18,7 @@ from common.engines.spark.io import parquet_writer
 from common.handover import inputs, job_toml, s3, storage, task
 from common.contracts import load
 
-toy = job.Job("toy", "A toy.", "spark", outputs={"quarantine": job.Table("quarantine@2")})
+toy = job_toml.Job("toy", "A toy.", "spark", outputs={"quarantine": job_toml.Table("quarantine@2")})
 names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None, "run_started": None}
 arguments = argparse.Namespace(lake="s3://tandem-lake/committer", predecessors=[], settings=[], **names)
 work = task.Task(toy, pathlib.Path(sys.argv[1]), arguments)
