@@ -55,6 +55,7 @@ class Input:
 
 def resolve(reader: Reader, role: str, table: Table) -> Input:
     """Return the files of an input, checked by their sizes; InputError names a missing or wrong one."""
+    contract = contracts.load(table.contract) if table.contract else None
     taken = reader.now()
     if table.raw:
         return list_deliveries(reader, role, table, taken)
@@ -65,7 +66,6 @@ def resolve(reader: Reader, role: str, table: Table) -> Input:
         manifests = predecessor_manifests(reader, role)
         output = predecessor_output(manifests[0], role, table)
         taken = min(manifest.basis(parent.document) for parent in manifests)
-    contract = contracts.load(table.contract) if table.contract else None
     result = Input(role, contract, [], 0, manifests, taken)
     for parent in manifests:
         add_output(result, parent, output, table, reader.job.name)
