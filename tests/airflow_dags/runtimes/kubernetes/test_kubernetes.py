@@ -219,7 +219,7 @@ ENDS = {  # the text of the job, other values of its attempt, its task's state, 
         f"open('/tmp/much', 'wb').write(bytes(2**24)); {SLEEPS}",
         {},
         "up_for_retry",
-        ["Attempt 1 of t", "Its node evicted it (", "the limit", "let the pod template give it more scratch space"],
+        ["Attempt 1 of t", "Its node evicted it (", "the limit", "give it more scratch space in the pod template"],
     ),
     "deleted": (
         SLEEPS,
