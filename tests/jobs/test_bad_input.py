@@ -77,7 +77,7 @@ CHURN = [  # the features, the exit code of training, its message or log
     ("all users new: none had a cut", NEVER_AT_RISK, 3, "the features have 0"),
     ("nobody churns", NOBODY_CHURNS, 3, "Of the 1028 users at risk before .* 0 churned"),
     ("every feature constant", NOTHING_DIFFERS, 3, "Every feature is constant"),
-    ("NaN and infinite values", spoilt(ALL), 3, "has a NaN or infinite number in 'purchases'; run the task"),
+    ("NaN and infinite values", spoilt(ALL), 3, "has a NaN or infinite number in 'purchases'; rerun the task"),
     ("a feature that became constant", constant_later(ALL), 0, "evaluated model"),
 ]
 
