@@ -85,7 +85,8 @@ lint: setup ## format, lint, types, generated files, language, spelling, workflo
 	$(JOBS_PYTHON) -m tools.scaffold.schemas --check
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas --check
 	$(JOBS_PYTHON) -m tools.scaffold.language *.md docs airflow_dags/README.md airflow_dags/*/README.md benchmarks/results.md \
-	    sample_data/*/README.md templates/README.md templates/pipelines/*/README.md
+	    sample_data/*/README.md templates/README.md templates/pipelines/*/README.md \
+	    common jobs tools airflow_dags benchmarks tests templates
 	.venv/bin/codespell
 	$(if $(ACTIONLINT),$(ACTIONLINT) .github/workflows/*.yml,echo "actionlint is not here, so workflows were not checked; install it: make actionlint")
 

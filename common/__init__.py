@@ -1,1 +1,1 @@
-"""What jobs share; imports no job and no scheduler."""
+"""Code that jobs share; imports no job and no scheduler."""

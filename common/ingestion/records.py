@@ -113,6 +113,6 @@ def too_many(unusable: int, records: int, max_share: float) -> bool:
 
 
 def escape(content: bytes) -> str | None:
-    """Return the beginning of a record as readable text: bytes that are not UTF-8 and control characters as \\xNN."""
+    r"""Return the beginning of a record as readable text: bytes that are not UTF-8 and control characters as \xNN."""
     readable = content[:MAX_KEPT].decode(errors="backslashreplace")
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", readable) or None

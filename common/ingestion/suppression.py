@@ -44,7 +44,7 @@ class People:
         return {digest for user_id in user_ids(text) if (digest := self.find(user_id))}
 
     def named_in_quarantine(self, text: str) -> set[str]:
-        """Return the hashes of the people that a line in quarantine names, where some bytes are shown as \\xNN."""
+        r"""Return the hashes of the people that a line in quarantine names, where some bytes are shown as \xNN."""
         windows = re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: as_windows(bytes.fromhex(byte[1])), text)
         return self.named_in(text) | (self.named_in(windows) if windows != text else set())
 

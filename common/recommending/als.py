@@ -21,7 +21,9 @@ STEPS = 3  # of conjugate gradients per half iteration, from the factors of the 
 def als(
     matrix: sp.csr_matrix, factors: int, confidence: float, regularization: float, iterations: int = 10, seed: int = 1
 ) -> Floats:
-    """Return the items' factors v (items x factors) that, with users' factors u, minimise
+    """Return the items' factors v (items x factors) of implicit alternating least squares.
+
+    With users' factors u they minimise
 
         sum over all u, i of c[u, i] (p[u, i] - u.v)^2 + regularization (sum of |u|^2 + sum of |v|^2)
 

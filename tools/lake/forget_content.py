@@ -230,7 +230,7 @@ def redact(document: Any, people: People) -> tuple[Any, Named]:
 
 
 def find_shown(text: str, people: People) -> str | None:
-    """Return the hash of the person in a text of a report: an ID, quoted or not, or its first letters and …"""
+    """Return the hash of the person in a text of a report: an ID, quoted or not, or its first letters and "…"."""
     bare = text.removesuffix("…")
     if bare[:1] in ("'", '"'):
         with contextlib.suppress(ValueError, SyntaxError):

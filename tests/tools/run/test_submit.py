@@ -60,7 +60,6 @@ def steps(cluster):
 @pytest.fixture
 def on_step(emr):
     """Replace the program of a step by a function, soon after the step began."""
-
     # A shell makes background processes ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
