@@ -110,7 +110,7 @@ class Checkout:
         self.write("jobs/greet/main.py", MAIN.replace('"one"', f'"{word}"'))
 
     def make(self, tool: str, name: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", f"tools.{tool}", "--environment", name]
+        command = [sys.executable, "-m", f"tools.deploy.{tool}", "--environment", name]
         return subprocess.run(command, cwd=self.root, env={**os.environ, **variables}, capture_output=True, text=True)
 
     def done(self, tool: str, name: str) -> str:
