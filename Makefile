@@ -55,8 +55,7 @@ new-pipeline: setup ## an app folder with its test, from the template (NAME=… 
 	$(JOBS_PYTHON) -m tools.scaffold.new pipeline --name "$(NAME)" --template "$(PATTERN)"
 
 test: setup ## install, then run the tests that need only Python and make (TESTS=tests/common for some)
-	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(JOBS_TESTS))
-	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(AIRFLOW_TESTS))
+	$(MAKE) --no-print-directory --jobs=2 test-jobs test-airflow
 
 test-system: setup .venv-docs/ready .tandem/mermaid/ready .venv-audit/ready ## run the tests that need parts or take long (TESTS=tests/system for some)
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-system-jobs test-system-airflow
@@ -69,7 +68,13 @@ IN_PARALLEL = $(if $(TESTS),,--numprocesses=2 --dist=worksteal)
 JOBS_TESTS = $(if $(TESTS),$(filter-out tests/airflow_dags%,$(TESTS)),tests --ignore=tests/airflow_dags)
 AIRFLOW_TESTS = $(if $(TESTS),$(filter tests/airflow_dags%,$(TESTS)),tests/airflow_dags)
 
-# Side by side: either half waits for servers, processes and pods most of its time.
+# Both halves at once: either waits for servers, processes and pods much of its time.
+test-jobs: setup
+	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(JOBS_TESTS))
+
+test-airflow: setup
+	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(AIRFLOW_TESTS))
+
 test-system-jobs: setup
 	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m system $(JOBS_TESTS))
 
@@ -253,4 +258,4 @@ $(UV): requirements/uv.txt
 	$(PYTHON) -m pip install -q --upgrade --target .tandem/uv --require-hashes -r requirements/uv.txt
 	touch $@
 
-.PHONY: test-system-jobs test-system-airflow $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(MAKEFILE_LIST))
+.PHONY: test-jobs test-airflow test-system-jobs test-system-airflow $(shell awk -F: '/^[a-z-]+:.*\#\# / {print $$1}' $(MAKEFILE_LIST))

@@ -315,6 +315,7 @@ def test_failure_after_the_switch_is_reported_and_resumes(store: Store) -> None:
         leave_nothing(store, client.called[-1])
 
 
+@pytest.mark.system  # interrupts each of some 20 requests
 def test_version_retired_while_it_is_written_leaks_nothing(store: Store) -> None:
     def let_expire() -> None:
         assert store.run("newer") == 0

@@ -612,6 +612,7 @@ def forget_until() -> Iterator[Callable[..., bool]]:
         process.stdin.close()
 
 
+@pytest.mark.system  # kills at each of some 50 operations
 @pytest.mark.timeout(900)
 def test_killed_run_resumes_with_or_without_the_id(shop_of_files: Shop, tmp_path: Path, forget_until) -> None:
     whole = shop_of_files
