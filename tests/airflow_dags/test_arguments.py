@@ -7,9 +7,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import factories
 import pytest
 from tandem.dag_errors import PipelineError
-from tandem.runtimes.base import Attempt
 from tandem.runtimes.dataproc.jobs import Dataproc
 from tandem.runtimes.emr.serverless import EmrServerless
 from tandem.runtimes.emr.steps import Emr
@@ -125,7 +125,7 @@ def make_attempt(texts, run_id=RUN_ID):
     """An attempt with texts as its parameters."""
     request = {**SPARK, "pod": POD, "memory": "1Gi"}
     parameters = {f"p{number}": text for number, text in enumerate(texts)}
-    return Attempt("toy", "s3://b/l", "d", run_id, "t", 1, None, {}, parameters, request, "c")
+    return factories.attempt(run_id=run_id, parameters=parameters, request=request, cluster="c")
 
 
 def accepted(runtime, attempt):

@@ -11,9 +11,10 @@ import threading
 import time
 from pathlib import Path
 
+import factories
 import pytest
 from tandem.operator import attempt_number_of
-from tandem.runtimes.base import GRACE_SECONDS, Attempt
+from tandem.runtimes.base import GRACE_SECONDS
 from tandem.runtimes.local.process import Process
 
 READS = '[inputs.interactions]\ncontract = "interactions@1"'
@@ -203,7 +204,7 @@ def test_airflow_variable_selects_lake_on_s3(workshop, s3_server, monkeypatch):
 )
 def test_documents_of_deleted_run_with_same_id_do_not_count(task, number):
     started = "2011-01-02T00:00:00.000000+00:00"
-    attempt = Attempt("job", "file:///l", "d", "r", "t", 2, None, {}, {}, {}, None, started)
+    attempt = factories.attempt(lake="file:///l", number=2, run_started=started)
     assert attempt_number_of({"task": task} if task else None, attempt) == number
 
 
@@ -221,7 +222,7 @@ def test_cancel_kills_stubborn_job_and_its_children(tmp_path):
         "time.sleep(600)\n"
     )
     runtime = Process(code=tmp_path, python=Path(sys.executable))
-    attempt = Attempt("stubborn", "file:///l", "d", "r", "t", 1, None, {}, {}, {}, None)
+    attempt = factories.attempt("stubborn", "file:///l")
     running = runtime.submit(attempt)
     while not (tmp_path / "child").exists() or not (tmp_path / "child").read_text():
         time.sleep(0.05)

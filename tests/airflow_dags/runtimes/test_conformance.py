@@ -8,11 +8,11 @@ import subprocess
 from pathlib import Path
 
 import boto3
+import factories
 import pytest
 from cluster import prepared
 from tandem import catalogue
 from tandem.pin_release import fingerprint
-from tandem.runtimes.base import Attempt
 from tandem.runtimes.emr.serverless import EmrServerless
 from tandem.runtimes.emr.steps import Emr
 from tandem.runtimes.kubernetes.job import KubernetesJob
@@ -54,8 +54,10 @@ def make_attempt(runtime, release, lake, job, map_index=None):
     )
     template = json.dumps(fingerprint(job))[1:-1]
     request = json.loads(json.dumps(runtime.request(found, {})).replace(template, release.get(job, "")))
-    predecessors = PREDECESSORS.get(job, {})
-    return Attempt(job, lake, "d", "r", job, 1, map_index, predecessors, PARAMETERS.get(job, {}), request, None)
+    roles, parameters = PREDECESSORS.get(job, {}), PARAMETERS.get(job, {})
+    return factories.attempt(
+        job, lake, task_id=job, map_index=map_index, predecessors=roles, parameters=parameters, request=request
+    )
 
 
 def run(runtime, release, lake, job):
@@ -188,8 +190,9 @@ def test_cluster_and_spark_submit_write_the_same(workshop, aws, monkeypatch, nam
     for each in (submit, runtime):
         request = {**each.request(found, {}), "fingerprint": json.loads(workshop.release)["count"]}
         cluster = opened(name) if each is runtime else None
-        attempt = Attempt(
-            "count", workshop.uri, "d", "r", "count", 1, None, {}, {"text": "it's 'quoted' $HOME"}, request, cluster
+        parameters = {"text": "it's 'quoted' $HOME"}
+        attempt = factories.attempt(
+            "count", workshop.uri, task_id="count", parameters=parameters, request=request, cluster=cluster
         )
         assert each.watch(each.submit(attempt)).exit_code == 0
         content = PROCESS.sub(rb"\1process", storage.read(f"{attempt.key}/manifest.json")[0])

@@ -7,11 +7,12 @@ import socket
 import sys
 import tracemalloc
 
+import factories
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from tandem.lake import read_document
 from tandem.operator import conclude
-from tandem.runtimes.base import Attempt, Outcome
+from tandem.runtimes.base import Outcome
 from tandem.runtimes.local.process import Process
 from tandem.runtimes.output import MAX_LINE, lines, read_result, shorten_last_line
 
@@ -108,8 +109,8 @@ def in_a_process(tmp_path, body, **changes):
     (tmp_path / "jobs" / "toy").mkdir(parents=True, exist_ok=True)
     (tmp_path / "jobs" / "toy" / "main.py").write_text(f"import os, sys, time\n{body}\n")
     runtime = Process(code=tmp_path, python=sys.executable)
-    attempt = Attempt("toy", f"file://{tmp_path}/lake", "d", "r", "t", 1, None, {}, {}, {}, None)
-    return runtime.watch(runtime.submit(dataclasses.replace(attempt, **changes)))
+    attempt = factories.attempt(lake=f"file://{tmp_path}/lake", **changes)
+    return runtime.watch(runtime.submit(attempt))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_last_line_is_as_a_terminal_shows_it(line, last):
     assert shorten_last_line(line) == last
 
 
-ATTEMPT = Attempt("toy", "", "d", "r", "t", 2, None, {}, {}, {}, None, "2026-01-02T00:00:00.000000+00:00")
+ATTEMPT = factories.attempt(lake="", number=2, run_started="2026-01-02T00:00:00.000000+00:00")
 FINE = {"task": {"attempt": 2}, "metrics": {"n": 1}}
 OLDER = {**FINE, "task": {"attempt": 2, "run_started": "2026-01-01T00:00:00.000000+00:00"}}
 FAILURE = {"task": {"attempt": 2}, "exit_code": 4, "sentence": "GateRefused.", "exceptions": []}

@@ -5,11 +5,11 @@ import json
 import subprocess
 import zipfile
 
+import factories
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from conftest import PYTHON, ROOT
 from tandem.runtimes import released
-from tandem.runtimes.base import Attempt
 
 BUNDLE = """
 import json
@@ -75,9 +75,7 @@ CHANGES = {
 
 
 def make_attempt(fingerprint):
-    return Attempt(
-        "build_interactions", "s3://b/l", "d", "r", "t", 1, None, {}, {}, {"fingerprint": fingerprint}, "j-1"
-    )
+    return factories.attempt("build_interactions", request={"fingerprint": fingerprint}, cluster="j-1")
 
 
 @pytest.fixture

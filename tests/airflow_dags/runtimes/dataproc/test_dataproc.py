@@ -7,12 +7,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import factories
 import grpc
 import pytest
 from google.cloud import dataproc_v1
 from google.cloud.dataproc_v1.services.job_controller.transports import JobControllerGrpcTransport
 from tandem import catalogue
-from tandem.runtimes.base import Attempt
 from tandem.runtimes.dataproc.cluster import check_message
 from tandem.runtimes.dataproc.jobs import Dataproc
 
@@ -149,7 +149,8 @@ RUNTIME = Dataproc(project="tandem-123456", region="europe-west3", poll_seconds=
 def make_attempt(number):
     conf = {"spark.a": "b,c"}
     request = {**RUNTIME.request(FOUND, {"executor_cores": 3, "conf": conf}), "fingerprint": "f0"}
-    return Attempt("build", "s3://b/l/", "d", "r", "t.x", number, None, {"role": "u"}, {"flag": True}, request, "c")
+    given = {"predecessors": {"role": "u"}, "parameters": {"flag": True}, "request": request, "cluster": "c"}
+    return factories.attempt("build", "s3://b/l/", task_id="t.x", number=number, **given)
 
 
 def test_payload_has_bundle_sizes_libraries_and_equals_rerun_command():

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
+import factories
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from tandem import catalogue
 from tandem.dag_errors import PipelineError
 from tandem.protocol import encode
-from tandem.runtimes.base import Attempt
 from tandem.runtimes.emr.logs import last_exception
 from tandem.runtimes.emr.steps import Emr
 
@@ -62,7 +62,8 @@ def test_step_equals_submit_txt_of_bundle(more):
         found = catalogue.find(ROOT / "airflow_dags" / "job_catalogue.json", name, "spark", "here")
         found = dataclasses.replace(found, **more)
         request = {**runtime.request(found, {}), "fingerprint": "f0"}
-        attempt = Attempt(name, "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "j-1")
+        given = {"predecessors": {"role": "u"}, "parameters": {"flag": True}, "request": request, "cluster": "j-1"}
+        attempt = factories.attempt(name, "s3://b/l/", number=2, **given)
         assert runtime.command(attempt) == built[name]
     assert len(jobs) > 1
 
@@ -357,9 +358,8 @@ def direct(aws, make_workshop, tmp_path_factory):
         def submit(name, number, cluster):
             request = RUNTIME.request(catalogue.find(workshop.dags / "job_catalogue.json", name, "spark", "here"), {})
             request["fingerprint"] = release[name]
-            return RUNTIME.submit(
-                Attempt(name, workshop.uri, "d", cluster, name, number, None, {}, {}, request, cluster)
-            )
+            names = {"run_id": cluster, "task_id": name, "number": number, "cluster": cluster}
+            return RUNTIME.submit(factories.attempt(name, workshop.uri, **names, request=request))
 
         yield submit
 
@@ -436,7 +436,7 @@ def test_unclosed_cluster_ends_by_idle_time_out(direct):
 
 
 def test_unusable_lake_or_release_is_refused_before_adding_step():
-    attempt = Attempt("build", "file:///l", "d", "r", "t", 1, None, {}, {}, {"fingerprint": "f0"}, "j-1")
+    attempt = factories.attempt("build", "file:///l", request={"fingerprint": "f0"}, cluster="j-1")
     with pytest.raises(AirflowFailException, match="The lake file:///l can't be reached from a cluster, expected s3:"):
         RUNTIME.submit(attempt)
     attempt = dataclasses.replace(attempt, lake="s3://b/l", request={"fingerprint": ""})

@@ -7,9 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import boto3
+import factories
 import pytest
 from tandem import catalogue
-from tandem.runtimes.base import Attempt
 from tandem.runtimes.cloud_request import check_request
 from tandem.runtimes.emr.serverless import EmrServerless
 
@@ -50,7 +50,8 @@ def test_job_run_has_bundle_sizes_and_libraries():
     spark = {"executor_memory": "2g", "conf": {"spark.a": "b c"}}
     found = catalogue.Job("build", "spark", {}, {}, {}, {}, spark, requirements="requirements/own.txt")
     request = {**RUNTIME.request(found, {"executor_cores": 3}), "fingerprint": "f0"}
-    attempt = Attempt("build", "s3://b/l/", "d", "r", "t", 2, None, {"role": "u"}, {"flag": True}, request, "app")
+    given = {"predecessors": {"role": "u"}, "parameters": {"flag": True}, "request": request, "cluster": "app"}
+    attempt = factories.attempt("build", "s3://b/l/", number=2, **given)
     run = RUNTIME.payload(attempt)
     check_request("emr-serverless", "StartJobRun", run, "here")
     driver = run["jobDriver"]["sparkSubmit"]
@@ -108,7 +109,8 @@ def direct(aws, make_workshop, tmp_path_factory):
         def submit(task_id, number):
             found = catalogue.find(workshop.dags / "job_catalogue.json", "sleeps", "spark", "here")
             request = {**RUNTIME.request(found, {}), "fingerprint": json.loads(workshop.release)["sleeps"]}
-            attempt = Attempt("sleeps", workshop.uri, "d", "r", task_id, number, None, {}, {}, request, application)
+            names = {"task_id": task_id, "number": number, "cluster": application}
+            attempt = factories.attempt("sleeps", workshop.uri, **names, request=request)
             return RUNTIME.submit(attempt)
 
         yield submit

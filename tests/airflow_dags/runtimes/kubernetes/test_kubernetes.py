@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+import factories
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from cluster import Proxy, prepared, wait_for
@@ -18,7 +19,6 @@ from structlog.testing import capture_logs
 from tandem import catalogue
 from tandem.failure_notice import exception_lines
 from tandem.operator import JobOperator
-from tandem.runtimes.base import Attempt
 from tandem.runtimes.kubernetes import manifest
 from tandem.runtimes.kubernetes.job import KubernetesJob
 from tandem.runtimes.kubernetes.pod import KubernetesPod
@@ -86,8 +86,8 @@ def make_attempt(toy, request):
         job = catalogue.Job(**{**job.__dict__, "resources": {**job.resources, **resources}})
         request = runtime.request(job, {})
         rendered = json.dumps(request).replace(json.dumps(request["fingerprint"])[1:-1], fingerprint)
-        parameters = {"text": text}
-        return Attempt("toy", LAKE, "dag", run, task, number, None, {}, parameters, json.loads(rendered), None)
+        names = {"dag_id": "dag", "run_id": run, "task_id": task, "number": number}
+        return factories.attempt(lake=LAKE, **names, parameters={"text": text}, request=json.loads(rendered))
 
     return make
 

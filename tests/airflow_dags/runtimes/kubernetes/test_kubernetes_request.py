@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import factories
 import pytest
-from tandem.runtimes.base import Attempt
 from tandem.runtimes.kubernetes import manifest
 
 ENVIRONMENTS = Path(__file__).parents[4] / "airflow_dags" / "environments"
@@ -90,8 +90,7 @@ def test_resources_of_job_toml_are_in_the_pod(workshop, monkeypatch):
 def test_names_are_valid_and_differ_between_tasks(workshop):
     def make_attempt(**other):
         names = {"dag_id": "Ä_dag" * 20, "run_id": "manual__2026-01-01T00:00:00+00:00", "task_id": "t" * 100}
-        rest = {"parameters": {}, "request": {}, "cluster": None, "predecessors": {}, "number": 1, "map_index": 99999}
-        return Attempt(job="j", lake="s3://l", **{**names, **rest, **other})
+        return factories.attempt(**{**names, "map_index": 99999, **other})
 
     different = [
         make_attempt(),

@@ -1,7 +1,6 @@
 """A job as a container: its rights, the explanation of its end, and its removal whichever process dies."""
 
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -15,11 +14,11 @@ import urllib.request
 import uuid
 from pathlib import Path
 
+import factories
 import psutil
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from docker.errors import APIError, DockerException, NotFound
-from tandem.runtimes.base import Attempt
 from tandem.runtimes.local.docker import Docker, lines, quantity, remove
 
 from tools.airflow_api import quote_id
@@ -69,8 +68,8 @@ def make_attempt(image, engine, tmp_path, monkeypatch):
 
     def make(text="", number=1, map_index=None, lake=f"file://{tmp_path}/lake", run=RUN_ID, seconds=None, **request):
         request = {"fingerprint": FINGERPRINT, "cpu": "500m", "memory": "64Mi", **request}
-        attempt = Attempt("toy", lake, "d", run, "t", number, map_index, {}, {"text": text}, request, None)
-        return dataclasses.replace(attempt, deadline_seconds=seconds)
+        names = {"run_id": run, "number": number, "map_index": map_index, "deadline_seconds": seconds}
+        return factories.attempt(lake=lake, **names, parameters={"text": text}, request=request)
 
     yield make
     assert containers(engine, tmp_path) == []
