@@ -188,30 +188,13 @@ def test_attempt_killed_after_the_switch_is_repeated_safely(shop: Shop) -> None:
         versions.roll_back(shop.store)
 
 
-KILLED = """
-import itertools, os, signal
-from common.delivery import writer
-from jobs.publish_product import main as job
-
-batches, put_batch = itertools.count(), writer.put_batch
-
-def put_some(*arguments):
-    if next(batches) == 10:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return put_batch(*arguments)
-
-writer.put_batch = put_some
-job.run(job.main)
-"""
-
-
 def test_killed_task_resumes(shop: Shop, dynamodb: str) -> None:
     assert shop.publish(users(300, "ab")) == 0
     lake = shop.lake(users(1200))
     command = [
         sys.executable,
-        "-c",
-        KILLED,
+        "-m",
+        "tests.programs.publish_until_killed",
         *lake.identity("publish_product"),
         *shop.arguments(),
         "--set",

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tools.packaging.build import build_image, context_files, docker, image_size
 from tools.packaging.fingerprint import ROOT, jobs, product
 from tools.packaging.image_report import probe
 
+PROGRAMS = ROOT / "tests" / "programs"
 PYTHON_JOBS = [name for name in jobs() if load(ROOT / "jobs" / name).engine == "python"]
 LOCKED_DOWN = ["--read-only", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 SOMEONE = ["--user", "54321:0"]  # a user unknown to the image
@@ -49,67 +51,6 @@ type = "integer"
 default = 0
 help = "how much of it"
 """
-TOY = """
-import os
-import tempfile
-import time
-
-import numpy as np
-import pyarrow as pa
-from threadpoolctl import threadpool_info
-
-from common.recommending.blocks import cores
-from common.recommending.ease import _lapack
-from common.handover import run
-
-
-def main(task):
-    what, number = task.parameters["what"], task.parameters["number"]
-    task.log("here")
-    if what == "wait":
-        time.sleep(60)
-    if what == "invert":
-        matrix = np.eye(number, dtype=np.float32, order="F")
-        task.log("computing")
-        _lapack("spotrf", matrix)
-        _lapack("spotri", matrix)
-    if what == "multiply":
-        matrix = np.ones((number, number), dtype=np.float32)
-        task.log("computing")
-        matrix @ matrix
-    if what == "scratch":
-        with tempfile.TemporaryFile() as file:
-            file.write(bytes(number))
-    task.metrics["threads"] = [cores(), pa.cpu_count(), *(pool["num_threads"] for pool in threadpool_info())]
-    with open(task.folder("table").removeprefix("file://"), "w") if what == "write" else open(os.devnull) as file:
-        task.record_output("table", 0)
-
-
-if __name__ == "__main__":
-    run(main)
-"""
-
-MODELS = """
-import json
-import numpy as np
-import pyarrow.dataset, pyarrow.parquet
-import scipy.sparse as sp
-from joblib import parallel_backend
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.decomposition import TruncatedSVD
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_score
-features = np.random.default_rng(1).normal(size=(400, 8))
-labels = (features[:, 0] > 0).astype(int)
-reduced = TruncatedSVD(7).fit(sp.csr_array(features)).explained_variance_ratio_.sum()
-with parallel_backend("loky", n_jobs=2):
-    linear = cross_val_score(LogisticRegression(), features, labels).mean()
-models = [CalibratedClassifierCV(LogisticRegression()), HistGradientBoostingClassifier()]
-scores = [model.fit(features, labels).score(features, labels) for model in models]
-print(json.dumps([reduced, linear, *scores]))
-"""
-
 
 pytestmark = pytest.mark.usefixtures("docker_engine")
 
@@ -131,7 +72,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     job = folder / "jobs" / "toy"
     job.mkdir(parents=True)
     (job / "job.toml").write_text(TOY_DESCRIPTION)
-    (job / "main.py").write_text(TOY)
+    shutil.copy(PROGRAMS / "toy_job.py", job / "main.py")
     wanted = product("toy", folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "DIST", folder / "dist")
@@ -253,7 +194,7 @@ def test_every_module_of_an_image_is_compiled(images: dict[str, str], job: str) 
 
 def test_models_work_without_the_removed_files(toy: str) -> None:
     locked = ("run", "--rm", "--interactive", *LOCKED_DOWN, *SOMEONE, "--tmpfs", "/tmp")
-    process = docker(*locked, "--entrypoint", "python", toy, "-", stdin=MODELS)
+    process = docker(*locked, "--entrypoint", "python", toy, "-", stdin=(PROGRAMS / "fit_models.py").read_text())
     assert process.returncode == 0, process.stderr
     assert min(json.loads(process.stdout)) > 0.8
 

@@ -11,35 +11,6 @@ import pytest
 from tools.sandbox.faulty_proxy import proxy
 
 KEY_OF_ENCRYPTION = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
-PROGRAM = """
-import argparse, json, pathlib, sys
-from common.engines import spark
-from common.engines.spark.io import parquet_writer
-from common.handover import inputs, job_toml, s3, storage, task
-from common.contracts import load
-
-toy = job_toml.Job("toy", "A toy.", "spark", outputs={"quarantine": job_toml.Table("quarantine@2")})
-names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None, "run_started": None}
-arguments = argparse.Namespace(lake="s3://tandem-lake/committer", predecessors=[], settings=[], **names)
-work = task.Task(toy, pathlib.Path(sys.argv[1]), arguments)
-with spark.session(work) as session:
-    columns = ["'f' AS file", "id AS line", "'r' AS reason", "id AS bytes", "'c' AS content"]
-    rows = session.range(1, 8, 1, 1).selectExpr(*columns)
-    spark.write(work, "quarantine", rows)
-    files = storage.files(work.folder("quarantine"))
-    parquet_writer(rows).save("s3://tandem-lake/committer/faulty")
-    work.inputs["faulty"] = inputs.Input("faulty", load("quarantine@2"), storage.files("s3://tandem-lake/committer/faulty"))
-    read = sorted(row.line for row in spark.read(work, "faulty").collect())
-    marked = {"mapreduce.fileoutputcommitter.marksuccessfuljobs": "true"}
-    parquet_writer(rows).options(**marked).save("s3://tandem-lake/committer/marked")
-    try:
-        parquet_writer(rows).save("s3://tandem-lake/committer/after")
-    except Exception as error:
-        sentence = str(s3.explain(error, work.lake))
-marker = json.loads(storage.read("s3://tandem-lake/committer/marked/_SUCCESS")[0])
-print(json.dumps({"marker": marker, "files": len(files), "rows": work.outputs["quarantine"]["rows"], "read": read,
-                  "sentence": sentence}))
-"""
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 
 
@@ -58,7 +29,7 @@ def ran(s3_server, tmp_path_factory):
         here.answer(400, EXPIRED, lambda request: request.method != "HEAD" and "/after" in request.path, times=1000)
         folder = tmp_path_factory.mktemp("job")
         process = subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(folder)],
+            [sys.executable, "-m", "tests.programs.write_by_spark", str(folder)],
             capture_output=True,
             text=True,
             env={**os.environ, **s3_server, "AWS_ENDPOINT_URL": here.url, "TANDEM_S3_KMS_KEY": KEY_OF_ENCRYPTION},

@@ -229,30 +229,6 @@ def test_objects_are_not_written(tmp_path):
         write_arrays(FakeTask(tmp_path), "model", {"objects": np.array([{}])}, {})
 
 
-PEAK = """
-import sys
-import pyarrow as pa, pyarrow.parquet as pq
-from types import SimpleNamespace
-from common import contracts
-from common.engines.interactions import read_interactions
-from common.handover.heartbeat import status_bytes
-from common.handover.storage import File
-from common.handover.inputs import Input
-
-files = [File(f"file://{name}", 0) for name in sys.argv[1:]]
-rows = sum(pq.ParquetFile(name).metadata.num_rows for name in sys.argv[1:])
-def task(files, rows):
-    source = Input("interactions", contracts.load("interactions@1"), files, rows)
-    return SimpleNamespace(input=lambda role: source, log=print)
-read_interactions(task(files[:1], pq.ParquetFile(sys.argv[1]).metadata.num_rows), "interactions", ["weight"])
-open("/proc/self/clear_refs", "w").write("5")  # reset the peak, with all libraries loaded and pools filled
-before = status_bytes("self", "VmRSS")
-found = read_interactions(task(files, rows), "interactions", ["weight"])
-size = found.indptr.nbytes + found.indices.nbytes + found.values["weight"].nbytes
-print((status_bytes("self", "VmHWM") - before) / size, len(found.users))
-"""
-
-
 def test_reading_sorted_files_peaks_well_below_sorting(tmp_path):
     """1.7 to 2.2 times the matrix here, by the overlap of four threads; `make bench-handover` measures large ones."""
     users, items = 240_000, 50
@@ -268,7 +244,8 @@ def test_reading_sorted_files_peaks_well_below_sorting(tmp_path):
         missing = {name: pa.nulls(count * items, whole.field(name).type) for name in whole.names if name not in table}
         files.append(f"{tmp_path}/{part}.parquet")
         pq.write_table(pa.table(table | missing), files[-1])
-    process = subprocess.run([sys.executable, "-c", PEAK, *files], capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.programs.peak_of_reading", *files]
+    process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     ratio, found = process.stdout.split()[-2:]
     assert int(found) == users
