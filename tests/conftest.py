@@ -106,12 +106,12 @@ class JobFolder:
 
 @pytest.fixture
 def make_job(tmp_path: Path, lake: str) -> Callable[..., JobFolder]:
-    """Make a job's folder from the text of its `job.toml` and of its `main.py`."""
+    """Make a job's folder from the text of its `job.toml` after the description, and of its `main.py`."""
 
-    def make(description: str, main: str, name: str = "toy") -> JobFolder:
+    def make(tables: str, main: str, name: str = "toy") -> JobFolder:
         folder = tmp_path / "jobs" / name
         folder.mkdir(parents=True)
-        (folder / "job.toml").write_text(description)
+        (folder / "job.toml").write_text(f'[job]\ndescription = "A toy."\nengine = "python"\n{tables}')
         (folder / "main.py").write_text(main)
         return JobFolder(folder, lake)
 

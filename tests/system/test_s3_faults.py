@@ -14,7 +14,6 @@ from tools.sandbox.faulty_proxy import proxy
 KEY_OF_ENCRYPTION = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd"
 BIG = np.random.default_rng(7).bytes(20 << 20)
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
-HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
 INPUT = '[inputs.table]\ncontract = "quarantine@2"\n'
 OUTPUT = '[outputs.table]\ncontract = "quarantine@2"\n'
 START = "import pyarrow as pa\nfrom common.engines import arrow\nfrom common.handover import run\n"
@@ -181,7 +180,7 @@ def main(task):
 
 
 def test_next_attempt_aborts_only_uploads_of_its_predecessor(through, root, make_job):
-    job = make_job(f'{HEADER}{OUTPUT}[outputs.set]\ncontract = "items@1"\ndataset = "curated/set"\n', BEGIN_AND_DIE)
+    job = make_job(f'{OUTPUT}[outputs.set]\ncontract = "items@1"\ndataset = "curated/set"\n', BEGIN_AND_DIE)
     job.lake = root
     pending = [set()]
     for names in ({"attempt": 3}, {"task": "task-2"}, {"attempt": 1}):  # two may run concurrently, the older one late
@@ -218,7 +217,7 @@ TROUBLES = {
 @pytest.mark.parametrize("trouble", TROUBLES)
 def test_wrong_credentials_or_server_are_one_sentence(through, root, make_job, trouble):
     environment, code, sentence = TROUBLES[trouble]
-    job = make_job(HEADER + OUTPUT, WRITE)
+    job = make_job(OUTPUT, WRITE)
     job.lake = root
     process = job.run(environment=environment)
     assert process.returncode == code
@@ -240,7 +239,7 @@ def test_unreachable_server_is_reported(through, root, monkeypatch):
 
 
 def test_missing_bucket_is_reported_without_retries(through, make_job):
-    job = make_job(HEADER + OUTPUT, WRITE)
+    job = make_job(OUTPUT, WRITE)
     job.lake = "s3://tandem-none/lake"
     process = job.run()
     assert process.returncode == 3
@@ -250,7 +249,7 @@ def test_missing_bucket_is_reported_without_retries(through, make_job):
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
 def test_expired_credentials_are_reported_by_any_client(through, root, make_job, method):
     """HEAD is Arrow's; its response contains no more than that access is denied."""
-    writer, reader = make_job(HEADER + OUTPUT, WRITE, "writer"), make_job(f"{HEADER}{INPUT}", READ, "reader")
+    writer, reader = make_job(OUTPUT, WRITE, "writer"), make_job(INPUT, READ, "reader")
     writer.lake = reader.lake = root
     assert writer.run(task="one").returncode == 0
     through.answer(403 if method == "HEAD" else 400, EXPIRED, lambda request: request.method == method, times=100)

@@ -4,7 +4,6 @@ import uuid
 
 from tools.sandbox.faulty_proxy import proxy
 
-HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
 WRITE = """import pyarrow as pa
 from common.engines import arrow
 from common.handover import run
@@ -55,9 +54,9 @@ def describe(request):
 
 
 def test_task_makes_seven_requests_besides_its_data(s3_server, make_job):
-    writer = make_job(f'{HEADER}[outputs.table]\ncontract = "quarantine@2"\n', WRITE, "writer")
+    writer = make_job('[outputs.table]\ncontract = "quarantine@2"\n', WRITE, "writer")
     reader = make_job(
-        f'{HEADER}[inputs.old]\ncontract = "quarantine@2"\n[outputs.table]\ncontract = "quarantine@2"\n', READ, "reader"
+        '[inputs.old]\ncontract = "quarantine@2"\n[outputs.table]\ncontract = "quarantine@2"\n', READ, "reader"
     )
     with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
         environment = {**s3_server, "AWS_ENDPOINT_URL": here.url}
@@ -81,9 +80,9 @@ def test_days_of_a_dataset_are_found_without_listing(s3_server, make_job):
     window = "".join(
         f'[parameters.{name}]\ntype = "date"\ndefault = ""\nhelp = "when"\n' for name in ("since", "until")
     )
-    writer = make_job(f"{HEADER}[outputs.table]\n{dataset}", WRITE_DAYS, "writer")
+    writer = make_job(f"[outputs.table]\n{dataset}", WRITE_DAYS, "writer")
     read = f'[inputs.old]\n{dataset}dates = ["since", "until"]\n{window}[outputs.table]\ncontract = "quarantine@2"\n'
-    reader = make_job(f"{HEADER}{read}", READ, "reader")
+    reader = make_job(read, READ, "reader")
     with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
         environment = {**s3_server, "AWS_ENDPOINT_URL": here.url}
         writer.lake = reader.lake = f"s3://tandem-lake/{uuid.uuid4().hex}"

@@ -14,7 +14,6 @@ import pytest
 from common.handover import storage
 
 ROOT = Path(__file__).parents[3]
-HEADER = '[job]\ndescription = "A toy."\nengine = "python"\n'
 OUTPUT = '[outputs.table]\ncontract = "interactions@1"\n'
 INPUT = '[inputs.table]\ncontract = "interactions@1"\n'
 PARAMETER = '[parameters.factors]\ntype = "integer"\ndefault = 16\nrange = [1, 512]\nhelp = "How many."\n'
@@ -55,12 +54,12 @@ def last_line(process):
 
 @pytest.fixture
 def writer(make_job):
-    return make_job(HEADER + OUTPUT + PARAMETER, WRITE, "writer")
+    return make_job(OUTPUT + PARAMETER, WRITE, "writer")
 
 
 @pytest.fixture
 def reader(make_job):
-    return make_job(HEADER + INPUT, READ, "reader")
+    return make_job(INPUT, READ, "reader")
 
 
 def test_manifest_records_output_task_and_parents(writer, reader):
@@ -109,7 +108,7 @@ def test_same_attempt_publishes_once(writer):
 
 def test_files_of_another_process_are_not_published(make_job):
     leaves = program("storage.write(f\"{task.folder('table')}/left\", b'x'); raise TaskError('No.')")
-    job = make_job(HEADER + OUTPUT, leaves)
+    job = make_job(OUTPUT, leaves)
     assert job.run().returncode == 1
     (job.folder / "main.py").write_text(WRITE)
     assert job.run().returncode == 0
@@ -148,7 +147,7 @@ def test_role_without_predecessor_is_named(reader):
 
 
 def test_unknown_key_in_job_toml_is_named_with_the_nearest(make_job):
-    process = make_job(HEADER + "[parameters.x]\ntype = 'integer'\nhelp = 'x'\nrnage = [0, 1]\n", READ).run()
+    process = make_job("[parameters.x]\ntype = 'integer'\nhelp = 'x'\nrnage = [0, 1]\n", READ).run()
     assert process.returncode == 2
     assert last_line(process) == "The key 'rnage' in [parameters.x] of toy/job.toml is unknown; did you mean 'range'."
 
@@ -169,7 +168,7 @@ def test_unknown_key_in_job_toml_is_named_with_the_nearest(make_job):
     ],
 )
 def test_failure_has_exit_code_and_last_line(make_job, body, code, sentence):
-    job = make_job(HEADER + OUTPUT, program(body))
+    job = make_job(OUTPUT, program(body))
     process = job.run()
     assert process.returncode == code
     assert last_line(process) == sentence
@@ -181,7 +180,7 @@ def test_failure_has_exit_code_and_last_line(make_job, body, code, sentence):
 
 
 def test_fenced_process_leaves_no_failure_document(make_job):
-    job = make_job(HEADER + OUTPUT, program("raise StaleAttempt('Too late.')"))
+    job = make_job(OUTPUT, program("raise StaleAttempt('Too late.')"))
     process = job.run()
     assert (process.returncode, last_line(process)) == (5, "Too late.")
     assert storage.files(job.key()) == []
@@ -189,7 +188,7 @@ def test_fenced_process_leaves_no_failure_document(make_job):
 
 def test_failure_document_has_the_chain_of_exceptions(make_job):
     chained = "try: {}['user']\n    except KeyError as error: raise InputError('No user.') from error"
-    job = make_job(HEADER + OUTPUT, program(chained))
+    job = make_job(OUTPUT, program(chained))
     assert job.run().returncode == 3
     chain = job.document("attempt-1/failure.json")["exceptions"]
     assert [link["type"] for link in chain] == ["InputError", "KeyError"]
@@ -199,7 +198,7 @@ def test_failure_document_has_the_chain_of_exceptions(make_job):
 @pytest.mark.parametrize(("number", "document"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
 def test_killed_task_publishes_nothing(make_job, number, document):
     job = make_job(
-        HEADER + OUTPUT,
+        OUTPUT,
         WRITE.replace("    task.metrics", "    print('here', flush=True); time.sleep(600)\n    task.metrics"),
     )
     process = subprocess.Popen(job.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -231,9 +230,7 @@ def test_missing_or_shorter_file_stops_the_reader(writer, reader, harm, sentence
 
 def test_other_contract_stops_the_reader(writer, make_job):
     assert writer.run(task="one").returncode == 0
-    process = make_job(HEADER + INPUT.replace("interactions@1", "events@1"), READ).run(
-        "--from", "table=one", task="two"
-    )
+    process = make_job(INPUT.replace("interactions@1", "events@1"), READ).run("--from", "table=one", task="two")
     assert process.returncode == 3
     assert "events@1" in last_line(process)
     assert "interactions@1" in last_line(process)
@@ -252,7 +249,7 @@ def test_missing_manifest_stops_the_reader(reader):
     assert "Task 'one' (input 'table') has published nothing" in last_line(process)
 
 
-MAPPED = HEADER + 'mapped_by = "shards"\n' + OUTPUT + PARAMETER.replace("factors", "shards").replace("16", "3")
+MAPPED = 'mapped_by = "shards"\n' + OUTPUT + PARAMETER.replace("factors", "shards").replace("16", "3")
 
 
 def test_reader_of_mapped_task_gets_all_shards_or_stops(make_job, reader):
@@ -343,7 +340,7 @@ def test_result_file_has_manifest_and_metrics_and_is_small(make_job, writer, tmp
     result = tmp_path / "return.json"
     assert writer.run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
     assert json.loads(result.read_text()) == {"manifest": f"{writer.key()}/manifest.json", "metrics": {"size": 5}}
-    job = make_job(HEADER, program("task.metrics |= {'long': 'x' * 49152, 'short': 1}"))
+    job = make_job("", program("task.metrics |= {'long': 'x' * 49152, 'short': 1}"))
     assert job.run(task="long", environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
     left_out = "1 metrics, 'long' first; the manifest has them."
     result_document = {"manifest": f"{job.key('long')}/manifest.json", "metrics": {"short": 1}, "left_out": left_out}
@@ -353,7 +350,7 @@ def test_result_file_has_manifest_and_metrics_and_is_small(make_job, writer, tmp
 def test_small_metrics_are_kept_next_to_large_ones(make_job, tmp_path):
     result = tmp_path / "return.json"
     many = "task.metrics |= {f'm{n}': n for n in range(100_000)} | {'reasons': {str(n): n for n in range(100_000)}}"
-    assert make_job(HEADER, program(many)).run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
+    assert make_job("", program(many)).run(environment={"TANDEM_RESULT_FILE": str(result)}).returncode == 0
     result_document = json.loads(result.read_text())
     assert result.stat().st_size <= 48 * 1024
     assert result_document["metrics"]["m7"] == 7
@@ -371,7 +368,7 @@ def test_unwritable_result_file_does_not_fail_the_task(writer, tmp_path):
     "name", ["a\nAll is well.", "a\r\nAll is well.", "a\u2028All is well.", "a\x85All is well.", "a\x1b[2KAll is well."]
 )
 def test_last_line_escapes_control_characters_in_names(make_job, name):
-    process = make_job(HEADER, program("raise InputError(f'{task.run_id} is missing.')")).run(run=name)
+    process = make_job("", program("raise InputError(f'{task.run_id} is missing.')")).run(run=name)
     assert process.returncode == 3
     assert process.stderr.count("\n") == 1
     assert process.stderr.splitlines() == [process.stderr.rstrip("\n")]
@@ -380,7 +377,7 @@ def test_last_line_escapes_control_characters_in_names(make_job, name):
 
 
 def test_length_of_last_line_is_bounded(make_job):
-    process = make_job(HEADER, program("raise InputError('x' * 1_000_000)")).run()
+    process = make_job("", program("raise InputError('x' * 1_000_000)")).run()
     assert 1000 < len(process.stderr) < 5000
 
 
@@ -401,7 +398,7 @@ def test_start_of_run_without_offset_is_refused(writer, time):
     assert "is not a time" in last_line(process)
 
 
-REPLACES = f'{HEADER}{OUTPUT}[outputs.set]\ncontract = "interactions@1"\ndataset = "curated/set"\n'
+REPLACES = f'{OUTPUT}[outputs.set]\ncontract = "interactions@1"\ndataset = "curated/set"\n'
 EFFECT = (
     START
     + """
