@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,16 +17,11 @@ BIG = np.random.default_rng(7).bytes(20 << 20)
 EXPIRED = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
 INPUT = '[inputs.table]\ncontract = "quarantine@2"\n'
 OUTPUT = '[outputs.table]\ncontract = "quarantine@2"\n'
-START = "import pyarrow as pa\nfrom common.engines import arrow\nfrom common.handover import run\n"
 END = "\nif __name__ == '__main__':\n    run(main)\n"
-WRITE = f"""{START}
-def main(task):
-    column = pa.array(["x"])
-    one = pa.array([1])
-    rows = pa.table({{"file": column, "line": one, "reason": column, "bytes": one, "content": column}})
-    arrow.write(task, "table", rows)
-{END}"""
-READ = f"""{START}
+WRITE = (Path(__file__).parents[1] / "programs" / "write_row.py").read_text()
+READ = f"""from common.engines import arrow
+from common.handover import run
+
 def main(task):
     task.metrics["rows"] = arrow.read(task, "table").num_rows
 {END}"""

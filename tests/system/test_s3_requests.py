@@ -1,47 +1,13 @@
 """Number of a task's requests on S3 other than for its data: seven, for any size of data."""
 
 import uuid
+from pathlib import Path
 
 from tools.sandbox.faulty_proxy import proxy
 
-WRITE = """import pyarrow as pa
-from common.engines import arrow
-from common.handover import run
-
-
-def main(task):
-    column = pa.array(["x"])
-    one = pa.array([1])
-    rows = pa.table({"file": column, "line": one, "reason": column, "bytes": one, "content": column})
-    arrow.write(task, "table", rows)
-
-
-if __name__ == "__main__":
-    run(main)
-"""
-WRITE_DAYS = """import pyarrow as pa
-import pyarrow.parquet as pq
-from common.engines import arrow
-from common.handover import partitions, storage
-from common.contracts import load
-from common.handover import run
-
-
-def main(task):
-    contract = load("quarantine@2")
-    rows = pa.table([["x"], [1], ["x"], [1], ["x"]], arrow.arrow_schema(contract, list(contract.columns)))
-    for number in range(1, 6):
-        folder, seen = task.partition("table", f"date=2011-01-0{number}")
-        with storage.stream(f"{folder}/{task.version}/part-0.parquet") as file:
-            pq.write_table(rows, file)
-        partitions.register(folder.rpartition("/")[0], {f"2011-01-0{number}"})
-        task.publish_partition("table", folder, seen, 1, storage.files(folder))
-
-
-if __name__ == "__main__":
-    run(main)
-"""
-READ = WRITE.replace("    column = pa", '    print(arrow.read(task, "old").num_rows)\n    column = pa')
+PROGRAMS = Path(__file__).parents[1] / "programs"
+WRITE = (PROGRAMS / "write_row.py").read_text()
+WRITE_DAYS = (PROGRAMS / "write_days.py").read_text()
 
 
 def describe(request):
@@ -56,7 +22,7 @@ def describe(request):
 def test_task_makes_seven_requests_besides_its_data(s3_server, make_job):
     writer = make_job('[outputs.table]\ncontract = "quarantine@2"\n', WRITE, "writer")
     reader = make_job(
-        '[inputs.old]\ncontract = "quarantine@2"\n[outputs.table]\ncontract = "quarantine@2"\n', READ, "reader"
+        '[inputs.old]\ncontract = "quarantine@2"\n[outputs.table]\ncontract = "quarantine@2"\n', WRITE, "reader"
     )
     with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
         environment = {**s3_server, "AWS_ENDPOINT_URL": here.url}
@@ -82,7 +48,7 @@ def test_days_of_a_dataset_are_found_without_listing(s3_server, make_job):
     )
     writer = make_job(f"[outputs.table]\n{dataset}", WRITE_DAYS, "writer")
     read = f'[inputs.old]\n{dataset}dates = ["since", "until"]\n{window}[outputs.table]\ncontract = "quarantine@2"\n'
-    reader = make_job(read, READ, "reader")
+    reader = make_job(read, WRITE, "reader")
     with proxy(s3_server["AWS_ENDPOINT_URL"]) as here:
         environment = {**s3_server, "AWS_ENDPOINT_URL": here.url}
         writer.lake = reader.lake = f"s3://tandem-lake/{uuid.uuid4().hex}"
