@@ -13,28 +13,12 @@ ROOT = Path(__file__).parents[2]
 DAGS = ROOT / "airflow_dags"
 FOLDERS = sorted(file.parent.name for file in DAGS.glob("*/dag.py"))
 
-# Parses each pipeline twice in a process of its own, because imports that the first parse makes are Airflow's affair,
-# and prints what the second one opened, connected to or started, and its seconds of processor time.
-PARSE = """
-import json, runpy, sys, time
-sys.path.insert(0, sys.argv[1])
-seen, parsed = [], {}
-watched = ("open", "socket.connect", "socket.getaddrinfo", "sqlite3.connect", "subprocess.Popen", "os.system")
-sys.addaudithook(lambda event, arguments: seen.append([event, str(arguments[0])]) if event in watched else None)
-for folder in sys.argv[2:]:
-    runpy.run_path(f"{sys.argv[1]}/{folder}/dag.py")
-    seen.clear()
-    began = time.process_time()
-    runpy.run_path(f"{sys.argv[1]}/{folder}/dag.py")
-    parsed[folder] = [list(seen), time.process_time() - began]
-print(json.dumps(parsed))
-"""
-
 
 @pytest.fixture(scope="module")
 def parsed():
-    command = [sys.executable, "-c", PARSE, str(DAGS), *FOLDERS]
-    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "tests.programs.parse_twice", str(DAGS), *FOLDERS]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")

@@ -598,7 +598,7 @@ def test_items_of_a_user_are_deleted_in_all_versions(shop_of_files: Shop, produc
 @pytest.fixture
 def forget_until() -> Iterator[Callable[..., bool]]:
     """Forget a user of a lake in a process that is killed in an operation; True if it was killed."""
-    command = [sys.executable, "-m", "tests.tools.lake.killed_forget"]
+    command = [sys.executable, "-m", "tests.programs.forget_until_killed"]
     surroundings = {name: value for name, value in os.environ.items() if name != "DYNAMODB_ENDPOINT"}
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, env=surroundings, **pipes) as process:

@@ -122,23 +122,6 @@ def test_library_with_another_hash_is_refused(with_library):
         build.bundle_files(with_library("0" * 64))
 
 
-LIBRARY_JOB = """
-from common.engines import spark
-from common.handover import run
-
-
-def main(task):
-    import inflection
-    with spark.session(task) as session:
-        words = session.sparkContext.parallelize(["a_b"], 1).map(lambda word: __import__("inflection").camelize(word))
-        task.metrics["words"] = [inflection.camelize("c_d"), *words.collect()]
-
-
-if __name__ == "__main__":
-    run(main)
-"""
-
-
 def test_job_with_own_libraries_runs_from_its_bundle(tmp_path, lake, monkeypatch):
     root = tmp_path / "real"
     root.mkdir()
@@ -147,7 +130,8 @@ def test_job_with_own_libraries_runs_from_its_bundle(tmp_path, lake, monkeypatch
     job = '[job]\ndescription = "Uses a library."\nengine = "spark"\nrequirements = "requirements/own.txt"\n'
     shutil.copytree(build.ROOT / "requirements", root / "requirements")
     write(root, {"requirements/own.txt": INFLECTION.format(INFLECTION_HASH)})
-    write(root, {"jobs/words/job.toml": job, "jobs/words/main.py": LIBRARY_JOB})
+    program = (build.ROOT / "tests" / "programs" / "use_library.py").read_text()
+    write(root, {"jobs/words/job.toml": job, "jobs/words/main.py": program})
     wanted = product("words", root)
     build.build_bundle(wanted)
     identity = ["--lake", lake, "--dag-id", "d", "--run-id", "r", "--task-id", "t", "--attempt", "1"]
