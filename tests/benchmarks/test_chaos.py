@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from botocore.config import Config
+from events import event
 
 from benchmarks import chaos_check, chaos_plan, chaos_processes
 from benchmarks.chaos_check import Ledger, Published, Reader, Switch
@@ -32,18 +33,8 @@ EVENTS = f"lake/curated/events/date={DAY}"
 USERS = "lake/curated/users/all"
 
 
-def event(number, **changed):
-    return {
-        "event_id": f"e{number}",
-        "user_id": "u1",
-        "item_id": "10000",
-        "type": "purchase",
-        "quantity": 1,
-        "unit_price": 2.5,
-        "time": f"{DAY}T10:00:00Z",
-        "country": "France",
-        **changed,
-    }
+def event_of_day(number, **changed):
+    return event(number, DAY, **{"user_id": "u1", "item_id": "10000", **changed})
 
 
 class Lake:
@@ -120,13 +111,12 @@ class Lake:
         self.put(f"{folder}/manifest.json", json.dumps(document).encode())
 
     def fill(self):
-        lines = [json.dumps(event(number)) for number in (1, 2, 2, 3)] + ['{"event_id": "e9"']
+        lines = [json.dumps(event_of_day(number)) for number in (1, 2, 2, 3)] + ['{"event_id": "e9"']
         self.deliver("events/arrival=2025-01-02/a.jsonl.gz", "\n".join(lines) + "\n")
         change = {"user_id": "u1", "time": f"{DAY}T00:00:00Z", "change": "subscribe", "plan": "basic"}
         self.deliver("users/arrival=2025-01-02/u.jsonl.gz", json.dumps(change) + "\n")
         self.deliver("items/arrival=2025-01-02/i.csv", "item_id,description,seen\n10000,RED MUG,2025-01-01\n")
-        rows = [{**event(number), "time": chaos_check.moment(event(number)["time"])} for number in (1, 2, 3)]
-        self.publish(EVENTS, "events", rows)
+        self.publish(EVENTS, "events", rows_of_events(1, 2, 3))
         self.put("lake/curated/events/days.json", json.dumps({"days": [DAY]}).encode())
         self.publish(USERS, "users", [{"user_id": "u1"}], metrics={"lines": 1}, basis="2025-01-03T00:00:00+00:00")
         self.publish("lake/curated/items/all", "items", [{"item_id": "10000"}])
@@ -205,7 +195,8 @@ def whole(clients, tmp_path):
 
 
 def rows_of_events(*numbers, **changed):
-    return [{**event(number, **changed), "time": chaos_check.moment(event(number)["time"])} for number in numbers]
+    time = chaos_check.moment(f"{DAY}T10:00:00Z")
+    return [{**event_of_day(number, **changed), "time": time} for number in numbers]
 
 
 def set_entry(name, value):
@@ -426,8 +417,8 @@ def test_rollback_lasts_until_a_newer_version(whole):
 )
 def test_unusable_event_is_not_expected(changed):
     arrival = datetime.date(2025, 1, 2)
-    assert chaos_check.is_usable(event(1), arrival)
-    assert not chaos_check.is_usable(event(1, **changed), arrival)
+    assert chaos_check.is_usable(event_of_day(1), arrival)
+    assert not chaos_check.is_usable(event_of_day(1, **changed), arrival)
 
 
 def test_checker_imports_nothing_of_the_product():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from events import event
 from pyspark.sql import SparkSession
 from recommending_lake import Lake
 
@@ -27,9 +28,8 @@ def deliver(lake: Lake, dataset: str, lines: list[bytes], name: str = "a") -> No
     file.write_bytes(gzip.compress(b"".join(line + b"\n" for line in lines)))
 
 
-def event(number: int, user: Any, **changes: Any) -> bytes:
-    row = {"event_id": f"e{number}", "user_id": user, "item_id": "17", "type": "purchase", "quantity": 17}
-    return json.dumps({**row, "unit_price": 1.5, "time": "2011-01-05T10:00:00Z", **changes}).encode()
+def event_of(user: Any, number: int, **changes: Any) -> bytes:
+    return json.dumps(event(number, user_id=user, item_id="17", quantity=17, **changes)).encode()
 
 
 def change(user: Any, **changes: Any) -> bytes:
@@ -59,10 +59,10 @@ def every_byte(lake: Lake) -> str:
 
 @pytest.mark.parametrize("bad", ["lines", "file"])
 def test_events_of_forgotten_users_leave_no_trace(lake: Lake, session: SparkSession, bad: str) -> None:
-    aside = unusable(lambda user, **more: event(0, user, **more))
-    good = [event(number, user) for number, user in enumerate([*USERS, 17, None])]
+    aside = unusable(lambda user, **more: event_of(user, 0, **more))
+    good = [event_of(user, number) for number, user in enumerate([*USERS, 17, None])]
     deliver(lake, "events", [*good, *(aside if bad == "lines" else [])])
-    deliver(lake, "events", [*aside, *[b"{"] * 10, *good] if bad == "file" else [event(100, "x")], "b")
+    deliver(lake, "events", [*aside, *[b"{"] * 10, *good] if bad == "file" else [event_of("x", 100)], "b")
     suppression.add(lake.root, [GONE, "17"])
     assert lake.run("ingest_events", "--set", f"max_quarantined_share={0.9 if bad == 'lines' else 0.1}") == 0
     kept = sorted(str(user) for user in lake.dataset("curated/events")["user_id"].to_pylist())
@@ -100,7 +100,7 @@ def suppressed_in(contents: list[str], lake: Lake) -> list[str]:
 
 
 def test_delivery_of_forgotten_users_only_succeeds(lake: Lake, session: SparkSession) -> None:
-    deliver(lake, "events", [event(1, GONE)])
+    deliver(lake, "events", [event_of(GONE, 1)])
     deliver(lake, "users", [change(GONE)])
     suppression.add(lake.root, [GONE])
     assert lake.run("ingest_events") == 0
