@@ -55,18 +55,6 @@ code=$?
 echo "26/11/23 03:00:59 INFO ShutdownHookManager: Shutdown hook called"
 exit $code
 """
-RELEASE = """
-import json, pathlib, sys
-from common.handover import storage
-from tools.packaging.build import bundle_files
-from tools.packaging.fingerprint import jobs, product
-root, lake = pathlib.Path(sys.argv[1]), sys.argv[2]
-products = [each for each in (product(name, root) for name in jobs(root)) if each.job.engine == "spark"]
-for each in products:
-    for path, content in bundle_files(each).items():
-        storage.write(f"{lake}/code/{each.job.name}/{each.fingerprint}/{path}", content)
-print(json.dumps({each.job.name: each.fingerprint for each in products}))
-"""
 
 SPARK_SUBMIT = f'''#!{PYTHON}
 """Runs a job that needs no Spark as spark-submit would: with the code that it names, from S3."""
@@ -205,7 +193,7 @@ releaseLabel = "emr-7.9.0"
         for name, value in {**aws, "TANDEM_SPARK": runtime, "AIRFLOW_VAR_LAKE": self.uri}.items():
             patch.setenv(name, value)
         s3.client.cache_clear()
-        command = [PYTHON, "-c", RELEASE, str(self.code), self.uri]
+        command = [PYTHON, "-m", "tests.programs.release_jobs", str(self.code), self.uri]
         self.release = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
         patch.setenv("AIRFLOW_VAR_RELEASE", self.release)
 
