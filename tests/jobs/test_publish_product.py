@@ -1,4 +1,4 @@
-"""Publications as frontends see them, on moto's server and on DynamoDB Local."""
+"""Publications as frontends see them, on moto's server."""
 
 import dataclasses
 import datetime
