@@ -26,6 +26,15 @@ FINAL = {  # exit codes that a retry would only repeat
     EXIT_STALE: "fenced, this attempt or a newer one has published",
 }
 
+LIBRARIES = "libraries.zip"  # of a bundle: the libraries that a cluster lacks
+SPARK_SIZES = {
+    "spark.driver.memory": "driver_memory",
+    "spark.executor.memory": "executor_memory",
+    "spark.executor.cores": "executor_cores",
+}
+# YARN itself restarts a driver that failed, under the same attempt number; only the scheduler decides on retries.
+ONE_ATTEMPT = "spark.yarn.maxAppAttempts"
+
 PARSERS: dict[str, Any] = {  # by type of a parameter
     "integer": int,
     "number": float,
@@ -94,8 +103,27 @@ def code_folder(lake: str, job: str, fingerprint: str) -> str:
 
 def bundle_arguments(folder: str, libraries: bool) -> list[str]:
     """Return the arguments of spark-submit for a bundle's files; each process unpacks `libraries` in its folder."""
-    archives = ["--archives", f"{folder}/libraries.zip#libraries"] if libraries else []
+    archives = ["--archives", f"{folder}/{LIBRARIES}#libraries"] if libraries else []
     return [*archives, "--py-files", f"{folder}/code.zip", f"{folder}/main.py"]
+
+
+def spark_properties(spark: Mapping[str, Any]) -> dict[str, str]:
+    """Return Spark's properties from a table like [spark] of job.toml: its sizes, then its `conf`."""
+    sizes = {name: spark[size] for name, size in SPARK_SIZES.items() if size in spark}
+    return {name: str(value) for name, value in {**sizes, **spark.get("conf", {})}.items()}
+
+
+def library_properties(driver: str) -> dict[str, str]:
+    """Return properties that put unpacked libraries on the path of driver and executors.
+
+    `driver` prefixes the driver's environment variables.
+    """
+    return {f"{process}.PYTHONPATH": "libraries" for process in (driver, "spark.executorEnv")}
+
+
+def conf_arguments(properties: Mapping[str, str]) -> list[str]:
+    """Return the arguments of spark-submit that set properties."""
+    return [argument for name, value in properties.items() for argument in ("--conf", f"{name}={value}")]
 
 
 def image(job: str, fingerprint: str, registry: str = "") -> str:

@@ -18,7 +18,16 @@ from rich.table import Table
 from common.errors import TaskError
 from common.handover import storage
 from common.handover.job_toml import Job
-from common.protocol import bundle_arguments, image, nearest
+from common.protocol import (
+    LIBRARIES,
+    ONE_ATTEMPT,
+    bundle_arguments,
+    conf_arguments,
+    image,
+    library_properties,
+    nearest,
+    spark_properties,
+)
 from tools.command_line import exit_on_task_error
 from tools.packaging import base_image, sbom
 from tools.packaging.base_image import BASE_IMAGE
@@ -30,7 +39,6 @@ DIST = ROOT / "dist"
 RELEASE = DIST / "release.json"
 BASES = DIST / "bases.json"  # base images of the last build, by name
 UV = ROOT / ".tandem/uv/bin/uv"  # installed by make setup
-LIBRARIES = "libraries.zip"
 CLUSTER = ["--master", "yarn", "--deploy-mode", "cluster"]
 KINDS = ("bundle", "image", "emr-image")
 CODE = ("jobs/", "common/")
@@ -182,19 +190,14 @@ def install_libraries(wanted: Product, target: str, platform: Sequence[str] = ()
 
 def spark_submit(job: Job, bundle: str, master: list[str], arguments: list[str]) -> list[str]:
     """Return the spark-submit of a bundle: options of the cluster manager, sizes of job.toml, arguments of the job."""
-    sizes = {
-        "spark.driver.memory": job.spark.get("driver_memory"),
-        "spark.executor.memory": job.spark.get("executor_memory"),
-        "spark.executor.cores": job.spark.get("executor_cores"),
-    }
-    conf = {name: value for name, value in sizes.items() if value} | job.spark.get("conf", {})
+    conf = spark_properties(job.spark)
     libraries = bool(job.requirements) and master == CLUSTER
-    if libraries:  # unpacked in the working folder of each process
-        conf |= {f"{process}.PYTHONPATH": "libraries" for process in ("spark.yarn.appMasterEnv", "spark.executorEnv")}
+    if libraries:
+        conf |= library_properties("spark.yarn.appMasterEnv")
     if master == CLUSTER:
-        conf |= {"spark.yarn.maxAppAttempts": "1"}  # else YARN would restart a failed driver
-    options = [word for name, value in conf.items() for word in ("--conf", f"{name}={value}")]
-    return ["spark-submit", *master, "--name", job.name, *options, *bundle_arguments(bundle, libraries), *arguments]
+        conf[ONE_ATTEMPT] = "1"
+    options = [*master, "--name", job.name, *conf_arguments(conf)]
+    return ["spark-submit", *options, *bundle_arguments(bundle, libraries), *arguments]
 
 
 def stage(target: Path, files: dict[str, bytes]) -> None:

@@ -3,36 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tandem import protocol
 from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError, check_known
-
-# YARN itself restarts a driver that failed, under the same attempt number; only Airflow decides on retries.
-ONE_ATTEMPT = "spark.yarn.maxAppAttempts"
-SIZES = {
-    "spark.driver.memory": "driver_memory",
-    "spark.executor.memory": "executor_memory",
-    "spark.executor.cores": "executor_cores",
-}
 
 
 def spark_properties(job: Job, settings: Mapping[str, Any]) -> dict[str, str]:
     """Spark's properties from job.toml, which a task's own settings override."""
-    options = {**job.spark, **settings}
-    sizes = {name: options[size] for name, size in SIZES.items() if size in options}
-    conf = {**sizes, **job.spark.get("conf", {}), **settings.get("conf", {})}
-    return {name: str(value) for name, value in conf.items()}
+    conf = {**job.spark.get("conf", {}), **settings.get("conf", {})}
+    return protocol.spark_properties({**job.spark, **settings, "conf": conf})
 
 
 def libraries_properties(job: Job, driver: str) -> dict[str, str]:
-    """Properties that put the job's libraries on the path of driver and executors; `driver` prefixes its variables."""
-    return (
-        {f"{process}.PYTHONPATH": "libraries" for process in (driver, "spark.executorEnv")} if job.requirements else {}
-    )
-
-
-def conf_arguments(properties: Mapping[str, str]) -> list[str]:
-    """The arguments of spark-submit that set properties."""
-    return [argument for name, value in properties.items() for argument in ("--conf", f"{name}={value}")]
+    """Properties that put the job's libraries, if any, on the path of driver and executors."""
+    return protocol.library_properties(driver) if job.requirements else {}
 
 
 def deploy_mode(job: Job, settings: Mapping[str, Any], default: str) -> str:

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError, check_known
 from tandem.pin_release import fingerprint
+from tandem.protocol import LIBRARIES, ONE_ATTEMPT
 from tandem.runtimes.base import Attempt, Cluster, Outcome, bundle
 from tandem.runtimes.cloud_request import merged
 from tandem.runtimes.polling import PollingRuntime, Submission, name_prefix
-from tandem.runtimes.spark_options import ONE_ATTEMPT, deploy_mode, libraries_properties, spark_properties
+from tandem.runtimes.spark_options import deploy_mode, libraries_properties, spark_properties
 
 INSTALL = (
     "pip install --no-deps --require-hashes -r requirements/airflow-dataproc.txt "
@@ -73,7 +74,7 @@ class Dataproc(PollingRuntime):
                 **libraries,
                 ONE_ATTEMPT: "1",
             },
-            "libraries": "libraries.zip" if job.requirements else None,
+            "libraries": LIBRARIES if job.requirements else None,
         }
 
     def payload(self, attempt: Attempt) -> dict[str, Any]:

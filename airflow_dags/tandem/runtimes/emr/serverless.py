@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 from tandem.catalogue import Job
 from tandem.pin_release import fingerprint
+from tandem.protocol import LIBRARIES, bundle_arguments, conf_arguments
 from tandem.runtimes.base import Attempt, Cluster, Outcome, bundle
 from tandem.runtimes.cloud_request import check_request, client, merged
 from tandem.runtimes.emr.logs import last_exceptions, texts
 from tandem.runtimes.emr.steps import Emr
 from tandem.runtimes.polling import PollingRuntime, Submission, name_prefix
-from tandem.runtimes.spark_options import conf_arguments, libraries_properties, spark_properties
+from tandem.runtimes.spark_options import libraries_properties, spark_properties
 
 log = logging.getLogger(__name__)
 
@@ -50,18 +51,16 @@ class EmrServerless(PollingRuntime):
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         conf = spark_properties(job, settings) | libraries_properties(job, "spark.emr-serverless.driverEnv")
-        packed = "libraries.zip" if job.requirements else None
+        packed = LIBRARIES if job.requirements else None
         return {"fingerprint": fingerprint(job.name), "conf": conf, "libraries": packed}
 
     def payload(self, attempt: Attempt) -> dict[str, Any]:
         """The request StartJobRun; its client token is made from the attempt, so that it starts one run only."""
-        folder, packed = bundle(attempt), attempt.request["libraries"]
-        conf = conf_arguments(attempt.request["conf"])
-        archives = ["--archives", f"{folder}/{packed}#libraries"] if packed else []
+        *code, main = bundle_arguments(bundle(attempt), bool(attempt.request["libraries"]))
         driver = {
-            "entryPoint": f"{folder}/main.py",
+            "entryPoint": main,
             "entryPointArguments": attempt.arguments,
-            "sparkSubmitParameters": shlex.join([*conf, *archives, "--py-files", f"{folder}/code.zip"]),
+            "sparkSubmitParameters": shlex.join([*conf_arguments(attempt.request["conf"]), *code]),
         }
         name = f"{name_prefix(attempt)}{attempt.number}"
         return {

@@ -12,14 +12,12 @@ from airflow.sdk.exceptions import AirflowFailException
 from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError
 from tandem.pin_release import fingerprint
-from tandem.protocol import bundle_arguments
+from tandem.protocol import LIBRARIES, ONE_ATTEMPT, bundle_arguments, conf_arguments
 from tandem.runtimes.base import Attempt, Cluster, Outcome, bundle
 from tandem.runtimes.cloud_request import check_request, client, merged
 from tandem.runtimes.emr.logs import driver_log, last_exceptions, step_log
 from tandem.runtimes.polling import PollingRuntime, Submission, name_prefix
 from tandem.runtimes.spark_options import (
-    ONE_ATTEMPT,
-    conf_arguments,
     deploy_mode,
     libraries_properties,
     spark_properties,
@@ -66,7 +64,7 @@ class Emr(PollingRuntime):
         master = ["--master", "yarn", "--deploy-mode", mode, "--name", job.name]
         conf[ONE_ATTEMPT] = "1"
         options = [*master, *conf_arguments(conf)]
-        packed = "libraries.zip" if job.requirements else None
+        packed = LIBRARIES if job.requirements else None
         return {"fingerprint": fingerprint(job.name), "deploy_mode": mode, "options": options, "libraries": packed}
 
     def command(self, attempt: Attempt) -> list[str]:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tandem.catalogue import Job
+from tandem.protocol import conf_arguments
 from tandem.runtimes.base import Attempt, Cluster
 from tandem.runtimes.local.process import Process
-from tandem.runtimes.spark_options import conf_arguments, spark_properties
+from tandem.runtimes.spark_options import spark_properties
 
 
 @dataclass(frozen=True, kw_only=True)
