@@ -214,8 +214,8 @@ def plan(task: Task, size: models.Size) -> Plan:
     return Plan(heads, share)
 
 
-def evaluate_popularity(data: Data, report: Evaluation, repeats: bool) -> float:
-    """Evaluate all-time and recent popularity; return the half-life of the recent one, in days."""
+def evaluate_popularity(data: Data, report: Evaluation, repeats: bool) -> tuple[float, np.ndarray]:
+    """Evaluate all-time and recent popularity; return the half-life of the latter and its scores."""
     started = time.monotonic()
     tuning, test = data.tuning, data.test
     ranking = models.popular_ranking(popularity(data.at_tuning.pairs), tuning.queries, repeats)
@@ -224,9 +224,9 @@ def evaluate_popularity(data: Data, report: Evaluation, repeats: bool) -> float:
     report.add("popularity", choice, ranking, started)
     choice = models.choose_recent_popularity(data.at_tuning.pairs, tuning.queries, tuning.truth, repeats)
     half_life = choice.parameters["half_life"]
-    ranking = models.popular_ranking(popularity(data.at_test.pairs, half_life), test.queries, repeats)
-    report.add(RECENT, choice, ranking, started)
-    return half_life
+    trending = popularity(data.at_test.pairs, half_life)
+    report.add(RECENT, choice, models.popular_ranking(trending, test.queries, repeats), started)
+    return half_life, trending
 
 
 def evaluate_models(task: Task, data: Data, report: Evaluation, planned: Plan) -> dict[str, float]:
@@ -296,10 +296,10 @@ def cold_users(pairs: History, truth: Truth, trending: np.ndarray) -> dict[str, 
 def main(task: Task) -> None:
     repeats, data = task.parameters["repeats"], read_data(task)
     report = Evaluation(task, data)
-    half_life = evaluate_popularity(data, report, repeats)
+    half_life, trending = evaluate_popularity(data, report, repeats)
     planned = plan(task, models.Size.of(data.now.pairs))
     blend = evaluate_models(task, data, report, planned)
-    cold = cold_users(data.at_test.pairs, data.test_truth, popularity(data.at_test.pairs, half_life))
+    cold = cold_users(data.at_test.pairs, data.test_truth, trending)
     task.metrics |= {
         "users": data.users,
         "items": len(data.items),
