@@ -69,9 +69,9 @@ def describe_unexpected(error: BaseException) -> str:
     return f"{type(error).__name__}{where}: {first_line or 'no message'}; the stack is above, a retry may help."
 
 
-def describe_termination(task: Task, writing: bool) -> str:
+def describe_termination(task: Task, publishing: bool) -> str:
     """Describe in one sentence the outputs that a task ended by SIGTERM has published, if any."""
-    if writing:
+    if publishing:
         return f"Terminated by SIGTERM while publishing; check {protocol.manifest_uri(task.key)}, then rerun the task."
     if not task.effects:
         return "Terminated by SIGTERM before publishing; rerun the task."
@@ -97,10 +97,10 @@ def handle_sigterm(task: Task) -> Iterator[None]:
     def end() -> None:
         while number := os.read(reading, 1):
             if number[0] == signal.SIGTERM:
-                writing = not task.effect_lock.acquire(timeout=PATIENCE)
+                publishing = not task.effect_lock.acquire(timeout=PATIENCE)
                 if task.published:
                     return
-                sentence = one_line(describe_termination(task, writing))
+                sentence = one_line(describe_termination(task, publishing))
                 with contextlib.suppress(Exception):
                     write_failure_document(task, 128 + signal.SIGTERM, sentence, None)
                 print_last_line(sentence)
