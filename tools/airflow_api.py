@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from common.errors import TaskError
 
-class AirflowError(Exception):
+
+class AirflowError(TaskError):
     """Airflow did not start, did not answer, or missed a deadline."""
 
 

@@ -22,6 +22,7 @@ from common.engines import arrow
 from common.handover import manifest
 from common.handover.manifest import Manifest
 from tools.airflow_api import Airflow, AirflowError, Instance
+from tools.command_line import exit_on_task_error
 from tools.data import load_sample
 from tools.sandbox import local_dynamodb
 from tools.sandbox.local_airflow import start
@@ -67,6 +68,7 @@ class Clock:
         return show
 
 
+@exit_on_task_error()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lake", default=f"file://{ROOT}/.tandem/lake", metavar="URI", help="root of the lake")
@@ -81,13 +83,18 @@ def main() -> None:
     if arguments.containers == "docker":
         clock.report("building the missing images of all Python jobs")
         os.environ["AIRFLOW_VAR_RELEASE"] = build_images()
-    try:
-        with local_dynamodb.running():
-            published = run(lake, load_sample.SOURCE, clock)
-            print_users(published, read_products(published))
-    except AirflowError as error:
-        sys.exit(str(error))
+    with local_dynamodb.running():
+        published = run(lake, load_sample.SOURCE, clock)
+        print_users(published, read_products(published))
     console.print(f"All results are in {lake}; `make airflow` shows the runs. Done in {clock.seconds:.0f} s.")
+
+
+def add_s3_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a demo whose lake is on an S3 server of this machine."""
+    parser.add_argument(
+        "--folder", type=Path, default=ROOT / ".tandem" / "s3", metavar="PATH", help="folder of the S3 server"
+    )
+    parser.add_argument("--sample", type=Path, default=load_sample.SOURCE, metavar="FILE", help="transactions to load")
 
 
 def build_images() -> str:

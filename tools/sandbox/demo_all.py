@@ -16,6 +16,7 @@ from common.delivery.tables import client, table_name
 from common.handover import storage
 from tools import tables
 from tools.airflow_api import Airflow, AirflowError
+from tools.command_line import exit_on_task_error
 from tools.data import load_sample
 from tools.sandbox import demo, local_dynamodb
 from tools.sandbox.demo import ROOT, Clock, console
@@ -39,26 +40,24 @@ SHOWN = {  # of each product: keys, columns, rows per key
 }
 
 
+@exit_on_task_error()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lake", default=f"file://{ROOT}/.tandem/lake", metavar="URI", help="root of the lake")
     root = parser.parse_args().lake.rstrip("/")
     clock = Clock()
-    try:
-        with local_dynamodb.running(), ThreadPoolExecutor(len(PRODUCTS)) as pool:
-            loading = pool.submit(load_sample.load, load_sample.SOURCE, root)  # while Airflow starts
-            with start(root, report=clock.report) as airflow:
-                clock.report(f"Airflow is at {airflow.url}, the lake is {root}")
-                loading.result()
-                demo.run_pipelines(airflow, clock)
-                for ended in [pool.submit(run_pipeline, airflow, clock, pipeline) for pipeline in PRODUCTS]:
-                    ended.result()
-                for product in SHOWN:
-                    print_product(product)
-                roll_back(airflow, clock)
-                show_refusal(airflow, clock, root)
-    except AirflowError as error:
-        sys.exit(str(error))
+    with local_dynamodb.running(), ThreadPoolExecutor(len(PRODUCTS)) as pool:
+        loading = pool.submit(load_sample.load, load_sample.SOURCE, root)  # while Airflow starts
+        with start(root, report=clock.report) as airflow:
+            clock.report(f"Airflow is at {airflow.url}, the lake is {root}")
+            loading.result()
+            demo.run_pipelines(airflow, clock)
+            for ended in [pool.submit(run_pipeline, airflow, clock, pipeline) for pipeline in PRODUCTS]:
+                ended.result()
+            for product in SHOWN:
+                print_product(product)
+            roll_back(airflow, clock)
+            show_refusal(airflow, clock, root)
     console.print(f"Done in {clock.seconds:.0f} s; `make airflow` shows the runs.")
 
 

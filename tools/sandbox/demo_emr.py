@@ -18,28 +18,22 @@ from rich.table import Table
 
 from common.errors import TaskError
 from common.handover import storage
-from tools.airflow_api import AirflowError
-from tools.data import load_sample
+from tools.command_line import exit_on_task_error
 from tools.packaging.build import build_bundle
 from tools.packaging.fingerprint import ROOT, jobs, product
 from tools.run.submit import upload
 from tools.sandbox import local_dynamodb, local_s3
-from tools.sandbox.demo import Clock, console, run
+from tools.sandbox.demo import Clock, add_s3_arguments, console, run
 
 NODE = "tools.sandbox.emr_node"
 
 
+@exit_on_task_error()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--folder", type=Path, default=ROOT / ".tandem" / "s3", metavar="PATH", help="folder of the S3 server"
-    )
-    parser.add_argument("--sample", type=Path, default=load_sample.SOURCE, metavar="FILE", help="transactions to load")
+    add_s3_arguments(parser)
     arguments = parser.parse_args()
-    try:
-        show(arguments.folder, arguments.sample, Clock())
-    except (AirflowError, TaskError) as error:
-        sys.exit(str(error))
+    show(arguments.folder, arguments.sample, Clock())
 
 
 def show(folder: Path, sample: Path, clock: Clock) -> None:

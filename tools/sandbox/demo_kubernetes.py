@@ -12,23 +12,20 @@ from pathlib import Path
 
 from common.errors import TaskError
 from common.protocol import image
-from tools.airflow_api import AirflowError
-from tools.data import load_sample
+from tools.command_line import exit_on_task_error
 from tools.packaging.fingerprint import ROOT
 from tools.sandbox import local_dynamodb, local_s3
-from tools.sandbox.demo import Clock, build_images, console, run
+from tools.sandbox.demo import Clock, add_s3_arguments, build_images, console, run
 from tools.sandbox.local_airflow import PROGRAMS
 
 NAMESPACE = "tandem"  # of the pod template
 
 
+@exit_on_task_error()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--containers", default="kubernetes_pod", choices=("kubernetes_pod", "kubernetes_job"))
-    parser.add_argument(
-        "--folder", type=Path, default=ROOT / ".tandem" / "s3", metavar="PATH", help="folder of the S3 server"
-    )
-    parser.add_argument("--sample", type=Path, default=load_sample.SOURCE, metavar="FILE", help="transactions to load")
+    add_s3_arguments(parser)
     arguments = parser.parse_args()
     for name, value in (
         ("KUBECONFIG", "the cluster's configuration"),
@@ -37,10 +34,7 @@ def main() -> None:
         if not os.environ.get(name):
             sys.exit(f"{name} is not set, expected {value}; docs/kubernetes.md has examples.")
     os.environ["TANDEM_CONTAINERS"] = arguments.containers
-    try:
-        show(arguments.folder, arguments.sample, Clock())
-    except (AirflowError, TaskError) as error:
-        sys.exit(str(error))
+    show(arguments.folder, arguments.sample, Clock())
 
 
 def show(folder: Path, sample: Path, clock: Clock) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from tools.airflow_api import Airflow, AirflowError, poll
+from tools.command_line import exit_on_task_error
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / ".venv-airflow" / "bin"
@@ -197,6 +198,7 @@ def free_port(address: str = "127.0.0.1") -> int:
         return int(probe.getsockname()[1])
 
 
+@exit_on_task_error()
 def main() -> None:
     try:
         from tools.sandbox import local_dynamodb  # here, so that importing this module needs no moto
@@ -206,8 +208,6 @@ def main() -> None:
             signal.pause()
     except KeyboardInterrupt:
         pass
-    except AirflowError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":
