@@ -194,12 +194,18 @@ def rollback(lake, monkeypatch) -> Callable[[Variables], tuple[Release, Release]
     return roll_back
 
 
-@pytest.mark.parametrize("step", range(STEPS))
-def test_rollback_concurrent_with_deployment_loses_neither(lake, rollback, step):
+def deployed_twice(lake: str) -> Variables:
+    """Airflow after two releases of a job whose products are in the lake."""
     server = Variables()
     for number in (1, 2):
         deploy(lake, server, "a", str(number))
         storage.write(f"{lake}/code/a/{number}/main.py", b"")
+    return server
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+def test_rollback_concurrent_with_deployment_loses_neither(lake, rollback, step):
+    server = deployed_twice(lake)
     done: dict[str, Release] = {}
 
     def other() -> None:
@@ -216,10 +222,7 @@ def test_rollback_concurrent_with_deployment_loses_neither(lake, rollback, step)
 
 @pytest.mark.parametrize("step", range(STEPS))
 def test_killed_rollback_is_completed_by_the_next_deployment(lake, rollback, step):
-    server = Variables()
-    for number in (1, 2):
-        deploy(lake, server, "a", str(number))
-        storage.write(f"{lake}/code/a/{number}/main.py", b"")
+    server = deployed_twice(lake)
     run_with_plan(at(step, kill), lambda: run_until_killed(lambda: rollback(server)[1]))
     release = deploy(lake, server, "b")
     assert releases.airflow_release(server) == releases.current(lake, server)[0] == release

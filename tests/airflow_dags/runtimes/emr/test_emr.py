@@ -1,6 +1,5 @@
 """Spark jobs as steps of EMR clusters: moto's interface with a node behind it that runs the steps, a lake on S3."""
 
-import copy
 import dataclasses
 import json
 import subprocess
@@ -94,20 +93,6 @@ def test_last_exception_is_found_in_python_and_java_output():
     assert last_exception("one\nKilled\n\n") == "Killed"
 
 
-def changed(path, value):
-    """The request for a cluster with another value at a path; None removes the value."""
-    request = copy.deepcopy(CLUSTER)
-    *steps, last = path
-    parent = request
-    for step in steps:
-        parent = parent[step]
-    if value is None:
-        del parent[last]
-    else:
-        parent[last] = value
-    return request
-
-
 @pytest.mark.parametrize(
     ("path", "value", "sentence"),
     [
@@ -131,7 +116,7 @@ def changed(path, value):
 def test_invalid_cluster_is_refused_while_parsing(workshop, monkeypatch, path, value, sentence):
     monkeypatch.setenv("TANDEM_SPARK", "emr")
     workshop.job("build", engine="spark")
-    workshop.pipeline("p", 'dag.spark("build")', cluster=changed(path, value), build={})
+    workshop.pipeline("p", 'dag.spark("build")', cluster=factories.changed(CLUSTER, path, value), build={})
     with pytest.raises(AssertionError) as error:
         workshop.load("p")
     assert sentence in str(error.value).splitlines()[-1]

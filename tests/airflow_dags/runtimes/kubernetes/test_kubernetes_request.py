@@ -16,20 +16,6 @@ TEMPLATE = json.loads((ENVIRONMENTS / "pod.json").read_text())
 RESOURCES = '[resources]\ncpu = "500m"\nmemory = "64Mi"\ndeadline_seconds = 60'
 
 
-def changed(path, value):
-    """The template with another value at a path."""
-    document = json.loads(json.dumps(TEMPLATE))
-    parent = document
-    *before, last = path
-    for step in before:
-        parent = parent[step]
-    if value is None:
-        del parent[last]
-    else:
-        parent[last] = value
-    return document
-
-
 @pytest.mark.parametrize(
     ("path", "value", "complaint"),
     [
@@ -57,7 +43,7 @@ def test_invalid_template_is_refused_with_path_and_expectation(workshop, monkeyp
     monkeypatch.setenv("TANDEM_CONTAINERS", "kubernetes_pod")
     workshop.job("toy", more=RESOURCES)
     workshop.pipeline("p", 'dag.container("toy")', toy={})
-    workshop.pods(changed(path, value))
+    workshop.pods(factories.changed(TEMPLATE, path, value))
     pattern = ".*".join(map(re.escape, complaint.split(" .* ")))
     with pytest.raises(AssertionError, match=pattern):
         workshop.load("p")
@@ -67,7 +53,7 @@ def test_pod_without_deadline_is_refused(workshop, monkeypatch):
     monkeypatch.setenv("TANDEM_CONTAINERS", "kubernetes_job")
     workshop.job("toy")
     workshop.pipeline("p", 'dag.container("toy")', toy={})
-    workshop.pods(changed(["spec", "activeDeadlineSeconds"], None))
+    workshop.pods(factories.changed(TEMPLATE, ["spec", "activeDeadlineSeconds"], None))
     with pytest.raises(AssertionError, match="has no activeDeadlineSeconds; set it"):
         workshop.load("p")
 
