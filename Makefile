@@ -63,7 +63,8 @@ test-system: setup .venv-docs/ready .tandem/mermaid/ready .venv-audit/ready ## r
 test-parts: setup ## list the parts that make test-system uses; install those that come from package registries
 	$(JOBS_PYTHON) -m tools.sandbox.parts
 
-# Two workers, because each may have a Spark session; a tail of tests goes to the one that is idle.
+# Two workers, because each may have a Spark session; a tail of tests goes to the one that is idle. The Airflow half is
+# done long before, so one process is enough: a second one would import Airflow and make the fixtures of modules again.
 IN_PARALLEL = $(if $(TESTS),,--numprocesses=2 --dist=worksteal)
 JOBS_TESTS = $(if $(TESTS),$(filter-out tests/airflow_dags%,$(TESTS)),tests --ignore=tests/airflow_dags)
 AIRFLOW_TESTS = $(if $(TESTS),$(filter tests/airflow_dags%,$(TESTS)),tests/airflow_dags)
@@ -73,7 +74,7 @@ test-jobs: setup
 	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(JOBS_TESTS))
 
 test-airflow: setup
-	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(AIRFLOW_TESTS))
+	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m "not system" $(AIRFLOW_TESTS))
 
 test-system-jobs: setup
 	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m system $(JOBS_TESTS))

@@ -1,6 +1,7 @@
 """Hostile texts in parameters and run IDs: each reaches a job unchanged, or is refused before it is sent."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -103,16 +104,19 @@ def runtimes(tmp_path_factory):
         "docker": (Docker(), docker_arguments),
         "kubernetes_pod": (KubernetesPod(**pods), pod_arguments),
         "kubernetes_job": (KubernetesJob(**pods, ttl_seconds=1), pod_arguments),
-        "emr": (Emr(), lambda runtime, attempt: on_yarn(after_main(runtime.payload(attempt)["HadoopJarStep"]["Args"]))),
+        "emr": (
+            Emr(),
+            lambda runtime, attempt: on_yarn(*after_main(runtime.payload(attempt)["HadoopJarStep"]["Args"])),
+        ),
         "emr_serverless": (
             EmrServerless(execution_role="r"),
             lambda runtime, attempt: on_yarn(
-                runtime.payload(attempt)["jobDriver"]["sparkSubmit"]["entryPointArguments"]
+                *runtime.payload(attempt)["jobDriver"]["sparkSubmit"]["entryPointArguments"]
             ),
         ),
         "dataproc": (
             Dataproc(project="p", region="r"),
-            lambda runtime, attempt: on_yarn(runtime.payload(attempt)["job"]["pyspark_job"]["args"]),
+            lambda runtime, attempt: on_yarn(*runtime.payload(attempt)["job"]["pyspark_job"]["args"]),
         ),
     }
 
@@ -196,7 +200,8 @@ print(json.dumps([escape(argument) for argument in json.load(sys.stdin)]))
 """
 
 
-def on_yarn(arguments):
+@functools.cache  # a JVM starts once for clusters that get the same arguments
+def on_yarn(*arguments):
     """The arguments of a driver in a container of YARN: Spark's own escaping, YARN's expansion, its script by bash."""
     escape = [PROGRAMS / "python", "-c", ESCAPE]
     escaped = json.loads(subprocess.check_output(escape, input=json.dumps(arguments).encode()).splitlines()[-1])

@@ -1,5 +1,6 @@
 """Errors of a pod template are reported while a pipeline is parsed; a valid template reaches the pod."""
 
+import argparse
 import json
 import os
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import factories
 import pytest
+from tandem import render
 from tandem.runtimes.kubernetes import manifest
 
 ENVIRONMENTS = Path(__file__).parents[4] / "airflow_dags" / "environments"
@@ -101,14 +103,13 @@ def test_render_prints_complete_payload_without_secrets(workshop, monkeypatch):
     workshop.job("toy", more=RESOURCES)
     workshop.pipeline("p", 'dag.container("toy")', toy={})
     workshop.pods(TEMPLATE)
-    command = [sys.executable, "-m", "tandem.render", "--dag", "p", "--task", "toy", "--run", "r", "--attempt", "2"]
+    names = {"dag": "p", "task": "toy", "run": "r", "attempt": 2}
 
     def rendered(runtime):
-        environment = {**os.environ, "PYTHONPATH": str(workshop.dags), "TANDEM_CONTAINERS": runtime}
-        process = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert process.returncode == 0, process.stderr
-        assert "secret" not in process.stdout.replace("secretRef", "")
-        return json.loads(process.stdout)
+        monkeypatch.setenv("TANDEM_CONTAINERS", runtime)
+        payload = render.payload(argparse.Namespace(**names, map_index=0))
+        assert "secret" not in json.dumps(payload).replace("secretRef", "")
+        return payload
 
     pod = rendered("kubernetes_pod")
     base, sidecar = pod["spec"]["containers"]
@@ -118,7 +119,13 @@ def test_render_prints_complete_payload_without_secrets(workshop, monkeypatch):
     job = rendered("kubernetes_job")
     assert job["spec"]["backoffLimit"] == 0
     assert job["spec"]["template"]["spec"] == pod["spec"]
-    assert rendered("process")[-1] == "--attempt=2"
+    process = rendered("process")
+    assert process[-1] == "--attempt=2"
+    command = [sys.executable, "-m", "tandem.render", *(f"--{name}={value}" for name, value in names.items())]
+    environment = {**os.environ, "PYTHONPATH": str(workshop.dags)}
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    assert json.loads(printed.stdout) == process
 
 
 def test_environment_limits_concurrent_mapped_tasks(workshop):
