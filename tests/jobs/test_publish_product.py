@@ -189,8 +189,8 @@ def test_attempt_killed_after_the_switch_is_repeated_safely(shop: Shop) -> None:
 
 
 def test_killed_task_resumes(shop: Shop, dynamodb: str) -> None:
-    assert shop.publish(users(300, "ab")) == 0
-    lake = shop.lake(users(1200))
+    assert shop.publish(users(100, "ab")) == 0
+    lake = shop.lake(users(400))
     command = [
         sys.executable,
         "-m",
@@ -202,14 +202,14 @@ def test_killed_task_resumes(shop: Shop, dynamodb: str) -> None:
     ]
     killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(JOBS.parent)})
     assert killed.returncode == -signal.SIGKILL
-    stored = len(shop.items()) - 300 - 3  # without the previous version, the entries and the pointer
-    assert 0 < stored < 1200
+    stored = len(shop.items()) - 100 - 3  # without the previous version, the entries and the pointer
+    assert 0 < stored < 400
     assert shop.shown("user-0") == ["a", "b"]
     assert shop.run(lake) == 0
     metrics = lake.manifest("publish_product")["metrics"]
     assert stored <= metrics["found"] <= stored + 2 * writer.BATCH  # two batches may have been in flight
-    assert metrics["written"] == 1200 - metrics["found"]
-    assert shop.shown("user-1199") == list("abcde")
+    assert metrics["written"] == 400 - metrics["found"]
+    assert shop.shown("user-399") == list("abcde")
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -335,11 +335,11 @@ def test_version_stored_differently_is_not_switched_to(
 def test_replaced_versions_expire_after_their_days_the_live_one_never(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for size in (30, 29):
+    for size in (12, 11):
         assert shop.publish(users(size), "--set", "keep_days=3") == 0
     assert all("expires" not in item for item in shop.items())
     (replaced,) = (item for item in shop.items() if "kept_until" in item)
-    assert replaced["items"]["N"] == "30"
+    assert replaced["items"]["N"] == "12"
     assert abs(int(replaced["kept_until"]["N"]) - time.time() - 3 * 86_400) < 60
 
     over = {**replaced, "kept_until": {"N": str(int(time.time()) - 1)}}  # as three days later
@@ -348,14 +348,14 @@ def test_replaced_versions_expire_after_their_days_the_live_one_never(
     client = tables.client(4)
     client.meta.events.register("before-call.dynamodb", lambda model, **_: called.add(f"dynamodb:{model.name}"))
     monkeypatch.setattr(job, "client", lambda connections: client)
-    assert shop.run(lake := shop.lake(users(28))) == 0
+    assert shop.run(lake := shop.lake(users(10))) == 0
     called -= {
         "dynamodb:TransactWriteItems",
         "dynamodb:BatchExecuteStatement",
     }  # these need the rights of their actions
     called |= {"dynamodb:ConditionCheckItem", "dynamodb:PartiQLUpdate"}
     assert called == set(iam_policy.TABLE), "the policy allows exactly the requests of the job"
-    assert lake.manifest("publish_product")["metrics"]["expired"] == 30
+    assert lake.manifest("publish_product")["metrics"]["expired"] == 12
     oldest = replaced["version"]["S"]
     for item in shop.items():
         assert ("expires" in item) == (oldest in (item["id"]["S"], item["part"]["S"].partition("/")[0])), item
