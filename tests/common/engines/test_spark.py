@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from common import contracts
 from common.engines import spark
-from common.engines.spark.io import input_errors
+from common.engines.spark.io import forbidden_counts, input_errors
 from common.errors import GateRefused, InputError, TaskError
 from common.handover import job_toml, storage, task
 
@@ -91,26 +91,37 @@ def test_output_is_counted_and_has_no_marker(session: SparkSession, toy: task.Ta
     assert len([name for name in names if name.endswith(".parquet")]) == len(output["files"]) == 3
 
 
-@pytest.mark.parametrize(
-    ("changes", "column"),
-    [
-        ({"event_id": None}, "event_id"),
-        ({"quantity": 0}, "quantity"),
-        ({"time": None}, "time"),
-        ({"unit_price": math.nan}, "unit_price"),
-        ({"unit_price": math.inf}, "unit_price"),
-        ({"event_id": ""}, "event_id"),
-        ({"user_id": ""}, "user_id"),
-        ({"country": "\u00e9" * 512 + "x"}, "country"),
-        ({"item_id": "cup\0"}, "item_id"),
-        ({"item_id": "a\x9fcup"}, "item_id"),
-    ],
+FORBIDDEN = [
+    ({"event_id": None}, "event_id"),
+    ({"quantity": 0}, "quantity"),
+    ({"time": None}, "time"),
+    ({"unit_price": math.nan}, "unit_price"),
+    ({"unit_price": math.inf}, "unit_price"),
+    ({"event_id": ""}, "event_id"),
+    ({"user_id": ""}, "user_id"),
+    ({"country": "\u00e9" * 512 + "x"}, "country"),
+    ({"item_id": "cup\0"}, "item_id"),
+    ({"item_id": "a\x9fcup"}, "item_id"),
+]
+ANYTHING = (
+    "event_id STRING, user_id STRING, item_id STRING, type STRING, quantity LONG, unit_price DOUBLE, "
+    "time TIMESTAMP, country STRING"
 )
+
+
+def test_values_that_break_the_contract_are_counted_by_column(session: SparkSession) -> None:
+    rows = [(number, *event(number, **changes)) for number, (changes, _) in enumerate([({}, ""), *FORBIDDEN])]
+    frame = session.createDataFrame(rows, f"row LONG, {ANYTHING}").coalesce(1)
+    counts = frame.groupBy("row").agg(*forbidden_counts(contracts.load("events@1"))).orderBy("row").collect()
+    found = [{name for name, count in row.asDict().items() if name != "row" and count == 1} for row in counts]
+    assert found == [set(), *({column} for _, column in FORBIDDEN)]
+
+
+@pytest.mark.parametrize(("changes", "column"), [FORBIDDEN[0], FORBIDDEN[3], FORBIDDEN[-1]])
 def test_values_that_break_the_contract_are_refused(
     session: SparkSession, toy: task.Task, changes: dict, column: str
 ) -> None:
-    anything = "event_id STRING, user_id STRING, item_id STRING, type STRING, quantity LONG, unit_price DOUBLE, "
-    frame = session.createDataFrame([event(1), event(2, **changes)], anything + "time TIMESTAMP, country STRING")
+    frame = session.createDataFrame([event(1), event(2, **changes)], ANYTHING)
     with pytest.raises(GateRefused, match=f"1 values of column '{column}'"):
         spark.write(toy, "out", frame)
     assert "out" not in toy.outputs
