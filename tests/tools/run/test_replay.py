@@ -1,5 +1,7 @@
 """Replay of a task on its inputs: same result, changes reported, no shared data touched."""
 
+import argparse
+import importlib
 import os
 import re
 import shutil
@@ -10,9 +12,10 @@ from collections.abc import Iterator
 import botocore.session
 import pytest
 
-from common.errors import ArgumentError
+from common.errors import ArgumentError, TaskError
 from common.handover import manifest, storage
 from common.handover.job_toml import load
+from common.handover.runner import exit_code
 from common.protocol import encode
 from tools.packaging.fingerprint import ROOT
 from tools.run import replay
@@ -29,9 +32,10 @@ def run_replay(lake: str, run: str, task: str, *more: str, **environment: str) -
 
 
 def run_job(lake: str, job: str, run: str, *arguments: str) -> int:
-    command = [sys.executable, str(ROOT / "jobs" / job / "main.py"), "--lake", lake, "--dag-id", "dag"]
-    command += ["--run-id", run, "--task-id", job, "--attempt", "2", *arguments]
-    return subprocess.run(command, capture_output=True).returncode
+    """Run a job's `main` in this process; return its exit code."""
+    module = importlib.import_module(f"jobs.{job}.main")
+    identity = ["--lake", lake, "--dag-id", "dag", "--run-id", run, "--task-id", job, "--attempt", "2"]
+    return exit_code(module.main, ROOT / "jobs" / job, [*identity, *arguments])
 
 
 @pytest.fixture
@@ -152,15 +156,17 @@ def test_undeclared_services_get_an_address_without_a_server():
 
 
 @pytest.mark.parametrize("job", ["../../../tmp/evil", "/tmp/evil", "ingest_items/../ingest_items", ""])
-def test_job_outside_the_checkout_is_not_run(lake, run, job):
+def test_job_outside_the_checkout_is_not_run(lake, run, job, capsys):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(lake, "ingest_items", run) == 0
     uri = f"{lake}/intermediate/dag/{encode(run)}/ingest_items/manifest.json"
     document = manifest.load_or_none(uri).document
     storage.write(uri, manifest.to_json({**document, "job": job}))
-    result = run_replay(lake, run, "ingest_items")
-    assert f"There is no job '{job}'" in result.stderr
-    assert "running" not in result.stdout
+    names = {"dag_id": "dag", "run_id": run, "task_id": "ingest_items", "map_index": None}
+    capsys.readouterr()
+    with pytest.raises(TaskError, match=re.escape(f"There is no job '{job}'")):
+        replay.replay(argparse.Namespace(lake=lake, **names))
+    assert "running" not in capsys.readouterr().out
 
 
 def test_path_out_of_the_lake_is_not_fetched(lake, run, tmp_path):
