@@ -48,6 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SYSTEM.intersection(getattr(item, "fixturenames", ())) or ROOT / "tests" / "system" in item.path.parents:
             item.add_marker("system")
+    items.sort(key=lambda item: item.path.name != "test_races.py")  # a fork takes longer, the more memory is in use
 
 
 def pytest_collection_finish() -> None:
