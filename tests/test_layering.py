@@ -17,6 +17,7 @@ ROOMS = [
     "common.protocol",
     "common.errors",
     "common.contracts",
+    "common.sources",
     "common.handover",
     "common.engines",
     "common.ingestion",

@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import ArgumentError
 from common.protocol import nearest
 
-TYPES = {"string", "int64", "float64", "float32", "boolean", "date", "timestamp"}
+TYPES = {"string", "int64", "float64", "float32", "boolean", "date", "timestamp", "map"}  # a map is of text to text
 CONTROL = r"[\x00-\x1f\x7f-\x9f]"  # control characters, for the regular expressions of Python, Java and Arrow
 MAX_BYTES = 1024  # of a string in UTF-8, unless its column overrides it: DynamoDB's limit for a key
 
@@ -56,7 +56,7 @@ class Contract:
 
 @functools.cache
 def load(name: str) -> Contract:
-    """Return a contract by name and version (`interactions@1`); ArgumentError, with the nearest name, if unknown."""
+    """Return a contract by name and version (`interactions@2`); ArgumentError, with the nearest name, if unknown."""
     folder = importlib.resources.files(__package__)
     file = folder / f"{name}.toml"
     if not file.is_file():

@@ -28,6 +28,7 @@ TYPES = {
     "boolean": pa.bool_(),
     "date": pa.date32(),
     "timestamp": pa.timestamp("us", tz="UTC"),
+    "map": pa.map_(pa.string(), pa.string()),
 }
 BATCH = 64 * 1024  # rows; a thread decodes few at a time compared with those that are kept
 MAX_OPEN_FILES = 4
@@ -105,6 +106,8 @@ def contract_type(kind: pa.DataType) -> pa.DataType:
         return contract_type(kind.value_type)
     if pa.types.is_large_string(kind):
         return pa.string()
+    if pa.types.is_map(kind):  # writers differ in the names of a map's fields
+        return pa.map_(contract_type(kind.key_type), contract_type(kind.item_type))
     return TYPES["timestamp"] if pa.types.is_timestamp(kind) and kind.tz else kind
 
 

@@ -22,7 +22,7 @@ def build_interactions(
     half_life_days: float,
     partitions: int,
 ) -> DataFrame:
-    """Return rows of `interactions@1`, sorted by user and item within each partition; one shuffle, on user.
+    """Return rows of `interactions@2`, sorted by user and item within each partition; one shuffle, on user.
 
     The weight as of a moment is log1p(max(0, sum of sign * quantity * 2^(-age / half-life))) over the events before
     it, age in days: cancellations are subtracted before the logarithm.

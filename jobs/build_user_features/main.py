@@ -35,7 +35,7 @@ def build_user_features(
     buyer_days: int,
     partitions: int,
 ) -> DataFrame:
-    """Return rows of `user_features@1` from those of `events@1` and `users@1`, as of the cuts; the last is now."""
+    """Return rows of `user_features@1` from those of `events@2` and `users@2`, as of the cuts; the last is now."""
     days = by_day(events.where("user_id IS NOT NULL").repartition(partitions, "user_id"))
     bought = as_of_cuts(days, cuts, horizon_days)
     subscribed = subscriptions_as_of_cuts(users, cuts, horizon_days)

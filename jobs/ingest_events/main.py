@@ -109,7 +109,7 @@ def parse(lines: DataFrame, reason_of_usable: str | None = None) -> DataFrame:
     appended = F.concat(F.lit("["), "value", F.lit(f',{{"event_id":"{END}"}}]'))
     with_objects = lines.withColumn("objects", F.from_json(appended, f"ARRAY<STRUCT<{EVENT}>>", JSON))
     event = F.get("objects", F.lit(0))
-    fields = {name: event[name] for name in contracts.load("events@1").columns}
+    fields = {name: event[name] for name in contracts.load("events@2").columns}
     for name in ("event_id", "user_id", "item_id", "country"):
         fields[name] = F.nullif(fields[name], F.lit(""))  # empty text is null
     time = fields["time"]
@@ -312,7 +312,7 @@ def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitio
         F.asc_nulls_first("arrival"), "file", "position"
     )
     first = spread.repartition(partitions, "date", "bucket").withColumn("number", F.row_number().over(same_event))
-    names = list(contracts.load("events@1").columns)
+    names = list(contracts.load("events@2").columns)
     return first.where("number = 1 AND arrival IS NOT NULL").select("date", *names)  # known events have no arrival
 
 
@@ -321,7 +321,7 @@ def known_events(session: SparkSession, published: list[Manifest | None]) -> Dat
     files = [file.uri for partition in published for file in manifest.partition_files(partition)]
     if not files:
         return spark.small_table(session, {"date": "DATE", "event_id": "STRING"}, [])
-    events = session.read.schema(spark.schema(contracts.load("events@1"))).parquet(*files)
+    events = session.read.schema(spark.schema(contracts.load("events@2"))).parquet(*files)
     return events.select(F.to_date("time").alias("date"), "event_id")
 
 

@@ -123,7 +123,7 @@ def as_categories(lines: pa.Table) -> pd.DataFrame:
 
 
 def periods(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return rows of users@1, by user and time, and the cancellations without a plan to end."""
+    """Return rows of users@2, by user and time, and the cancellations without a plan to end."""
     order = ["user_id", "time", "arrival", "file", "line"]
     changes = changes.sort_values(order).drop_duplicates(["user_id", "time"], keep="last")
     before = changes.groupby("user_id", sort=False, observed=True)["change"].shift()

@@ -19,7 +19,7 @@ import pytest
 from tools.airflow_api import AirflowError, Instance, quote_id
 from tools.sandbox import local_airflow
 
-INTERACTIONS = 'contract = "interactions@1"'
+INTERACTIONS = 'contract = "interactions@2"'
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from tandem.operator import attempt_number_of
 from tandem.runtimes.base import GRACE_SECONDS
 from tandem.runtimes.local.process import Process
 
-READS = '[inputs.interactions]\ncontract = "interactions@1"'
-WRITES = '[outputs.interactions]\ncontract = "interactions@1"'
+READS = '[inputs.interactions]\ncontract = "interactions@2"'
+WRITES = '[outputs.interactions]\ncontract = "interactions@2"'
 TEXT = '[parameters.text]\ntype = "string"\ndefault = ""\nhelp = "a text"'
 FLAG = '[parameters.flag]\ntype = "boolean"\ndefault = false\nhelp = "yes or no"'
 

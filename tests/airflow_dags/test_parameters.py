@@ -124,7 +124,7 @@ def test_run_can_set_every_gate_of_a_pipeline(bag, folder):
         assert dag.params.get_param(name).description
 
 
-WRITES = '[outputs.interactions]\ncontract = "interactions@1"'
+WRITES = '[outputs.interactions]\ncontract = "interactions@2"'
 PARAMETERS = """
 [parameters.since]
 type = "date"

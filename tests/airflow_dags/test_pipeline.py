@@ -8,7 +8,7 @@ from tandem.operator import log_failure
 from tandem.runtimes.base import Cluster
 from tandem.runtimes.local.spark_submit import SparkSubmit
 
-INTERACTIONS = 'contract = "interactions@1"'
+INTERACTIONS = 'contract = "interactions@2"'
 READS = f"[inputs.interactions]\n{INTERACTIONS}"
 WRITES = f"[outputs.interactions]\n{INTERACTIONS}"
 PARAMETER = '[parameters.factors]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
@@ -50,7 +50,7 @@ class WithCluster(SparkSubmit):
 @pytest.fixture
 def jobs(workshop):
     workshop.job("build", more=WRITES, engine="spark")
-    workshop.job("train", more=f'{READS}\n{PARAMETER}\n[outputs.model]\ncontract = "events@1"')
+    workshop.job("train", more=f'{READS}\n{PARAMETER}\n[outputs.model]\ncontract = "events@2"')
     workshop.job("refine", more=f"{READS}\n{WRITES}", engine="spark")
     workshop.job("broken", more=READS, engine="spark", body='raise errors.GateRefused("The result is too bad.")')
     return workshop
@@ -91,7 +91,7 @@ trained >> after
             'a = dag.container("train", interactions=dag.spark("build"))\n'
             'dag.container("train", task_id="again", interactions=a)',
             {"again": {}},
-            "Task 'again' of p reads interactions@1 in the role 'interactions', but 'train' writes model (events@1); "
+            "Task 'again' of p reads interactions@2 in the role 'interactions', but 'train' writes model (events@2); "
             "name a task that writes it, or move both jobs to one version of the contract.",
         ),
         (
@@ -143,13 +143,13 @@ def test_readme_is_documentation_and_options_override_environment(jobs):
 
 
 def test_role_accepts_any_of_several_contracts(jobs):
-    jobs.job("publish", more='[inputs.product]\ncontracts = ["interactions@1", "items@1"]')
+    jobs.job("publish", more='[inputs.product]\ncontracts = ["interactions@2", "items@2"]')
     jobs.pipeline("p", 'dag.container("publish", product=dag.spark("build"))', cluster={}, build={}, publish={})
     assert jobs.load("p").get_task("publish").predecessors == {"product": "build"}
     body = 'dag.container("publish", product=dag.container("train", interactions=dag.spark("build")))'
     jobs.pipeline("q", body, cluster={}, build={}, train={}, publish={})
     with pytest.raises(
-        AssertionError, match=r"reads interactions@1 or items@1 in the role 'product', but 'train' writes"
+        AssertionError, match=r"reads interactions@2 or items@2 in the role 'product', but 'train' writes"
     ):
         jobs.load("q")
 

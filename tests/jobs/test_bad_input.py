@@ -29,8 +29,8 @@ def put_features(lake: Lake, rows: pa.Table) -> None:
 
 
 def put_shop(lake: Lake, events: list[dict], items: list[dict]) -> None:
-    lake.put_day("events", "events@1", table("events@1", events), "curated/events", TIME.date())
-    lake.put("items", "items@1", table("items@1", items), dataset="curated/items")
+    lake.put_day("events", "events@2", table("events@2", events), "curated/events", TIME.date())
+    lake.put("items", "items@2", table("items@2", items), dataset="curated/items")
 
 
 def put_predicted(lake: Lake, users: Sequence[str]) -> None:
@@ -198,7 +198,7 @@ def test_training_a_recommender(
 ) -> None:
     put_shop(lake, sold(USERS), ITEMS)
     rows = [{**BOUGHT, "user_id": user, "item_id": item["item_id"], **other} for user in users for item in items]
-    lake.put("interactions", "interactions@1", table("interactions@1", rows))
+    lake.put("interactions", "interactions@2", table("interactions@2", rows))
     assert lake.run("train_recommender", "--from", "interactions=interactions") == code
     assert message in log_or_message(capsys, code)
 
@@ -251,7 +251,7 @@ def test_predicting_recommendations(
     lake: Lake, capsys, users: list, items: list, other: dict, weight: float, code: int, message: str
 ) -> None:
     rows = [{**BOUGHT, "user_id": user, "item_id": item["item_id"], **other} for user in users for item in ITEMS]
-    lake.put("interactions", "interactions@1", table("interactions@1", rows))
+    lake.put("interactions", "interactions@2", table("interactions@2", rows))
     put_model(lake, items, weight, 1.0)
     inputs = ["--from", "interactions=interactions", "--from", "model=model"]
     assert lake.run("predict_recommendations", *inputs, map_index=0) == code
@@ -277,7 +277,7 @@ SELECTED = [  # users, items, score of predictions, of trending items, the exit 
 def test_selecting_recommendations(
     lake: Lake, capsys, users: list, items: list, score: float, trending: float, code: int, message: str
 ) -> None:
-    lake.put("items", "items@1", table("items@1", items), dataset="curated/items")
+    lake.put("items", "items@2", table("items@2", items), dataset="curated/items")
     put_model(lake, ITEMS, 1.0, trending)
     rows = [
         {"user_id": user, "rank": rank, "item_id": item["item_id"], "score": score, "model": "ease"}
@@ -291,16 +291,16 @@ def test_selecting_recommendations(
 
 
 VERSIONS = [  # of a contract that a job reads from another task, or in a dataset; the job, the role, the contract
-    ("build_interactions", None, "events@1"),
-    ("train_recommender", "interactions", "interactions@1"),
-    ("predict_recommendations", "interactions", "interactions@1"),
+    ("build_interactions", None, "events@2"),
+    ("train_recommender", "interactions", "interactions@2"),
+    ("predict_recommendations", "interactions", "interactions@2"),
     ("select_recommendations", "predictions", "predictions@2"),
-    ("build_user_features", None, "events@1"),
+    ("build_user_features", None, "events@2"),
     ("train_churn", "features", "user_features@1"),
     ("predict_churn", "features", "user_features@1"),
     ("join_characteristics", "predictions", "churn_predictions@2"),
-    ("build_similar_items", None, "items@1"),
-    ("build_trending_items", None, "events@1"),
+    ("build_similar_items", None, "items@2"),
+    ("build_trending_items", None, "events@2"),
     ("publish_product", "product", "recommendations@1"),
 ]
 

@@ -18,7 +18,7 @@ from jobs.build_interactions import main as job
 END = datetime.date(2011, 3, 1)
 DAY = datetime.timedelta(days=1)
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)  # to shrink a failure would run Spark a hundred times more
-SCHEMA = spark.schema(contracts.load("events@1"))
+SCHEMA = spark.schema(contracts.load("events@2"))
 
 
 def midnight(date: datetime.date) -> datetime.datetime:
@@ -49,7 +49,7 @@ def built(session: SparkSession, events: list, partitions: int = 2, half_life: f
 
 
 def reference(events: list, half_life: float = 7.0) -> dict:
-    """Compute interactions@1 by definition, one pair and one moment at a time."""
+    """Compute interactions@2 by definition, one pair and one moment at a time."""
     pairs = defaultdict(list)
     for user, item, kind, quantity, time in events:
         if user is not None and time < midnight(END):
@@ -154,7 +154,7 @@ def publish_events(session: SparkSession, lake: str, date: str, events: list) ->
     frame(session, events).coalesce(1).write.parquet(f"{folder}/version=a-1")
     files = storage.files(f"{folder}/version=a-1")
     paths = [{"path": file.uri.removeprefix(f"{folder}/"), "bytes": file.bytes} for file in files]
-    output = {"contract": "events@1", "rows": len(events), "bytes": 1, "files": paths}
+    output = {"contract": "events@2", "rows": len(events), "bytes": 1, "files": paths}
     document = {"outputs": {"events": output}, "task": {}}
     storage.write(f"{folder}/manifest.json", manifest.to_json(document))
 
@@ -185,7 +185,7 @@ def test_window_ends_after_the_newest_partition(session: SparkSession, lake: str
     rows = session.read.parquet(f"{lake}/intermediate/d/r/build_interactions/attempt-1/*/interactions").collect()
     bob = next(row for row in rows if row.user_id == "bob")
     assert bob.weight == pytest.approx(math.log1p(0.5))  # a day old when the window ends
-    names = list(contracts.load("interactions@1").columns)
+    names = list(contracts.load("interactions@2").columns)
     assert bob.__fields__ == names
 
 

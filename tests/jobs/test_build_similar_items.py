@@ -33,9 +33,9 @@ def put(lake: Lake, bought: list[tuple]) -> None:
         {**event, "event_id": f"e{n}", "user_id": user, "item_id": item, "time": NOW - datetime.timedelta(days=days)}
         for n, (user, item, days) in enumerate(bought)
     ]
-    lake.put_day("events", "events@1", table("events@1", rows), "curated/events", NOW.date())
+    lake.put_day("events", "events@2", table("events@2", rows), "curated/events", NOW.date())
     goods = [{"item_id": item, "name": name, "family": item} for item, name in NAMES.items()]
-    lake.put("items", "items@1", table("items@1", goods), dataset="curated/items")
+    lake.put("items", "items@2", table("items@2", goods), dataset="curated/items")
 
 
 def similar(lake: Lake, *settings: str) -> dict[str, list[tuple]]:

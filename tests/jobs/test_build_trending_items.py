@@ -25,7 +25,7 @@ def trending(session: SparkSession, bought: list[tuple], min_buyers: int = 2, co
     goods = [(item, f"NAME {item}", item) for item in ITEMS]
     frames = [
         session.createDataFrame(rows, spark.schema(contracts.load(contract)))
-        for rows, contract in ((events, "events@1"), (goods, "items@1"))
+        for rows, contract in ((events, "events@2"), (goods, "items@2"))
     ]
     found = job.trending_items(*frames, END, 7, 3.0, 2, min_buyers, count)
     rows = [row.asDict() for row in found.collect()]

@@ -27,14 +27,14 @@ def midnight(date: datetime.date) -> datetime.datetime:
 def built(
     session: SparkSession, events: list[tuple], users: list[tuple] = (), churn: str = "inactive", buyer_days: int = 60
 ) -> dict[tuple, dict]:
-    """Return rows by user and cut. Events: user, item, type, quantity, price, time; users: those of users@1."""
+    """Return rows by user and cut. Events: user, item, type, quantity, price, time; users: those of users@2."""
     rows = [
         (f"e{number}", user, item, kind, quantity, price, time, "Norway")
         for number, (user, item, kind, quantity, price, time) in enumerate(events)
     ]
     frames = [
         session.createDataFrame(list(part), spark.schema(contracts.load(contract)))
-        for part, contract in ((rows, "events@1"), (users, "users@1"))
+        for part, contract in ((rows, "events@2"), (users, "users@2"))
     ]
     found = [row.asDict() for row in job.build_user_features(*frames, CUTS, churn, 30, buyer_days, 2).collect()]
     assert len({(row["user_id"], row["cut"]) for row in found}) == len(found)
@@ -176,7 +176,7 @@ def test_horizon_of_the_newest_labelled_cut_ends_at_the_end() -> None:
 
 
 def test_events_are_shuffled_once(session: SparkSession, tmp_path) -> None:
-    schemas = [spark.schema(contracts.load(contract)) for contract in ("events@1", "users@1")]
+    schemas = [spark.schema(contracts.load(contract)) for contract in ("events@2", "users@2")]
     frames = [session.createDataFrame([], schema) for schema in schemas]
     for name, frame in zip(("events", "users"), frames, strict=True):
         frame.write.parquet(f"{tmp_path}/{name}")

@@ -60,9 +60,9 @@ def test_each_predicted_user_has_one_row_with_known_habits(session: SparkSession
         frame(session, contract, rows)
         for contract, rows in (
             ("churn_predictions@2", predictions),
-            ("events@1", events),
-            ("items@1", items),
-            ("users@1", periods),
+            ("events@2", events),
+            ("items@2", items),
+            ("users@2", periods),
         )
     ]
     rows = {row.user_id: row.asDict() for row in job.join_characteristics(*frames, END, 2).collect()}

@@ -41,7 +41,7 @@ def interactions(lake: Lake, bought: list[tuple[str, str, int, int]], weight: fl
             f"{key}{suffix}": value for suffix in ("_before_test", "_before_tuning") for key, value in none.items()
         }
         rows.append({**row, "last_time": time, **before})
-    lake.put("interactions", "interactions@1", table("interactions@1", rows))
+    lake.put("interactions", "interactions@2", table("interactions@2", rows))
 
 
 def predict(lake: Lake, shards: int = 1, candidates: int = 3) -> list[tuple]:

@@ -31,7 +31,7 @@ def lake(tmp_path: Path) -> Lake:
     lake = Lake(tmp_path)
     names = [item for item, *_ in CATALOGUE]
     rows = [{"item_id": item, "name": item.upper(), "family": family} for item, family, *_ in CATALOGUE]
-    lake.put("items", "items@1", table("items@1", rows), dataset="curated/items")
+    lake.put("items", "items@2", table("items@2", rows), dataset="curated/items")
     known = sorted([*names[:-1], "POST"])
     sold = {item: AS_OF - (days or 0) * DAY for item, _, days, _ in CATALOGUE} | {"POST": AS_OF}
     trending = {item: score for item, *_, score in CATALOGUE} | {"POST": 99.0}
@@ -118,7 +118,7 @@ def test_default_rows_remain_without_predictions(lake: Lake) -> None:
 def test_catalogue_without_sales_is_refused(tmp_path: Path, capsys) -> None:
     lake = Lake(tmp_path)
     rows = [{"item_id": "cup", "name": "CUP", "family": "cup"}]
-    lake.put("items", "items@1", table("items@1", rows), dataset="curated/items")
+    lake.put("items", "items@2", table("items@2", rows), dataset="curated/items")
     lake.put_model(
         "model",
         {**string_arrays("items", pa.array(["lamp"])), "last_sold": np.array([AS_OF]), "trending": np.ones(1)},

@@ -22,7 +22,7 @@ CATALOGUE = [{"item_id": f"{10000 + i}", "name": f"ITEM NUMBER {i}", "family": f
 
 
 def interactions(purchases: dict[tuple[int, int], list[int]], item_name=lambda item: str(10000 + item)) -> pa.Table:
-    """Return interactions@1 from the days on which users bought items."""
+    """Return interactions@2 from the days on which users bought items."""
     rows = []
     for (user, item), days in sorted(purchases.items()):
         row = {
@@ -38,7 +38,7 @@ def interactions(purchases: dict[tuple[int, int], list[int]], item_name=lambda i
                 f"last_time{suffix}": START + datetime.timedelta(max(known)) if known else None,
             }
         rows.append(row)
-    return table("interactions@1", rows)
+    return table("interactions@2", rows)
 
 
 def with_taste(seed: int = 0) -> dict[tuple[int, int], list[int]]:
@@ -79,7 +79,7 @@ def nothing_to_learn() -> dict[tuple[int, int], list[int]]:
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
     lake = Lake(tmp_path)
-    lake.put("items", "items@1", table("items@1", CATALOGUE), dataset="curated/items")
+    lake.put("items", "items@2", table("items@2", CATALOGUE), dataset="curated/items")
     return lake
 
 
@@ -89,7 +89,7 @@ def train(lake: Lake, *arguments: str) -> int:
 
 def test_shipped_model_is_fitted_on_all_data(lake: Lake) -> None:
     late = {(user, ITEMS - 1): [95] for user in range(1, USERS, 2)}
-    lake.put("interactions", "interactions@1", interactions(without_last_item() | late))
+    lake.put("interactions", "interactions@2", interactions(without_last_item() | late))
     assert train(lake) == 0
     arrays, document = lake.model("train_recommender")
     assert strings_of("items", arrays).to_pylist() == [item["item_id"] for item in CATALOGUE]
@@ -105,7 +105,7 @@ def test_shipped_model_is_fitted_on_all_data(lake: Lake) -> None:
 def test_cold_users_and_new_items_are_reported_separately(lake: Lake) -> None:
     newcomers = {(USERS + number, number % 10): [90] for number in range(7)}
     new_item = {(user, ITEMS - 1): [60 if user == 3 else 90] for user in range(3, 20, 2)}
-    lake.put("interactions", "interactions@1", interactions(without_last_item() | newcomers | new_item))
+    lake.put("interactions", "interactions@2", interactions(without_last_item() | newcomers | new_item))
     assert train(lake) == 0
     _, document = lake.model("train_recommender")
     assert document["cold_users"]["users"] == 7
@@ -134,7 +134,7 @@ def test_blend_must_win_beyond_the_noise() -> None:
 
 
 def test_small_budget_leaves_out_models_and_logs_them(lake: Lake, capsys) -> None:
-    lake.put("interactions", "interactions@1", interactions(with_taste()))
+    lake.put("interactions", "interactions@2", interactions(with_taste()))
     assert train(lake, "--set", "seconds=1") == 0
     found = lake.manifest("train_recommender")["metrics"]["models"]
     planned = next(line for line in capsys.readouterr().out.splitlines() if " planned " in line)
@@ -149,7 +149,7 @@ def without_last_item() -> dict[tuple[int, int], list[int]]:
 
 @pytest.mark.parametrize("repeats", ["true", "false"])
 def test_model_that_learned_tastes_ships_with_its_report(lake: Lake, repeats: str) -> None:
-    lake.put("interactions", "interactions@1", interactions(with_taste()))
+    lake.put("interactions", "interactions@2", interactions(with_taste()))
     assert train(lake, "--set", f"repeats={repeats}") == 0
     metrics = lake.manifest("train_recommender")["metrics"]
     assert metrics["users"] == USERS and metrics["items"] == ITEMS
@@ -167,15 +167,15 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     made = []
     for name in ("one", "other"):
         lake = Lake(tmp_path / name)
-        lake.put("items", "items@1", table("items@1", CATALOGUE), dataset="curated/items")
-        lake.put("interactions", "interactions@1", interactions(with_taste()))
+        lake.put("items", "items@2", table("items@2", CATALOGUE), dataset="curated/items")
+        lake.put("interactions", "interactions@2", interactions(with_taste()))
         assert train(lake, "--set", "evaluation_users=50") == 0
         made.append((lake.bytes_of("train_recommender"), lake.manifest("train_recommender")["metrics"]))
     assert made[0] == made[1]
 
 
 def test_gate_refuses_models_below_recent_popularity(lake: Lake, capsys) -> None:
-    lake.put("interactions", "interactions@1", interactions(nothing_but_fashion()))
+    lake.put("interactions", "interactions@2", interactions(nothing_but_fashion()))
     assert train(lake, "--set", "repeats=false") == 4
     assert "No model beats recent popularity on the test window" in capsys.readouterr().err.splitlines()[-1]
 
@@ -183,7 +183,7 @@ def test_gate_refuses_models_below_recent_popularity(lake: Lake, capsys) -> None
 def test_items_outside_the_catalogue_are_ignored(lake: Lake) -> None:
     with_postage = with_taste() | {(user, ITEMS): [1, 65, 85] for user in range(USERS)}
     name = lambda item: "POST" if item == ITEMS else str(10000 + item)  # noqa: E731
-    lake.put("interactions", "interactions@1", interactions(with_postage, name))
+    lake.put("interactions", "interactions@2", interactions(with_postage, name))
     assert train(lake) == 0
     metrics = lake.manifest("train_recommender")["metrics"]
     assert metrics["items"] == ITEMS
@@ -192,7 +192,7 @@ def test_items_outside_the_catalogue_are_ignored(lake: Lake) -> None:
 
 def test_windows_without_buyers_are_reported(lake: Lake, capsys) -> None:
     early = {pair: [day // 2 for day in days] for pair, days in with_taste().items()}
-    lake.put("interactions", "interactions@1", interactions(early))
+    lake.put("interactions", "interactions@2", interactions(early))
     assert train(lake) == 3
     assert "No user bought goods both before and in the tuning window" in capsys.readouterr().err.splitlines()[-1]
 
@@ -200,8 +200,8 @@ def test_windows_without_buyers_are_reported(lake: Lake, capsys) -> None:
 def test_figures_do_not_know_the_purchases_to_predict(lake: Lake, capsys) -> None:
     """If nothing can be learned, a model that saw the window's purchases would stand out."""
     goods = [{"item_id": str(10000 + i), "name": f"ITEM NUMBER {i}", "family": str(10000 + i)} for i in range(1000)]
-    lake.put("more_items", "items@1", table("items@1", goods), dataset="curated/items")
-    lake.put("interactions", "interactions@1", interactions(nothing_to_learn()))
+    lake.put("more_items", "items@2", table("items@2", goods), dataset="curated/items")
+    lake.put("interactions", "interactions@2", interactions(nothing_to_learn()))
     train(lake)
     found = re.findall(r" evaluated model='(.*?)'.* tuning_ndcg=(\S+) ndcg=(\S+)", capsys.readouterr().out)
     assert len(found) >= 2 + len(MODELS)
@@ -213,13 +213,13 @@ def test_tuning_figures_do_not_know_later_purchases(tmp_path: Path) -> None:
     tuned = []
     for later in (85, 95):
         lake = Lake(tmp_path / str(later))
-        lake.put("items", "items@1", table("items@1", CATALOGUE), dataset="curated/items")
+        lake.put("items", "items@2", table("items@2", CATALOGUE), dataset="curated/items")
         taste = with_taste()
         early = {pair: [min(days[0], 79)] for pair, days in taste.items()}
         more = {
             pair: [*days, later] for position, (pair, days) in enumerate(early.items()) if position % (later % 7) == 0
         }
-        lake.put("interactions", "interactions@1", interactions(early | more))
+        lake.put("interactions", "interactions@2", interactions(early | more))
         assert train(lake) == 0
         metrics = lake.manifest("train_recommender")["metrics"]["models"]
         tuned.append({name: figures["tuning_ndcg"] for name, figures in metrics.items()})

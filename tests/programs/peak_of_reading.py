@@ -17,7 +17,7 @@ rows = sum(pq.ParquetFile(name).metadata.num_rows for name in sys.argv[1:])
 
 
 def task(files, rows):
-    source = Input("interactions", contracts.load("interactions@1"), files, rows)
+    source = Input("interactions", contracts.load("interactions@2"), files, rows)
     return SimpleNamespace(input=lambda role: source, log=print)
 
 

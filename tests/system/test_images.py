@@ -42,7 +42,7 @@ description = "Does what a test asks for."
 engine = "python"
 requirements = "requirements/learning.txt"
 [outputs.table]
-contract = "items@1"
+contract = "items@2"
 [parameters.what]
 type = "string"
 help = "what to do"

@@ -176,7 +176,7 @@ def main(task):
 
 
 def test_next_attempt_aborts_only_uploads_of_its_predecessor(through, root, make_job):
-    job = make_job(f'{OUTPUT}[outputs.set]\ncontract = "items@1"\ndataset = "curated/set"\n', BEGIN_AND_DIE)
+    job = make_job(f'{OUTPUT}[outputs.set]\ncontract = "items@2"\ndataset = "curated/set"\n', BEGIN_AND_DIE)
     job.lake = root
     pending = [set()]
     for names in ({"attempt": 3}, {"task": "task-2"}, {"attempt": 1}):  # two may run concurrently, the older one late

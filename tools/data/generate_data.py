@@ -272,7 +272,7 @@ def publish(root: str, parameters: dict[str, Any], events: list[DayFile]) -> Non
     def publish_day(day: str, files: list[DayFile]) -> None:
         folder = f"{root}/curated/events/date={day}"
         paths = [{"path": each.file.uri.removeprefix(f"{folder}/"), "bytes": each.file.bytes} for each in files]
-        output = {"contract": "events@1", "rows": sum(each.rows for each in files), "files": paths}
+        output = {"contract": "events@2", "rows": sum(each.rows for each in files), "files": paths}
         output["bytes"] = sum(each.file.bytes for each in files)
         storage.write(protocol.manifest_uri(folder), manifest.to_json({**common, "outputs": {"events": output}}))
 

@@ -19,6 +19,7 @@ from pyspark.sql.types import (
     DoubleType,
     FloatType,
     LongType,
+    MapType,
     StringType,
     StructField,
     StructType,
@@ -39,6 +40,7 @@ TYPES: dict[str, DataType] = {
     "boolean": BooleanType(),
     "date": DateType(),
     "timestamp": TimestampType(),
+    "map": MapType(StringType(), StringType()),
 }
 BROKEN = "broken input: "  # prefix of an error that a row raises, to find it in the text of Spark's error
 

@@ -177,7 +177,7 @@ def test_cluster_and_spark_submit_write_the_same(workshop, aws, monkeypatch, nam
     """The same job on the same lake: the same result, and equal manifests except for times."""
     body = "task.metrics['answer'] = len(task.parameters['text'])"
     text = '[parameters.text]\ntype = "string"\ndefault = "a b"\nhelp = "a text"'
-    workshop.job("count", body, more=f'[outputs.interactions]\ncontract = "interactions@1"\n{text}', engine="spark")
+    workshop.job("count", body, more=f'[outputs.interactions]\ncontract = "interactions@2"\n{text}', engine="spark")
     workshop.on_aws(name, aws, monkeypatch)
     submit = SparkSubmit(
         code=workshop.code,

@@ -63,7 +63,7 @@ class FakeTask:
 
 
 def interactions(entries):
-    columns = contracts.load("interactions@1").columns
+    columns = contracts.load("interactions@2").columns
     table = {name: pa.nulls(len(entries), arrow.TYPES[column.type]) for name, column in columns.items()}
     for position, name in enumerate(["user_id", "item_id", "weight"]):
         table[name] = pa.array([entry[position] for entry in entries], arrow.TYPES[columns[name].type])
@@ -100,7 +100,7 @@ def test_interactions_match_files_in_any_order(tmp_path, small_batches, entries,
         pieces = [[entry for entry in entries if users.index(entry[0]) % parts == part] for part in range(parts)]
     else:
         pieces = [entries[part::parts] for part in range(parts)]
-    task.add("interactions", "interactions@1", [interactions(piece) for piece in pieces])
+    task.add("interactions", "interactions@2", [interactions(piece) for piece in pieces])
     found = read_interactions(task, "interactions", ["weight"])
     assert by_name(found) == sorted((user, item, float(np.float32(value))) for user, item, value in entries)
     if ordered:
@@ -110,7 +110,7 @@ def test_interactions_match_files_in_any_order(tmp_path, small_batches, entries,
 
 def test_rows_of_a_user_in_two_files_are_joined(tmp_path):
     task = FakeTask(tmp_path)
-    task.add("interactions", "interactions@1", [interactions([("u", "a", 1.0)]), interactions([("u", "b", 2.0)])])
+    task.add("interactions", "interactions@2", [interactions([("u", "a", 1.0)]), interactions([("u", "b", 2.0)])])
     found = read_interactions(task, "interactions", ["weight"])
     assert task.events == ["unsorted"]
     assert matrix(found).toarray().tolist() == [[1.0, 2.0]]
@@ -119,7 +119,7 @@ def test_rows_of_a_user_in_two_files_are_joined(tmp_path):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
 def test_null_or_non_finite_number_stops_the_reader(tmp_path, value):
     task = FakeTask(tmp_path)
-    task.add("interactions", "interactions@1", [interactions([("u", "a", value)])])
+    task.add("interactions", "interactions@2", [interactions([("u", "a", value)])])
     with pytest.raises(InputError, match=r"interactions-0.parquet has a null, NaN or infinite number in 'weight'"):
         read_interactions(task, "interactions", ["weight"])
 
@@ -137,9 +137,9 @@ def test_null_or_non_finite_number_stops_the_reader(tmp_path, value):
 def test_file_of_another_contract_is_named_with_its_column(tmp_path, harm, sentence):
     task = FakeTask(tmp_path)
     good = interactions([("u", "a", 1.0)])
-    task.add("interactions", "interactions@1", [good, harm(good)])
+    task.add("interactions", "interactions@2", [good, harm(good)])
     for read in (arrow.read, lambda *names: list(arrow.batches(*names))):
-        with pytest.raises(InputError, match=rf"interactions-1.parquet breaks interactions@1: {sentence}"):
+        with pytest.raises(InputError, match=rf"interactions-1.parquet breaks interactions@2: {sentence}"):
             read(task, "interactions")
     with pytest.raises(InputError, match=r"interactions-1\.parquet"):
         read_interactions(task, "interactions", ["weight"])
@@ -148,7 +148,7 @@ def test_file_of_another_contract_is_named_with_its_column(tmp_path, harm, sente
 def test_table_is_read_by_columns_in_order_of_files(tmp_path):
     task = FakeTask(tmp_path)
     entries = [("u", "a", 1.0), ("v", "b", 2.0), ("w", "c", 3.0)]
-    task.add("interactions", "interactions@1", [interactions([entry]) for entry in entries])
+    task.add("interactions", "interactions@2", [interactions([entry]) for entry in entries])
     found = arrow.read(task, "interactions", ["item_id", "weight"])
     assert found.to_pydict() == {"item_id": ["a", "b", "c"], "weight": [1.0, 2.0, 3.0]}
     assert sum(batch.num_rows for batch in arrow.batches(task, "interactions")) == 3

@@ -15,15 +15,15 @@ from common.engines.spark.io import forbidden_counts, input_errors
 from common.errors import GateRefused, InputError, TaskError
 from common.handover import job_toml, storage, task
 
-EVENTS = spark.schema(contracts.load("events@1"))
+EVENTS = spark.schema(contracts.load("events@2"))
 TIME = datetime.datetime(2011, 1, 5, 10, tzinfo=datetime.UTC)
 
 
 @pytest.fixture
 def toy(lake: str) -> task.Task:
     """A task that reads events and writes events, as a hand-over and to a dataset."""
-    table = job_toml.Table(contract="events@1")
-    dataset = job_toml.Table(contract="events@1", dataset="curated/events")
+    table = job_toml.Table(contract="events@2")
+    dataset = job_toml.Table(contract="events@2", dataset="curated/events")
     toy = job_toml.Job("toy", "A toy.", "spark", inputs={"events": table}, outputs={"out": table, "events": dataset})
     names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None, "run_started": None}
     arguments = argparse.Namespace(lake=lake, predecessors=[("events", "before")], settings=[], **names)
@@ -38,7 +38,7 @@ def event(number: int, **changes: object) -> tuple:
 
 def set_input(toy: task.Task, folder: Path) -> None:
     """Make the files of a folder the task's input."""
-    toy.inputs["events"] = task.Input("events", contracts.load("events@1"), storage.files(f"file://{folder}"))
+    toy.inputs["events"] = task.Input("events", contracts.load("events@2"), storage.files(f"file://{folder}"))
 
 
 def test_only_listed_files_are_read(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_only_listed_files_are_read(session: SparkSession, toy: task.Task, tmp_p
     [
         ("quantity", "cast(quantity AS STRING)", r"can't be read by its contract \(.*column \[quantity\]"),
         ("time", "cast(time AS STRING)", r"can't be read by its contract \(.*column \[time\]"),
-        ("item_id", None, "breaks events@1: column 'item_id' is missing or null"),
-        ("item_id", "cast(null AS STRING)", "breaks events@1: column 'item_id' is missing or null"),
+        ("item_id", None, "breaks events@2: column 'item_id' is missing or null"),
+        ("item_id", "cast(null AS STRING)", "breaks events@2: column 'item_id' is missing or null"),
     ],
 )
 def test_file_of_another_contract_is_named(
@@ -172,7 +172,7 @@ def test_append_keeps_former_files_and_yields_to_another_writer(session: SparkSe
 def test_rows_of_another_contract_are_not_appended(session: SparkSession, toy: task.Task) -> None:
     frame = session.createDataFrame([event(1)], EVENTS).selectExpr("*", "cast('2011-01-05' AS DATE) AS date")
     spark.append(toy, "events", frame, {"2011-01-05": None})
-    toy.job.outputs["events"] = job_toml.Table(contract="items@1", dataset="curated/events")
-    with pytest.raises(InputError, match="date=2011-01-05 is of contract events@1, but toy adds rows of items@1"):
+    toy.job.outputs["events"] = job_toml.Table(contract="items@2", dataset="curated/events")
+    with pytest.raises(InputError, match="date=2011-01-05 is of contract events@2, but toy adds rows of items@2"):
         toy.partition("events", "date=2011-01-05")
     assert toy.partition("events", "date=2011-01-06")[1] is None

@@ -170,7 +170,7 @@ def test_killed_writer_leaves_nothing_incomplete(tmp_path, lake):
     folder = tmp_path / "killed"
     folder.mkdir()
     (folder / "job.toml").write_text(
-        '[job]\ndescription = "Writes three files."\nengine = "python"\n[outputs.table]\ncontract = "interactions@1"\n'
+        '[job]\ndescription = "Writes three files."\nengine = "python"\n[outputs.table]\ncontract = "interactions@2"\n'
     )
     small = multiprocessing.get_context("spawn")  # a fork copies the page tables of its parent, here of all tests
     with ProcessPoolExecutor(1, small) as executor:
@@ -239,7 +239,7 @@ def kill_attempts(folder, lake):
 )
 def test_paths_outside_the_manifests_folder_are_refused(lake, path, safe):
     uri = f"{lake}/curated/items/all/manifest.json"
-    outputs = {"items": {"contract": "items@1", "rows": 1, "bytes": 1, "files": [{"path": path, "bytes": 1}]}}
+    outputs = {"items": {"contract": "items@2", "rows": 1, "bytes": 1, "files": [{"path": path, "bytes": 1}]}}
     storage.write(uri, manifest.to_json({"outputs": outputs}))
     if safe:
         assert manifest.load_or_none(uri).document["outputs"] == outputs

@@ -14,8 +14,8 @@ import pytest
 from common.handover import storage
 
 ROOT = Path(__file__).parents[3]
-OUTPUT = '[outputs.table]\ncontract = "interactions@1"\n'
-INPUT = '[inputs.table]\ncontract = "interactions@1"\n'
+OUTPUT = '[outputs.table]\ncontract = "interactions@2"\n'
+INPUT = '[inputs.table]\ncontract = "interactions@2"\n'
 PARAMETER = '[parameters.factors]\ntype = "integer"\ndefault = 16\nrange = [1, 512]\nhelp = "How many."\n'
 START = """import os, sys, time
 from common.handover import storage
@@ -67,7 +67,7 @@ def test_manifest_records_output_task_and_parents(writer, reader):
     assert reader.run("--from", "table=one", task="two").returncode == 0
     written, read = writer.document("manifest.json", "one"), reader.document("manifest.json", "two")
     assert written["outputs"]["table"] == {
-        "contract": "interactions@1",
+        "contract": "interactions@2",
         "rows": 1,
         "bytes": 5,
         "files": [{"path": f"attempt-1/{written['task']['process']}/table/part-0", "bytes": 5}],
@@ -230,10 +230,10 @@ def test_missing_or_shorter_file_stops_the_reader(writer, reader, harm, sentence
 
 def test_other_contract_stops_the_reader(writer, make_job):
     assert writer.run(task="one").returncode == 0
-    process = make_job(INPUT.replace("interactions@1", "events@1"), READ).run("--from", "table=one", task="two")
+    process = make_job(INPUT.replace("interactions@2", "events@2"), READ).run("--from", "table=one", task="two")
     assert process.returncode == 3
-    assert "events@1" in last_line(process)
-    assert "interactions@1" in last_line(process)
+    assert "events@2" in last_line(process)
+    assert "interactions@2" in last_line(process)
 
 
 def test_missing_lake_stops_the_reader(reader):
@@ -398,7 +398,7 @@ def test_start_of_run_without_offset_is_refused(writer, time):
     assert "is not a time" in last_line(process)
 
 
-REPLACES = f'{OUTPUT}[outputs.set]\ncontract = "interactions@1"\ndataset = "curated/set"\n'
+REPLACES = f'{OUTPUT}[outputs.set]\ncontract = "interactions@2"\ndataset = "curated/set"\n'
 EFFECT = (
     START
     + """

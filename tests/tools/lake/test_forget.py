@@ -96,20 +96,20 @@ class Shop:
         self.raw("events", "odd.jsonl.gz", odd)
         self.raw("users", "plain.jsonl", [as_line({"user_id": user, "plan": "free"}) for user in users], bytes)
         for day in ("2011-01-05", "2011-01-06"):
-            named = content_of("events@1", users)
-            self.publish(f"curated/events/date={day}", {"events": ("events@1", len(users), {"version=a-1/p": named})})
+            named = content_of("events@2", users)
+            self.publish(f"curated/events/date={day}", {"events": ("events@2", len(users), {"version=a-1/p": named})})
             self.publish(
                 f"curated/events/date={day}",
-                {"events": ("events@1", len(users), {"version=b-1/part-0.parquet": named})},
+                {"events": ("events@2", len(users), {"version=b-1/part-0.parquet": named})},
             )
         self.orphan("curated/events/date=2011-01-05/version=lost-1/part-0.parquet", users)
         self.publish(
             "curated/users/all",
-            {"users": ("users@1", len(users), {"version=c-1/x.parquet": content_of("users@1", users)})},
+            {"users": ("users@2", len(users), {"version=c-1/x.parquet": content_of("users@2", users)})},
             ended=None,  # as generate_data writes it
         )
         for task, contract in {
-            "build_interactions": "interactions@1",
+            "build_interactions": "interactions@2",
             "predict/map-0": "predictions@2",
             "predict/map-1": "predictions@2",
             "select": "recommendations@1",
@@ -133,7 +133,7 @@ class Shop:
         self.orphan("curated/events/_temporary/0/task-1/date=2011-01-05/part-0.parquet", users)
 
     def orphan(self, path: str, users: list[str]) -> None:
-        storage.write(f"{self.root}/{path}", content_of("events@1", users))
+        storage.write(f"{self.root}/{path}", content_of("events@2", users))
 
     # reading
 
@@ -366,7 +366,7 @@ def test_later_data_of_forgotten_users_is_found_by_hash(shop_of_files: Shop) -> 
     shop.fill(["ann", "bob"])
     assert shop.forget("ann") == 0
     shop.raw("events", "late.jsonl.gz", [as_line(event(1, "ann")), as_line(event(2, "bob"))])
-    late = {"rows": ("interactions@1", 2, {"attempt-1/rows/p.parquet": content_of("interactions@1", ["ann", "bob"])})}
+    late = {"rows": ("interactions@2", 2, {"attempt-1/rows/p.parquet": content_of("interactions@2", ["ann", "bob"])})}
     shop.publish("intermediate/dag/late/build", late)
     assert shop.forget() == 0
     assert shop.deliveries()["raw/events/arrival=2011-01-05/late.jsonl.gz"] == [as_line(event(2, "bob"))]
@@ -618,10 +618,10 @@ def test_killed_run_resumes_with_or_without_the_id(shop_of_files: Shop, tmp_path
     whole = shop_of_files
     users = ["Zoë-4711", "bob", "eve"]
     whole.raw("events", "a.gz", [as_line(event(number, user)) for number, user in enumerate(users)])
-    named = {f"attempt-1/rows/{number}.parquet": content_of("interactions@1", users) for number in range(2)}
-    whole.publish("intermediate/dag/r/build", {"rows": ("interactions@1", 6, named)}, metrics={"largest": users[0]})
+    named = {f"attempt-1/rows/{number}.parquet": content_of("interactions@2", users) for number in range(2)}
+    whole.publish("intermediate/dag/r/build", {"rows": ("interactions@2", 6, named)}, metrics={"largest": users[0]})
     whole.publish(
-        "curated/users/all", {"users": ("users@1", 3, {"version=c-1/x.parquet": content_of("users@1", users)})}
+        "curated/users/all", {"users": ("users@2", 3, {"version=c-1/x.parquet": content_of("users@2", users)})}
     )
     whole.orphan("intermediate/dag/r/build/attempt-0/rows/part-0.parquet", users)
     failure = {"sentence": f"'{users[0]}' is odd.", "exceptions": []}
@@ -650,7 +650,7 @@ def test_running_tasks_lose_no_rows_and_restore_nobody(shop_of_files: Shop, monk
     monkeypatch.setattr(forget_lake, "MAX_CONFLICTS", 10_000)  # writers publish more often here than tasks do
     shop, uri = shop_of_files, "curated/events/date=2011-01-05"
     shop.publish(
-        uri, {"events": ("events@1", 3, {"version=a-1/p.parquet": content_of("events@1", ["ann", "bob", "x"])})}
+        uri, {"events": ("events@2", 3, {"version=a-1/p.parquet": content_of("events@2", ["ann", "bob", "x"])})}
     )
     errors: list[Exception] = []
     ended = threading.Event()
@@ -658,7 +658,7 @@ def test_running_tasks_lose_no_rows_and_restore_nobody(shop_of_files: Shop, monk
     def write(number: int) -> None:
         users = ["ann", f"user-{number}", "x"]
         name = f"version=w{number}-1/p.parquet"
-        storage.write(f"{shop.root}/{uri}/{name}", content := content_of("events@1", users))
+        storage.write(f"{shop.root}/{uri}/{name}", content := content_of("events@2", users))
         while True:  # as a retry does
             seen = manifest.load_or_none(protocol.manifest_uri(f"{shop.root}/{uri}"))
             assert seen
@@ -745,8 +745,8 @@ def test_versions_that_name_the_user_are_deleted_and_no_others(versioned: Shop) 
     shop.raw("events", "gone.gz", [as_line(event(1, "ann"))])
     storage.delete_files([f"{shop.root}/raw/events/arrival=2011-01-05/gone.gz"])
     for users in (["bob", "x"], ["bob", "ann", "x"], ["ann", "eve", "x"]):
-        named = {"version=a-1/p.parquet": content_of("events@1", users)}
-        shop.publish("curated/events/date=2011-01-05", {"events": ("events@1", len(users), named)})
+        named = {"version=a-1/p.parquet": content_of("events@2", users)}
+        shop.publish("curated/events/date=2011-01-05", {"events": ("events@2", len(users), named)})
     before = versions_of(shop)
     assert shop.forget("ann") == 0
     after = versions_of(shop)

@@ -79,7 +79,7 @@ def version(lake: str, partition: str, name: str, days: float) -> str:
 
 
 def partition(lake: str, name: str, *paths: str, **more) -> None:
-    outputs = {"rows": {"contract": "items@1", "files": [{"path": path, "bytes": 5} for path in paths]}}
+    outputs = {"rows": {"contract": "items@2", "files": [{"path": path, "bytes": 5} for path in paths]}}
     storage.write(f"{lake}/curated/{name}/manifest.json", manifest.to_json({"outputs": outputs, **more}))
 
 

@@ -32,7 +32,7 @@ CLUSTER = {
     },
     "AutoTerminationPolicy": {"IdleTimeout": 60},
 }
-INTERACTIONS = 'contract = "interactions@1"'
+INTERACTIONS = 'contract = "interactions@2"'
 WRITES = f"[outputs.interactions]\n{INTERACTIONS}"
 RUNTIME = Emr(poll_seconds=0.1, log_seconds=0)
 JOBS = json.loads((ROOT / "airflow_dags" / "job_catalogue.json").read_text())

@@ -15,7 +15,7 @@ from common.handover import storage
 from tools.airflow_api import quote_id
 from tools.sandbox.local_airflow import start
 
-WRITES = '[outputs.interactions]\ncontract = "interactions@1"'
+WRITES = '[outputs.interactions]\ncontract = "interactions@2"'
 SLEEPS = "import time; time.sleep(600 if task.attempt == 1 else 0)"
 CLUSTER = {
     "Name": "{{ dag.dag_id }} {{ run_id }}",

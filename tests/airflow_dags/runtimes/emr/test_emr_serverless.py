@@ -16,7 +16,7 @@ from tandem.runtimes.emr.serverless import EmrServerless
 from common.handover import storage
 
 APPLICATION = {"name": "{{ dag.dag_id }}", "type": "SPARK", "architecture": "ARM64"}
-WRITES = '[outputs.interactions]\ncontract = "interactions@1"\n[spark]\nexecutor_memory = "2g"'
+WRITES = '[outputs.interactions]\ncontract = "interactions@2"\n[spark]\nexecutor_memory = "2g"'
 RUNTIME = EmrServerless(execution_role="arn:aws:iam::123456789012:role/jobs", poll_seconds=0.1, log_seconds=0)
 
 
