@@ -22,6 +22,7 @@ import boto3
 import pytest
 from hypothesis import settings
 
+from common import sources
 from common.handover import s3
 from tools.sandbox import local_airflow, local_s3, parts
 
@@ -125,6 +126,22 @@ def make_job(tmp_path: Path, lake: str) -> Callable[..., JobFolder]:
         (folder / "job.toml").write_text(f'[job]\ndescription = "A toy."\nengine = "python"\n{tables}')
         (folder / "main.py").write_text(main)
         return JobFolder(folder, lake)
+
+    return make
+
+
+@pytest.fixture
+def make_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], Path]:
+    """Write files of the folder `sources`, by path, next to the shipped tracking plan; jobs in this process read it."""
+
+    def make(files: dict[str, str]) -> Path:
+        folder = tmp_path / "sources"
+        shipped = {"tracking_plan.toml": (ROOT / "sources" / "tracking_plan.toml").read_text("utf-8")}
+        for path, text in {**shipped, **files}.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text, encoding="utf-8")
+        monkeypatch.setattr(sources, "folder", lambda: folder)
+        return folder
 
     return make
 

@@ -44,6 +44,7 @@ PACKAGES = {
     "common.protocol": set(),
     "common.errors": set(),
     "common.contracts": set(),
+    "common.sources": {"sqlglot"},
     "common.handover": AWS,
     "common.ingestion": AWS,
     "common.engines.spark": {*AWS, "pyspark", "py4j"},

@@ -8,8 +8,10 @@ from common import sources
 from common.contracts import check_keys, check_types, tables_by_name
 from common.errors import ArgumentError
 from common.protocol import nearest
+from common.sources import expressions
 
 FILE = "tracking_plan.toml"
+FIELDS = {"value": "double", "quantity": "bigint", "unit_price": "double"}  # that weights and targets may use
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,9 @@ def read_type(settings: dict[str, Any], where: str) -> EventType:
     check_types(settings, EventType, where)
     if "reverses" in settings and {"weight", "target"} & settings.keys():
         raise ArgumentError(f"{where} reverses another type, so it has that type's weight; remove weight and target.")
+    for key in ("weight", "target"):
+        if isinstance(text := settings.get(key), str):
+            expressions.check(text, FIELDS, f"{key} of {where}")
     return EventType(**settings)
 
 
