@@ -50,6 +50,7 @@ PACKAGES = {
     "common.engines.spark": {*AWS, "pyspark", "py4j"},
     "common.engines.arrow": {*AWS, "numpy", "pyarrow"},
     "common.engines.arrays": {*AWS, "numpy", "pyarrow"},
+    "common.engines.catalogue": {*AWS, "numpy", "pyarrow"},
     "common.engines.interactions": {*AWS, "numpy", "pyarrow"},
     "common.delivery": {*AWS, "numpy", "pyarrow"},
     "common.recommending": {"numpy", "scipy", "sklearn", "threadpoolctl"},

@@ -1,9 +1,9 @@
-"""Similar items: cosine of names (TF-IDF) blended with cosine of buyers, with a fallback for every item.
+"""Similar items: cosine of names (TF-IDF) blended with cosine of users, with a fallback for every item.
 
-score of i for j = trust * buyers(i, j) / strongest of j + (1 - trust) * names(i, j), trust = n / (n + prior_strength)
-with n the buyers of j: a new item is compared by its name, an item of many buyers by their other purchases. An item
-without similar ones gets those with most buyers. Only items that are still sold are shown, for any item of the
-catalogue.
+score of i for j = trust * users(i, j) / strongest of j + (1 - trust) * names(i, j), trust = n / (n + prior_strength)
+with n the users of j: a new item is compared by its name, an item of many users by their other items. An item
+without similar ones gets those with most users. Only available items are shown, for any item of the catalogue; without
+a catalogue, of the events.
 """
 
 from typing import NamedTuple
@@ -15,44 +15,63 @@ import scipy.sparse as sp
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from common.engines import arrow
+from common.engines.catalogue import NEVER, check_listed, positions, read_catalogue
 from common.errors import InputError
 from common.handover import Task, run
 from common.recommending import MICROSECONDS_PER_DAY
 from common.recommending.neighbours import cosine
 from common.recommending.ranking import cumcount
+from common.sources import tracking_plan
 
-SHRINKAGE = 10.0  # of the cosine of buyers: two common buyers do not make two items similar
+SHRINKAGE = 10.0  # of the cosine of users: two common users do not make two items similar
 COMMON_WORD = 0.05  # share of names above which a part of a word is ignored; at least 100 of them
-REASONS = np.array(["similar name", "bought by the same users", "popular"], dtype=object)
 
 
-class Sales(NamedTuple):
-    """Purchases, users x items, and the last sale of each item: microseconds since 1970, 0 if never."""
+class Uses(NamedTuple):
+    """Which user had which item, users x items; and the last event of each item: microseconds since 1970, or NEVER."""
 
-    bought: sp.csr_matrix
+    had: sp.csr_matrix
     last: np.ndarray
 
 
-def read_sales(task: Task, items: pa.Array) -> Sales:
-    """Return the purchases of items of the catalogue; those without a user count only as sales."""
-    last = np.zeros(len(items), dtype=np.int64)
-    users, positions = [pa.array([], pa.string())], [np.zeros(0, dtype=np.int64)]
-    for batch in arrow.batches(task, "events", ["user_id", "item_id", "type", "time"]):
-        batch = batch.filter(pc.equal(batch["type"], "purchase"))
-        position = pc.index_in(batch["item_id"], value_set=items)
-        known = pc.and_(position.is_valid(), batch["user_id"].is_valid())
-        users.append(batch["user_id"].filter(known))
-        positions.append(position.filter(known).to_numpy())
-        sold = position.is_valid()
-        np.maximum.at(last, position.filter(sold).to_numpy(), batch["time"].filter(sold).cast(pa.int64()).to_numpy())
-        task.progress("events read", sum(map(len, positions)), task.input("events").rows)
+def interest(batch: pa.RecordBatch, types: pa.Array) -> pa.RecordBatch:
+    """Return the events that show interest in an item: of types of positive weight."""
+    return batch.filter(pc.and_(pc.is_in(batch["type"], value_set=types), batch["item_id"].is_valid()))
+
+
+def items_of_events(task: Task, types: pa.Array) -> pa.Array:
+    """Return the items of the events in the order of their bytes: the catalogue, if there is no other."""
+    found = pa.array([], pa.string())
+    for batch in arrow.batches(task, "events", ["item_id", "type"]):
+        found = pc.unique(pa.concat_arrays([found, interest(batch, types)["item_id"]]))
+    return found.take(pc.sort_indices(found))
+
+
+def read_uses(task: Task, items: pa.Array, types: pa.Array) -> Uses:
+    """Return the uses of items of the catalogue by users, or by sessions where an event has no user."""
+    last = np.full(len(items), NEVER)
+    users, columns = [pa.array([], pa.string())], [np.zeros(0, dtype=np.int64)]
+    unlisted, total = [pa.array([], pa.string())], 0
+    for batch in arrow.batches(task, "events", ["user_id", "session_id", "item_id", "type", "time"]):
+        batch = interest(batch, types)
+        session = pc.binary_join_element_wise("\n", batch["session_id"], "")  # no ID of a user begins with a newline
+        user, position = pc.coalesce(batch["user_id"], session), positions(batch["item_id"], items)
+        known = pa.array(position >= 0)
+        unlisted.append(batch["item_id"].filter(pc.invert(known)))
+        total += batch.num_rows
+        np.maximum.at(last, position[position >= 0], batch["time"].filter(known).cast(pa.int64()).to_numpy())
+        known = pc.and_(known, user.is_valid())
+        users.append(user.filter(known))
+        columns.append(position[known.to_numpy(zero_copy_only=False)])
+        task.progress("events read", sum(map(len, columns)), task.input("events").rows)
+    check_listed(task, "events", pa.concat_arrays(unlisted), total)
     codes = pa.concat_arrays(users).dictionary_encode()
-    rows, columns = codes.indices.to_numpy(), np.concatenate(positions)
+    rows, column = codes.indices.to_numpy(), np.concatenate(columns)
     shape = (len(codes.dictionary), len(items))
-    bought = sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=shape)
-    bought.sum_duplicates()
-    bought.data[:] = 1
-    return Sales(bought, last)
+    had = sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, column)), shape=shape)
+    had.sum_duplicates()
+    had.data[:] = 1
+    return Uses(had, last)
 
 
 def compare_names(names: list[str]) -> sp.csr_matrix:
@@ -72,11 +91,11 @@ def compare_names(names: list[str]) -> sp.csr_matrix:
         return sp.csr_matrix((len(names), len(names)), dtype=np.float32)
 
 
-def blend(by_name: sp.csr_matrix, by_buyers: sp.csr_matrix, trust: np.ndarray) -> tuple[sp.csr_matrix, sp.csr_matrix]:
-    """Return the scores (from row to column), and the share of them from buyers. `trust` has one value per column."""
-    strongest = by_buyers.max(axis=0).toarray().ravel()
-    bought = by_buyers @ sp.diags(trust / np.where(strongest > 0, strongest, 1))
-    return (bought + by_name @ sp.diags(1 - trust)).tocsc(), bought.tocsc()
+def blend(by_name: sp.csr_matrix, by_users: sp.csr_matrix, trust: np.ndarray) -> tuple[sp.csr_matrix, sp.csr_matrix]:
+    """Return the scores (from row to column), and the share of them from users. `trust` has one value per column."""
+    strongest = by_users.max(axis=0).toarray().ravel()
+    shared = by_users @ sp.diags(trust / np.where(strongest > 0, strongest, 1))
+    return (shared + by_name @ sp.diags(1 - trust)).tocsc(), shared.tocsc()
 
 
 def best(scores: sp.csc_matrix, shown: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,17 +110,21 @@ def best(scores: sp.csc_matrix, shown: np.ndarray, count: int) -> tuple[np.ndarr
 
 
 def similar_items(
-    ids: pa.Array, names: pa.Array, sales: Sales, shown: np.ndarray, prior_strength: float, count: int
-) -> pa.Table:
-    """Return rows of similar_items@1, at least one per item if two are shown; `shown` marks the items to show."""
-    buyers = np.asarray(sales.bought.sum(axis=0)).ravel()
-    trust = buyers / (buyers + prior_strength)
-    scores, by_buyers = blend(compare_names(names.to_pylist()), cosine(sales.bought, SHRINKAGE), trust)
+    ids: pa.Array, names: pa.Array, had: sp.csr_matrix, shown: np.ndarray, prior_strength: float, count: int
+) -> tuple[pa.Table, np.ndarray]:
+    """Return rows of similar_items@1 without reasons, at least one per item if two are shown, and their reasons.
+
+    `shown` marks the items to show. Reasons: 0 for names, 1 for users, 2 for popular items.
+    """
+    users = np.asarray(had.sum(axis=0)).ravel()
+    trust = users / (users + prior_strength)
+    described = pc.if_else(pc.equal(names, ids), "", names)  # IDs that look alike say nothing
+    scores, by_users = blend(compare_names(described.to_pylist()), cosine(had, SHRINKAGE), trust)
     column, row, score = best(scores, shown, count)
-    reason = (np.asarray(by_buyers[row, column]).ravel() > score / 2).astype(int)
+    reason = (np.asarray(by_users[row, column]).ravel() > score / 2).astype(int)
 
     without = np.setdiff1d(np.arange(len(ids)), column)
-    popular = np.flatnonzero(shown)[np.argsort(-buyers[shown], kind="stable")][: count + 1]
+    popular = np.flatnonzero(shown)[np.argsort(-users[shown], kind="stable")][: count + 1]
     to, of = (grid.ravel() for grid in np.meshgrid(without, popular, indexing="ij"))
     to, of = to[to != of], of[to != of]
     few = cumcount(to) < count
@@ -111,37 +134,44 @@ def similar_items(
 
     order = np.argsort(column, kind="stable")
     column, row = column[order], row[order]
-    return pa.table(
+    table = pa.table(
         {
             "item_id": ids.take(pa.array(column)),
             "rank": cumcount(column) + 1,
             "similar_item_id": ids.take(pa.array(row)),
             "similar_item_name": names.take(pa.array(row)),
             "score": score[order].astype(np.float64),
-            "reason": pa.array(REASONS[reason[order]], pa.string()),
         }
     )
+    return table, reason[order]
 
 
 def main(task: Task) -> None:
-    items = arrow.read(task, "items").combine_chunks()
-    ids, names = (items[name].combine_chunks() for name in ("item_id", "name"))
-    sales = read_sales(task, ids)
-    within = task.parameters["sold_within_days"]
-    shown = (sales.last > 0) & (sales.last >= sales.last.max(initial=0) - within * MICROSECONDS_PER_DAY)
+    plan = tracking_plan.load()
+    types = pa.array(plan.positive_types, pa.string())
+    others = pa.array([], pa.string()) if task.input("items").rows else items_of_events(task, types)
+    catalogue = read_catalogue(task, "items", others)
+    uses = read_uses(task, catalogue.ids, types)
+    within, newest = task.parameters["available_within_days"], int(uses.last.max(initial=0))
+    shown = catalogue.available(uses.last, newest - within * MICROSECONDS_PER_DAY, newest)
     if shown.sum() < 2:
         raise InputError(
-            f"{int(shown.sum())} items of curated/items were sold in the last {within} days of the events, expected "
-            "at least two; check the events and the catalogue, or raise sold_within_days."
+            f"{int(shown.sum())} items of curated/items are available, by their dates or by an event in the last "
+            f"{within} days of the events, expected at least two; check the events and the catalogue, or raise "
+            "available_within_days."
         )
-    similar = similar_items(ids, names, sales, shown, task.parameters["prior_strength"], task.parameters["count"])
-    reasons = {entry["values"]: entry["counts"] for entry in pc.value_counts(similar["reason"]).to_pylist()}
+    limits = task.parameters["prior_strength"], task.parameters["count"]
+    similar, reason = similar_items(catalogue.ids, catalogue.names, uses.had, shown, *limits)
+    texts = np.array(["similar name", f"{plan.target_verb} by the same users", "popular"], dtype=object)
+    similar = similar.append_column("reason", pa.array(texts[reason], pa.string()))
     task.metrics |= {
-        "items": len(ids),
+        "items": len(catalogue.ids),
         "items_shown": int(shown.sum()),
-        "items_sold": int((sales.last > 0).sum()),
+        "items_with_events": int((uses.last > NEVER).sum()),
         "items_with_rows": len(pc.unique(similar["item_id"])),
-        "rows_by_reason": reasons,
+        "rows_by_reason": {
+            entry["values"]: entry["counts"] for entry in pc.value_counts(similar["reason"]).to_pylist()
+        },
     }
     task.log("similar", **task.metrics)
     arrow.write(task, "similar", similar)

@@ -17,6 +17,7 @@ import scipy.sparse as sp
 
 from common.engines import arrow
 from common.engines.arrays import string_arrays, write_arrays
+from common.engines.catalogue import check_listed
 from common.engines.interactions import Interactions, read_interactions
 from common.errors import GateRefused, InputError
 from common.handover import Task, run
@@ -36,11 +37,11 @@ BLEND = "blend"
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Data as of a moment: histories (all users x catalogue), last sale of each item (NaT: none yet)."""
+    """Data as of a moment: histories (all users x catalogue), last event of each item (NaT: none yet)."""
 
     moment: np.datetime64
     pairs: History
-    last_sold: np.ndarray
+    last_event: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Evaluation:
             **result.means(),
             "ndcg_low": low,
             "ndcg_high": high,
-            "coverage": evaluation.coverage(ranking, int((~np.isnat(self.data.at_test.last_sold)).sum())),
+            "coverage": evaluation.coverage(ranking, int((~np.isnat(self.data.at_test.last_event)).sum())),
         }
         self.choices[name] = {"parameters": choice.parameters, "tuning_ndcg": choice.ndcg, "tried": choice.tried}
         self.quality[name] = {key: round(value, 5) for key, value in figures.items()}
@@ -111,8 +112,7 @@ def read_data(task: Task) -> Data:
     """Read the interactions with goods of the catalogue, and cut them into snapshots and windows."""
     columns = [f"{name}{suffix}" for suffix in MOMENTS.values() for name in ("weight", "events", "last_time")]
     interactions = read_interactions(task, "interactions", [*columns, "first_time"])
-    goods = arrow.read(task, "items", ["item_id"])["item_id"].combine_chunks()
-    items, interactions = select_goods(interactions, goods)
+    items, interactions = select_listed(task, interactions)
     count = len(items)
     now, at_test, at_tuning = (snapshot(interactions, suffix, count) for suffix in MOMENTS.values())
     task.log("read", users=len(interactions.users), items=count, pairs=len(now.pairs.indices))
@@ -127,11 +127,25 @@ def read_data(task: Task) -> Data:
     return Data(len(interactions.users), items, now, at_test, at_tuning, tuning, test, test_truth, new)
 
 
-def select_goods(interactions: Interactions, goods: pa.Array) -> tuple[pa.Array, Interactions]:
-    """Return the items that take part, and the interactions with positions among them: -1 for other items."""
-    known = pc.is_in(interactions.items, value_set=goods).to_numpy(zero_copy_only=False)
+def select_listed(task: Task, interactions: Interactions) -> tuple[pa.Array, Interactions]:
+    """Return the items that take part, and the interactions with positions among them: -1 for other items.
+
+    Those of the catalogue take part; all if there is none. GateRefused if no item remains, or too few interactions.
+    """
+    if not task.input("items").rows:
+        return interactions.items, interactions
+    catalogue = arrow.read(task, "items", ["item_id"])["item_id"]
+    known = pc.is_in(interactions.items, value_set=catalogue).to_numpy(zero_copy_only=False)
     positions = np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)
-    return interactions.items.filter(pa.array(known)), interactions._replace(indices=positions[interactions.indices])
+    indices = positions[interactions.indices]
+    unlisted = interactions.items.take(pa.array(interactions.indices[indices < 0]))
+    check_listed(task, "interactions", unlisted, len(indices))
+    items = interactions.items.filter(pa.array(known))
+    if not len(items):
+        raise GateRefused(
+            "No interaction is with an item of curated/items, so nothing can be recommended; deliver items."
+        )
+    return items, interactions._replace(indices=indices)
 
 
 def snapshot(interactions: Interactions, suffix: str, items: int) -> Snapshot:
@@ -148,9 +162,9 @@ def snapshot(interactions: Interactions, suffix: str, items: int) -> Snapshot:
         (moment - times).astype(np.int64) / MICROSECONDS_PER_DAY,
         items,
     )
-    last_sold = np.full(items, NEVER)
-    np.fmax.at(last_sold, indices[exists], times[exists])
-    return Snapshot(moment, pairs, last_sold)
+    last_event = np.full(items, NEVER)
+    np.fmax.at(last_event, indices[exists], times[exists])
+    return Snapshot(moment, pairs, last_event)
 
 
 def first_sales(interactions: Interactions, items: int) -> np.ndarray:
@@ -321,7 +335,7 @@ def main(task: Task) -> None:
     arrays |= {
         **string_arrays("items", data.items),
         "trending": popularity(data.now.pairs, half_life),
-        "last_sold": data.now.last_sold.astype(np.int64),
+        "last_event": data.now.last_event.astype(np.int64),
     }
     document = {
         "model": winner,

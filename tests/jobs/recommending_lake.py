@@ -64,7 +64,7 @@ class Lake:
 
     def put_model(self, task: str, arrays: dict[str, np.ndarray], document: dict[str, Any]) -> None:
         """Publish a model as the output of a task."""
-        self.write(task, "recommender_model@4", lambda writer: write_arrays(writer, "rows", arrays, document))
+        self.write(task, "recommender_model@5", lambda writer: write_arrays(writer, "rows", arrays, document))
 
     def write(self, task: str, contract: str, main: Callable[[Task], None], dataset: str | None = None) -> None:
         folder = self.folder / "writers" / task

@@ -129,10 +129,10 @@ SHOPS = {  # events and items
     "names that say nothing": (sold([None]), [{**item, "name": " "} for item in ITEMS]),
 }
 FROM_SHOPS = [  # the job, the shop, the exit code, its message or log
-    ("build_similar_items", "no events", 3, "0 items of curated/items were sold"),
-    ("build_similar_items", "no items", 3, "0 items of curated/items were sold"),
+    ("build_similar_items", "no events", 3, "0 items of curated/items are available"),
+    ("build_similar_items", "no items", 0, "items_with_rows=3"),
     ("build_similar_items", "one user", 0, "items_with_rows=3"),
-    ("build_similar_items", "one item", 3, "1 items of curated/items were sold"),
+    ("build_similar_items", "one item", 3, "1 items of curated/items are available"),
     ("build_similar_items", "nobody is known", 0, "items_with_rows=3"),
     ("build_similar_items", "all users new, no feature differs", 0, "items_with_rows=3"),
     ("build_similar_items", "NaN and infinite values", 0, "items_with_rows=3"),
@@ -180,7 +180,7 @@ BOUGHT |= {"last_time_before_test": TIME - 30 * DAY, "last_time_before_tuning": 
 NEW = {"events_before_test": 0, "events_before_tuning": 0, "weight_before_test": 0.0, "weight_before_tuning": 0.0}
 NEW |= {"first_time": TIME, "last_time_before_test": None, "last_time_before_tuning": None}
 INTERACTIONS = [  # users, items, changed values, the exit code, its message or log
-    ("no rows", [], ITEMS, {}, 3, "no model can be evaluated; choose windows"),
+    ("no rows", [], ITEMS, {}, 4, "No interaction is with an item of curated/items"),
     ("one user", USERS[:1], ITEMS, {}, 4, "No model beats recent popularity on the test window"),
     ("one item", USERS, ITEMS[:1], {}, 4, "No model beats recent popularity on the test window"),
     ("all users new", USERS, ITEMS, NEW, 3, "no model can be evaluated; choose windows"),
@@ -220,7 +220,7 @@ def put_model(lake: Lake, items: list[dict], weight: float, score: float) -> Non
     }
     arrays = {
         **string_arrays("items", pa.array([item["item_id"] for item in items], pa.string())),
-        "last_sold": np.full(count, AS_OF),
+        "last_event": np.full(count, AS_OF),
         "trending": np.full(count, score),
         "0_dense": np.full((count, count), weight, np.float32),
         "0_head": np.arange(count),
@@ -262,8 +262,8 @@ SELECTED = [  # users, items, score of predictions, of trending items, the exit 
     ("no rows", [], ITEMS, 1.0, 1.0, 0, "output role=recommendations rows=3 "),
     ("one user", USERS[:1], ITEMS, 1.0, 1.0, 0, "output role=recommendations rows=6 "),
     ("one item", USERS, ITEMS[:1], 1.0, 1.0, 0, "output role=recommendations rows=21 "),
-    ("no items", USERS, [], 1.0, 1.0, 4, "No item of curated/items was sold in the last 60 days"),
-    ("nothing trending", USERS, ITEMS, 1.0, 0.0, 4, "No item of curated/items was sold in the last 60 days"),
+    ("no items", USERS, [], 1.0, 1.0, 0, "output role=recommendations rows=63 "),
+    ("nothing trending", USERS, ITEMS, 1.0, 0.0, 4, "No item with interactions is available in curated/items"),
     ("nothing differs", USERS, ITEMS, 1.0, 1.0, 0, "output role=recommendations rows=63 "),
     ("NaN", USERS, ITEMS, np.nan, 1.0, 3, "a NaN or infinite number in 'score'"),
     ("infinite", USERS, ITEMS, np.inf, 1.0, 3, "a NaN or infinite number in 'score'"),

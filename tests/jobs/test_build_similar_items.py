@@ -26,16 +26,24 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path)
 
 
-def put(lake: Lake, bought: list[tuple]) -> None:
-    """Publish purchases: user, item, days ago."""
+def put(lake: Lake, bought: list[tuple], names: dict[str, str] = NAMES) -> None:
+    """Publish purchases: user (a session if it begins with #), item, days ago; and the catalogue, if it has items."""
     event = {"type": "purchase", "quantity": 1, "unit_price": 1.0}
     rows = [
-        {**event, "event_id": f"e{n}", "user_id": user, "item_id": item, "time": NOW - datetime.timedelta(days=days)}
+        {
+            **event,
+            "source": "shop",
+            "event_id": f"e{n}",
+            "session_id" if (user or "").startswith("#") else "user_id": user,
+            "item_id": item,
+            "time": NOW - datetime.timedelta(days=days),
+        }
         for n, (user, item, days) in enumerate(bought)
     ]
     lake.put_day("events", "events@2", table("events@2", rows), "curated/events", NOW.date())
-    goods = [{"item_id": item, "name": name, "family": item} for item, name in NAMES.items()]
-    lake.put("items", "items@2", table("items@2", goods), dataset="curated/items")
+    goods = [{"item_id": item, "name": name, "family": item} for item, name in names.items()]
+    if goods:
+        lake.put("items", "items@2", table("items@2", goods), dataset="curated/items")
 
 
 def similar(lake: Lake, *settings: str) -> dict[str, list[tuple]]:
@@ -80,10 +88,35 @@ def test_trust_in_buyers_is_a_parameter(lake: Lake) -> None:
     assert found["10001"][0] in {("10002", "similar name"), ("10005", "similar name")}
 
 
+def test_sessions_stand_for_users_where_events_have_none(lake: Lake) -> None:
+    put(lake, [(f"#{user}" if user else user, item, days) for user, item, days in sales()])
+    assert similar(lake)["10001"][0] == ("10003", "bought by the same users")
+
+
+def test_without_a_catalogue_the_items_of_the_events_are_compared_by_users_only(lake: Lake) -> None:
+    put(lake, sales(), names={})
+    found = similar(lake)
+    assert found.keys() == {item for _, item, _ in sales()}
+    assert found["10001"][0] == ("10003", "bought by the same users")
+    assert found["10005"][0][1] == "popular"
+    assert {row["similar_item_name"] for row in lake.rows("build_similar_items").to_pylist()} <= found.keys()
+
+
+def test_too_many_events_with_unlisted_items_are_refused(lake: Lake, capsys) -> None:
+    put(lake, sales() + [(f"u{user}", "banana", 1) for user in range(40)])
+    assert lake.run("build_similar_items", "--set", "max_unlisted_share=0.2") == 4
+    assert "40 of 165 events (24%) are with items that curated/items lacks, such as 'banana'" in capsys.readouterr().err
+    assert lake.run("build_similar_items") == 0
+    assert lake.manifest("build_similar_items")["metrics"]["events_without_item_in_catalogue"] == 40
+
+
 def test_catalogue_without_sales_is_an_input_error(lake: Lake, capsys) -> None:
     put(lake, [("x", "10001", 5)])
     assert lake.run("build_similar_items") == 3
-    assert "1 items of curated/items were sold in the last 60 days" in capsys.readouterr().err.splitlines()[-1]
+    assert (
+        "1 items of curated/items are available, by their dates or by an event in the last 60 days"
+        in capsys.readouterr().err.splitlines()[-1]
+    )
 
 
 def test_names_with_common_parts_only_are_not_similar() -> None:

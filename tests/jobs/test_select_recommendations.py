@@ -15,7 +15,7 @@ from jobs.select_recommendations.main import select
 
 DAY = 86_400_000_000
 AS_OF = int(datetime.datetime(2011, 6, 1, tzinfo=datetime.UTC).timestamp()) * 1_000_000
-#            item, family, days since the last sale, trending score
+#            item, family, days since the last event, trending score
 CATALOGUE = [
     ("red cup", "cup", 1, 5.0),
     ("blue cup", "cup", 1, 9.0),
@@ -37,7 +37,7 @@ def lake(tmp_path: Path) -> Lake:
     trending = {item: score for item, *_, score in CATALOGUE} | {"POST": 99.0}
     arrays = {
         **string_arrays("items", pa.array(known, pa.string())),
-        "last_sold": np.array([sold[item] for item in known]),
+        "last_event": np.array([sold[item] for item in known]),
         "trending": np.array([trending[item] for item in known]),
     }
     lake.put_model("model", arrays, {"as_of": AS_OF})
@@ -72,7 +72,7 @@ DEFAULT = [
 ]
 
 
-def test_items_no_longer_sold_are_dropped_without_rank_gaps(lake: Lake) -> None:
+def test_items_no_longer_available_are_dropped_without_rank_gaps(lake: Lake) -> None:
     predictions = [
         ("u", 1, "old lamp", "lamp"),
         ("u", 2, "POST", "POST"),
@@ -86,7 +86,7 @@ def test_items_no_longer_sold_are_dropped_without_rank_gaps(lake: Lake) -> None:
         ("u", 2, "lamp", "bought before"),
     ]
     metrics = lake.manifest("select_recommendations")["metrics"]
-    assert (metrics["predictions"], metrics["no_longer_sold"], metrics["users"]) == (5, 3, 1)
+    assert (metrics["predictions"], metrics["no_longer_available"], metrics["users"]) == (5, 3, 1)
 
 
 def test_rows_per_family_and_per_user_are_limited(lake: Lake) -> None:
@@ -115,18 +115,28 @@ def test_default_rows_remain_without_predictions(lake: Lake) -> None:
     assert shown(lake, []) == DEFAULT
 
 
-def test_catalogue_without_sales_is_refused(tmp_path: Path, capsys) -> None:
+def test_catalogue_without_available_items_is_refused(tmp_path: Path, capsys) -> None:
     lake = Lake(tmp_path)
     rows = [{"item_id": "cup", "name": "CUP", "family": "cup"}]
     lake.put("items", "items@2", table("items@2", rows), dataset="curated/items")
     lake.put_model(
         "model",
-        {**string_arrays("items", pa.array(["lamp"])), "last_sold": np.array([AS_OF]), "trending": np.ones(1)},
+        {**string_arrays("items", pa.array(["lamp"])), "last_event": np.array([AS_OF]), "trending": np.ones(1)},
         {"as_of": AS_OF},
     )
     lake.put("predictions", "predictions@2", table("predictions@2", []))
     assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 4
     assert "no rows can be shown" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_without_a_catalogue_items_of_the_model_are_shown_by_id(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    arrays = {"last_event": np.array([AS_OF, AS_OF]), "trending": np.array([1.0, 2.0])}
+    lake.put_model("model", {**string_arrays("items", pa.array(["cup", "lamp"])), **arrays}, {"as_of": AS_OF})
+    lake.put("predictions", "predictions@2", table("predictions@2", []))
+    assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 0
+    found = lake.rows("select_recommendations").to_pylist()
+    assert [(row["item_id"], row["item_name"]) for row in found] == [("lamp", "lamp"), ("cup", "cup")]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40), st.integers(1, 3), st.integers(1, 5))

@@ -98,8 +98,8 @@ def test_shipped_model_is_fitted_on_all_data(lake: Lake) -> None:
     assert ranking_of(model, bought_it, False).items.size, "the late item says nothing of others"
     assert arrays["trending"].argmax() == ITEMS - 1
     newest = START + datetime.timedelta(99)
-    assert document["as_of"] == arrays["last_sold"].max() == newest.timestamp() * 1e6
-    assert arrays["last_sold"][-1] == (START + datetime.timedelta(95)).timestamp() * 1e6
+    assert document["as_of"] == arrays["last_event"].max() == newest.timestamp() * 1e6
+    assert arrays["last_event"][-1] == (START + datetime.timedelta(95)).timestamp() * 1e6
 
 
 def test_cold_users_and_new_items_are_reported_separately(lake: Lake) -> None:
@@ -180,14 +180,24 @@ def test_gate_refuses_models_below_recent_popularity(lake: Lake, capsys) -> None
     assert "No model beats recent popularity on the test window" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_items_outside_the_catalogue_are_ignored(lake: Lake) -> None:
+def test_items_outside_the_catalogue_are_ignored_and_counted(lake: Lake, capsys) -> None:
     with_postage = with_taste() | {(user, ITEMS): [1, 65, 85] for user in range(USERS)}
     name = lambda item: "POST" if item == ITEMS else str(10000 + item)  # noqa: E731
     lake.put("interactions", "interactions@2", interactions(with_postage, name))
-    assert train(lake) == 0
+    assert train(lake, "--set", "max_unlisted_share=0.05") == 4
+    assert "120 of 1,560 interactions (8%) are with items" in capsys.readouterr().err
+    assert train(lake, "--set", "seconds=1") == 0
     metrics = lake.manifest("train_recommender")["metrics"]
     assert metrics["items"] == ITEMS
     assert metrics["pairs"] == len(with_taste())
+    assert metrics["interactions_without_item_in_catalogue"] == USERS
+
+
+def test_without_a_catalogue_all_items_take_part(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    lake.put("interactions", "interactions@2", interactions(with_taste()))
+    assert train(lake, "--set", "seconds=1") == 0
+    assert lake.manifest("train_recommender")["metrics"]["items"] == ITEMS
 
 
 def test_windows_without_buyers_are_reported(lake: Lake, capsys) -> None:

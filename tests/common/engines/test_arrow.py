@@ -34,7 +34,7 @@ class FakeTask:
         self.counts = {}
         self.events = []
         output = Table(contract="predictions@2")
-        self.job = Job("toy", "", "python", outputs={"predictions": output, "model": Table("recommender_model@4")})
+        self.job = Job("toy", "", "python", outputs={"predictions": output, "model": Table("recommender_model@5")})
 
     def input(self, role):
         return self.inputs[role]

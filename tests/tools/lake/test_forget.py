@@ -129,7 +129,7 @@ class Shop:
             "attempt-1/model/items.npy": npy([users[0], "p1"]),
             "attempt-1/model/document.json": b'{"model": "als"}',
         }
-        self.publish("intermediate/dag/r/train", {"model": ("recommender_model@4", 2, model)})
+        self.publish("intermediate/dag/r/train", {"model": ("recommender_model@5", 2, model)})
         self.orphan("curated/events/_temporary/0/task-1/date=2011-01-05/part-0.parquet", users)
 
     def orphan(self, path: str, users: list[str]) -> None:
@@ -162,7 +162,7 @@ class Shop:
                 assert len(content) == file["bytes"]
                 rows += values_of(file["path"], content)
             assert output["bytes"] == sum(file["bytes"] for file in output["files"])
-            if output["contract"] != "recommender_model@4":
+            if output["contract"] != "recommender_model@5":
                 assert output["rows"] == len(rows)
             found[role] = rows
         return found
@@ -459,7 +459,7 @@ def test_model_of_users_is_reported_and_unchanged(shop_of_files: Shop, capsys) -
         "attempt-1/model/users.npy": npy(["ann", "bob"]),
         "attempt-1/model/document.json": b'{"top_users": ["ann"]}',
     }
-    shop.publish("intermediate/dag/r/train", {"model": ("recommender_model@4", 2, model)})
+    shop.publish("intermediate/dag/r/train", {"model": ("recommender_model@5", 2, model)})
     assert shop.forget("ann") == 1
     assert capsys.readouterr().out.count("(a model that names people)") == 2
     assert shop.forget("bobby") == 0
