@@ -4,18 +4,24 @@ Values as of a cut come from the events before it only, so models can be evaluat
 """
 
 import datetime
+from collections import Counter
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from common.engines import spark
 from common.errors import InputError
 from common.handover import Task, run
 from common.recommending import MICROSECONDS_PER_DAY
+from common.sources import tracking_plan
+from common.sources.tracking_plan import TrackingPlan
+
+MOST_TYPES = 8  # that a message lists
 
 
 def build_interactions(
     events: DataFrame,
+    plan: TrackingPlan,
     end: datetime.date,
     test_days: int,
     tuning_days: int,
@@ -24,32 +30,51 @@ def build_interactions(
 ) -> DataFrame:
     """Return rows of `interactions@2`, sorted by user and item within each partition; one shuffle, on user.
 
-    The weight as of a moment is log1p(max(0, sum of sign * quantity * 2^(-age / half-life))) over the events before
-    it, age in days: cancellations are subtracted before the logarithm.
+    The weight as of a moment is log1p(max(0, sum of weight * 2^(-age / half-life))) over the events before it, age in
+    days: the plan's weight of a reversal is negative, so it is netted before the logarithm. A pair without a weight
+    has a row if it has target events (such as low ratings), and none of its events was reversed.
     """
     test_start = end - datetime.timedelta(days=test_days)
     moments = {"": end, "_before_test": test_start, "_before_tuning": test_start - datetime.timedelta(days=tuning_days)}
-    signed = F.col("quantity") * F.when(F.col("type") == "purchase", 1).otherwise(-1)
-    counted = events.where(F.col("user_id").isNotNull() & (F.col("time") < start_of(end))).select(
-        "user_id", "item_id", "time", signed.alias("signed_quantity")
-    )
-    bought_at = F.when(F.col("signed_quantity") > 0, F.col("time"))
-    aggregates = [F.min(bought_at).alias("first_time")]
+    liked_at = F.when(F.col("weight") > 0, F.col("time"))
+    aggregates = [F.min(liked_at).alias("first_time"), F.max("reversal").alias("reversed")]
     columns = [F.col("user_id"), F.col("item_id")]
     for name, moment in moments.items():
         before = F.col("time") < start_of(moment)
         age = (F.unix_micros(start_of(moment)) - F.unix_micros("time")) / MICROSECONDS_PER_DAY
-        strength = F.col("signed_quantity") * F.pow(F.lit(2.0), -age / half_life_days)
+        strength = F.col("weight") * F.pow(F.lit(2.0), -age / half_life_days)
         aggregates += [
             F.sum(F.when(before, strength).otherwise(0.0)).alias(f"strength{name}"),
-            F.count(F.when(before, bought_at)).alias(f"events{name}"),
-            F.max(F.when(before, bought_at)).alias(f"last_time{name}"),
+            F.count_if(before & F.col("target")).alias(f"events{name}"),
+            F.max(F.when(before, liked_at)).alias(f"last_time{name}"),
         ]
         weight = F.log1p(F.greatest(F.lit(0.0), F.col(f"strength{name}"))).cast("float")
         columns += [weight.alias(f"weight{name}"), F.col(f"events{name}"), F.col(f"last_time{name}")]
-    pairs = counted.repartition(partitions, "user_id").groupBy("user_id", "item_id").agg(*aggregates)
+    weighed = weigh(events.where(F.col("time") < start_of(end)), plan).repartition(partitions, "user_id")
+    pairs = weighed.groupBy("user_id", "item_id").agg(*aggregates).select(*columns, "first_time", "reversed")
     exists = " OR ".join(f"weight{name} > 0" for name in moments)
-    return pairs.select(*columns, "first_time").where(exists).sortWithinPartitions("user_id", "item_id")
+    return pairs.where(f"{exists} OR (events > 0 AND NOT reversed)").sortWithinPartitions("user_id", "item_id")
+
+
+def weigh(events: DataFrame, plan: TrackingPlan) -> DataFrame:
+    """Return the events that take part, with their weight, and whether they are targets or reversals."""
+    return events.where(drop_reason(plan).isNull()).select(
+        "user_id",
+        "item_id",
+        "time",
+        F.expr(plan.weight_sql).alias("weight"),
+        F.expr(plan.target_sql).alias("target"),
+        F.col("type").isin(plan.reversals).alias("reversal"),
+    )
+
+
+def drop_reason(plan: TrackingPlan) -> Column:
+    """Return the reason for which an event does not take part, or null."""
+    return (
+        F.when(F.col("user_id").isNull(), "no user")
+        .when(F.col("item_id").isNull(), "no item")
+        .when(~F.col("type").isin(list(plan.types)), "unknown type")
+    )
 
 
 def start_of(date: datetime.date) -> Column:
@@ -57,23 +82,51 @@ def start_of(date: datetime.date) -> Column:
     return F.lit(datetime.datetime.combine(date, datetime.time(), datetime.UTC))
 
 
+def count_drops(events: DataFrame, plan: TrackingPlan, counts: Observation) -> DataFrame:
+    """Return the same events; once they are read, `counts` has their number and the numbers by reason to drop them."""
+    reasons = ("no user", "no item", "unknown type")
+    dropped = [F.count_if(drop_reason(plan) == reason).alias(reason) for reason in reasons]
+    targets = F.count_if(drop_reason(plan).isNull() & F.expr(plan.target_sql)).alias("targets")
+    return events.observe(counts, F.count(F.lit(1)).alias("events"), targets, *dropped)
+
+
+def nothing_left(events: DataFrame, plan: TrackingPlan) -> InputError:
+    """Return the error, in one sentence, for a window without interactions."""
+    rows = events.groupBy("type", drop_reason(plan).alias("reason")).count().sort("type", "reason").collect()
+    types, reasons = Counter[str](), Counter[str]()
+    for kind, reason, count in rows:
+        types[kind] += count
+        reasons[reason] += count
+    found = ", ".join(f"{kind} ({count:,})" for kind, count in types.most_common(MOST_TYPES)) or "none"
+    known = ", ".join(plan.types)
+    dropped = ", ".join(f"{count:,} with {reason}" for reason, count in reasons.most_common() if reason)
+    return InputError(
+        f"No interaction is left of {types.total():,} events: {dropped or 'none'} were dropped, the others were "
+        f"reversed or weigh nothing; the types that occur are {found}, the tracking plan knows {known}; "
+        "add the types to sources/tracking_plan.toml, map users and items in the source, or choose a longer window."
+    )
+
+
 def main(task: Task) -> None:
-    events = task.input("events")
-    end = task.parameters["until"] or events.day_after_newest
+    source = task.input("events")
+    end = task.parameters["until"] or source.day_after_newest
     names = ("test_days", "tuning_days", "half_life_days")
+    plan, counts = tracking_plan.load(), Observation()
     with spark.session(task):
+        events = spark.read(task, "events").where(F.col("time") < start_of(end))
         interactions = build_interactions(
-            spark.read(task, "events"),
+            count_drops(events, plan, counts),
+            plan,
             end,
             **{name: task.parameters[name] for name in names},
-            partitions=spark.partitions_for(events.rows),
+            partitions=spark.partitions_for(source.rows),
         )
         spark.write(task, "interactions", interactions)
-    task.metrics |= {"end": str(end), "events": events.rows, "interactions": task.outputs["interactions"]["rows"]}
-    if not task.metrics["interactions"]:
-        raise InputError(
-            "No event of the window is a purchase by a known user that was not cancelled; choose a longer window."
-        )
+        if not task.outputs["interactions"]["rows"]:
+            raise nothing_left(events, plan)  # without rows Spark leaves out the plan that counts, and waits for it
+    found = counts.get
+    task.metrics |= {"end": str(end), "events": found.pop("events"), "target_events": found.pop("targets")}
+    task.metrics |= {"dropped": found, "interactions": task.outputs["interactions"]["rows"]}
 
 
 if __name__ == "__main__":

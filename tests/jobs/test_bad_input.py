@@ -155,10 +155,10 @@ FROM_SHOPS = [  # the job, the shop, the exit code, its message or log
     ("join_characteristics", "nobody is known", 0, "output role=characteristics rows=20 "),
     ("join_characteristics", "all users new, no feature differs", 0, "output role=characteristics rows=20 "),
     ("join_characteristics", "NaN and infinite values", 0, "output role=characteristics rows=20 "),
-    ("build_interactions", "no events", 3, "No event of the window is a purchase by a known user"),
+    ("build_interactions", "no events", 3, "No interaction is left of"),
     ("build_interactions", "one user", 0, "output role=interactions rows=3 "),
     ("build_interactions", "one item", 0, "output role=interactions rows=20 "),
-    ("build_interactions", "nobody is known", 3, "No event of the window is a purchase by a known user"),
+    ("build_interactions", "nobody is known", 3, "No interaction is left of"),
     ("build_interactions", "NaN and infinite values", 0, "output role=interactions rows=60 "),
 ]
 
