@@ -58,7 +58,7 @@ def resolve(reader: Reader, role: str, table: Table) -> Input:
     contract = contracts.load(table.contract) if table.contract else None
     taken = reader.now()
     if table.raw:
-        return list_deliveries(reader, role, table, taken)
+        return list_deliveries(reader, role, table, [table.raw])[0]
     if table.dataset:
         manifests = dataset_manifests(reader, role, table)
         output = None  # a partition's manifest has a single output
@@ -107,36 +107,66 @@ def add_output(result: Input, parent: Manifest, output: str | None, table: Table
     result.rows += entry["rows"]
 
 
-def list_deliveries(reader: Reader, role: str, table: Table, taken: datetime.datetime) -> Input:
-    """Return the files of the raw level by day of arrival; those in folders without a valid day are left out.
+def list_deliveries(reader: Reader, role: str, table: Table, folders: list[str]) -> list[Input]:
+    """Return the files of each of these folders of the raw level by day of arrival, as one input per folder.
 
-    A folder of a day after tomorrow is left out too: it would move the end of every open window.
+    Files in folders without a valid day are left out, those of a day after tomorrow too: they would move the end of
+    every open window. So are files below the table's folder that belong to none of these folders; the first input has
+    them.
     """
-    result = Input(role, None, [], taken=taken, folder=f"{reader.lake}/{table.raw}")
-    tomorrow = datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1)
-    days_of: dict[str, str] = {}
-    reasons: dict[str, str] = {}
-    for name in storage.folders(result.folder):
-        day = partitions.parse_day(name.removeprefix("arrival=")) if name.startswith("arrival=") else None
-        if day is None:
-            reasons[name] = "its folder is not a day of arrival, arrival=YYYY-MM-DD"
-        elif day > tomorrow:
-            reasons[name] = "the day of its folder has not come yet"
-        else:
-            days_of[str(day)] = name
-    names = [*(days_of[day] for day in in_window(reader, list(days_of), table)), *reasons]
-    for folder, files in storage.files_of([f"{result.folder}/{name}" for name in names]).items():
-        name = folder.rpartition("/")[2]
-        for file in files:
-            reason = reasons.get(name) or name_problem(file)
+    result = [Input(role, None, [], taken=reader.now(), folder=f"{reader.lake}/{folder}") for folder in folders]
+    strays: dict[str, str] = {}
+    steps = {folder[: end if end > 0 else None] for folder in folders for end in slashes(folder, str(table.raw))}
+    for folder in sorted(steps | {str(table.raw)}):
+        found = result[folders.index(folder)] if folder in folders else None
+        days_of: dict[str, str] = {}
+        for name in storage.folders(f"{reader.lake}/{folder}"):
+            if f"{folder}/{name}" in steps:
+                continue
+            reason = day_problem(name, folder, folders) if found else misplaced(folder, folders)
             if reason:
-                result.left_out.append((file, reason))
+                strays[f"{reader.lake}/{folder}/{name}"] = reason
             else:
-                result.files.append(file)
-                result.arrivals[file.uri] = datetime.date.fromisoformat(name.removeprefix("arrival="))
-    if result.left_out or reasons:
-        reader.log("left_out", role=role, files=len(result.left_out), folders=ascii(list(reasons)[:5]))
+                days_of[name.removeprefix("arrival=")] = f"{reader.lake}/{folder}/{name}"
+        if found:
+            add_deliveries(found, {days_of[day]: day for day in in_window(reader, list(days_of), table)})
+    for folder, files in storage.files_of(list(strays)).items():
+        result[0].left_out += [(file, strays[folder]) for file in files]
+    for each in result:
+        reader.log("deliveries", role=role, folder=each.folder, files=len(each.files), left_out=len(each.left_out))
     return result
+
+
+def slashes(folder: str, root: str) -> list[int]:
+    """Return the positions in a folder's path at which the folders between a root and it end; 0 for itself."""
+    return [position for position, letter in enumerate(folder) if letter == "/" and position > len(root)] + [0]
+
+
+def day_problem(name: str, folder: str, folders: list[str]) -> str | None:
+    """Return the reason why a folder's name is not a day of arrival up to tomorrow, None if it is."""
+    day = partitions.parse_day(name.removeprefix("arrival=")) if name.startswith("arrival=") else None
+    if day is None:
+        inside = [other.removeprefix(f"{folder}/") for other in folders if other.startswith(f"{folder}/")]
+        near = protocol.nearest(name, inside) if inside and not name.startswith("arrival=") else ""
+        return f"its folder is not a day of arrival, arrival=YYYY-MM-DD{near and ', nor of a source'}{near}"
+    if day > datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1):
+        return "the day of its folder has not come yet"
+    return None
+
+
+def misplaced(folder: str, folders: list[str]) -> str:
+    return f"no source delivers to {folder}{protocol.nearest(folder, folders)}"
+
+
+def add_deliveries(found: Input, days: dict[str, str]) -> None:
+    """Add the files below the folders of some days of arrival to an input; files that cannot be read are left out."""
+    for folder, files in storage.files_of(list(days)).items():
+        for file in files:
+            if reason := name_problem(file):
+                found.left_out.append((file, reason))
+            else:
+                found.files.append(file)
+                found.arrivals[file.uri] = datetime.date.fromisoformat(days[folder])
 
 
 def name_problem(file: File) -> str | None:

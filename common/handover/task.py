@@ -18,7 +18,7 @@ from common.errors import ArgumentError, InputError
 from common.handover import manifest, s3, storage
 from common.handover.command_line import checked_predecessors
 from common.handover.heartbeat import Progress, peak_memory
-from common.handover.inputs import Input
+from common.handover.inputs import Input, list_deliveries
 from common.handover.job_toml import Job, code_fingerprint, parameter_values
 from common.handover.manifest import Manifest
 from common.handover.storage import File
@@ -122,6 +122,10 @@ class Task:
     def input(self, role: str) -> Input:
         """Return an input that `job.toml` declares."""
         return self.inputs[role]
+
+    def deliveries(self, role: str, folders: list[str]) -> list[Input]:
+        """Return the deliveries in each of these folders of the raw level, of an input that `job.toml` declares."""
+        return list_deliveries(self, role, self.job.inputs[role], folders)
 
     def folder(self, role: str) -> str:
         """Return the URI of the folder that only this process writes an output to."""

@@ -1,11 +1,14 @@
 """Files of deliveries, read as a stream: unpacked and split into records, for any bytes."""
 
+import codecs
 import datetime
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import zstandard
 
 from common.errors import GateRefused, InputError
 from common.handover import storage
@@ -20,6 +23,7 @@ Result = TypeVar("Result")
 CHUNK = 64 * 1024  # bytes unpacked per step
 MAX_UNPACKED = 16 << 30  # bytes of a file
 MAX_SKIPPED = 1 << 30  # bytes of a record; Hadoop's reader stops at twice that
+STEP = 1024  # packed bytes of zstd per step: they unpack to up to 32 MiB
 MAX_RATIO, FREE = 100, 16 << 20  # unpacked bytes per packed one, beyond FREE and without too long lines
 
 
@@ -135,14 +139,15 @@ def name_of(file: File) -> str:
     return escape(file.uri.encode(errors="surrogateescape")) or ""
 
 
-def lines(file: File) -> Iterator[Line]:
-    """Yield the lines of a file, gzipped if it is *.gz; only a line feed ends a line.
+def lines(file: File, encoding: str = "utf-8") -> Iterator[Line]:
+    """Yield the lines of a file, unpacked by the end of its name; only a line feed ends a line.
 
-    Raises Unreadable if the file is corrupt.
+    A character set whose line feeds are not single bytes, as UTF-16, is converted to UTF-8. Raises Unreadable if the
+    file is corrupt.
     """
     number = size = short = 0
     begun = bytearray()  # the unfinished line
-    for piece in unpacked(file) if file.uri.endswith(".gz") else plain(file):
+    for piece in unpacked(file) if has_ascii(encoding) else converted(unpacked(file), encoding):
         *ended, last = piece.split(b"\n")
         for part in ended:
             number += 1
@@ -164,7 +169,7 @@ def lines(file: File) -> Iterator[Line]:
 
 
 def survey(file: File) -> Survey:
-    """Read a gzipped file to its end, like `lines` but without making lines; Unreadable if it is corrupt."""
+    """Read a file to its end, like `lines` but without making lines; Unreadable if it is corrupt."""
     result = Survey()
     size = short = 0
     head = b""
@@ -208,14 +213,61 @@ def check_size(file: File, size: int, short: int) -> None:
         raise Unreadable(f"it unpacks to more than {MAX_RATIO} times its size")
 
 
+def has_ascii(encoding: str) -> bool:
+    """Return True if a character set has ASCII's characters as single bytes."""
+    return "\n,;A".encode(encoding) == b"\n,;A"
+
+
+def converted(pieces: Iterator[bytes], encoding: str) -> Iterator[bytes]:
+    """Yield the text of some bytes as UTF-8; Unreadable if they are not of a character set."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        for piece in pieces:
+            yield decoder.decode(piece).encode()
+        yield decoder.decode(b"", True).encode()
+    except UnicodeError:
+        raise Unreadable(f"its text is not {encoding}") from None
+
+
+def unpacked(file: File) -> Iterator[bytes]:
+    """Yield the bytes of a file, unpacked if it is *.gz or *.zst; Unreadable if it is empty, cut off or corrupt."""
+    if file.uri.endswith(".gz"):
+        return gunzipped(file)
+    return unzstd(file) if file.uri.endswith(".zst") else plain(file)
+
+
 def plain(file: File) -> Iterator[bytes]:
     """Yield the bytes of a file, at most CHUNK at a time."""
+    if not file.bytes:
+        raise Unreadable("empty")
     for block in storage.blocks(file):
         for start in range(0, len(block), CHUNK):
             yield block[start : start + CHUNK]
 
 
-def unpacked(file: File) -> Iterator[bytes]:
+def unzstd(file: File) -> Iterator[bytes]:
+    """Yield the bytes of a file that zstd packed; Unreadable if it is cut off, corrupt or not zstd."""
+    total = 0
+    inflate = None
+    for block in storage.blocks(file):
+        for start in range(0, len(block), STEP):
+            packed = block[start : start + STEP]
+            while packed:
+                inflate = inflate or zstandard.ZstdDecompressor().decompressobj()
+                try:
+                    piece = inflate.decompress(packed)
+                except zstandard.ZstdError:
+                    raise Unreadable("corrupt zstd" if total else "not zstd") from None
+                total += len(piece)
+                if total > MAX_UNPACKED:
+                    raise Unreadable(f"it unpacks to more than {MAX_UNPACKED >> 30} GiB")
+                yield from (piece[begin : begin + CHUNK] for begin in range(0, len(piece), CHUNK))
+                packed, inflate = (inflate.unused_data, None) if inflate.eof else (b"", inflate)
+    if inflate or not file.bytes:
+        raise Unreadable("zstd that is cut off" if file.bytes else "empty, not zstd")
+
+
+def gunzipped(file: File) -> Iterator[bytes]:
     """Yield the bytes of a gzipped file, at most CHUNK at a time; Unreadable if it is cut off, corrupt or not gzip."""
     inflate = None
     total = 0

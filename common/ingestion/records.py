@@ -63,11 +63,11 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def decode(record: bytes) -> str:
+def decode(record: bytes, encoding: str = "utf-8") -> str:
     try:
-        return record.decode()
+        return record.decode(encoding)
     except UnicodeDecodeError:
-        raise Unusable(NOT_UTF8) from None
+        raise Unusable(NOT_UTF8 if encoding == "utf-8" else f"not {encoding}") from None
 
 
 def text(value: Any, field: str, max_bytes: int = MAX_BYTES) -> str | None:
