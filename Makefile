@@ -89,6 +89,7 @@ lint: setup ## format, lint, types, generated files, language, spelling, workflo
 	.venv/bin/mypy --python-executable $(AIRFLOW_PYTHON) airflow_dags/tandem
 	$(JOBS_PYTHON) -m tools.packaging.catalogue --check
 	$(JOBS_PYTHON) -m tools.scaffold.schemas --check
+	$(JOBS_PYTHON) -m tools.packaging.contract_changes
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas --check
 	$(JOBS_PYTHON) -m tools.scaffold.language *.md docs airflow_dags/README.md airflow_dags/*/README.md benchmarks/results.md \
 	    sample_data/*/README.md templates/README.md templates/pipelines/*/README.md \

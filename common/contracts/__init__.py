@@ -13,6 +13,7 @@ from common.protocol import nearest
 
 TYPES = {"string", "int64", "float64", "float32", "boolean", "date", "timestamp", "map"}  # a map is of text to text
 CONTROL = r"[\x00-\x1f\x7f-\x9f]"  # control characters, for the regular expressions of Python, Java and Arrow
+FOLDER = importlib.resources.files(__package__)
 MAX_BYTES = 1024  # of a string in UTF-8, unless its column overrides it: DynamoDB's limit for a key
 
 
@@ -57,12 +58,16 @@ class Contract:
 @functools.cache
 def load(name: str) -> Contract:
     """Return a contract by name and version (`interactions@2`); ArgumentError, with the nearest name, if unknown."""
-    folder = importlib.resources.files(__package__)
-    file = folder / f"{name}.toml"
+    file = FOLDER / f"{name}.toml"
     if not file.is_file():
-        known = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+        known = sorted(entry.name.removesuffix(".toml") for entry in FOLDER.iterdir() if entry.name.endswith(".toml"))
         raise ArgumentError(f"There is no contract '{name}'{nearest(name, known)}.")
-    document = tomllib.loads(file.read_text(encoding="utf-8"))
+    return parse(name, file.read_text(encoding="utf-8"))
+
+
+def parse(name: str, text: str) -> Contract:
+    """Return the contract in the text of a TOML file; ArgumentError names the wrong entry."""
+    document = tomllib.loads(text)
     check_keys(document, {"description", "columns", "arrays", "product"}, f"contract {name}")
     fields = {key: value for key, value in document.items() if key not in ("columns", "product")}
     if "description" not in fields:

@@ -43,8 +43,8 @@ def read(task: Task, role: str, columns: list[str] | None = None) -> pa.Table:
 
     def read_file(file: File) -> pa.Table:
         with open_checked(source, file) as parquet:
-            rows = parquet.read(names, use_threads=False).cast(schema)
-        return with_finite_numbers(rows, file)
+            rows = parquet.read(held(source, file, names), use_threads=False)
+        return with_finite_numbers(with_added_columns(rows, schema).cast(schema), file)
 
     return pa.concat_tables([schema.empty_table(), *storage.in_parallel(read_file, source.files, MAX_OPEN_FILES)])
 
@@ -56,8 +56,21 @@ def batches(task: Task, role: str, columns: list[str] | None = None) -> Iterator
     schema = arrow_schema(contract_of(source), names)
     for file in source.files:
         with open_checked(source, file) as parquet:
-            for batch in parquet.iter_batches(BATCH, columns=names, use_threads=False):
-                yield with_finite_numbers(batch.cast(schema), file)
+            for batch in parquet.iter_batches(BATCH, columns=held(source, file, names), use_threads=False):
+                yield with_finite_numbers(with_added_columns(batch, schema).cast(schema), file)
+
+
+def held(source: Input, file: File, names: list[str]) -> list[str]:
+    """Return those of the named columns that a file has: one of an older version lacks the columns added since."""
+    return [name for name in names if name in contract_of_file(source, file).columns]
+
+
+def with_added_columns(rows: Rows, schema: pa.Schema) -> Rows:
+    """Return the rows with the columns of a schema in their order; those that they lack are null."""
+    for column in schema:
+        if column.name not in rows.schema.names:
+            rows = rows.append_column(column, pa.nulls(rows.num_rows, column.type))
+    return rows.select(schema.names)
 
 
 def with_finite_numbers(rows: Rows, file: File) -> Rows:
@@ -79,6 +92,10 @@ def contract_of(source: Input) -> Contract:
     return source.contract
 
 
+def contract_of_file(source: Input, file: File) -> Contract:
+    return source.older.get(file.uri) or contract_of(source)
+
+
 def open_checked(source: Input, file: File, dictionaries: list[str] | None = None) -> pq.ParquetFile:
     """Open a file of an input, its columns checked against the contract; InputError names the file and the column."""
     try:
@@ -88,13 +105,14 @@ def open_checked(source: Input, file: File, dictionaries: list[str] | None = Non
     except pa.ArrowInvalid as error:
         raise InputError(f"{file.uri} is not a Parquet file ({error}); rerun the task that wrote it.") from None
     schema = parquet.schema_arrow
-    for name, column in contract_of(source).columns.items():
+    contract = contract_of_file(source, file)
+    for name, column in contract.columns.items():
         position = schema.get_field_index(name)
         found = contract_type(schema.field(position).type) if position >= 0 else None
         if found != TYPES[column.type]:
             parquet.close()
             raise InputError(
-                f"{file.uri} breaks {contract_of(source).name}: column '{name}' is {found or 'missing'}, expected "
+                f"{file.uri} breaks {contract.name}: column '{name}' is {found or 'missing'}, expected "
                 f"{column.type}; run the two jobs at versions that agree."
             )
     return parquet

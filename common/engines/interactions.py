@@ -9,7 +9,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
 
-from common.engines.arrow import BATCH, MAX_OPEN_FILES, TYPES, all_finite, contract_of, open_checked
+from common.engines.arrow import (
+    BATCH,
+    MAX_OPEN_FILES,
+    TYPES,
+    all_finite,
+    arrow_schema,
+    contract_of,
+    held,
+    open_checked,
+    with_added_columns,
+)
 from common.errors import InputError
 from common.handover.inputs import Input
 from common.handover.storage import File, in_parallel
@@ -97,8 +107,11 @@ def decode_file(source: Input, file: File, indices: np.ndarray, values: dict[str
     items = pa.array([], pa.string())
     last_user = None
     done = 0
+    schema = arrow_schema(contract_of(source), ["user_id", "item_id", *values])
+    names = held(source, file, schema.names)
     with open_checked(source, file, ["user_id", "item_id"]) as parquet:
-        for batch in parquet.iter_batches(BATCH, columns=["user_id", "item_id", *values], use_threads=False):
+        for batch in parquet.iter_batches(BATCH, columns=names, use_threads=False):
+            batch = with_added_columns(batch, schema)
             span = slice(done, done + batch.num_rows)
             done += batch.num_rows
             user_column, item_column = batch.column("user_id"), batch.column("item_id")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from common import contracts, protocol
-from common.contracts import Contract
+from common.contracts import Contract, evolution
 from common.errors import InputError
 from common.handover import manifest, partitions, storage
 from common.handover.job_toml import Job, Table
@@ -33,7 +33,8 @@ class Reader(Protocol):
 class Input:
     """An input as its manifests name it: files that exist with their sizes, and the number of rows in them.
 
-    `taken` is the time of the look-up; of a hand-over, that of the oldest input that it was made from.
+    `taken` is the time of the look-up; of a hand-over, that of the oldest input that it was made from. `older` has the
+    contract of each file that was written under an older version, by its URI: it lacks the columns added since.
     """
 
     role: str
@@ -44,6 +45,7 @@ class Input:
     taken: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     folder: str = ""  # of raw deliveries, with the day of arrival of each file
     arrivals: dict[str, datetime.date] = field(default_factory=dict)
+    older: dict[str, Contract] = field(default_factory=dict)
     left_out: list[tuple[File, str]] = field(default_factory=list)  # files that are not deliveries, with reasons
 
     @property
@@ -91,18 +93,26 @@ def dataset_manifests(reader: Reader, role: str, table: Table) -> list[Manifest]
 def add_output(result: Input, parent: Manifest, output: str | None, table: Table, job: str) -> None:
     """Add the files and rows of a manifest's output (None: its only one); InputError if it has another contract.
 
-    The first manifest fixes the contract of an input that accepts several.
+    The first manifest fixes the contract of an input that accepts alternatives.
     """
     outputs = parent.document["outputs"]
     entry = outputs[output] if output else next(iter(outputs.values()))
-    expected = (result.contract.name,) if result.contract else table.fitting
-    if entry["contract"] not in expected:
-        raise InputError(
-            f"{parent.uri} is of contract {entry['contract']}, but input '{result.role}' of {job} expects "
-            f"{' or '.join(expected)}; run the two jobs at versions that agree."
-        )
-    result.contract = contracts.load(entry["contract"])
+    expected = (result.contract.name,) if result.contract and table.contracts else table.fitting
+    of_files = manifest.contracts_of_files(entry)
+    for found in sorted({entry["contract"], *of_files.values()}):
+        if found not in expected:
+            remedy = "run the two jobs at versions that agree"
+            if table.dataset:
+                remedy = evolution.remedy(found, expected[0], f"inputs.{result.role}")
+            raise InputError(
+                f"{parent.uri} has files of {found}, but input '{result.role}' of {job} expects "
+                f"{' or '.join(expected)}; {remedy}."
+            )
+    newest = result.contract = contracts.load(table.contract or entry["contract"])
     folder = parent.uri.rpartition("/")[0]
+    result.older |= {
+        f"{folder}/{path}": contracts.load(found) for path, found in of_files.items() if found != newest.name
+    }
     result.files += [File(f"{folder}/{file['path']}", file["bytes"]) for file in entry["files"]]
     result.rows += entry["rows"]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
-from common.contracts import check_keys, check_types, tables_by_name
+from common.contracts import check_keys, check_types, evolution, tables_by_name
 from common.errors import ArgumentError
 from common.protocol import PARSERS, nearest, parse_parameter
 
@@ -30,10 +30,12 @@ class Table:
 
     `dates` names the two parameters, first day and day after the last, that select days of a dataset.
     `optional` is true of a dataset that may not exist: then it is read as one without rows.
-    `contracts` are the alternatives that an input by hand-over accepts.
+    `contracts` are the alternatives that an input by hand-over accepts. `oldest` is the oldest version of `contract`
+    whose files a dataset may have: the newer versions only add nullable columns.
     """
 
     contract: str | None = None
+    oldest: str | None = None
     contracts: tuple[str, ...] = ()
     dataset: str | None = None
     raw: str | None = None
@@ -47,7 +49,9 @@ class Table:
     @property
     def fitting(self) -> tuple[str, ...]:
         """The accepted contracts; none if the table is raw."""
-        return (self.contract,) if self.contract else self.contracts
+        if self.contract is None:
+            return self.contracts
+        return evolution.versions(self.contract, self.oldest) if self.oldest else (self.contract,)
 
 
 @dataclass(frozen=True)
@@ -164,12 +168,16 @@ def load(folder: Path | zipfile.Path) -> Job:
 
 
 def read_table(settings: dict[str, Any], where: str) -> Table:
-    check_keys(settings, {"contract", "contracts", "dataset", "raw", "dates", "optional"}, where)
+    check_keys(settings, {"contract", "oldest", "contracts", "dataset", "raw", "dates", "optional"}, where)
     if "raw" not in settings and len({"contract", "contracts"} & settings.keys()) != 1:
         raise ArgumentError(
             f'{where} names no contract, expected contract = "name@version", or contracts = […] for alternatives.'
         )
     check_types(settings, Table, where)
+    if "oldest" in settings:
+        if not {"contract", "dataset"} <= settings.keys():
+            raise ArgumentError(f"{where} has oldest, which only a dataset with a contract has; remove it.")
+        evolution.check_extends(settings["contract"], settings["oldest"], where)
     lists: dict[str, Any] = {name: tuple(settings[name]) for name in ("contracts", "dates") if name in settings}
     return Table(**{**settings, **lists})
 

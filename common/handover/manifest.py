@@ -52,6 +52,11 @@ def files_of(document: dict[str, Any]) -> list[dict[str, Any]]:
     return [file for output in document.get("outputs", {}).values() for file in output.get("files", [])]
 
 
+def contracts_of_files(output: dict[str, Any]) -> dict[str, str]:
+    """Return the contract of each file of an output by its path: the output's, unless the file records an older."""
+    return {file["path"]: file.get("contract", output["contract"]) for file in output.get("files", [])}
+
+
 def partition_files(partition: Manifest | None) -> list[File]:
     """Return the files that the manifest of a dataset's partition names; none for no partition."""
     if partition is None:

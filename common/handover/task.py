@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common import protocol
+from common.contracts import evolution
 from common.errors import ArgumentError, InputError
 from common.handover import manifest, s3, storage
 from common.handover.command_line import checked_predecessors
@@ -155,17 +156,21 @@ class Task:
     def partition(self, role: str, name: str) -> tuple[str, Manifest | None]:
         """Return the URI of a partition of an output dataset, and its current manifest.
 
-        InputError if it has another contract: a manifest has one for all its files.
+        InputError if it has files of a contract that the output does not take. The partition `all` is replaced, so
+        there any version of the output's contract fits.
         """
         table = self.job.outputs[role]
         folder = f"{self.lake}/{table.dataset}/{name}"
         current = manifest.load_or_none(protocol.manifest_uri(folder))
+        contract = table.contract or ""
         for output in current.document["outputs"].values() if current else ():
-            if output["contract"] != table.contract:
-                raise InputError(
-                    f"{folder} is of contract {output['contract']}, but {self.job.name} adds rows of {table.contract}; "
-                    "fill another dataset with the new version, see docs/change_a_contract.md."
-                )
+            for found in sorted({output["contract"], *manifest.contracts_of_files(output).values()}):
+                replaced = name == "all" and evolution.split(found)[0] == evolution.split(contract)[0]
+                if found not in table.fitting and not replaced:
+                    raise InputError(
+                        f"{folder} has files of {found}, but {self.job.name} adds rows of {contract}; "
+                        f"{evolution.remedy(found, contract, f'outputs.{role}')}."
+                    )
         return folder, current
 
     def replace_dataset(self, role: str, rows: int, files: list[File]) -> None:
@@ -191,7 +196,7 @@ class Task:
         """
         table = self.job.outputs[role]
         size = sum(file.bytes for file in files)
-        paths = [{"path": file.uri.removeprefix(f"{folder}/"), "bytes": file.bytes} for file in files]
+        paths = self.listed(table.contract or "", folder, seen, files)
         document = self.document({role: {"contract": table.contract, "rows": rows, "bytes": size, "files": paths}})
         document["dropped"] = manifest.dropped_versions(seen, paths, datetime.datetime.now(datetime.UTC))
         with self.effect(f"published {folder.removeprefix(f'{self.lake}/')}"):
@@ -202,6 +207,18 @@ class Task:
         output["partitions"][folder.rpartition("/")[2]] = {"rows": rows, "bytes": size}
         output["rows"] += rows
         output["bytes"] += size
+
+    def listed(self, contract: str, folder: str, seen: Manifest | None, files: list[File]) -> list[dict[str, Any]]:
+        """Return the entries of a partition's files in its manifest; a former file of an older contract keeps that."""
+        former: dict[str, str] = {}
+        for output in seen.document["outputs"].values() if seen else ():
+            former |= manifest.contracts_of_files(output)
+        entries = []
+        for file in files:
+            entry = {"path": file.uri.removeprefix(f"{folder}/"), "bytes": file.bytes}
+            older = former.get(str(entry["path"]), contract)
+            entries.append(entry if older == contract else {**entry, "contract": older})
+        return entries
 
     def document(self, outputs: dict[str, Any]) -> dict[str, Any]:
         """Return the manifest of this task for some outputs."""

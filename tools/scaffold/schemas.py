@@ -37,6 +37,7 @@ HELP = {
     "mapped_by": "The integer parameter that holds the number of instances of a mapped job.",
     "services": "AWS services, next to the lake, that the job talks to.",
     "contract": "name@version of common/contracts.",
+    "oldest": "The oldest version of the contract that files of the dataset may have.",
     "contracts": "Contracts of which any one fits.",
     "dataset": "A dataset of the lake, such as curated/events.",
     "raw": "A folder of the raw level, by day of arrival.",
@@ -109,6 +110,7 @@ def job_schema() -> dict[str, Any]:
     hints, table = typing.get_type_hints(Job), of_class(Table)
     tables = {name for name, hint in hints.items() if typing.get_origin(hint) is dict}
     table["anyOf"] = [{"required": ["raw"]}, {"oneOf": [{"required": ["contract"]}, {"required": ["contracts"]}]}]
+    table["dependentRequired"] = {"oldest": ["contract", "dataset"]}
     parameter = of_class(Parameter)
     parameter["properties"]["type"] = {"enum": list(PARSERS)}
     job = of_class(Job, without={"name", *tables})

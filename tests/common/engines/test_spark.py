@@ -173,6 +173,6 @@ def test_rows_of_another_contract_are_not_appended(session: SparkSession, toy: t
     frame = session.createDataFrame([event(1)], EVENTS).selectExpr("*", "cast('2011-01-05' AS DATE) AS date")
     spark.append(toy, "events", frame, {"2011-01-05": None})
     toy.job.outputs["events"] = job_toml.Table(contract="items@2", dataset="curated/events")
-    with pytest.raises(InputError, match="date=2011-01-05 is of contract events@2, but toy adds rows of items@2"):
+    with pytest.raises(InputError, match="date=2011-01-05 has files of events@2, but toy adds rows of items@2"):
         toy.partition("events", "date=2011-01-05")
     assert toy.partition("events", "date=2011-01-06")[1] is None

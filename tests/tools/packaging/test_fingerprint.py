@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_checkout import FILES, write
 
+from common import contracts
 from common.errors import ArgumentError
 from common.handover.job_toml import Job
 from tools.packaging.fingerprint import ROOT, Product, ProductFile, jobs, module_file, product
@@ -62,6 +63,17 @@ def test_base_image_counts_for_images_not_for_bundles(checkout):
     learn, count = (product(name, checkout, "other:1").fingerprint for name in ("learn", "count"))
     assert learn != product("learn", checkout).fingerprint
     assert count == product("count", checkout).fingerprint
+
+
+def test_versions_that_a_dataset_may_have_are_in_the_product(checkout, monkeypatch):
+    monkeypatch.setattr(contracts, "FOLDER", checkout / "common/contracts")
+    contracts.load.cache_clear()
+    dataset = '[inputs.visits]\ndataset = "curated/visits"\ncontract = "visits@3"\noldest = "visits@1"\n'
+    versions = {f"common/contracts/visits@{number}.toml": 'description = "Visits."\n' for number in range(5)}
+    write(checkout, {**versions, "jobs/learn/job.toml": FILES["jobs/learn/job.toml"] + dataset})
+    found = [path for path in product("learn", checkout).files if "visits@" in path]
+    assert sorted(found) == [f"common/contracts/visits@{number}.toml" for number in (1, 2, 3)]
+    contracts.load.cache_clear()
 
 
 def test_new_name_of_a_file_counts(checkout):

@@ -1,6 +1,5 @@
 """The JSON Schemas that editors use, and the checks of the code, accept and refuse the same documents."""
 
-import importlib.resources
 import json
 import shutil
 import tomllib
@@ -69,6 +68,8 @@ JOB_CASES = {
     "unknown key of an output": (f'{HEAD}[outputs.rows]\ncontract = "a@1"\npartition = "x"\n', False),
     "input without contract": (f'{HEAD}[inputs.rows]\ndataset = "curated/rows"\n', False),
     "contract twice": (f'{HEAD}[inputs.rows]\ncontract = "a@1"\ncontracts = ["b@1"]\n', False),
+    "oldest of a hand-over": (f'{HEAD}[inputs.rows]\ncontract = "a@2"\noldest = "a@1"\n', False),
+    "oldest of alternatives": (f'{HEAD}[inputs.a]\ndataset = "a"\ncontracts = ["a@2"]\noldest = "a@1"\n', False),
     "raw without contract": (f'{HEAD}[inputs.rows]\nraw = "raw/rows"\n', True),
     "parameter without help": (f'{HEAD}[parameters.a]\ntype = "string"\n', False),
     "parameter without type": (f'{HEAD}[parameters.a]\nhelp = "a"\n', False),
@@ -177,7 +178,7 @@ def test_wrong_type_is_reported_with_key_value_and_expectation(tmp_path, case):
 @pytest.fixture
 def contract_folder(tmp_path, monkeypatch):
     """The folder of contracts, instead of the package's own."""
-    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(contracts, "FOLDER", tmp_path)
     contracts.load.cache_clear()
     yield tmp_path
     contracts.load.cache_clear()
