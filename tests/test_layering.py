@@ -54,6 +54,7 @@ PACKAGES = {
     "common.engines.arrow": {*AWS, "numpy", "pyarrow"},
     "common.engines.arrays": {*AWS, "numpy", "pyarrow"},
     "common.engines.catalogue": {*AWS, "numpy", "pyarrow"},
+    "common.engines.duck": {"duckdb", "pyarrow", "sqlglot"},
     "common.engines.interactions": {*AWS, "numpy", "pyarrow"},
     "common.delivery": {*AWS, "numpy", "pyarrow"},
     "common.recommending": {"numpy", "scipy", "sklearn", "threadpoolctl"},

@@ -1,0 +1,336 @@
+"""Spark SQL expressions of a source, evaluated over Arrow tables by DuckDB with the results that Spark has.
+
+sqlglot translates; the functions below replace the nodes that it translates to something else than Spark computes with
+`spark.sql.ansi.enabled = false`: there a bad cast, a division by zero and an index outside of an array are null.
+Different from Spark on purpose: an integer that overflows is null, Spark wraps it around.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+import duckdb
+import pyarrow as pa
+import sqlglot
+from duckdb import DuckDBPyConnection
+from sqlglot import exp
+from sqlglot.dialects.spark import Spark
+from sqlglot.errors import SqlglotError
+
+from common.errors import ArgumentError
+
+RECORDS = "_records"  # the name of the table in translated expressions; a field of a struct may not be taken for it
+INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
+REALS = {"FLOAT", "DOUBLE"}
+TIMESTAMP = "TIMESTAMP WITH TIME ZONE"
+ARROW_TYPES = {
+    "VARCHAR": pa.string(),
+    "TEXT": pa.string(),
+    "TINYINT": pa.int8(),
+    "SMALLINT": pa.int16(),
+    "INT": pa.int32(),
+    "BIGINT": pa.int64(),
+    "FLOAT": pa.float32(),
+    "DOUBLE": pa.float64(),
+    "BOOLEAN": pa.bool_(),
+    "DATE": pa.date32(),
+    "TIMESTAMP": pa.timestamp("us", "UTC"),
+    "TIMESTAMPTZ": pa.timestamp("us", "UTC"),
+}
+# Letters of Java's patterns of times: the format of DuckDB, and the text that it stands for.
+TIME_LETTERS = {
+    "yyyy": ("%Y", "[0-9]{4}"),
+    "yy": ("%y", "[0-9]{2}"),
+    "MMM": ("%b", "[A-Z][a-z]{2}"),
+    "MM": ("%m", "[0-9]{2}"),
+    "M": ("%m", "[0-9]{1,2}"),
+    "dd": ("%d", "[0-9]{2}"),
+    "d": ("%d", "[0-9]{1,2}"),
+    "HH": ("%H", "[0-9]{2}"),
+    "H": ("%H", "[0-9]{1,2}"),
+    "hh": ("%I", "[0-9]{2}"),
+    "mm": ("%M", "[0-9]{2}"),
+    "ss": ("%S", "[0-9]{2}"),
+    **{"S" * digits: ("%f", f"[0-9]{{{digits}}}") for digits in range(1, 7)},
+    "a": ("%p", "(?:AM|PM)"),
+    "XXX": ("%z", "(?:Z|[+-][0-9]{2}:[0-9]{2})"),
+}
+
+
+def connect(database: str = ":memory:") -> DuckDBPyConnection:
+    """Open a database whose expressions neither read files nor depend on this machine's time zone."""
+    connection = duckdb.connect(database)
+    connection.execute("SET TimeZone = 'UTC'; SET autoinstall_known_extensions = false")
+    return connection
+
+
+def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> pa.Table:
+    """Return the values of expressions over a table's columns, one column per name."""
+    with connect() as connection:
+        columns = [f"{sql} AS {quoted(name)}" for name, sql in translate(expressions, table.schema).items()]
+        connection.register(RECORDS, table)
+        return connection.sql(f"SELECT {', '.join(columns)} FROM {RECORDS}").to_arrow_table()
+
+
+def translate(expressions: Mapping[str, str], schema: pa.Schema) -> dict[str, str]:
+    """Return DuckDB's SQL of expressions over a table RECORDS; ArgumentError names one that does not fit its types."""
+    with connect() as connection:
+        connection.register(RECORDS, schema.empty_table())
+        return {name: Translation(connection).sql_of(text) for name, text in expressions.items()}
+
+
+def arrow_type(spark_type: str) -> pa.DataType:
+    """Return the Arrow type of a type in Spark's DDL; ArgumentError if there is none."""
+    try:
+        return from_data_type(exp.DataType.build(spark_type, dialect="spark"))
+    except (SqlglotError, LookupError, ValueError):
+        known = "string, bigint, double, boolean, date, timestamp, decimal(p,s), array<…>, struct<name: …>, map<…>"
+        raise ArgumentError(f"'{spark_type}' is not a type of a field, expected one of {known}.") from None
+
+
+def from_data_type(kind: exp.DataType) -> pa.DataType:
+    if kind.this in (exp.DType.ARRAY, exp.DType.LIST):
+        return pa.list_(from_data_type(kind.expressions[0]))
+    if kind.this == exp.DType.MAP:
+        return pa.map_(*(from_data_type(each) for each in kind.expressions))
+    if kind.this == exp.DType.STRUCT and kind.expressions:
+        return pa.struct([(each.name, from_data_type(each.args["kind"])) for each in kind.expressions])
+    if kind.this == exp.DType.DECIMAL:
+        precision, scale = [int(each.name) for each in kind.expressions] or [10, 0]
+        return pa.decimal128(precision, scale)
+    return ARROW_TYPES[kind.this.name]
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def rendered(node: exp.Expr) -> str:
+    """Return DuckDB's SQL of a node; quotes keep words such as `timestamp` from being keywords."""
+    return node.sql(dialect="duckdb", identify=True)
+
+
+class Translation:
+    """A translation whose connection has the table RECORDS, from which it takes the types of expressions."""
+
+    def __init__(self, connection: DuckDBPyConnection) -> None:
+        self.connection = connection
+
+    def sql_of(self, text: str) -> str:
+        """Return DuckDB's SQL of an expression."""
+        try:
+            root = exp.Paren(this=sqlglot.parse_one(text, read="spark"))
+            for node in reversed(list(root.bfs())):  # operands before the node that has them
+                if rule := RULES.get(type(node)):
+                    if sql := rule(self, node):
+                        node.replace(exp.Paren(this=sqlglot.parse_one(sql, read="duckdb")))
+                elif isinstance(node, (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Add, exp.Sub, exp.Mul)):
+                    self.refuse_text_with_number(node)
+            sql = f"TRY({rendered(root)})"
+            self.kind(sql)
+        except (SqlglotError, duckdb.Error) as error:
+            reason = str(error).splitlines()[0]
+            raise ArgumentError(f"The expression {text} cannot be evaluated ({reason}); correct it.") from None
+        except Mismatch as error:
+            raise ArgumentError(f"The expression {text} {error}.") from None
+        return sql
+
+    def kind(self, node: exp.Expr | str) -> str:
+        """Return DuckDB's type of an expression."""
+        sql = node if isinstance(node, str) else rendered(node)
+        return str(self.connection.sql(f"SELECT {sql} FROM {RECORDS}").types[0])
+
+    def is_number(self, node: exp.Expr) -> bool:
+        return self.kind(node) in INTEGERS | REALS or self.kind(node).startswith("DECIMAL")
+
+    def refuse_text_with_number(self, node: exp.Binary) -> None:
+        for one, other in ((node.left, node.right), (node.right, node.left)):
+            if self.is_number(one) and self.kind(other) == "VARCHAR" and not isinstance(other, exp.Literal):
+                raise Mismatch(f"takes the text {other.sql('spark')} for a number; cast it: CAST({other} AS DOUBLE)")
+
+
+class Mismatch(Exception):
+    """Engines disagree about a part of an expression; the message ends a sentence."""
+
+
+Rule = Callable[[Translation, exp.Expr], str | None]
+
+
+def cast(types: Translation, node: exp.Expr) -> str | None:
+    """Numbers of texts and of fractions, and texts of times."""
+    operand, source = rendered(node.this), types.kind(node.this)
+    target = node.args["to"].sql("duckdb").replace("TIMESTAMP", "TIMESTAMPTZ").replace("TZTZ", "TZ")
+    if target in ("TINYINT", "SMALLINT", "INT", "BIGINT"):
+        if source == "VARCHAR":
+            fraction = r"(?:\.[0-9]*)?" if not node.args.get("safe") else ""  # only try_cast refuses 1.5
+            digits = rf"regexp_extract({operand}, '^\s*([+-]?[0-9]+){fraction}\s*$', 1)"
+            return f"TRY_CAST({digits} AS {target})"
+        if source in REALS or source.startswith("DECIMAL"):
+            return f"TRY_CAST(trunc({operand}) AS {target})"
+        if source == TIMESTAMP:
+            return f"TRY_CAST(floor(epoch_us({operand}) / 1000000) AS {target})"
+    if target == "TEXT":
+        if source == TIMESTAMP:
+            return rf"regexp_replace(CAST({operand} AS TEXT), '\+00$', '')"
+        refuse_text_of_real(types, node.this)
+    if target == "TIMESTAMPTZ" and source in INTEGERS | REALS:
+        return seconds_to_time(operand)
+    return f"TRY_CAST({operand} AS {target})"
+
+
+def refuse_text_of_real(types: Translation, node: exp.Expr) -> None:
+    if types.kind(node) in REALS:
+        raise Mismatch(f"makes text of the number {node.sql('spark')}; cast it to BIGINT or DECIMAL(20, 2) before")
+
+
+def concat(types: Translation, node: exp.Expr) -> str | None:
+    for operand in node.expressions or (node.args["this"], node.expression):
+        refuse_text_of_real(types, operand)
+    return None
+
+
+def seconds_to_time(seconds: str) -> str:
+    return f"TRY(make_timestamptz(CAST(trunc({seconds} * 1000000) AS BIGINT)))"
+
+
+def java_time(node: exp.Expr) -> str:
+    """Return SQL of a timestamp from text by the pattern of a node; null if the text is not exactly of this form."""
+    pattern = (Spark().generator().format_time(node) or "")[1:-1].replace("\\'", "'")
+    form, text = "", ""
+    for literally, letter, more, other in re.findall(r"'([^']*)'|([A-Za-z])(\2*)|([^A-Za-z])", pattern):
+        other = other or literally
+        if letter and letter + more not in TIME_LETTERS:
+            raise Mismatch(f"has the letters {letter + more} in a pattern of times, expected {', '.join(TIME_LETTERS)}")
+        step = TIME_LETTERS[letter + more] if letter else (other.replace("%", "%%"), re.escape(other))
+        form, text = form + step[0], text + step[1]
+    operand = rendered(node.this)
+    guarded = f"CASE WHEN regexp_full_match({operand}, {literal(text)}) THEN {operand} END"
+    return f"CAST(try_strptime({guarded}, {literal(form)}) AS TIMESTAMPTZ)"
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def to_date(types: Translation, node: exp.Expr) -> str:
+    operand = java_time(node) if node.args.get("format") else rendered(node.this)
+    return f"TRY_CAST({operand} AS DATE)"
+
+
+def rounded(types: Translation, node: exp.Expr) -> str:
+    """Half up by the decimal digits of the number, as 0.285 to 0.29."""
+    operand, digits = rendered(node.this), rendered(node.args["decimals"]) if node.args.get("decimals") else "0"
+    if types.kind(node.this) not in REALS:
+        return f"TRY(round({operand}, {digits}))"
+    exact = f"round(TRY_CAST(CAST({operand} AS TEXT) AS DECIMAL(38, 10)), {digits})"
+    return f"coalesce(CAST({exact} AS DOUBLE), {operand})"
+
+
+def logarithm(types: Translation, node: exp.Expr) -> str:
+    number = rendered(node.expression if node.args.get("expression") else node.this)
+    base = f"log({rendered(node.this)}, {number})" if node.args.get("expression") else f"ln({number})"
+    return f"CASE WHEN {number} > 0 THEN {base} END"
+
+
+def replacement(types: Translation, node: exp.Expr) -> str:
+    r"""Groups of a replacement are $1 in Java and \1 in DuckDB."""
+    if not isinstance(node.args["replacement"], exp.Literal):
+        raise Mismatch("has a replacement in regexp_replace that is not a literal; write it in quotes")
+    text = re.sub(
+        r"\\(.)|\$([0-9])",
+        lambda found: f"\\{found[2]}" if found[2] else found[1].replace("\\", "\\\\"),
+        node.args["replacement"].this,
+    )
+    return f"regexp_replace({rendered(node.this)}, {rendered(node.expression)}, {literal(text)}, 'g')"
+
+
+def part_of(types: Translation, node: exp.Expr) -> str:
+    """Position 0 of a substring is its first letter."""
+    start = rendered(node.args["start"])
+    length = f", {rendered(node.args['length'])}" if node.args.get("length") else ""
+    return f"substring({rendered(node.this)}, CASE WHEN {start} = 0 THEN 1 ELSE {start} END{length})"
+
+
+def like(types: Translation, node: exp.Expr) -> str | None:
+    word = "ILIKE" if isinstance(node, exp.ILike) else "LIKE"
+    no = "NOT " if node.args.get("negate") else ""
+    return rf"{rendered(node.this)} {no}{word} {rendered(node.expression)} ESCAPE '\'"
+
+
+def contains(types: Translation, node: exp.Expr) -> str:
+    """An array without the value, but with a null, may contain it."""
+    array = rendered(node.this)
+    found = f"list_contains({array}, {rendered(node.expression)})"
+    return f"CASE WHEN {found} THEN true WHEN len({array}) > list_count({array}) THEN NULL ELSE {found} END"
+
+
+def json_value(types: Translation, node: exp.Expr) -> str:
+    operand = rendered(node.this)
+    return f"CASE WHEN json_valid({operand}) THEN {operand} ->> {rendered(node.expression)} END"
+
+
+def entry(types: Translation, node: exp.Expr) -> str | None:
+    """Positions in an array begin with 0, which sqlglot changes only in literals; element_at begins with 1."""
+    (index,) = node.expressions
+    if node.args.get("offset") or isinstance(index, exp.Literal) or types.kind(node.this).startswith("MAP"):
+        return None
+    position = rendered(index)
+    return f"CASE WHEN {position} >= 0 THEN {rendered(node.this)}[{position} + 1] END"
+
+
+def named(types: Translation, node: exp.Expr) -> str | None:
+    """Functions that sqlglot passes through by their names."""
+    operands = [rendered(each) for each in node.expressions]
+    match node.name.lower(), operands:
+        case "timestamp_millis", [number]:
+            return f"TRY(make_timestamptz({number} * 1000))"
+        case "timestamp_micros", [number]:
+            return f"TRY(make_timestamptz({number}))"
+        case "timestamp_seconds", [number]:
+            return seconds_to_time(number)
+        case "log1p", [number]:
+            return f"CASE WHEN {number} > -1 THEN ln(1 + {number}) END"
+        case "get", [array, index]:
+            return f"CASE WHEN {index} >= 0 THEN {array}[{index} + 1] END"
+        case _:
+            return None
+
+
+def split(types: Translation, node: exp.Expr) -> None:
+    if node.args.get("limit"):
+        raise Mismatch("has a limit in split; leave it out")
+
+
+RULES: dict[type[exp.Expr], Rule] = {
+    exp.Cast: cast,
+    exp.TryCast: cast,
+    exp.Concat: concat,
+    exp.ConcatWs: concat,
+    exp.DPipe: concat,
+    exp.StrToTime: lambda types, node: java_time(node),
+    exp.TsOrDsToDate: to_date,
+    exp.TsOrDsAdd: lambda types, node: (
+        f"CAST({rendered(node.this)} + CAST({rendered(node.expression)} AS INT) AS DATE)"
+    ),
+    exp.Round: rounded,
+    exp.Floor: lambda types, node: f"TRY_CAST(floor({rendered(node.this)}) AS BIGINT)",
+    exp.Ceil: lambda types, node: f"TRY_CAST(ceil({rendered(node.this)}) AS BIGINT)",
+    exp.Ln: logarithm,
+    exp.Log: logarithm,
+    exp.Mod: lambda types, node: f"{rendered(node.this)} % nullif({rendered(node.expression)}, 0)",
+    exp.RegexpReplace: replacement,
+    exp.RegexpSplit: split,
+    exp.Substring: part_of,
+    exp.Left: lambda types, node: f"left({rendered(node.this)}, greatest({rendered(node.expression)}, 0))",
+    exp.Right: lambda types, node: f"right({rendered(node.this)}, greatest({rendered(node.expression)}, 0))",
+    exp.Like: like,
+    exp.ILike: like,
+    exp.Replace: lambda types, node: (
+        None if node.args.get("replacement") else f"replace({rendered(node.this)}, {rendered(node.expression)}, '')"
+    ),
+    exp.Upper: lambda types, node: f"upper(replace({rendered(node.this)}, 'ß', 'SS'))",
+    exp.ArraySize: lambda types, node: f"coalesce(len({rendered(node.this)}), -1)",
+    exp.ArrayContains: contains,
+    exp.JSONExtractScalar: json_value,
+    exp.Bracket: entry,
+    exp.Anonymous: named,
+}
