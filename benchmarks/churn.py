@@ -27,6 +27,7 @@ from common.churn import calibration, encoding, models
 from common.engines import arrow, spark
 from common.engines.interactions import shard_of
 from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS
+from common.sources import tracking_plan
 from jobs.build_user_features import main as features_job
 from jobs.train_churn import main as job
 from jobs.train_churn.main import Rows
@@ -98,6 +99,8 @@ def shop(session: SparkSession, folder: Path) -> None:
         "unit_price": rows["price"].cast(pa.float64()),
         "time": rows["invoice_date"].cast(pa.timestamp("us")).cast(arrow.TYPES["timestamp"]),
         "country": rows["country"],
+        "value": pa.nulls(rows.num_rows, pa.float64()),
+        **{name: pa.nulls(rows.num_rows, pa.string()) for name in ("session_id", "platform")},
     }
     pq.write_table(pa.table(events), folder / "events.parquet")
     users = spark.small_table(session, {"user_id": "STRING"}, []).selectExpr(
@@ -107,9 +110,9 @@ def shop(session: SparkSession, folder: Path) -> None:
         *(f"user_id AS {name}" for name in ("plan", "change", "country", "platform")),
     )
     cuts = [*SHOP_CUTS, datetime.date(2011, 8, 30)]
-    built = features_job.build_user_features(
-        session.read.parquet(str(folder / "events.parquet")), users, cuts, "inactive", 90, 179, 4
-    )
+    read = session.read.parquet(str(folder / "events.parquet"))
+    plan = tracking_plan.load()
+    built = features_job.build_user_features(read, users, plan, cuts, "inactive", 90, 179, 4)
     built.write.parquet(str(folder / "shop"))
     table = ds.dataset(folder / "shop").to_table()
     test = table.filter(pc.field("cut") == SHOP_CUTS[-1])

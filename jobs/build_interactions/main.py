@@ -122,11 +122,11 @@ def main(task: Task) -> None:
             partitions=spark.partitions_for(source.rows),
         )
         spark.write(task, "interactions", interactions)
-        if not task.outputs["interactions"]["rows"]:
-            raise nothing_left(events, plan)  # without rows Spark leaves out the plan that counts, and waits for it
-    found = counts.get
-    task.metrics |= {"end": str(end), "events": found.pop("events"), "target_events": found.pop("targets")}
-    task.metrics |= {"dropped": found, "interactions": task.outputs["interactions"]["rows"]}
+        found = counts.get
+        task.metrics |= {"end": str(end), "events": found.pop("events"), "target_events": found.pop("targets")}
+        task.metrics |= {"dropped": found, "interactions": task.outputs["interactions"]["rows"]}
+        if not task.metrics["interactions"]:
+            raise nothing_left(events, plan)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
 """Features of users as of several cuts in time, and whether they churned afterwards: all cuts in one pass.
 
 A cut is a midnight (UTC). Features come from the events before it only. A user at risk churned if within the horizon
-after the cut they bought nothing (inactive) or cancelled their plan (cancelled). Events are first summed by user and
-day; a day then counts for every cut with a window that contains it. One shuffle of events, on user.
+after the cut they had no target event (inactive) or cancelled their plan (cancelled). Events are first summed by user
+and day; a day then counts for every cut with a window that contains it. One shuffle of events, on user.
 """
 
 import datetime
 import math
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
 from common import contracts
 from common.engines import spark
 from common.errors import InputError
 from common.handover import Task, run
+from common.sources import tracking_plan
+from common.sources.tracking_plan import TrackingPlan
 
 WINDOWS = (7, 28, 90, 180)  # days before a cut
-MAX_AMOUNT = 1e9  # of one event: one corrupt price must not outweigh all others
+ANGLES = ("hour_sine", "hour_cosine", "weekday_sine", "weekday_cosine")
+MAX_VALUE = 1e9  # of one event: one corrupt price must not outweigh all others
 
 
 def cuts_before(end: datetime.date, horizon_days: int, count: int, spacing_days: int) -> list[datetime.date]:
@@ -29,20 +32,20 @@ def cuts_before(end: datetime.date, horizon_days: int, count: int, spacing_days:
 def build_user_features(
     events: DataFrame,
     users: DataFrame,
+    plan: TrackingPlan,
     cuts: list[datetime.date],
     churn: str,
     horizon_days: int,
-    buyer_days: int,
+    active_days: int,
     partitions: int,
 ) -> DataFrame:
-    """Return rows of `user_features@1` from those of `events@2` and `users@2`, as of the cuts; the last is now."""
-    days = by_day(events.where("user_id IS NOT NULL").repartition(partitions, "user_id"))
-    bought = as_of_cuts(days, cuts, horizon_days)
+    """Return rows of `user_features@2` from those of `events@2` and `users@2`, as of the cuts; the last is now."""
+    acted = as_of_cuts(by_day(events, plan, partitions), cuts, horizon_days)
     subscribed = subscriptions_as_of_cuts(users, cuts, horizon_days)
-    known = bought.join(subscribed, ["user_id", "cut"], "full").where("known_from IS NOT NULL OR first_day IS NOT NULL")
-    rows = known.withColumns(features()).withColumns(outcome(churn, buyer_days, cuts[-1]))
+    known = acted.join(subscribed, ["user_id", "cut"], "full").where("known_from IS NOT NULL OR first_day IS NOT NULL")
+    rows = known.withColumns(features()).withColumns(outcome(churn, active_days, cuts[-1]))
     rows = rows.where(F.col("at_risk") | (F.col("cut") == F.lit(cuts[-1])))
-    columns = contracts.load("user_features@1").columns
+    columns = contracts.load("user_features@2").columns
     return rows.select(*[cast(name, column) for name, column in columns.items()])
 
 
@@ -54,46 +57,59 @@ def cast(name: str, column: contracts.Column) -> Column:
     return (number if column.nullable else F.coalesce(number, F.lit(0.0).cast("float"))).alias(name)
 
 
-def by_day(events: DataFrame) -> DataFrame:
-    """Return additive sums by user and day, and the days since the previous day with a purchase."""
-    bought = F.col("type") == "purchase"
-    of_item = Window.partitionBy("user_id", "item_id", "type").orderBy("time", "event_id")
-    amount = F.least(F.col("quantity") * F.col("unit_price"), F.lit(MAX_AMOUNT))
-    hour, weekday = angle(F.hour("time"), 24), angle(F.weekday("time"), 7)
-    summed = {
-        "purchases": bought,
-        "amount": F.when(bought, amount),
-        "new_items": bought & (F.row_number().over(of_item) == 1),
-        "returns": ~bought,
-        "returned_amount": F.when(~bought, amount),
-        "hour_sine": F.when(bought, F.sin(hour)),
-        "hour_cosine": F.when(bought, F.cos(hour)),
-        "weekday_sine": F.when(bought, F.sin(weekday)),
-        "weekday_cosine": F.when(bought, F.cos(weekday)),
-        "weekend": bought & (F.weekday("time") >= 5),
-    }
-    events = events.select(
-        "user_id",
-        F.to_date("time").alias("day"),
-        "time",
-        "country",
-        *[sums.cast("double").alias(name) for name, sums in summed.items()],
-    )
-    days = events.groupBy("user_id", "day").agg(
-        *[F.coalesce(F.sum(name), F.lit(0.0)).alias(name) for name in summed],
-        F.max_by("country", "time").alias("country"),
+def by_day(events: DataFrame, plan: TrackingPlan, partitions: int) -> DataFrame:
+    """Return additive sums by user and day, and the days since the previous day with a target event."""
+    value = F.coalesce("value", F.coalesce("quantity", F.lit(1)) * F.col("unit_price"))
+    value = F.when(value.isNotNull(), F.greatest(F.lit(-MAX_VALUE), F.least(F.lit(MAX_VALUE), value)))
+    kinds = {"target": F.expr(plan.target_sql), "reversal": F.col("type").isin(plan.reversals), "value": value}
+    columns = ["user_id", "item_id", "time", "session_id", "platform", "country"]
+    events = events.where("user_id IS NOT NULL").select(*columns, *[kind.alias(name) for name, kind in kinds.items()])
+    events = events.repartition(partitions, "user_id").withColumns(summed_by_day())
+    days = events.groupBy("user_id", F.to_date("time").alias("day")).agg(
+        *[F.coalesce(F.sum(name), F.lit(0.0)).alias(name) for name in summed_by_day()],
+        F.greatest(F.lit(1.0), F.size(F.collect_set("session_id"))).alias("sessions"),
+        F.collect_set("platform").alias("platforms"),
+        F.max_by("platform", F.when(F.col("platform").isNotNull(), F.col("time"))).alias("platform"),
+        F.max_by("country", F.when(F.col("country").isNotNull(), F.col("time"))).alias("country"),
     )
     earlier = Window.partitionBy("user_id").orderBy("day").rowsBetween(Window.unboundedPreceding, -1)
-    day_with_purchase = F.when(F.col("purchases") > 0, F.col("day"))
-    gap = F.datediff(day_with_purchase, F.last(day_with_purchase, ignorenulls=True).over(earlier))
-    return days.withColumns({"gap": gap.cast("double"), "purchase_day": day_with_purchase})
+    target_day = F.when(F.col("targets") > 0, F.col("day"))
+    gap = F.datediff(target_day, F.last(target_day, ignorenulls=True).over(earlier))
+    return days.withColumns({"gap": gap.cast("double"), "target_day": target_day})
+
+
+def summed_by_day() -> dict[str, Column]:
+    """Return, by name, the numbers of an event that are summed over a day."""
+    target, reversal, value = F.col("target"), F.col("reversal"), F.col("value")
+    of_item = Window.partitionBy("user_id", "item_id", "target").orderBy("time")
+    hour, weekday = angle(F.hour("time"), 24), angle(F.weekday("time"), 7)
+    summed = {
+        "events": F.lit(1),
+        "targets": target,
+        "value": F.when(target, value),
+        "new_items": target & F.col("item_id").isNotNull() & (F.row_number().over(of_item) == 1),
+        "reversals": reversal,
+        "reversed_value": F.when(reversal, value),
+        "hour_sine": F.sin(hour),
+        "hour_cosine": F.cos(hour),
+        "weekday_sine": F.sin(weekday),
+        "weekday_cosine": F.cos(weekday),
+        "weekend": F.weekday("time") >= 5,
+    }
+    return {name: column.cast("double") for name, column in summed.items()}
 
 
 def as_of_cuts(days: DataFrame, cuts: list[datetime.date], horizon_days: int) -> DataFrame:
-    """Sum the days of each user before each cut; `bought_after` is true with a purchase in its horizon."""
+    """Sum the days of each user before each cut; `target_after` is true with a target event in its horizon."""
     later = F.filter(F.array(*map(F.lit, cuts)), lambda cut: F.date_add(cut, horizon_days) > F.col("day"))
     age = F.datediff("cut", "day")
-    before, has_purchase = age >= 1, F.col("purchases") > 0
+    before, has_target = age >= 1, F.col("targets") > 0
+    in_windows = {
+        "target_days": has_target.cast("double"),
+        "active_days": F.lit(1.0),
+        **{name: F.col(name) for name in ("targets", "value", "events", "sessions")},
+    }
+    ever = ("new_items", "reversals", "reversed_value", "weekend", *ANGLES)
 
     def within(days: int | None, column: Column) -> Column:
         inside = before if days is None else age.between(1, days)
@@ -101,31 +117,21 @@ def as_of_cuts(days: DataFrame, cuts: list[datetime.date], horizon_days: int) ->
 
     sums = [
         F.min(F.when(before, F.col("day"))).alias("first_day"),
-        F.max(F.when(before, F.col("purchase_day"))).alias("last_purchase_day"),
-        F.coalesce(F.max(has_purchase & ~before), F.lit(False)).alias("bought_after"),
-        F.max_by("country", F.when(before, F.col("day"))).alias("country_of_events"),
+        F.max(F.when(before, F.col("day"))).alias("last_day"),
+        F.max(F.when(before, F.col("target_day"))).alias("last_target_day"),
+        F.coalesce(F.max(has_target & ~before), F.lit(False)).alias("target_after"),
+        F.max_by("country", F.when(before & F.col("country").isNotNull(), F.col("day"))).alias("country_of_events"),
+        F.mode(F.when(before, F.col("platform")), deterministic=True).alias("platform_of_events"),
+        F.size(F.array_distinct(F.flatten(F.collect_list(F.when(before, F.col("platforms")))))).alias("platforms"),
         F.avg(F.when(before, F.col("gap"))).alias("gap_days"),
         F.stddev_pop(F.when(before, F.col("gap"))).alias("gap_deviation_days"),
         within(90, F.col("new_items")).alias("new_items_90"),
-        within(90, F.col("returns")).alias("returns_90"),
-        within(None, F.col("new_items")).alias("items"),
-        within(None, has_purchase.cast("double")).alias("active_days"),
+        within(90, F.col("reversals")).alias("reversals_90"),
+        *[within(None, F.col(name)).alias("items" if name == "new_items" else name) for name in ever],
     ]
-    for name in (
-        "purchases",
-        "amount",
-        "returns",
-        "returned_amount",
-        "hour_sine",
-        "hour_cosine",
-        "weekday_sine",
-        "weekday_cosine",
-        "weekend",
-    ):
-        sums.append(within(None, F.col(name)).alias(name))
-    for width in WINDOWS:
-        sums.append(within(width, has_purchase.cast("double")).alias(f"active_days_{width}"))
-        sums += [within(width, F.col(name)).alias(f"{name}_{width}") for name in ("purchases", "amount")]
+    for name, column in in_windows.items():
+        sums.append(within(None, column).alias(name))
+        sums += [within(width, column).alias(f"{name}_{width}") for width in WINDOWS]
     return days.withColumn("cut", F.explode(later)).groupBy("user_id", "cut").agg(*sums)
 
 
@@ -133,7 +139,7 @@ def subscriptions_as_of_cuts(users: DataFrame, cuts: list[datetime.date], horizo
     """Return the subscription of each user before each cut; `cancelled_after` is true if it ends in its horizon."""
     later = F.filter(F.array(*map(F.lit, cuts)), lambda cut: F.date_add(cut, horizon_days) > F.col("since"))
     before, cancels = F.col("since") < F.col("cut"), F.col("change") == "cancel"
-    state = F.max_by(F.struct("plan", "platform", "country", "since"), F.when(before, F.col("since")))
+    state = F.max_by(F.struct("plan", "change", "platform", "country", "since"), F.when(before, F.col("since")))
     summed = (
         users.withColumn("cut", F.explode(later))
         .groupBy("user_id", "cut")
@@ -146,42 +152,48 @@ def subscriptions_as_of_cuts(users: DataFrame, cuts: list[datetime.date], horizo
         )
     )
     return summed.select(
-        "*", "state.plan", "state.platform", "state.country", F.to_date("state.since").alias("plan_from")
+        "*",
+        "state.plan",
+        "state.platform",
+        "state.country",
+        (F.col("state.change") != "cancel").alias("subscribed"),
+        F.to_date("state.since").alias("plan_from"),
     )
 
 
 def features() -> dict[str, Column]:
     """Return the features that are not plain sums, by name, from the sums of a user as of a cut."""
-    recency = F.datediff("cut", "last_purchase_day")
-    purchases = F.col("purchases")
-    per_purchase = ("hour_sine", "hour_cosine", "weekday_sine", "weekday_cosine")
+    recency, events = F.datediff("cut", "last_target_day"), F.col("events")
     return {
         "recency_days": recency,
+        "event_recency_days": F.datediff("cut", "last_day"),
         "tenure_days": F.datediff("cut", F.least("first_day", "known_from")),
         "gaps_since_last": recency / F.col("gap_days"),
-        **{name: F.when(purchases > 0, F.col(name) / purchases) for name in per_purchase},
-        "weekend_share": F.when(purchases > 0, F.col("weekend") / purchases),
+        "target_share": F.when(events > 0, F.col("targets") / events),
+        **{name: F.when(events > 0, F.col(name) / events) for name in ANGLES},
+        "weekend_share": F.when(events > 0, F.col("weekend") / events),
         "trend_7": trend(7, 28),
         "trend_28": trend(28, 90),
         "trend_90": trend(90, 180),
-        "plan_days": F.when(F.col("plan").isNotNull(), F.datediff("cut", "plan_from")),
+        "plan_days": F.when(F.col("subscribed"), F.datediff("cut", "plan_from")),
+        "platform": F.coalesce("platform", "platform_of_events"),
         "country": F.coalesce("country", "country_of_events"),
     }
 
 
 def trend(days: int, longer: int) -> Column:
-    """Return the log of the share of the longer window's activity in its last days, relative to an even spread."""
-    recent, whole = (F.col(f"active_days_{width}") for width in (days, longer))
+    """Return the log of the share of a window's days with targets that are its last, relative to an even spread."""
+    recent, whole = (F.col(f"target_days_{width}") for width in (days, longer))
     return F.log((recent + days / longer) / (whole + 1)) - math.log(days / longer)
 
 
-def outcome(churn: str, buyer_days: int, now: datetime.date) -> dict[str, Column]:
+def outcome(churn: str, active_days: int, now: datetime.date) -> dict[str, Column]:
     """Return true if a user was at risk as of the cut, and if they churned later; null for now and without risk."""
     if churn == "cancelled":
-        at_risk, churned = F.col("plan").isNotNull(), F.col("cancelled_after")
+        at_risk, churned = F.col("subscribed"), F.col("cancelled_after")
     else:
-        at_risk = F.col("recency_days") <= buyer_days
-        churned = ~F.coalesce("bought_after", F.lit(False))
+        at_risk = F.col("recency_days") <= active_days
+        churned = ~F.coalesce("target_after", F.lit(False))
     at_risk = F.coalesce(at_risk, F.lit(False))
     return {"at_risk": at_risk, "churned": F.when(at_risk & (F.col("cut") < F.lit(now)), churned)}
 
@@ -189,6 +201,16 @@ def outcome(churn: str, buyer_days: int, now: datetime.date) -> dict[str, Column
 def angle(number: Column, of: int) -> Column:
     """Return the angle of a number on a circle, so that the last hour of a day is next to its first."""
     return number * (2 * math.pi / of)
+
+
+def counted(plan: TrackingPlan) -> list[Column]:
+    """Return the numbers of events for the metrics."""
+    return [
+        F.count(F.lit(1)).alias("events"),
+        F.count_if(F.expr(plan.target_sql)).alias("target_events"),
+        F.count_if(F.col("user_id").isNull()).alias("events_without_user"),
+        F.count_if(~F.col("type").isin(list(plan.types))).alias("events_of_unknown_types"),
+    ]
 
 
 def main(task: Task) -> None:
@@ -201,21 +223,24 @@ def main(task: Task) -> None:
         )
     end = settings["until"] or events.day_after_newest
     cuts = cuts_before(end, settings["horizon_days"], settings["labelled_cuts"], settings["cut_spacing_days"])
+    plan, counts = tracking_plan.load(), Observation()
     with spark.session(task) as session:
         features = build_user_features(
-            spark.read(task, "events"),
+            spark.read(task, "events").observe(counts, *counted(plan)),
             spark.read(task, "users"),
+            plan,
             cuts,
             settings["churn"],
             settings["horizon_days"],
-            settings["buyer_days"],
+            settings["active_days"],
             partitions=spark.partitions_for(events.rows),
         )
         spark.write(task, "features", features)
         written = session.read.parquet(task.folder("features")).groupBy("cut")
-        counts = written.agg(F.count("*"), F.count_if("at_risk"), F.count_if("churned")).sort("cut").collect()
+        totals = written.agg(F.count("*"), F.count_if("at_risk"), F.count_if("churned")).sort("cut").collect()
+    task.metrics |= counts.get
     task.metrics["cuts"] = {
-        str(cut): {"users": users, "at_risk": at_risk, "churned": churned} for cut, users, at_risk, churned in counts
+        str(cut): {"users": users, "at_risk": at_risk, "churned": churned} for cut, users, at_risk, churned in totals
     }
     task.log("features", **task.metrics)
     if not task.outputs["features"]["rows"]:

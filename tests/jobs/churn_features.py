@@ -26,9 +26,9 @@ def features(users: int, learnable: float = 3.0, seed: int = 0) -> pa.Table:
             "churned": [None] * users if cut == NOW else churned.tolist(),
             "plan": random.choice(["free", "basic"], users).tolist(),
         }
-        numbers = {"purchases": np.exp(good), "recency_days": np.exp(random.normal(size=users) - 0.5 * good) * 40}
+        numbers = {"targets": np.exp(good), "recency_days": np.exp(random.normal(size=users) - 0.5 * good) * 40}
         numbers["tenure_days"] = np.full(users, 400.0)
-        for name, column in contracts.load("user_features@1").columns.items():
+        for name, column in contracts.load("user_features@2").columns.items():
             if name not in columns:
                 columns[name] = numbers.get(name, [None if column.nullable else 0.0] * users)
         table = pa.table(columns)

@@ -25,7 +25,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def put_features(lake: Lake, rows: pa.Table) -> None:
-    lake.put("features", "user_features@1", rows)
+    lake.put("features", "user_features@2", rows)
 
 
 def put_shop(lake: Lake, events: list[dict], items: list[dict]) -> None:
@@ -51,9 +51,9 @@ def changed(rows: pa.Table, name: str, values: object) -> pa.Table:
 
 def spoilt(rows: pa.Table) -> pa.Table:
     """Return purchases that are NaN for some users and infinite for others, at every cut."""
-    values = rows["purchases"].to_numpy().copy()
+    values = rows["targets"].to_numpy().copy()
     values[::5], values[1::5] = np.nan, np.inf
-    return changed(rows, "purchases", values)
+    return changed(rows, "targets", values)
 
 
 def constant_later(rows: pa.Table) -> pa.Table:
@@ -67,7 +67,7 @@ ONE = ALL.filter(pa.compute.equal(ALL["user_id"], "user 1"))
 NEVER_AT_RISK = ALL.filter(pa.compute.equal(ALL["cut"], pa.scalar(NOW)))
 NOBODY_CHURNS = changed(ALL, "churned", [None if each is None else False for each in ALL["churned"].to_pylist()])
 NOTHING_DIFFERS = ALL
-for column in ("plan", "purchases", "recency_days"):
+for column in ("plan", "targets", "recency_days"):
     values = ["free"] * len(ALL) if column == "plan" else [1.0] * len(ALL)
     NOTHING_DIFFERS = changed(NOTHING_DIFFERS, column, values)
 
@@ -77,7 +77,7 @@ CHURN = [  # the features, the exit code of training, its message or log
     ("all users new: none had a cut", NEVER_AT_RISK, 3, "the features have 0"),
     ("nobody churns", NOBODY_CHURNS, 3, "Of the 1028 users at risk before .* 0 churned"),
     ("every feature constant", NOTHING_DIFFERS, 3, "Every feature is constant"),
-    ("NaN and infinite values", spoilt(ALL), 3, "has a NaN or infinite number in 'purchases'; rerun the task"),
+    ("NaN and infinite values", spoilt(ALL), 3, "has a NaN or infinite number in 'targets'; rerun the task"),
     ("a feature that became constant", constant_later(ALL), 0, "evaluated model"),
 ]
 
@@ -98,10 +98,10 @@ def test_prediction_for_no_users_and_for_a_new_one(lake: Lake) -> None:
     put_features(lake, ALL)
     assert lake.run("train_churn", "--from", "features=features") == 0
     new = NEVER_AT_RISK.slice(0, 1)
-    for name in ("purchases", "recency_days", "tenure_days"):
-        new = changed(new, name, pa.nulls(1, pa.float64()) if name != "purchases" else [0.0])
+    for name in ("targets", "recency_days", "tenure_days"):
+        new = changed(new, name, pa.nulls(1, pa.float64()) if name != "targets" else [0.0])
     for task, rows, count in (("nobody", ALL.slice(0, 0), 0), ("new", new, 1)):
-        lake.put(task, "user_features@1", rows)
+        lake.put(task, "user_features@2", rows)
         arguments = ["--from", f"features={task}", "--from", "model=train_churn", "--attempt", str(count + 2)]
         assert lake.run("predict_churn", *arguments, map_index=0) == 0
         key = lake.folder / "lake/intermediate/dag/run/predict_churn/map-0/manifest.json"
@@ -296,8 +296,8 @@ VERSIONS = [  # of a contract that a job reads from another task, or in a datase
     ("predict_recommendations", "interactions", "interactions@2"),
     ("select_recommendations", "predictions", "predictions@2"),
     ("build_user_features", None, "events@2"),
-    ("train_churn", "features", "user_features@1"),
-    ("predict_churn", "features", "user_features@1"),
+    ("train_churn", "features", "user_features@2"),
+    ("predict_churn", "features", "user_features@2"),
     ("join_characteristics", "predictions", "churn_predictions@2"),
     ("build_similar_items", None, "items@2"),
     ("build_trending_items", None, "events@2"),

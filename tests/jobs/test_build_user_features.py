@@ -8,16 +8,25 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql import Observation, SparkSession
 
-from common import contracts
-from common.engines import spark
+from common.sources.tracking_plan import EventType, TrackingPlan
 from jobs.build_user_features import main as job
+from tests.frames import event_rows, frame
 
 NOW = datetime.date(2011, 6, 1)
 DAY = datetime.timedelta(days=1)
 SECOND = datetime.timedelta(seconds=1)
 CUTS = job.cuts_before(NOW, 30, 2, 30)
+COLUMNS = "user_id item_id type quantity unit_price value session_id platform time"
+USERS = ("user_id", "since", "until", "plan", "change", "country", "platform")
+PLAN = TrackingPlan(
+    {
+        "purchase": EventType("An order.", weight="quantity", target=True),
+        "cancellation": EventType("Its reversal.", reverses="purchase"),
+        "rating": EventType("Stars.", target="value >= 4"),
+    }
+)
 
 
 def midnight(date: datetime.date) -> datetime.datetime:
@@ -25,33 +34,37 @@ def midnight(date: datetime.date) -> datetime.datetime:
 
 
 def built(
-    session: SparkSession, events: list[tuple], users: list[tuple] = (), churn: str = "inactive", buyer_days: int = 60
+    session: SparkSession, events: list[tuple], users: list[tuple] = (), churn: str = "inactive", active_days: int = 60
 ) -> dict[tuple, dict]:
-    """Return rows by user and cut. Events: user, item, type, quantity, price, time; users: those of users@2."""
-    rows = [
-        (f"e{number}", user, item, kind, quantity, price, time, "Norway")
-        for number, (user, item, kind, quantity, price, time) in enumerate(events)
-    ]
+    """Return rows by user and cut. Events: COLUMNS; users: USERS."""
     frames = [
-        session.createDataFrame(list(part), spark.schema(contracts.load(contract)))
-        for part, contract in ((rows, "events@2"), (users, "users@2"))
+        frame(session, "events@2", event_rows(COLUMNS, events)),
+        frame(session, "users@2", [dict(zip(USERS, row, strict=True)) for row in users]),
     ]
-    found = [row.asDict() for row in job.build_user_features(*frames, CUTS, churn, 30, buyer_days, 2).collect()]
+    rows = job.build_user_features(*frames, PLAN, CUTS, churn, 30, active_days, 2).collect()
+    found = [row.asDict() for row in rows]
     assert len({(row["user_id"], row["cut"]) for row in found}) == len(found)
     return {(row["user_id"], row["cut"]): row for row in found}
 
 
+def purchase(user: str, item: str, time: datetime.datetime, kind: str = "purchase") -> tuple:
+    return (user, item, kind, 2, 1.5, None, "s1", "ios", time)
+
+
 def some_events(users: int) -> list[tuple]:
-    """Return up to twelve events of each user in the 130 days before the end, among them repeats and returns."""
+    """Return up to twelve events of each user in the 130 days before the end, among them repeats and reversals."""
     random = Random(1)
     return [
         (
             f"user {user}",
-            random.choice(["cup", "pot", "jar"]),
-            random.choice(["purchase", "purchase", "cancellation"]),
-            random.randint(1, 5),
+            random.choice(["cup", "pot", "jar", None]),
+            random.choice(["purchase", "purchase", "cancellation", "rating", "rating", "search"]),
+            random.choice([None, 1, 5]),
             random.choice([0.5, 2.0]),
-            midnight(NOW) - datetime.timedelta(hours=random.randint(1, 130 * 24)),
+            random.choice([None, 3.0, 5.0]),
+            random.choice([None, "s1", "s2", "s3"]),
+            random.choice([None, "web", "ios"]),
+            midnight(NOW) - datetime.timedelta(minutes=random.randint(1, 130 * 24 * 60)),
         )
         for user in range(users)
         for _ in range(random.randint(1, 12))
@@ -66,46 +79,64 @@ def mean_of(numbers: Iterable[float]) -> float | None:
 def reference(events: list[tuple], cut: datetime.date) -> dict[str, dict]:
     """Compute some features by their definition, user by user."""
     of_users = defaultdict(list)
-    for user, item, kind, quantity, price, time in events:
-        of_users[user].append((time, item, kind, quantity * price))
+    for user, *rest in events:
+        of_users[user].append(rest)
     found = {}
-    for user, events_of_user in of_users.items():
-        before = [
-            (time, item, amount)
-            for time, item, kind, amount in events_of_user
-            if kind == "purchase" and time < midnight(cut)
-        ]
-        if not [time for time, *_ in events_of_user if time < midnight(cut)]:
+    for user, of_user in of_users.items():
+        everything = [row for row in of_user if row[-1] < midnight(cut)]
+        if not everything:
             continue
-        ages = {(cut - time.date()).days for time, *_ in before}
-        first = {item: min(time for time, other, _ in before if other == item) for _, item, _ in before}
-        days = sorted({time.date() for time, *_ in before})
-        gaps = [(late - early) / DAY for early, late in pairwise(days)]
-        after = [
-            t
-            for t, _, kind, _ in events_of_user
-            if kind == "purchase" and midnight(cut) <= t < midnight(cut + 30 * DAY)
-        ]
-        mean = mean_of(gaps)
+        targets = [row for row in everything if is_target(row)]
+        back = [row for row in everything if row[1] == "cancellation"]
+        ages = sorted({age_of(row, cut) for row in targets})
+        gaps = [late - early for early, late in pairwise(ages)]
+        items = {item for item, *_ in targets if item}
+        first = {item: max(age_of(row, cut) for row in targets if row[0] == item) for item in items}
+        after = [row for row in of_user if is_target(row) and 0 >= age_of(row, cut) > -30]
+        at_risk = bool(ages) and ages[0] <= 60
         found[user] = {
             "recency_days": min(ages, default=None),
-            "tenure_days": max((cut - time.date()).days for time, *_ in events_of_user if time < midnight(cut)),
-            "gap_days": mean,
-            "gap_deviation_days": mean and math.sqrt(mean_of((gap - mean) ** 2 for gap in gaps)),
-            "active_days_28": len([age for age in ages if age <= 28]),
-            "active_days": len(ages),
-            "purchases_7": len([time for time, *_ in before if (cut - time.date()).days <= 7]),
-            "amount_90": sum(amount for time, _, amount in before if (cut - time.date()).days <= 90),
-            "amount": sum(amount for *_, amount in before),
-            "items": len(first),
-            "new_items_90": len([time for time in first.values() if (cut - time.date()).days <= 90]),
-            "returns": len([0 for time, _, kind, _ in events_of_user if kind != "purchase" and time < midnight(cut)]),
-            "weekend_share": mean_of(float(t.weekday() >= 5) for t, *_ in before),
-            "hour_sine": mean_of(math.sin(t.hour / 12 * math.pi) for t, *_ in before),
-            "at_risk": bool(ages) and min(ages) <= 60,
-            "churned": None if cut == NOW or not ages or min(ages) > 60 else not after,
+            "event_recency_days": min(age_of(row, cut) for row in everything),
+            "tenure_days": max(age_of(row, cut) for row in everything),
+            "gap_days": mean_of(gaps),
+            "gap_deviation_days": mean_of(gaps) and math.sqrt(mean_of((gap - mean_of(gaps)) ** 2 for gap in gaps)),
+            "target_days_28": sum(age <= 28 for age in ages),
+            "target_days": len(ages),
+            "targets_7": sum(age_of(row, cut) <= 7 for row in targets),
+            "targets": len(targets),
+            "value_90": sum(value_of(row) for row in targets if age_of(row, cut) <= 90),
+            "value": sum(value_of(row) for row in targets),
+            "active_days_90": len({age_of(row, cut) for row in everything if age_of(row, cut) <= 90}),
+            "events_28": sum(age_of(row, cut) <= 28 for row in everything),
+            "events": len(everything),
+            "sessions": sum(
+                max(1, len({row[5] for row in everything if age_of(row, cut) == age and row[5]}))
+                for age in {age_of(row, cut) for row in everything}
+            ),
+            "target_share": len(targets) / len(everything),
+            "items": len(items),
+            "new_items_90": sum(age <= 90 for age in first.values()),
+            "reversals": len(back),
+            "reversed_value": sum(value_of(row) for row in back),
+            "platforms": len({row[6] for row in everything if row[6]}),
+            "weekend_share": mean_of(float(row[-1].weekday() >= 5) for row in everything),
+            "hour_sine": mean_of(math.sin(row[-1].hour / 12 * math.pi) for row in everything),
+            "at_risk": at_risk,
+            "churned": None if cut == NOW or not at_risk else not after,
         }
     return found
+
+
+def is_target(row: list) -> bool:
+    return row[1] == "purchase" or (row[1] == "rating" and (row[4] or 0) >= 4)
+
+
+def value_of(row: list) -> float:
+    return row[4] if row[4] is not None else (row[2] or 1) * row[3]
+
+
+def age_of(row: list, cut: datetime.date) -> int:
+    return (cut - row[-1].date()).days
 
 
 def test_features_equal_the_definition(session: SparkSession) -> None:
@@ -128,13 +159,11 @@ def test_events_after_the_cut_change_no_feature(session: SparkSession) -> None:
     cut = CUTS[1]
     planted = {str(after): midnight(cut) + after for after in (0 * DAY, SECOND, DAY, 29 * DAY, -SECOND)}
     events = [
-        (user, item, "purchase", 2, 1.5, midnight(cut) - days * DAY)
-        for user in planted
-        for item, days in (("cup", 9), ("pot", 4))
+        purchase(user, item, midnight(cut) - days * DAY) for user in planted for item, days in (("cup", 9), ("pot", 4))
     ]
     periods = [(user, midnight(cut) - 9 * DAY, None, "basic", "subscribe", "Norway", "ios") for user in planted]
     later = [
-        (user, item, kind, 70, 3.0, time)
+        purchase(user, item, time, kind)
         for user, time in planted.items()
         for item, kind in (("jar", "purchase"), ("cup", "purchase"), ("cup", "cancellation"))
     ]
@@ -159,7 +188,7 @@ def test_subscription_and_cancellation_as_of_each_cut(session: SparkSession) -> 
     ]
     rows = built(session, [], users, churn="cancelled")
     assert rows.keys() == {("ann", old), ("ann", newer), ("ann", now), ("bob", now)}
-    names = ("plan", "plan_days", "past_cancellations", "tenure_days", "platform", "at_risk", "churned", "purchases")
+    names = ("plan", "plan_days", "past_cancellations", "tenure_days", "platform", "at_risk", "churned", "targets")
     assert [rows["ann", old][name] for name in names] == ["basic", 10, 1, 50, "web", True, False, 0]
     assert [rows["ann", newer][name] for name in names] == ["premium", 1, 1, 80, "web", True, True, 0]
     assert [rows["ann", now][name] for name in names] == [None, None, 2, 110, "web", False, None, 0]
@@ -176,17 +205,11 @@ def test_horizon_of_the_newest_labelled_cut_ends_at_the_end() -> None:
 
 
 def test_events_are_shuffled_once(session: SparkSession, tmp_path) -> None:
-    schemas = [spark.schema(contracts.load(contract)) for contract in ("events@2", "users@2")]
-    frames = [session.createDataFrame([], schema) for schema in schemas]
-    for name, frame in zip(("events", "users"), frames, strict=True):
-        frame.write.parquet(f"{tmp_path}/{name}")
-    read = [
-        session.read.schema(schema).parquet(f"{tmp_path}/{name}")
-        for name, schema in zip(("events", "users"), schemas, strict=True)
-    ]
+    frame(session, "events@2", []).write.parquet(f"{tmp_path}/events")
+    read = session.read.schema(frame(session, "events@2", []).schema).parquet(f"{tmp_path}/events")
     session.conf.set("spark.sql.adaptive.enabled", "false")
     try:
-        days = job.by_day(read[0].repartition(3, "user_id"))
+        days = job.by_day(read.observe(Observation(), *job.counted(PLAN)), PLAN, 3)
         plan = job.as_of_cuts(days, CUTS, 30)._jdf.queryExecution().executedPlan().toString()
     finally:
         session.conf.unset("spark.sql.adaptive.enabled")

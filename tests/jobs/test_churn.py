@@ -18,7 +18,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def put(lake: Lake, rows: pa.Table, task: str = "features") -> None:
-    lake.put(task, "user_features@1", rows)
+    lake.put(task, "user_features@2", rows)
 
 
 def last_line(capsys: pytest.CaptureFixture) -> str:
@@ -35,7 +35,7 @@ def test_best_model_ships_with_its_quality_and_a_plot(lake: Lake) -> None:
     assert models[metrics["model"]]["calibration_error"] < 0.05
     assert metrics["cut"] == str(CUTS[-1])
     _, document = lake.model("train_churn")
-    assert set(document["features"]) == {"plan", "purchases", "recency_days"}
+    assert set(document["features"]) == {"plan", "targets", "recency_days"}
     files = [file["path"] for file in lake.manifest("train_churn")["outputs"]["model"]["files"]]
     assert any(file.endswith("/model/calibration.svg") for file in files)
 
@@ -64,11 +64,11 @@ def test_model_much_worse_than_the_incumbent_is_refused(lake: Lake, capsys) -> N
     put(lake, features(1000))
     assert lake.run("train_churn", *FEATURES) == 0
     spoilt = features(1000, seed=1)
-    purchases = spoilt["purchases"].to_numpy()
-    amounts = pa.array(purchases * np.exp(np.random.default_rng(2).normal(size=len(spoilt))))
+    targets = spoilt["targets"].to_numpy()
+    amounts = pa.array(targets * np.exp(np.random.default_rng(2).normal(size=len(spoilt))))
     newest = np.asarray([cut.as_py() >= CUTS[-1] for cut in spoilt["cut"]])
-    hidden = pa.array(np.where(newest, purchases, 1.0))  # informative on the newest cut only
-    for name, values in (("amount", amounts), ("purchases", hidden)):
+    hidden = pa.array(np.where(newest, targets, 1.0))  # informative on the newest cut only
+    for name, values in (("value", amounts), ("targets", hidden)):
         spoilt = spoilt.set_column(spoilt.column_names.index(name), name, values)
     put(lake, spoilt, "spoilt")
     again = ["--from", "features=spoilt", "--attempt"]
@@ -93,8 +93,8 @@ def test_predictions_name_top_features_and_add_up(lake: Lake) -> None:
     at_risk = [row for row in rows if row["churn_probability"] is not None]
     assert len(at_risk) == len(rows) - len(without) > 700
     firsts = [row["top_feature_1"] for row in at_risk]
-    assert firsts.count("purchases") > 0.8 * len(firsts)
-    assert {row["top_feature_3"] for row in at_risk} <= {"plan", "purchases", "recency_days", None}
+    assert firsts.count("targets") > 0.8 * len(firsts)
+    assert {row["top_feature_3"] for row in at_risk} <= {"plan", "targets", "recency_days", None}
     odds = [np.log(row["churn_probability"] / (1 - row["churn_probability"])) for row in at_risk]
     moved = [sum(row[f"contribution_{place}"] or 0 for place in (1, 2, 3)) for row in at_risk]
     assert np.ptp(np.subtract(odds, moved)) < 1e-6, "three features are all there are, so they explain everything"

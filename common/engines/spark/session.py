@@ -22,6 +22,8 @@ SETTINGS = {
     "spark.sql.parquet.compression.codec": "zstd",
     "spark.sql.files.openCostInBytes": str(256 * 1024),  # a lake has many small files, most of them of one day each
     "spark.sql.inMemoryColumnarStorage.compressed": "false",  # cached data is read back once or twice, from local disk
+    # Without rows Spark would drop the part of a plan that is observed, and wait for its counts forever.
+    "spark.sql.adaptive.optimizer.excludedRules": "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation",
     "spark.log.level": "ERROR",
 }
 LOCAL_SETTINGS = {

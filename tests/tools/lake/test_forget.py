@@ -113,7 +113,7 @@ class Shop:
             "predict/map-0": "predictions@2",
             "predict/map-1": "predictions@2",
             "select": "recommendations@1",
-            "features": "user_features@1",
+            "features": "user_features@2",
             "churn": "churn_predictions@2",
             "join": "characteristics@2",
             "ingest": QUARANTINE,
