@@ -154,6 +154,7 @@ def session() -> "SparkSession":
     # Imported here, so that tests without Spark do not load it.
     from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS, WITHOUT_CHECKSUMS
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     local = {**SETTINGS, **LOCAL_SETTINGS, **WITHOUT_CHECKSUMS, "spark.master": "local[2]"}
     local["spark.driver.extraJavaOptions"] = QUICK
     return SparkSession.builder.config(map=local).getOrCreate()

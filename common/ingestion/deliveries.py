@@ -58,16 +58,11 @@ class Survey:
     too_long: list[Line] = field(default_factory=list)
 
 
-def accept_files(source: Input, suffix: str) -> tuple[list[File], list[Quarantined]]:
-    """Return the files of deliveries whose names have the suffix, and those that are left out.
-
-    Raises InputError if no file is accepted.
-    """
+def split_by_suffix(source: Input, suffix: str) -> tuple[list[File], list[Quarantined]]:
+    """Return the files of deliveries whose names have the suffix, and those that are left out."""
     files = [file for file in source.files if file.uri.endswith(suffix)]
     left_out = [Quarantined(file, reason) for file, reason in source.left_out]
     left_out += [Quarantined(file, f"not a file *{suffix}") for file in source.files if not file.uri.endswith(suffix)]
-    if not files:
-        raise no_readable_file(source, left_out)
     return files, left_out
 
 
@@ -79,7 +74,7 @@ def read_all(
     Raises InputError if no file can be read.
     """
     source = task.input("deliveries")
-    files, left_out = accept_files(source, suffix)
+    files, left_out = split_by_suffix(source, suffix)
     results = []
     for number, file in enumerate(files):
         task.progress("deliveries read", number, len(files))
@@ -90,7 +85,7 @@ def read_all(
         except Unreadable as error:
             left_out.append(Quarantined(file, str(error)))
     if not results:
-        raise no_readable_file(source, left_out)
+        raise no_readable_file([source.folder], left_out)
     return results, left_out
 
 
@@ -116,13 +111,17 @@ def refuse_unusable(usable: int, records: int, reasons: Counter[str], max_share:
     )
 
 
-def no_readable_file(source: Input, left_out: list[Quarantined]) -> InputError:
+def no_readable_file(folders: list[str], left_out: list[Quarantined]) -> InputError:
     """Return the error for deliveries without a readable file; it names the first three."""
+    where = " or ".join(folders)
     if not left_out:
-        return InputError(f"{source.folder} has no delivery for these arrival days; load one, or select other days.")
+        return InputError(
+            f"{where} has no delivery for these arrival days (FOLDER/arrival=YYYY-MM-DD/FILE); load one, or select "
+            "other days."
+        )
     reasons = "; ".join(f"{name_of(file)}: {reason}" for file, reason in left_out[:3])
     more = f"; and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
-    return InputError(f"No file in {source.folder} can be read ({reasons}{more}); redeliver them.")
+    return InputError(f"No file in {where} can be read ({reasons}{more}); redeliver them.")
 
 
 def quarantine_of_files(left_out: list[Quarantined]) -> list[tuple[object, ...]]:
@@ -292,3 +291,20 @@ def gunzipped(file: File) -> Iterator[bytes]:
                 break
     if inflate or not file.bytes:
         raise Unreadable("gzip that is cut off" if file.bytes else "empty, not gzip")
+
+
+def refuse_utf8(file: File, encoding: str) -> None:
+    """Raise Unreadable if a file is UTF-8 with more than ASCII, though its source names another character set."""
+    if codecs.lookup(encoding).name == "utf-8" or not has_ascii(encoding):
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    plain_ascii = True
+    try:
+        for piece in unpacked(file):
+            plain_ascii = plain_ascii and piece.isascii()
+            decoder.decode(piece)
+        decoder.decode(b"", True)
+    except UnicodeDecodeError:
+        return
+    if not plain_ascii:
+        raise Unreadable(f"its text is UTF-8, not {encoding}")

@@ -95,12 +95,7 @@ def called(tokens: list[Token]) -> Iterator[str]:
 def paths(tree: exp.Expression, fields: dict[str, str]) -> Iterator[tuple[str, set[str], str]]:
     """Yield each name of a path such as `properties.product_id`, the names that are known there, and their owner."""
     for column in tree.find_all(exp.Column):
-        names = [part.name for part in column.parts]
-        node: exp.Expression = column
-        above = node.parent
-        while isinstance(above, exp.Dot) and above.this is node and isinstance(above.expression, exp.Identifier):
-            names.append(above.expression.name)
-            node, above = above, above.parent
+        names = path_of(column)
         yield names[0], set(fields), ""
         kind = exp.DataType.build(fields[names[0]], dialect="spark") if names[0] in fields else None
         for owner, name in itertools.pairwise(names):
@@ -109,6 +104,24 @@ def paths(tree: exp.Expression, fields: dict[str, str]) -> Iterator[tuple[str, s
                 break
             yield name, set(kind_of), f" of '{owner}'"
             kind = kind_of.get(name)
+
+
+def named_paths(text: str) -> Iterator[list[str]]:
+    """Yield each path of fields, such as `properties.product_id`, that an expression names."""
+    for column in parse(text, text).find_all(exp.Column):
+        yield path_of(column)
+
+
+def path_of(column: exp.Column) -> list[str]:
+    """Return the names of a path; sqlglot has longer ones than table.column as nested nodes."""
+    names = [part.name for part in column.parts]
+    node: exp.Expression = column
+    while isinstance(node.parent, exp.Dot) and node.parent.this is node:
+        node = node.parent
+        if not isinstance(node.expression, exp.Identifier):
+            break
+        names.append(node.expression.name)
+    return names
 
 
 def check_type(kind: str, where: str) -> None:

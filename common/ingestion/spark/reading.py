@@ -1,0 +1,294 @@
+"""Records of deliveries as rows of Spark, with the fields of their source, and the reason if a record has none.
+
+Spark itself reads gzipped JSON lines, and Parquet. Other files are read by Python on the workers, because Spark drops
+rows of broken CSV silently, and its own reader of zstd needs native libraries.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from urllib.parse import unquote
+
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    DataType,
+    LongType,
+    MapType,
+    StringType,
+    StructField,
+    StructType,
+)
+
+from common.engines import spark
+from common.handover.storage import File, in_parallel
+from common.ingestion import csv_rows, deliveries, records
+from common.ingestion.deliveries import Survey, Unreadable
+from common.sources.source import Source
+
+INTERNAL = ["__file", "__arrival", "__position", "__text", "__bytes", "__problem", "__misfit"]  # next to the fields
+LINE = INTERNAL[:5]
+READER = {
+    "lineSep": "\n",
+    "mapreduce.input.linerecordreader.line.maxlength": str(records.MAX_RECORD + 2),  # longer lines are dropped
+    "recursiveFileLookup": "true",  # folder names do not become columns
+    "__globPaths__": "false",  # brackets in names are literal
+}
+JSON = {"allowNonNumericNumbers": "false", "allowSingleQuotes": "false"}
+END = "end of line e1f7c2d0"  # an object with it is appended to each line; it follows if the line is one object
+ROW = StructType(
+    [
+        StructField("__file", LongType()),
+        StructField("__position", LongType()),
+        StructField("__bytes", LongType()),
+        StructField("__problem", StringType()),
+        StructField("__content", BinaryType()),
+        StructField("__values", ArrayType(StringType())),
+    ]
+)
+Row = tuple[int, int, int, str | None, bytes, list[str] | None]
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A file of a source, with its day of arrival."""
+
+    source: Source
+    file: File
+    arrival: date
+
+    @property
+    def by_spark(self) -> bool:
+        """True for lines that Spark's own reader reads, in order and without those that are too long."""
+        return self.source.format == "json" and self.file.uri.endswith(".gz")
+
+
+def survey_or_reason(delivered: Delivered) -> Survey | str:
+    """Return the survey of a text file, or the reason why it can't be read."""
+    source, file = delivered.source, delivered.file
+    try:
+        found = deliveries.survey(file)
+        if source.format == "csv":
+            deliveries.refuse_utf8(file, source.encoding)
+            next(rows_of(file, source), None)  # reads the header
+    except Unreadable as error:
+        return str(error)
+    return found
+
+
+def rows_of(file: File, source: Source) -> Iterator[tuple[deliveries.Line, list[str] | str]]:
+    """Yield the rows of a CSV file, each with the values of the source's fields, or with the reason."""
+    dialect = csv_rows.Dialect(source.delimiter, source.quote, source.header, source.encoding)
+    return csv_rows.rows(deliveries.lines(file, source.encoding), list(source.fields), dialect)
+
+
+def read_text(item: tuple[int, File], source: Source) -> Iterator[Row]:
+    """Yield the lines or CSV rows of a file as values of ROW; the values of JSON lines are parsed later."""
+    number, file = item
+    if source.format == "json":
+        for line in deliveries.lines(file):
+            yield number, line.number, line.size, records.TOO_LONG if line.too_long else None, line.content, None
+        return
+    for line, row in rows_of(file, source):
+        if isinstance(row, str):
+            yield number, line.number, line.size, row, line.content, None
+        else:
+            yield number, line.number, line.size, None, line.content, row
+
+
+def records_of(session: SparkSession, source: Source, files: dict[int, Delivered]) -> DataFrame:
+    """Return the records of files of one source, by number: INTERNAL, then the source's fields.
+
+    `__position` is the number of a record in its file; of lines that Spark reads, it ascends by one from any number.
+    `__problem` is the reason why a record has no fields, `__misfit` that a value has another type than its field.
+    """
+    if source.format == "parquet":
+        return parquet_records(session, source, files)
+    native = {number: each for number, each in files.items() if each.by_spark}
+    others = {number: each for number, each in files.items() if not each.by_spark}
+    parts = []
+    if native:
+        lines = spark_lines(session, native)
+        parts.append(lines.withColumn("__bytes", F.octet_length("__text").cast("bigint")))
+    if others:
+        parts.append(python_rows(session, source, others))
+    if source.format == "csv":
+        return csv_fields(source, parts[0])
+    return functools.reduce(DataFrame.unionByName, [json_fields(source, part) for part in parts])
+
+
+def spark_lines(session: SparkSession, files: dict[int, Delivered]) -> DataFrame:
+    """Return each line with its file, its day of arrival and its position.
+
+    A gzipped file can't be split, so its lines have consecutive positions. A line's number is its position minus that
+    of the file's first line, without counting.
+    """
+    lines = session.read.options(**READER).text([each.file.uri for each in files.values()])
+    with_positions = lines.select(
+        F.col("value").alias("__text"),
+        F.col("_metadata.file_path").alias("path"),
+        F.monotonically_increasing_id().alias("__position"),
+        F.lit(None).cast("string").alias("__problem"),
+    )
+    return with_positions.join(F.broadcast(paths(session, lines, files)), "path").drop("path")
+
+
+def paths(session: SparkSession, frame: DataFrame, files: dict[int, Delivered]) -> DataFrame:
+    """Return the number and the day of arrival of each file, by the path in Spark's metadata."""
+    numbers = {each.file.uri: number for number, each in files.items()}
+    rows = []
+    for path in frame.inputFiles():  # percent-encoded
+        number = numbers[unquote(path)]
+        spellings = {path, path.replace("file:///", "file:/", 1)}  # Hadoop's file systems begin either way
+        rows += [(spelling, number, files[number].arrival) for spelling in spellings]
+    return spark.small_table(session, {"path": "STRING", "__file": "BIGINT", "__arrival": "DATE"}, rows)
+
+
+def python_rows(session: SparkSession, source: Source, files: dict[int, Delivered]) -> DataFrame:
+    """Return the lines or rows of files as Python on the workers reads them."""
+    items = [(number, each.file) for number, each in files.items()]
+    slices = min(len(items), 8 * session.sparkContext.defaultParallelism)
+    rows = session.sparkContext.parallelize(items, slices).flatMap(functools.partial(read_text, source=source))
+    frame = session.createDataFrame(rows, ROW, verifySchema=False)
+    arrivals = [(number, each.arrival) for number, each in files.items()]
+    known = spark.small_table(session, {"__file": "BIGINT", "__arrival": "DATE"}, arrivals)
+    return frame.join(F.broadcast(known), "__file").withColumn("__text", F.col("__content").cast("string"))
+
+
+def json_fields(source: Source, lines: DataFrame) -> DataFrame:
+    """Return the records in lines of JSON, one object each."""
+    fields = ", ".join(f"{quoted(name)}: {kind}" for name, kind in source.fields.items())
+    kind = f"STRUCT<`{END}`: ARRAY<STRUCT<{fields}, `{END}`: STRING>>, _corrupt_record: STRING>"
+    appended = F.concat(F.lit(f'{{"{END}":['), "__text", F.lit(f',{{"{END}":"{END}"}}]}}'))
+    parsed = lines.withColumn("__parsed", F.from_json(appended, kind, JSON))
+    objects, record = F.col("__parsed")[END], F.get(F.col("__parsed")[END], F.lit(0))
+    one = (F.size(objects) == 2) & (F.get(objects, F.lit(1))[END] == END) & record.isNotNull()
+    escapes = F.replace("__text", F.lit("\\\\"), F.lit(""))
+    problem = F.coalesce(
+        F.col("__problem"),
+        F.when(~F.is_valid_utf8("__text"), records.NOT_UTF8),
+        F.when(F.contains("__text", F.lit("\\u")), F.when(escapes.rlike(records.HALF), records.HALF_A_PAIR)),
+        F.when(~F.coalesce(one, F.lit(False)), records.NOT_JSON),
+    )
+    return parsed.select(
+        *LINE,
+        problem.alias("__problem"),
+        F.when(F.col("__parsed")["_corrupt_record"].isNotNull(), misfit(source, record)).alias("__misfit"),
+        *[record[name].alias(name) for name in source.fields],
+    )
+
+
+def misfit(source: Source, record: Column) -> Column:
+    """Return the reason of a record of which a value has another type than its field."""
+    reasons = []
+    for path, kind in leaves(StructType.fromDDL(ddl(source.fields))):
+        if not isinstance(kind, StringType):
+            value = functools.reduce(lambda column, name: column[name], path, record)
+            raw = F.get_json_object("__text", "$" + "".join(f"['{name}']" for name in path))
+            reasons.append(F.when(value.isNull() & raw.isNotNull(), records.bad(path[-1])))
+    return F.coalesce(*reasons, F.lit(records.bad("value")))
+
+
+def leaves(kind: StructType, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], DataType]]:
+    """Yield the path and the type of each field that has no fields itself; arrays are not entered."""
+    for each in kind.fields:
+        if isinstance(each.dataType, StructType):
+            yield from leaves(each.dataType, (*above, each.name))
+        else:
+            yield (*above, each.name), each.dataType
+
+
+def csv_fields(source: Source, rows: DataFrame) -> DataFrame:
+    """Return the records in rows of CSV: empty text is null, and other text is cast."""
+    texts = {name: F.nullif(F.get("__values", F.lit(at)), F.lit("")) for at, name in enumerate(source.fields)}
+    return cast_fields(source, rows, texts)
+
+
+def cast_fields(source: Source, frame: DataFrame, values: dict[str, Column]) -> DataFrame:
+    """Return the fields cast from values."""
+    plain = frame.select(*LINE, "__problem", *[value.alias(f"__raw {name}") for name, value in values.items()])
+    cast = {
+        name: F.expr(f"try_cast({quoted(f'__raw {name}')} AS {kind})") if "<" not in kind else F.col(f"__raw {name}")
+        for name, kind in source.fields.items()
+    }
+    bad = [
+        F.when(F.col(quoted(f"__raw {name}")).isNotNull() & column.isNull(), records.bad(name))
+        for name, column in cast.items()
+        if source.fields[name].lower() != "string"
+    ]
+    return plain.select(
+        *LINE,
+        "__problem",
+        F.coalesce(*bad, F.lit(None).cast("string")).alias("__misfit"),
+        *[column.alias(name) for name, column in cast.items()],
+    )
+
+
+def parquet_schemas(session: SparkSession, files: dict[int, Delivered]) -> tuple[dict[int, StructType], dict[int, str]]:
+    """Return the schema of each Parquet file, and the reasons why others cannot be read, from their footers."""
+
+    def schema_or_reason(delivered: Delivered) -> StructType | str:
+        try:
+            found = session.read.options(__globPaths__="false").parquet(delivered.file.uri).schema
+        except PySparkException:
+            return "not Parquet" if delivered.file.bytes else "empty, not Parquet"
+        return unfit(delivered.source, found) or found
+
+    results = dict(zip(files, in_parallel(schema_or_reason, list(files.values())), strict=True))
+    schemas = {number: found for number, found in results.items() if not isinstance(found, str)}
+    return schemas, {number: reason for number, reason in results.items() if isinstance(reason, str)}
+
+
+def unfit(source: Source, schema: StructType) -> str | None:
+    """Return the reason why a Parquet file lacks a source's fields, None if it has them."""
+    missing = [name for name in source.fields if name not in schema.names]
+    if missing:
+        return f"it lacks the columns {', '.join(missing)}; it has {', '.join(schema.names)}"
+    for name, kind in source.fields.items():
+        found = schema[name].dataType
+        if isinstance(found, (StructType, ArrayType, MapType)) != ("<" in kind):
+            return f"its column '{name}' is {found.simpleString()}, expected {kind}"
+    return None
+
+
+def parquet_records(session: SparkSession, source: Source, files: dict[int, Delivered]) -> DataFrame:
+    """Return the rows of Parquet files; those of equal columns are read together."""
+    schemas, _ = parquet_schemas(session, files)
+    wanted = StructType.fromDDL(ddl(source.fields))
+    groups: dict[str, dict[int, Delivered]] = {}
+    for number, each in files.items():
+        groups.setdefault(schemas[number].json(), {})[number] = each
+    parts = []
+    for group in groups.values():
+        found = schemas[next(iter(group))]
+        # Fields inside of structs are taken by name; other values are cast.
+        kinds = [(wanted if "<" in source.fields[name] else found)[name] for name in source.fields]
+        reader = session.read.options(recursiveFileLookup="true", __globPaths__="false")
+        frame = reader.schema(StructType(kinds)).parquet(*[each.file.uri for each in group.values()])
+        text = F.to_json(F.struct(*[quoted(name) for name in source.fields]))
+        rows = frame.select(
+            F.col("_metadata.file_path").alias("path"),
+            (F.col("_metadata.row_index") + 1).alias("__position"),
+            F.lit(None).cast("string").alias("__problem"),
+            text.alias("__text"),
+            F.octet_length(text).cast("bigint").alias("__bytes"),
+            *[F.col(quoted(name)) for name in source.fields],
+        )
+        located = rows.join(F.broadcast(paths(session, frame, group)), "path").drop("path")
+        parts.append(cast_fields(source, located, {name: F.col(quoted(name)) for name in source.fields}))
+    return functools.reduce(DataFrame.unionByName, parts)
+
+
+def ddl(fields: dict[str, Any]) -> str:
+    """Return fields with their types as a schema of Spark SQL."""
+    return ", ".join(f"{quoted(name)} {kind}" for name, kind in fields.items())
+
+
+def quoted(name: str) -> str:
+    """Return a name as Spark SQL."""
+    return f"`{name.replace('`', '``')}`"
