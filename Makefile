@@ -23,6 +23,12 @@ setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both 
 clean: ## remove environments, lake, Airflow's files and caches
 	rm -rf .venv .venv-airflow .venv-peers .venv-graph .venv-docs .venv-audit .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
+##@ Bring your data
+adopt: setup ## look at a file of events and write its source, then report (FILE=… NAME=… ITEMS=… USERS=… FORCE=1)
+	$(JOBS_PYTHON) -m tools.adopt.adopt $(BROUGHT) --name "$(NAME)"
+
+BROUGHT = --file "$(FILE)" $(if $(ITEMS),--items "$(ITEMS)") $(if $(USERS),--users "$(USERS)") $(if $(FORCE),--force)
+
 ##@ Try it
 demo: setup ## recommendations from real data, through Airflow, on this machine (LAKE=s3://…, CONTAINERS=docker for images)
 	$(JOBS_PYTHON) -m tools.sandbox.demo $(if $(LAKE),--lake $(LAKE)) $(if $(CONTAINERS),--containers $(CONTAINERS))

@@ -35,6 +35,7 @@ ROOMS = [
     "tools.run",
     "tools.data",
     "tools.sandbox",
+    "tools.adopt",
     "tools.scaffold",
     "benchmarks",
 ]
