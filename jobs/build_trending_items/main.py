@@ -1,97 +1,147 @@
-"""Trending items: bought by more people in the last days than is usual for these weekdays.
+"""Trending items: chosen by more people in the last days than is usual for these weekdays.
 
-A buyer counts once per item and day; all events of a day without a user are one buyer. With the
-buyers of an item on day d decayed by age, B = sum over recent days of buyers(d) 2^(-age / half-life), and
+The events that count are targets; if none occurs, all with a positive weight. A person (a user, else a session)
+counts once per item and day; all events of a day with neither are one person. With the people of an item on day d
+decayed by age, B = sum over recent days of people(d) 2^(-age / half-life), and
 
-    E = buyers per usual day * sum over recent days of f(weekday of d) 2^(-age / half-life),
+    E = people per usual day * sum over recent days of f(weekday of d) 2^(-age / half-life),
 
-f being the distribution of the country's usual buyers over the week (a shop closed on Saturdays expects none), the
+f being the distribution of the segment's usual people over the week (a shop closed on Saturdays expects none), the
 score is (B - E) / sqrt(E + 1): the excess in standard deviations of a count by chance, damped for items without a past.
 """
 
 import datetime
 
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame, Row, Window
 from pyspark.sql import functions as F
 
 from common.engines import spark
-from common.errors import GateRefused
+from common.errors import ArgumentError, GateRefused
 from common.handover import Task, run
+from common.protocol import nearest
+from common.sources import tracking_plan
+from common.sources.tracking_plan import TrackingPlan
 
-
-def trending_items(
-    events: DataFrame,
-    items: DataFrame,
-    end: datetime.date,
-    recent_days: int,
-    half_life_days: float,
-    usual_weeks: int,
-    min_buyers: int,
-    count: int,
-) -> DataFrame:
-    """Return rows of `trending_items@1` from events of the recent days and of the weeks before."""
-    visits = count_visits(events, items, end, recent_days, half_life_days, usual_days=7 * usual_weeks)
-    buyers = count_buyers(visits, usual_days=7 * usual_weeks)
-    weights = weigh_usual_days(visits, decayed_weekdays(end, recent_days, half_life_days))
-    scored = score_items(buyers.where(F.col("buyers") >= min_buyers), weights)
-    best = Window.partitionBy("country").orderBy(F.desc("score"), "item_id")
-    ranked = scored.withColumn("rank", F.row_number().over(best).cast("bigint")).where(F.col("rank") <= count)
-    named = ranked.join(F.broadcast(items.select("item_id", F.col("name").alias("item_name"))), "item_id")
-    return named.coalesce(1).sortWithinPartitions("country", "rank")
+DIMENSIONS = ("country", "platform", "family")
+EXAMPLES = 3  # items that a message names
 
 
 def count_visits(
-    events: DataFrame, items: DataFrame, end: datetime.date, recent_days: int, half_life_days: float, usual_days: int
+    events: DataFrame,
+    items: DataFrame | None,
+    plan: TrackingPlan,
+    dimensions: list[str],
+    end: datetime.date,
+    recent_days: int,
+    half_life_days: float,
+    usual_days: int,
 ) -> DataFrame:
-    """Return one row per country, item, buyer and day with a purchase, and per day for all countries (null)."""
+    """Return one row per segment ('' for all), item, person and day with an event that may count.
+
+    `listed` is true for an item of the catalogue, and for each without a catalogue (None).
+    """
     age = F.datediff(F.lit(end), "day") - 1  # 0: the last day
-    purchases = events.where(F.col("type") == "purchase").join(F.broadcast(items.select("item_id")), "item_id")
+    target = F.expr(plan.target_sql)
+    chosen = events.where(F.col("item_id").isNotNull() & (target | (F.expr(plan.weight_sql) > 0)))
+    known = {"listed": F.lit(True), "family": F.lit(None).cast("string")}
+    if items is not None:
+        catalogue = F.broadcast(items.select("item_id", "family", F.lit(True).alias("in_catalogue")))
+        chosen = chosen.join(catalogue, "item_id", "left")
+        known = {"listed": F.col("in_catalogue").isNotNull()}
+    segments = [F.lit(""), *[F.concat(F.lit(f"{name}="), name) for name in dimensions]]
     return (
-        purchases.select(
-            F.explode(F.array("country", F.lit(None).cast("string"))).alias("country"),
+        chosen.withColumns(known)
+        .select(
+            F.explode(F.array_compact(F.array(*segments))).alias("segment"),
             "item_id",
-            F.coalesce("user_id", F.lit("")).alias("buyer"),
+            "listed",
+            F.coalesce("user_id", F.concat(F.lit("session "), "session_id"), F.lit("")).alias("person"),
             F.to_date("time").alias("day"),
+            target.alias("target"),
         )
         .where(age.between(0, recent_days + usual_days - 1))
-        .distinct()
+        .groupBy("segment", "item_id", "listed", "person", "day")
+        .agg(F.count("*").alias("events"), F.max("target").alias("target"))
         .withColumn("recent", age < recent_days)
         .withColumn("decayed", F.pow(F.lit(2.0), -age / half_life_days))
         .persist(StorageLevel.DISK_ONLY)
     )
 
 
-def count_buyers(visits: DataFrame, usual_days: int) -> DataFrame:
-    """Return recent buyers of each item by country, the sum of their decayed days, and buyers per usual day."""
-    of_buyer = visits.groupBy("country", "item_id", "buyer").agg(
+def totals(visits: DataFrame) -> Row:
+    """Return the number of events, of those with items in no catalogue, and if others are targets."""
+    unlisted = F.when(~F.col("listed"), F.col("events"))
+    return (
+        visits.where("segment = ''")
+        .agg(
+            F.coalesce(F.sum("events"), F.lit(0)).alias("events"),
+            F.coalesce(F.sum(unlisted), F.lit(0)).alias("unlisted"),
+            F.coalesce(F.bool_or(F.col("listed") & F.col("target")), F.lit(False)).alias("targets"),
+        )
+        .collect()[0]
+    )
+
+
+def trending_items(
+    visits: DataFrame,
+    items: DataFrame | None,
+    end: datetime.date,
+    recent_days: int,
+    half_life_days: float,
+    usual_days: int,
+    min_people: int,
+    count: int,
+) -> DataFrame:
+    """Return rows of `trending_items@2` from the visits that count; an item that is not available has none."""
+    people = count_people(visits, usual_days)
+    weights = weigh_usual_days(visits, decayed_weekdays(end, recent_days, half_life_days))
+    scored = score_items(people.where(F.col("people") >= min_people), weights)
+    if items is None:
+        named = scored.withColumn("item_name", F.col("item_id"))
+    else:
+        now = F.lit(datetime.datetime.combine(end, datetime.time(), datetime.UTC))
+        started = F.coalesce(F.col("available_from") <= now, F.lit(True))
+        ended = F.coalesce(F.col("available_until") <= now, F.lit(False))
+        name = F.coalesce("name", "item_id").alias("item_name")
+        named = scored.join(F.broadcast(items.where(started & ~ended).select("item_id", name)), "item_id")
+    best = Window.partitionBy("segment").orderBy(F.desc("score"), "item_id")
+    ranked = named.withColumn("rank", F.row_number().over(best).cast("bigint")).where(F.col("rank") <= count)
+    parts = {
+        "dimension": F.substring_index("segment", "=", 1),
+        "value": F.expr("substring(segment, instr(segment, '=') + 1)"),
+        "segment": F.col("segment"),
+    }
+    of_some = F.col("segment") != ""
+    columns = {name: F.when(of_some, column) for name, column in parts.items()}
+    return ranked.withColumns(columns).coalesce(1).sortWithinPartitions("segment", "rank")
+
+
+def count_people(visits: DataFrame, usual_days: int) -> DataFrame:
+    """Return recent people of each item by segment, the sum of their decayed days, and people per usual day."""
+    of_person = visits.groupBy("segment", "item_id", "person").agg(
         F.sum(F.when(F.col("recent"), F.col("decayed")).otherwise(0.0)).alias("weighted"),
         F.count_if(~F.col("recent")).alias("usual"),
     )
-    return of_buyer.groupBy("country", "item_id").agg(
-        F.count_if(F.col("weighted") > 0).alias("buyers"),
-        F.sum("weighted").alias("weighted_buyers"),
-        (F.sum("usual") / usual_days).alias("usual_buyers"),
+    return of_person.groupBy("segment", "item_id").agg(
+        F.count_if(F.col("weighted") > 0).alias("people"),
+        F.sum("weighted").alias("weighted_people"),
+        (F.sum("usual") / usual_days).alias("usual_people"),
     )
 
 
 def weigh_usual_days(visits: DataFrame, by_weekday: list[float]) -> DataFrame:
-    """Return the decayed days by country, weighted by the distribution of its usual buyers over the week."""
+    """Return the decayed days by segment, weighted by the distribution of its usual people over the week."""
     weight = F.get(F.array(*map(F.lit, by_weekday)), F.weekday("day"))
-    return visits.where("NOT recent").groupBy("country").agg((7 * F.avg(weight)).alias("decayed_days"))
+    return visits.where("NOT recent").groupBy("segment").agg((7 * F.avg(weight)).alias("decayed_days"))
 
 
-def score_items(buyers: DataFrame, weights: DataFrame) -> DataFrame:
-    """Add the expected buyers and the score, and keep the positive ones."""
-    same_country = buyers["country"].eqNullSafe(weights["country"])
-    expected = F.col("usual_buyers") * F.coalesce("decayed_days", F.lit(0.0))
-    score = (F.col("weighted_buyers") - F.col("expected_buyers")) / F.sqrt(F.col("expected_buyers") + 1)
-    return (
-        buyers.join(F.broadcast(weights), same_country, "left")
-        .select(buyers["*"], expected.alias("expected_buyers"))
-        .withColumn("score", score)
-        .where("score > 0")
-    )
+def score_items(people: DataFrame, weights: DataFrame) -> DataFrame:
+    """Add the expected people and the score, and keep the positive ones."""
+    expected = F.col("usual_people") * F.coalesce("decayed_days", F.lit(0.0))
+    score = (F.col("weighted_people") - F.col("expected_people")) / F.sqrt(F.col("expected_people") + 1)
+    joined = people.join(F.broadcast(weights), "segment", "left")
+    return joined.withColumn("expected_people", expected).withColumn("score", score).where("score > 0")
 
 
 def decayed_weekdays(end: datetime.date, recent_days: int, half_life_days: float) -> list[float]:
@@ -102,22 +152,48 @@ def decayed_weekdays(end: datetime.date, recent_days: int, half_life_days: float
     return sums
 
 
+def read_dimensions(text: str) -> list[str]:
+    """Return the names in a list with commas; ArgumentError names an unknown one."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in DIMENSIONS:
+            raise ArgumentError(f"dimensions has '{name}'{nearest(name, DIMENSIONS)}.")
+    return names
+
+
+def check_listed(task: Task, visits: DataFrame, found: Row) -> None:
+    """Report the events of items in no catalogue; GateRefused if they are too many."""
+    task.metrics |= {"events": found.events, "events_without_item_in_catalogue": found.unlisted}
+    limit = task.parameters["max_unlisted_share"]
+    if found.unlisted <= limit * found.events:
+        return
+    most = visits.where("segment = '' AND NOT listed").groupBy("item_id").agg(F.sum("events").alias("events"))
+    examples = [repr(row.item_id) for row in most.sort(F.desc("events"), "item_id").limit(EXAMPLES).collect()]
+    raise GateRefused(
+        f"{found.unlisted:,} of {found.events:,} events ({found.unlisted / found.events:.0%}) are with items that "
+        f"curated/items lacks, such as {', '.join(examples)}; expected at most {limit:.0%}: deliver these items, "
+        "correct the source's items.toml, or raise max_unlisted_share."
+    )
+
+
 def main(task: Task) -> None:
-    events, settings = task.input("events"), task.parameters
-    names = ("recent_days", "half_life_days", "usual_weeks", "min_buyers", "count")
+    source, settings, plan = task.input("events"), task.parameters, tracking_plan.load()
+    dimensions, end = read_dimensions(settings["dimensions"]), settings["until"] or source.day_after_newest
+    days = (settings["recent_days"], settings["half_life_days"], 7 * settings["usual_weeks"])
     with spark.session(task):
-        trending = trending_items(
-            spark.read(task, "events"),
-            spark.read(task, "items"),
-            settings["until"] or events.day_after_newest,
-            **{name: settings[name] for name in names},
-        )
+        items = spark.read(task, "items") if task.input("items").rows else None
+        visits = count_visits(spark.read(task, "events"), items, plan, dimensions, end, *days)
+        found = totals(visits)
+        check_listed(task, visits, found)
+        counted = visits.where("listed AND target" if found.targets else "listed")
+        trending = trending_items(counted, items, end, *days, settings["min_people"], settings["count"])
         spark.write(task, "trending", trending)
+    task.metrics |= {"counted": "targets" if found.targets else "positive weights"}
     task.metrics["rows"] = task.outputs["trending"]["rows"]
     if not task.metrics["rows"]:
         raise GateRefused(
-            f"No item had {settings['min_buyers']} buyers in {settings['recent_days']} days and more than usual, so "
-            "nothing is trending; check the events, lower min_buyers, or raise recent_days."
+            f"No item had {settings['min_people']} people in {settings['recent_days']} days and more than usual, so "
+            "nothing is trending; check the events and the tracking plan, lower min_people, or raise recent_days."
         )
 
 

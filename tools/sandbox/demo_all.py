@@ -36,7 +36,7 @@ SHOWN = {  # of each product: keys, columns, rows per key
         1,
     ),
     "similar_items": (("22423", "85123A", "23084"), ("similar_item_id", "similar_item_name", "reason"), 3),
-    "trending_items": (("France", "Atlantis"), ("item_id", "item_name", "buyers", "score"), 3),
+    "trending_items": (("country=France", "country=Atlantis"), ("item_id", "item_name", "people", "score"), 3),
 }
 
 

@@ -584,7 +584,7 @@ def test_items_of_a_user_are_deleted_in_all_versions(shop_of_files: Shop, produc
         kept = [item for item in before[name] if item["id"]["S"] != "ann"]
         kept = [item for item in kept if item["id"]["S"] != "current" or item["part"]["S"] == "current"]
         assert items_of(found[name]) == kept
-    assert items_of(found["trending_items"]) == before["trending_items"]  # its keys are countries
+    assert items_of(found["trending_items"]) == before["trending_items"]  # its keys are segments
     places = [user["places"] for user in shop.receipts()[0]["users"]]
     assert places == [{f"tables/{shop.prefix}{name}": 5 for name in ("characteristics", "recommendations")}] * 2
     fill_table(found["recommendations"], ["ann"])
