@@ -12,6 +12,7 @@ from common.ingestion.records import TOO_LONG, Unusable, decode
 MAX_LINES = 20  # of a row whose quoted fields contain line feeds
 NOT_CSV = "not CSV"
 OTHER_COUNT = "another number of fields than the header"
+NOT_FIELDS = "another number of fields than [fields]"  # of a file without a header
 HEADER_AGAIN = "header again"
 
 
@@ -106,7 +107,9 @@ def read_row(line: Line, count: int, dialect: Dialect) -> list[str] | str:
         return str(error)
     except (ValueError, csv.Error):
         return NOT_CSV
-    return fields if len(fields) == count else OTHER_COUNT
+    if len(fields) == count:
+        return fields
+    return OTHER_COUNT if dialect.header else NOT_FIELDS
 
 
 def read_fields(line: Line, dialect: Dialect) -> list[str]:

@@ -107,9 +107,13 @@ def paths(tree: exp.Expression, fields: dict[str, str]) -> Iterator[tuple[str, s
 
 
 def named_paths(text: str) -> Iterator[list[str]]:
-    """Yield each path of fields, such as `properties.product_id`, that an expression names."""
+    """Yield each path of fields, such as `properties.product_id`, that an expression names as a value.
+
+    A field that it searches for a part, as JSON in a text, is none.
+    """
     for column in parse(text, text).find_all(exp.Column):
-        yield path_of(column)
+        if not column.find_ancestor(exp.RegexpExtract, exp.JSONExtractScalar):
+            yield path_of(column)
 
 
 def path_of(column: exp.Column) -> list[str]:

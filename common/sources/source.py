@@ -16,6 +16,7 @@ from common.sources import expressions
 FORMATS = ("json", "csv", "parquet")
 SUFFIXES = {"gzip": ".gz", "zstd": ".zst", "none": ""}  # of the accepted file names, by compression
 ENTRY = "entry"  # the field that holds one entry of the array that `each` names
+ARRIVAL = "arrival"  # the field with the day of a delivery, unless the records have a field of that name
 COLUMNS = {  # by kind: the canonical columns, True if required
     "events": {"type": True, "time": True}
     | dict.fromkeys(("event_id", "user_id", "item_id", "value", "quantity", "unit_price"), False)
@@ -80,8 +81,9 @@ class Source:
 
     @property
     def known_fields(self) -> dict[str, str]:
-        """The fields with their types, and `entry`, an entry of the array `each`, if there is one."""
-        return self.fields | ({ENTRY: expressions.type_of_entry(self.each, self.fields)} if self.each else {})
+        """The day of arrival, the fields, and `entry`, an entry of the array `each`, with their types."""
+        entry = {ENTRY: expressions.type_of_entry(self.each, self.fields)} if self.each else {}
+        return {ARRIVAL: "date"} | self.fields | entry
 
     def where(self, key: str, table: str = "") -> str:
         """Return the name of a key for messages."""

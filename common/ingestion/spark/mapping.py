@@ -30,7 +30,7 @@ from common.errors import ArgumentError
 from common.ingestion import records
 from common.ingestion.spark.reading import INTERNAL, JSON, ddl, leaves, quoted
 from common.sources import expressions
-from common.sources.source import ENTRY, Source
+from common.sources.source import ARRIVAL, ENTRY, Source
 
 TEXTS = ("event_id", "user_id", "item_id", "type", "session_id", "platform", "country", "request_id")
 COLUMNS = [*TEXTS[:4], "time", "value", "quantity", "unit_price", *TEXTS[4:], "position"]  # in the order of checks
@@ -112,6 +112,8 @@ def mapped(frame: DataFrame, source: Source, types: dict[str, DataType], reason_
     an entry of a record's array, from 0; null of a record without one.
     """
     session = frame.sparkSession
+    if ARRIVAL not in source.fields:
+        frame = frame.withColumn(ARRIVAL, F.col("__arrival"))
     with lenient(session):
         if source.each:
             frame = frame.select("*", F.posexplode_outer(F.expr(source.each)).alias("__entry", ENTRY))

@@ -44,6 +44,7 @@ def test_entry_has_the_type_of_the_array_that_each_names() -> None:
     text = CLICKS.replace("description", 'each = "page.tags"\ndescription', 1)
     found = source.read("clicks", "events", tomllib.loads(text + 'value = "size(page.tags)"\nplatform = "entry.name"'))
     assert found.known_fields["entry"] == "STRUCT<name: STRING>"
+    assert found.known_fields["arrival"] == "date"
 
 
 @pytest.mark.parametrize(
