@@ -1,7 +1,7 @@
 """Shared fixtures: tiny jobs run as real processes, a lake of files or on an S3 server, and other parts.
 
-A test belongs to `make test-system` if it is in tests/system, if a fixture that it uses needs a part or Airflow's
-scheduler, or if it is marked `system`; all others belong to `make test`.
+A test belongs to `make test-system` if it is in tests/system or tests/shapes, if a fixture that it uses needs a part or
+Airflow's scheduler, or if it is marked `system`; all others belong to `make test`.
 """
 
 import fcntl
@@ -41,13 +41,14 @@ REGISTRY = """version: 0.1
 storage: {{filesystem: {{rootdirectory: {folder}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
+FOLDERS = {ROOT / "tests" / "system", ROOT / "tests" / "shapes"}  # of tests that take long
 # Fixtures that need a part (tools/sandbox/parts.py) and, with `home`, Airflow's scheduler.
 SYSTEM = {"docker_engine", "kubernetes", "versitygw", "strict_dynamodb", "home"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if SYSTEM.intersection(getattr(item, "fixturenames", ())) or ROOT / "tests" / "system" in item.path.parents:
+        if SYSTEM.intersection(getattr(item, "fixturenames", ())) or FOLDERS.intersection(item.path.parents):
             item.add_marker("system")
     items.sort(key=lambda item: item.path.name != "test_races.py")  # a fork takes longer, the more memory is in use
 

@@ -17,7 +17,7 @@ from common.engines.arrays import write_arrays
 from common.handover import Task, partitions, storage
 from common.handover.runner import exit_code
 
-JOBS = Path(__file__).parents[2] / "jobs"
+JOBS = Path(__file__).parents[1] / "jobs"
 
 
 class Lake:
@@ -27,11 +27,11 @@ class Lake:
         self.folder = folder
         self.root = f"file://{folder}/lake"
 
-    def run(self, job: str, *arguments: str, map_index: int | None = None) -> int:
-        """Run a job's `main` as the task of the job's name; return its exit code."""
+    def run(self, job: str, *arguments: str, map_index: int | None = None, task: str | None = None) -> int:
+        """Run a job's `main` as a task, by default of the job's name; return its exit code."""
         module = importlib.import_module(f"jobs.{job}.main")
         mapped = [] if map_index is None else ["--map-index", str(map_index)]
-        return exit_code(module.main, JOBS / job, [*self.identity(job), *arguments, *mapped])
+        return exit_code(module.main, JOBS / job, [*self.identity(task or job), *arguments, *mapped])
 
     def identity(self, task: str) -> list[str]:
         return ["--lake", self.root, "--dag-id", "dag", "--run-id", "run", "--task-id", task, "--attempt", "1"]
