@@ -5,77 +5,108 @@ There is exactly one row per user with a prediction; unknown values are null.
 
 import datetime
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from common import contracts
 from common.engines import spark
 from common.errors import TaskError
 from common.handover import Task, run
+from common.sources import tracking_plan
+from common.sources.tracking_plan import TrackingPlan
 
 FAMILIES = 3
+KINDS = ("hour", "platform", "platform_of_period", "family")  # of facts about a user
 
 
 def join_characteristics(
-    predictions: DataFrame, events: DataFrame, items: DataFrame, users: DataFrame, end: datetime.date, partitions: int
+    predictions: DataFrame,
+    events: DataFrame,
+    items: DataFrame,
+    users: DataFrame,
+    plan: TrackingPlan,
+    end: datetime.date,
+    partitions: int,
+    counts: Observation,
 ) -> DataFrame:
-    """Return rows of `characteristics@2`, one per row of `predictions`; one shuffle of the events."""
-    purchases = events.where(
-        (F.col("type") == "purchase") & F.col("user_id").isNotNull() & (F.to_date("time") < F.lit(end))
-    ).select("user_id", "item_id", "time", F.hour("time").cast("bigint").alias("hour"))
-    purchases = purchases.repartition(partitions, "user_id")
+    """Return rows of `characteristics@3`, one per row of `predictions`; one shuffle of the events.
+
+    Once they are read, `counts` has the numbers of events, of targets, and of targets of items without a family.
+    """
     periods = users.where(F.to_date("since") < F.lit(end))
     plans = periods.groupBy("user_id").agg(F.max_by(F.struct("plan"), "since")["plan"].alias("plan"))
-    tables = (
-        affinities(purchases, items),
-        most_frequent(purchases, "hour", "time", "preferred_hour"),
-        most_frequent(periods, "platform", "since", "preferred_platform"),
-        plans,
+    facts = facts_of_events(events.where(F.to_date("time") < F.lit(end)), items, plan, counts).unionByName(
+        periods.select("user_id", F.col("since").alias("time"), F.col("platform").alias("platform_of_period")),
+        allowMissingColumns=True,
     )
-    joined = predictions
-    for table in tables:
-        joined = joined.join(table, "user_id", "left")
-    return joined.select(*contracts.load("characteristics@2").columns)
+    joined = predictions.join(habits(facts, partitions), "user_id", "left").join(plans, "user_id", "left")
+    return joined.select(*contracts.load("characteristics@3").columns)
 
 
-def affinities(purchases: DataFrame, items: DataFrame) -> DataFrame:
-    """Return the families that each user bought most often, and their shares of the user's purchases of goods."""
-    of_family = purchases.join(F.broadcast(items.select("item_id", "family")), "item_id").groupBy("user_id", "family")
-    counted = of_family.agg(F.count("*").alias("purchases")).withColumn(
-        "share", F.col("purchases") / F.sum("purchases").over(Window.partitionBy("user_id"))
+def facts_of_events(events: DataFrame, items: DataFrame, plan: TrackingPlan, counts: Observation) -> DataFrame:
+    """Return user, time, hour and platform of each event of a known user, and the family of a target."""
+    known = events.where("user_id IS NOT NULL").withColumn("target", F.expr(plan.target_sql))
+    known = known.join(F.broadcast(items.select("item_id", "family")), "item_id", "left")
+    counted = known.observe(
+        counts,
+        F.count(F.lit(1)).alias("events"),
+        F.count_if("target").alias("target_events"),
+        F.count_if(F.col("target") & F.col("family").isNull()).alias("target_events_without_family"),
     )
-    ordered = F.sort_array(F.collect_list(F.struct((-F.col("share")).alias("less"), "family")))
-    of_user = counted.groupBy("user_id").agg(ordered.alias("families"))
+    family = F.when(F.col("target"), F.col("family")).alias("family")
+    return counted.select("user_id", "time", F.hour("time").cast("string").alias("hour"), "platform", family)
+
+
+def habits(facts: DataFrame, partitions: int) -> DataFrame:
+    """Return each user's most frequent families, hour and platform; of equally frequent hours the last seen.
+
+    Platforms are those of the user's periods, else of events.
+    """
+    kinds = [F.struct(F.lit(kind).alias("kind"), F.col(kind).alias("value")) for kind in KINDS]
+    counted = (
+        facts.repartition(partitions, "user_id")
+        .select("user_id", "time", F.inline(F.array(*kinds)))
+        .where("value IS NOT NULL")
+        .groupBy("user_id", "kind", "value")
+        .agg(F.count("*").alias("count"), F.max("time").alias("last"))
+    )
+    of_family = F.col("kind") == "family"
+    ordered = F.sort_array(F.collect_list(F.when(of_family, F.struct((-F.col("count")).alias("less"), "value"))))
+    of_user = counted.groupBy("user_id").agg(
+        ordered.alias("families"),
+        F.sum(F.when(of_family, F.col("count"))).alias("total"),
+        most_frequent("hour").cast("bigint").alias("preferred_hour"),
+        F.coalesce(most_frequent("platform_of_period"), most_frequent("platform")).alias("preferred_platform"),
+    )
     columns = []
     for rank in range(FAMILIES):
         entry = F.get("families", F.lit(rank))
-        columns += [entry["family"].alias(f"family_{rank + 1}"), (-entry["less"]).alias(f"share_{rank + 1}")]
-    return of_user.select("user_id", *columns)
+        share = -entry["less"] / F.col("total")
+        columns += [entry["value"].alias(f"family_{rank + 1}"), share.alias(f"share_{rank + 1}")]
+    return of_user.select("user_id", "preferred_hour", "preferred_platform", *columns)
 
 
-def most_frequent(rows: DataFrame, column: str, time: str, name: str) -> DataFrame:
-    """Return the most frequent value of each user; of equally frequent ones the last seen."""
-    counted = rows.where(F.col(column).isNotNull()).groupBy("user_id", column)
-    order = F.struct("count", "last", column)
-    return (
-        counted.agg(F.count("*").alias("count"), F.max(time).alias("last"))
-        .groupBy("user_id")
-        .agg(F.max_by(column, order).alias(name))
-    )
+def most_frequent(kind: str) -> Column:
+    """Return the most frequent value of a kind; of equally frequent ones the last seen."""
+    return F.max_by("value", F.when(F.col("kind") == kind, F.struct("count", "last", "value")))
 
 
 def main(task: Task) -> None:
     events, predictions = task.input("events"), task.input("predictions")
+    counts = Observation()
     with spark.session(task):
         characteristics = join_characteristics(
             spark.read(task, "predictions"),
             spark.read(task, "events"),
             spark.read(task, "items"),
             spark.read(task, "users"),
+            tracking_plan.load(),
             task.parameters["until"] or events.day_after_newest,
             partitions=spark.partitions_for(events.rows),
+            counts=counts,
         )
         spark.write(task, "characteristics", characteristics)
+        task.metrics |= counts.get
     rows = task.outputs["characteristics"]["rows"]
     if rows != predictions.rows:
         raise TaskError(

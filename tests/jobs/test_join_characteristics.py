@@ -1,19 +1,15 @@
 """Characteristics: one row per predicted user, against habits computed manually."""
 
 import datetime
+import re
 
-from pyspark.sql import SparkSession
+from pyspark.sql import Observation, SparkSession
 
-from common import contracts
-from common.engines import spark
+from common.sources import tracking_plan
 from jobs.join_characteristics import main as job
+from tests.frames import event_rows, frame
 
 END = datetime.date(2011, 6, 1)
-
-
-def frame(session: SparkSession, contract: str, rows: list[dict]):
-    schema = spark.schema(contracts.load(contract))
-    return session.createDataFrame([tuple(row.get(name) for name in schema.names) for row in rows], schema)
 
 
 def at(day: int, hour: int) -> datetime.datetime:
@@ -27,7 +23,7 @@ def test_each_predicted_user_has_one_row_with_known_habits(session: SparkSession
             "user_id": user,
             "segment": "active",
             "churn_probability": 0.25,
-            "top_feature_1": "amount",
+            "top_feature_1": "value",
             "contribution_1": -1.0,
             "model": "blend",
         }
@@ -38,18 +34,14 @@ def test_each_predicted_user_has_one_row_with_known_habits(session: SparkSession
         ("ann", "10003", 5, 7), ("ann", "10004", 6, 8), ("ann", "POST", 7, 6), ("bob", "POST", 1, 23),
         ("eve", "10002", 1, 1), (None, "10002", 1, 1),
     ]  # fmt: skip
-    event = {"type": "purchase", "quantity": 1, "unit_price": 1.0}
-    events = [
-        {**event, "event_id": f"e{n}", "user_id": user, "item_id": item, "time": at(day, hour)}
-        for n, (user, item, day, hour) in enumerate(bought)
-    ]
     later = datetime.datetime(2011, 6, 1, 3, tzinfo=datetime.UTC)
-    events += [
-        {**events[3], "event_id": "later", "time": later},
-        {**events[3], "event_id": "back", "type": "cancellation", "time": at(9, 20)},
-    ]
+    values = [(user, item, "purchase", "web", at(day, hour)) for user, item, day, hour in bought]
+    values += [("ann", "10002", "purchase", "web", later), ("ann", "10002", "cancellation", "web", at(9, 5))]
+    values += [("bob", "10002", "search", "ios", at(9, 23)), ("bob", None, "search", "ios", at(9, 23))]
+    events = event_rows("user_id item_id type platform time", values)
     goods = ("10001", "10001A", "10002", "10003", "10004")
     items = [{"item_id": item, "name": item, "family": item[:5]} for item in goods]
+    items.append({"item_id": "POST", "name": None, "family": None})
     platforms = [("web", 1, "free"), ("ios", 2, "basic"), ("web", 3, "basic"), ("ios", 4, "premium")]
     periods = [
         {"user_id": "ann", "since": at(day, 0), "platform": platform, "plan": plan, "change": "change"}
@@ -65,11 +57,29 @@ def test_each_predicted_user_has_one_row_with_known_habits(session: SparkSession
             ("users@2", periods),
         )
     ]
-    rows = {row.user_id: row.asDict() for row in job.join_characteristics(*frames, END, 2).collect()}
+    counts = Observation()
+    found = job.join_characteristics(*frames, tracking_plan.load(), END, 2, counts).collect()
+    rows = {row.user_id: row.asDict() for row in found}
     assert sorted(rows) == list(users)
     families = ("family_1", "share_1", "family_2", "share_2", "family_3", "share_3")
     assert [rows["ann"][name] for name in families] == ["10001", 3 / 6, "10002", 1 / 6, "10003", 1 / 6]
     habits = ("preferred_hour", "preferred_platform", "plan", "churn_probability", "top_feature_1")
-    assert [rows["ann"][name] for name in habits] == [20, "ios", "premium", 0.25, "amount"], "of 9 and 20 h the last"
-    assert [rows["bob"][name] for name in (*families, *habits[:3])] == [None] * 6 + [23, None, None]
+    assert [rows["ann"][name] for name in habits] == [20, "ios", "premium", 0.25, "value"], "of 9 and 20 h the last"
+    assert [rows["bob"][name] for name in (*families, *habits[:3])] == [None] * 6 + [23, "ios", None]
     assert [rows["cid"][name] for name in (*families, *habits[:3])] == [None] * 9
+    assert counts.get == {"events": 12, "target_events": 9, "target_events_without_family": 2}
+
+
+def test_events_are_read_and_shuffled_once_and_need_no_catalogue(session: SparkSession, tmp_path) -> None:
+    frames = []
+    rows = {"churn_predictions@2": [], "events@2": event_rows("time", [(at(1, 9),)]), "items@2": [], "users@2": []}
+    for contract, some in rows.items():
+        made = frame(session, contract, some)
+        made.write.parquet(f"{tmp_path}/{contract}")
+        frames.append(session.read.schema(made.schema).parquet(f"{tmp_path}/{contract}"))
+    joined = job.join_characteristics(*frames, tracking_plan.load(), END, 3, counts := Observation())
+    assert joined.collect() == []
+    assert counts.get == {"events": 1, "target_events": 1, "target_events_without_family": 1}
+    plan = joined._jdf.queryExecution().executedPlan().toString().split("== Initial Plan ==")[-1]
+    assert len(re.findall(r"ReadSchema: \S*time:timestamp", plan)) == 1, plan
+    assert plan.count("REPARTITION_BY_NUM") == 1, plan

@@ -115,7 +115,7 @@ class Shop:
             "select": "recommendations@1",
             "features": "user_features@2",
             "churn": "churn_predictions@2",
-            "join": "characteristics@2",
+            "join": "characteristics@3",
             "ingest": QUARANTINE,
         }.items():
             files = {f"attempt-2/rows/part-{n}.parquet": content_of(contract, users) for n in range(2)}
