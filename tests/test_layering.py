@@ -51,6 +51,7 @@ PACKAGES = {
     "common.ingestion.csv_rows": {*AWS, "zstandard"},
     "common.ingestion.records": set(),
     "common.ingestion.suppression": AWS,
+    "common.ingestion.arrow": {*AWS, "duckdb", "numpy", "pyarrow", "sqlglot", "zstandard"},
     "common.ingestion.spark": {*AWS, "pyspark", "py4j", "sqlglot", "zstandard"},
     "common.engines.spark": {*AWS, "pyspark", "py4j"},
     "common.engines.arrow": {*AWS, "numpy", "pyarrow"},

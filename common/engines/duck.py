@@ -65,17 +65,11 @@ def connect(database: str = ":memory:") -> DuckDBPyConnection:
 
 def evaluate(table: pa.Table, expressions: Mapping[str, str]) -> pa.Table:
     """Return the values of expressions over a table's columns, one column per name."""
+    translator = Translator(table.schema)
+    columns = [f"{translator.sql_of(text)} AS {quoted(name)}" for name, text in expressions.items()]
     with connect() as connection:
-        columns = [f"{sql} AS {quoted(name)}" for name, sql in translate(expressions, table.schema).items()]
         connection.register(RECORDS, table)
         return connection.sql(f"SELECT {', '.join(columns)} FROM {RECORDS}").to_arrow_table()
-
-
-def translate(expressions: Mapping[str, str], schema: pa.Schema) -> dict[str, str]:
-    """Return DuckDB's SQL of expressions over a table RECORDS; ArgumentError names one that does not fit its types."""
-    with connect() as connection:
-        connection.register(RECORDS, schema.empty_table())
-        return {name: Translation(connection).sql_of(text) for name, text in expressions.items()}
 
 
 def arrow_type(spark_type: str) -> pa.DataType:
@@ -109,14 +103,15 @@ def rendered(node: exp.Expr) -> str:
     return node.sql(dialect="duckdb", identify=True)
 
 
-class Translation:
-    """A translation whose connection has the table RECORDS, from which it takes the types of expressions."""
+class Translator:
+    """Translates expressions over a table RECORDS with the columns of a schema."""
 
-    def __init__(self, connection: DuckDBPyConnection) -> None:
-        self.connection = connection
+    def __init__(self, schema: pa.Schema) -> None:
+        self.connection = connect()
+        self.connection.register(RECORDS, schema.empty_table())
 
     def sql_of(self, text: str) -> str:
-        """Return DuckDB's SQL of an expression."""
+        """Return DuckDB's SQL of an expression; ArgumentError if it does not fit the types of its columns."""
         try:
             root = exp.Paren(this=sqlglot.parse_one(text, read="spark"))
             for node in reversed(list(root.bfs())):  # operands before the node that has them
@@ -152,10 +147,10 @@ class Mismatch(Exception):
     """Engines disagree about a part of an expression; the message ends a sentence."""
 
 
-Rule = Callable[[Translation, exp.Expr], str | None]
+Rule = Callable[[Translator, exp.Expr], str | None]
 
 
-def cast(types: Translation, node: exp.Expr) -> str | None:
+def cast(types: Translator, node: exp.Expr) -> str | None:
     """Numbers of texts and of fractions, and texts of times."""
     operand, source = rendered(node.this), types.kind(node.this)
     target = node.args["to"].sql("duckdb").replace("TIMESTAMP", "TIMESTAMPTZ").replace("TZTZ", "TZ")
@@ -177,12 +172,12 @@ def cast(types: Translation, node: exp.Expr) -> str | None:
     return f"TRY_CAST({operand} AS {target})"
 
 
-def refuse_text_of_real(types: Translation, node: exp.Expr) -> None:
+def refuse_text_of_real(types: Translator, node: exp.Expr) -> None:
     if types.kind(node) in REALS:
         raise Mismatch(f"makes text of the number {node.sql('spark')}; cast it to BIGINT or DECIMAL(20, 2) before")
 
 
-def concat(types: Translation, node: exp.Expr) -> str | None:
+def concat(types: Translator, node: exp.Expr) -> str | None:
     for operand in node.expressions or (node.args["this"], node.expression):
         refuse_text_of_real(types, operand)
     return None
@@ -211,12 +206,12 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def to_date(types: Translation, node: exp.Expr) -> str:
+def to_date(types: Translator, node: exp.Expr) -> str:
     operand = java_time(node) if node.args.get("format") else rendered(node.this)
     return f"TRY_CAST({operand} AS DATE)"
 
 
-def rounded(types: Translation, node: exp.Expr) -> str:
+def rounded(types: Translator, node: exp.Expr) -> str:
     """Half up by the decimal digits of the number, as 0.285 to 0.29."""
     operand, digits = rendered(node.this), rendered(node.args["decimals"]) if node.args.get("decimals") else "0"
     if types.kind(node.this) not in REALS:
@@ -225,13 +220,13 @@ def rounded(types: Translation, node: exp.Expr) -> str:
     return f"coalesce(CAST({exact} AS DOUBLE), {operand})"
 
 
-def logarithm(types: Translation, node: exp.Expr) -> str:
+def logarithm(types: Translator, node: exp.Expr) -> str:
     number = rendered(node.expression if node.args.get("expression") else node.this)
     base = f"log({rendered(node.this)}, {number})" if node.args.get("expression") else f"ln({number})"
     return f"CASE WHEN {number} > 0 THEN {base} END"
 
 
-def replacement(types: Translation, node: exp.Expr) -> str:
+def replacement(types: Translator, node: exp.Expr) -> str:
     r"""Groups of a replacement are $1 in Java and \1 in DuckDB."""
     if not isinstance(node.args["replacement"], exp.Literal):
         raise Mismatch("has a replacement in regexp_replace that is not a literal; write it in quotes")
@@ -243,32 +238,32 @@ def replacement(types: Translation, node: exp.Expr) -> str:
     return f"regexp_replace({rendered(node.this)}, {rendered(node.expression)}, {literal(text)}, 'g')"
 
 
-def part_of(types: Translation, node: exp.Expr) -> str:
+def part_of(types: Translator, node: exp.Expr) -> str:
     """Position 0 of a substring is its first letter."""
     start = rendered(node.args["start"])
     length = f", {rendered(node.args['length'])}" if node.args.get("length") else ""
     return f"substring({rendered(node.this)}, CASE WHEN {start} = 0 THEN 1 ELSE {start} END{length})"
 
 
-def like(types: Translation, node: exp.Expr) -> str | None:
+def like(types: Translator, node: exp.Expr) -> str | None:
     word = "ILIKE" if isinstance(node, exp.ILike) else "LIKE"
     no = "NOT " if node.args.get("negate") else ""
     return rf"{rendered(node.this)} {no}{word} {rendered(node.expression)} ESCAPE '\'"
 
 
-def contains(types: Translation, node: exp.Expr) -> str:
+def contains(types: Translator, node: exp.Expr) -> str:
     """An array without the value, but with a null, may contain it."""
     array = rendered(node.this)
     found = f"list_contains({array}, {rendered(node.expression)})"
     return f"CASE WHEN {found} THEN true WHEN len({array}) > list_count({array}) THEN NULL ELSE {found} END"
 
 
-def json_value(types: Translation, node: exp.Expr) -> str:
+def json_value(types: Translator, node: exp.Expr) -> str:
     operand = rendered(node.this)
     return f"CASE WHEN json_valid({operand}) THEN {operand} ->> {rendered(node.expression)} END"
 
 
-def entry(types: Translation, node: exp.Expr) -> str | None:
+def entry(types: Translator, node: exp.Expr) -> str | None:
     """Positions in an array begin with 0, which sqlglot changes only in literals; element_at begins with 1."""
     (index,) = node.expressions
     if node.args.get("offset") or isinstance(index, exp.Literal) or types.kind(node.this).startswith("MAP"):
@@ -277,7 +272,7 @@ def entry(types: Translation, node: exp.Expr) -> str | None:
     return f"CASE WHEN {position} >= 0 THEN {rendered(node.this)}[{position} + 1] END"
 
 
-def named(types: Translation, node: exp.Expr) -> str | None:
+def named(types: Translator, node: exp.Expr) -> str | None:
     """Functions that sqlglot passes through by their names."""
     operands = [rendered(each) for each in node.expressions]
     match node.name.lower(), operands:
@@ -295,7 +290,7 @@ def named(types: Translation, node: exp.Expr) -> str | None:
             return None
 
 
-def split(types: Translation, node: exp.Expr) -> None:
+def split(types: Translator, node: exp.Expr) -> None:
     if node.args.get("limit"):
         raise Mismatch("has a limit in split; leave it out")
 

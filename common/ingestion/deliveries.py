@@ -1,12 +1,11 @@
 """Files of deliveries, read as a stream: unpacked and split into records, for any bytes."""
 
 import codecs
-import datetime
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import zstandard
 
@@ -16,10 +15,6 @@ from common.handover.inputs import Input
 from common.handover.storage import File
 from common.ingestion.records import IN_BAD_FILE, MAX_KEPT, MAX_RECORD, escape
 
-if TYPE_CHECKING:
-    from common.handover.task import Task
-
-Result = TypeVar("Result")
 CHUNK = 64 * 1024  # bytes unpacked per step
 MAX_UNPACKED = 16 << 30  # bytes of a file
 MAX_SKIPPED = 1 << 30  # bytes of a record; Hadoop's reader stops at twice that
@@ -64,29 +59,6 @@ def split_by_suffix(source: Input, suffix: str) -> tuple[list[File], list[Quaran
     left_out = [Quarantined(file, reason) for file, reason in source.left_out]
     left_out += [Quarantined(file, f"not a file *{suffix}") for file in source.files if not file.uri.endswith(suffix)]
     return files, left_out
-
-
-def read_all(
-    task: "Task", suffix: str, read: Callable[[File, datetime.date], Result]
-) -> tuple[list[Result], list[Quarantined]]:
-    """Apply a function to each file and its day of arrival; return the results, and the files left out.
-
-    Raises InputError if no file can be read.
-    """
-    source = task.input("deliveries")
-    files, left_out = split_by_suffix(source, suffix)
-    results = []
-    for number, file in enumerate(files):
-        task.progress("deliveries read", number, len(files))
-        try:
-            if suffix == ".gz":
-                survey(file)  # quickly detects a corrupt or too large file, before its records are parsed
-            results.append(read(file, source.arrivals[file.uri]))
-        except Unreadable as error:
-            left_out.append(Quarantined(file, str(error)))
-    if not results:
-        raise no_readable_file([source.folder], left_out)
-    return results, left_out
 
 
 def quarantine_metrics(reasons: Counter[str], quarantined: int, left_out: int) -> dict[str, object]:

@@ -37,6 +37,11 @@ class Unusable(Exception):
     """A record can't be used; the message is the reason in quarantine."""
 
 
+def label(name: str) -> str:
+    """Return the words for a column or field in a reason: user ID for user_id."""
+    return name.replace("_", " ").replace(" id", " ID")
+
+
 def missing(field: str) -> str:
     return f"no {field}"
 

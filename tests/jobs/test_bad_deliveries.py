@@ -422,8 +422,8 @@ ROWS = [  # lines of a catalogue, the reasons of the unusable ones
     (["10001,PAPER BAG,"], ["bad time"]),
     (["10001,PAPER BAG,soon"], ["bad time"]),
     (["10001,PAPER BAG,2031-01-01"], ["time after the arrival"]),
-    ([f"10001,{'PAPER ' * 300}BAG,2011-01-01"], ["bad description"]),
-    (["10001,PAPER\0BAG,2011-01-01"], ["bad description"]),
+    ([f"10001,{'PAPER ' * 300}BAG,2011-01-01"], ["bad name"]),
+    (["10001,PAPER\0BAG,2011-01-01"], ["bad name"]),
 ]
 
 
@@ -437,7 +437,7 @@ def test_bad_row_of_a_catalogue_affects_no_other_row(level: Level, lines: list[s
     assert found - {"10001"} == {str(20000 + n) for n in range(50)}
     assert ("10001" in found) == (not reasons and lines != [""])
     assert level.reasons("items") == dict.fromkeys([27], *reasons) if reasons else True
-    assert level.manifest("items")["metrics"]["rows"] == 50 + (lines != [""])
+    assert level.manifest("items")["metrics"]["lines"] == 50 + (lines != [""])
 
 
 @pytest.mark.parametrize("kind", ["users", "items"])

@@ -48,7 +48,12 @@ def test_rows_without_stock_code_or_name_are_quarantined(lake: Lake) -> None:
     assert lake.run("ingest_items") == 4  # more than half of the rows, as of another shop's catalogue
     assert lake.run("ingest_items", "--set", "max_dropped_share=0.75") == 0
     assert lake.dataset("curated/items").to_pylist() == [
-        {"item_id": "85123A", "name": "WHITE HOLDER", "family": "85123"}
+        {
+            **dict.fromkeys(("available_from", "available_until", "attributes")),
+            "item_id": "85123A",
+            "name": "WHITE HOLDER",
+            "family": "85123",
+        }
     ]
     quarantine = [(row["line"], row["reason"], row["content"]) for row in lake.rows("ingest_items").to_pylist()]
     assert quarantine == [
@@ -57,14 +62,15 @@ def test_rows_without_stock_code_or_name_are_quarantined(lake: Lake) -> None:
         (5, "no description is a name", "20852,,2011-01-01T00:00:00Z"),
     ]
     assert lake.manifest("ingest_items")["metrics"] == {
-        "rows": 4,
+        "lines": 4,
         "unusable": 0,
         "reasons": {},
         "files_quarantined": 0,
         "files_left_out": 0,
-        "goods": 1,
-        "goods_with_contradictory_descriptions": 0,
-        "quarantined": {"no description is a name": 2, "no stock code: five digits at the beginning": 1},
+        "not_kept": {},
+        "items": 1,
+        "items_with_several_names": 0,
+        "dropped": {"no description is a name": 2, "no stock code: five digits at the beginning": 1},
     }
 
 
@@ -75,13 +81,18 @@ def test_deliveries_are_read_together(lake: Lake) -> None:
     assert names(lake) == {"22719": "NEW NAME", "22720": "KEPT ITEM"}
 
 
-@pytest.mark.parametrize("text", ["", "item_id,name\n1,2\n", "item_id\0"])
-def test_file_that_is_not_a_list_of_items_is_named(lake: Lake, capsys, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        ("item_id,name\n1,2\n", "its first line does not name item_id, description, seen"),
+        ("item_id\0", "its first line does not name item_id, description, seen"),
+    ],
+)
+def test_file_that_is_not_a_list_of_items_is_named(lake: Lake, capsys, text: str, reason: str) -> None:
     lake.raw_items("2011-02-01", text)
     assert lake.run("ingest_items") == 3
-    assert (
-        "arrival=2011-02-01/items.csv: its first line does not name item_id" in capsys.readouterr().err.splitlines()[-1]
-    )
+    assert f"arrival=2011-02-01/items.csv: {reason}" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_missing_delivery_is_an_input_error(lake: Lake) -> None:

@@ -150,7 +150,7 @@ def test_overflow_is_null(case: str) -> None:
 )
 def test_expression_on_which_engines_disagree_is_refused(table: pa.Table, case: str, reason: str) -> None:
     with pytest.raises(ArgumentError) as error:
-        duck.translate({"name": case}, table.schema)
+        duck.Translator(table.schema).sql_of(case)
     assert str(error.value).startswith(f"The expression {case} ") and reason in str(error.value)
 
 
