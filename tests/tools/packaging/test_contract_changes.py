@@ -23,10 +23,11 @@ def commit(root):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A repository with releases 1.9.0 and 1.10.0, of which the last has visits@1 and views@1."""
+    """A repository with three releases, of which 1.10.0 is the last and has visits@1 and views@1."""
     write(tmp_path, {"common/contracts/visits@1.toml": VISITS + CITY, "CHANGELOG.md": CHANGELOG})
     git(tmp_path, "init", "--quiet")
     commit(tmp_path)
+    git(tmp_path, "tag", "v0.9.0")
     git(tmp_path, "tag", "v1.9.0")
     write(tmp_path, {"common/contracts/visits@1.toml": VISITS, "common/contracts/views@1.toml": VISITS})
     commit(tmp_path)
@@ -82,7 +83,7 @@ def test_version_that_is_gone_is_compared_and_named(repository, monkeypatch):
 
 
 def test_repository_without_a_release_says_so(repository, monkeypatch, capsys):
-    git(repository, "tag", "--delete", "v1.9.0", "v1.10.0")
+    git(repository, "tag", "--delete", "v0.9.0", "v1.9.0", "v1.10.0")
     git(repository, "tag", "vision")
     write(repository, {"common/contracts/visits@1.toml": VISITS + CITY})
     assert compare(monkeypatch) == []
