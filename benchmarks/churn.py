@@ -23,14 +23,13 @@ from pyspark.sql import SparkSession
 from sklearn.model_selection import StratifiedKFold
 
 from benchmarks.quality import SOURCE
-from common.churn import calibration, encoding, models
+from common.churn import calibration, encoding, forward, models, training
+from common.churn.training import RULE, Rows
 from common.engines import arrow, spark
-from common.engines.interactions import shard_of
 from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS
 from common.sources import tracking_plan
 from jobs.build_user_features import main as features_job
 from jobs.train_churn import main as job
-from jobs.train_churn.main import Rows
 
 ROOT = Path(__file__).parents[1]
 SHOP_CUTS = [datetime.date(year, month, 1) for year, month in ((2010, 6), (2010, 9), (2010, 12), (2011, 3), (2011, 6))]
@@ -59,25 +58,22 @@ def heading(text: str) -> None:
     print(f"\n{text}\n{'model':24} {'AUC':>9} {'AP':>9} {'log loss':>9} {'cal. err.':>9}", flush=True)
 
 
-def split_rows(table: pa.Table, cut: datetime.date) -> tuple[Rows, Rows, np.ndarray]:
-    """Return the labelled rows before a cut, those as of it, and a mask of held-out users of the former."""
-    table = table.filter(pc.field("churned").is_valid() & (pc.field("cut") <= cut)).sort_by(
-        [("cut", "ascending"), ("user_id", "ascending")]
-    )
-    rows = Rows(table.drop_columns(job.NO_FEATURES), table["churned"].to_numpy())
-    newest = pc.equal(table["cut"], cut).to_numpy()
-    held_out = shard_of(table["user_id"].combine_chunks(), job.HELD_OUT) == 0
-    return rows.where(~newest), rows.where(newest), held_out[~newest]
-
-
 def evaluate(table: pa.Table, cut: datetime.date) -> dict[str, dict[str, float]]:
-    """Print and return figures by model as of a cut; the calibration error also without calibration."""
-    training, newest, held_out = split_rows(table, cut)
-    found = job.fit_and_evaluate(training, newest, held_out, 1, lambda *_: None)
+    """Print and return figures by model as of a cut, calibrated by the cuts before; the error also as fitted."""
+    known = table.filter(pc.field("churned").is_valid() & (pc.field("cut") <= cut)).sort_by("user_id")
+    history = job.History(known, pc.max(table["cut"]).as_py(), 0)
+    labelled = job.label(history)
+    older, held_out = job.split(history, labelled, labelled.days)
+    found = job.evaluate(older, held_out, labelled, 1, lambda *_: None)
     for name, figures in found.quality.items():
-        raw = calibration.quality(found.odds[name], found.odds[name], newest.churned)["calibration_error"]
+        odds = found.walked.odds[cut][name]
+        raw = calibration.quality(odds, odds, labelled.cuts[cut].churned)["calibration_error"]
         chosen = ", ships" if name == found.winner else ""
-        line(name, figures, f"calibration error {raw:.4f} as fitted{chosen}")
+        line(name, figures, f"{found.judged[name][cut].correction}; error {raw:.4f} as fitted{chosen}")
+    calibrated, cuts = forward.judge_calibration(found.walked, found.judged[found.winner])
+    for name, figures in cuts.items():
+        print(f"{name}: {figures}")
+    print(f"calibrated: {calibrated}")
     return found.quality
 
 
@@ -121,7 +117,7 @@ def shop(session: SparkSession, folder: Path) -> None:
         f"Online Retail II, inactive for 90 days from 2011-06-01: {test.num_rows:,} customers, {churned:.1%} churned"
     )
     quality = evaluate(table, SHOP_CUTS[-1])
-    if (test.num_rows, round(churned, 3), round(quality[job.RULE]["auc"], 3)) != (2647, 0.498, 0.658):
+    if (test.num_rows, round(churned, 3), round(quality[RULE]["auc"], 3)) != (2647, 0.498, 0.658):
         raise SystemExit("The protocol differs: expected 2,647 customers, 49.8 % churned and AUC .658 of recency.")
 
 
@@ -189,14 +185,15 @@ def telco(file: Path) -> None:
     for fitting, held in StratifiedKFold(5, shuffle=True, random_state=42).split(churned, churned):
         inside = np.zeros(len(churned), dtype=bool)
         inside[fitting] = True
-        training, test = rows.where(inside), rows.where(~inside)
-        chosen = job.choose_settings(training, np.arange(len(fitting)) % job.HELD_OUT == 0, 1, lambda *_: None)
-        columns = encoding.fit_encoding(training.features)
-        matrix, test_matrix = columns.matrix(training.features), columns.matrix(test.features)
+        fitted_on, test = rows.where(inside), rows.where(~inside)
+        held_out = np.arange(len(fitting)) % job.HELD_OUT == 0
+        settings = training.choose_settings(fitted_on, held_out, 1, lambda *_: None)
+        columns = encoding.fit_encoding(fitted_on.features)
+        matrix, test_matrix = columns.matrix(fitted_on.features), columns.matrix(test.features)
         fitted = {
-            name: job.fit(name, found["setting"], matrix, training.churned, 1)
-            for name, found in chosen.items()
-            if "setting" in found
+            name: training.fit(name, chosen["setting"], matrix, fitted_on.churned, 1)
+            for name, chosen in settings.items()
+            if "setting" in chosen
         }
         fitted["blend"] = models.Blend(*fitted.values())
         for name, model in fitted.items():

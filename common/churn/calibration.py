@@ -12,7 +12,8 @@ from common.churn.models import Calibration, probability
 
 Churned = NDArray[np.bool_]
 BINS = 10
-FOLDS = 5
+MAX_SHIFT = 20.0  # of log-odds
+BISECTIONS = 40
 
 
 def fit_calibration(odds: Floats, churned: Churned) -> Calibration:
@@ -21,15 +22,16 @@ def fit_calibration(odds: Floats, churned: Churned) -> Calibration:
     return Calibration(float(fitted.coef_[0, 0]), float(fitted.intercept_[0]))
 
 
-def cross_calibrated(odds: Floats, churned: Churned, seed: int) -> Floats:
-    """Return the log-odds of each row by a calibration fitted on the other four fifths of the rows."""
-    fold = np.random.default_rng(seed).permutation(len(odds)) % FOLDS
-    result = np.empty(len(odds))
-    for number in range(FOLDS):
-        inside = fold == number
-        calibration = fit_calibration(odds[~inside], churned[~inside])
-        result[inside] = calibration(odds[inside])
-    return result
+def with_mean(calibrated: Calibration, odds: Floats, share: float) -> Calibration:
+    """Return the calibration shifted so that the mean probability of the log-odds is the share, by bisection."""
+    low, high = -MAX_SHIFT, MAX_SHIFT
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if probability(calibrated(odds) + middle).mean() < share:
+            low = middle
+        else:
+            high = middle
+    return Calibration(calibrated.slope, calibrated.shift + (low + high) / 2)
 
 
 def reliability(probabilities: Floats, churned: Churned) -> list[dict[str, float]]:

@@ -4,8 +4,9 @@ The contribution of a feature is its addition to the log-odds of the average use
 changes along the paths through the trees, and weight times distance from the mean in the regression. All contributions
 and the average add up to the user's log-odds. Only one batch of the features is in memory at a time.
 
-Segments, by the last purchase: `new` first seen in the last 28 days; `active` bought in the last 28; `cooling` in the
-last 90; `lapsed` before that; `without purchases` never.
+Segments, by the last target event: `not started` without any; else `new` first seen in the last `active_within_days`;
+`active` with one in these days; `cooling` in the last `cooling_within_days`; `lapsed` before that. The metrics repeat
+if training found the probabilities calibrated.
 """
 
 from collections.abc import Iterator
@@ -24,17 +25,16 @@ from common.engines.interactions import shard_of
 from common.handover import Task, run
 
 TOP_FEATURES = 3
-ACTIVE_DAYS, COOLING_DAYS = 28, 90
 
 
-def segments(rows: pa.Table) -> np.ndarray:
+def segments(rows: pa.Table, active_within_days: int, cooling_within_days: int) -> np.ndarray:
     """Return the activity segment of each row."""
     recency, tenure = (rows[name].to_numpy() for name in ("recency_days", "tenure_days"))
     tests = {
-        "without purchases": np.isnan(recency),
-        "new": tenure <= ACTIVE_DAYS,
-        "active": recency <= ACTIVE_DAYS,
-        "cooling": recency <= COOLING_DAYS,
+        "not started": np.isnan(recency),
+        "new": tenure <= active_within_days,
+        "active": recency <= active_within_days,
+        "cooling": recency <= cooling_within_days,
     }
     return np.select(list(tests.values()), list(tests), "lapsed")
 
@@ -56,8 +56,8 @@ def top_features(names: list[str], contributions: np.ndarray, at_risk: np.ndarra
     return columns
 
 
-def predict(rows: pa.Table, model: Model, document: dict[str, Any]) -> pa.Table:
-    """Return rows of churn_predictions@2, one per row of features."""
+def predict(rows: pa.Table, model: Model, document: dict[str, Any], days: tuple[int, int]) -> pa.Table:
+    """Return rows of churn_predictions@2, one per row of features; `days` bound the segments."""
     calibration = Calibration(document["slope"], document["shift"])
     columns = Encoding(document["features"], document["words"])
     names, contributions = columns.by_feature(model.contributions(columns.matrix(rows)))
@@ -66,7 +66,7 @@ def predict(rows: pa.Table, model: Model, document: dict[str, Any]) -> pa.Table:
     return pa.table(
         {
             "user_id": rows["user_id"],
-            "segment": pa.array(segments(rows).tolist(), pa.string()),
+            "segment": pa.array(segments(rows, *days).tolist(), pa.string()),
             "churn_probability": pa.array(probabilities, mask=~at_risk),
             **top_features(names, calibration.slope * contributions, at_risk),
             "model": pa.repeat(document["model"], rows.num_rows),
@@ -78,20 +78,23 @@ def main(task: Task) -> None:
     arrays, document = read_arrays(task, "model")
     model = models.from_arrays(arrays)
     shards, shard = task.parameters["shards"], task.map_index or 0
+    days = task.parameters["active_within_days"], task.parameters["cooling_within_days"]
     counts = {"users": 0, "at_risk": 0, "expected_churn": 0.0}
 
     def predictions() -> Iterator[pa.Table]:
         for batch in arrow.batches(task, "features"):
             now = batch.filter(batch["churned"].is_null())  # as of the newest cut, whose outcome is not known yet
             rows = pa.table(now.filter(pa.array(shard_of(now["user_id"], shards) == shard)))
-            predicted = predict(rows, model, document)
+            predicted = predict(rows, model, document, days)
             counts["users"] += rows.num_rows
             counts["at_risk"] += rows.num_rows - predicted["churn_probability"].null_count
             counts["expected_churn"] += pc.sum(predicted["churn_probability"]).as_py() or 0.0
             yield predicted
 
     arrow.write(task, "predictions", predictions())
-    task.metrics |= {**counts, "model": document["model"]}
+    judged = document["models"][document["model"]]
+    task.metrics |= {**counts, "model": document["model"], "calibrated": document["calibrated"]}
+    task.metrics["calibration_error"] = judged["calibration_error"]
     task.log("predicted", **task.metrics)
 
 

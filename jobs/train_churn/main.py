@@ -1,23 +1,25 @@
-"""Train churn models: choose on users held out of the older cuts, evaluate and calibrate on the newest labelled cut.
+"""Train churn models: judge them on the newest labelled cut, then ship the best, refitted with that cut.
 
 Each model is fitted on four fifths of the users of the older cuts, its setting chosen by the log loss on the others.
-With that setting it is fitted on all older cuts, and calibrated and evaluated on the newest, each row by a calibration
-that has not seen it. The model that was best on the held-out users ships if it beats the recency rule and is not much
-worse than the incumbent model, which is evaluated on the same rows.
+With that setting it is fitted before each cut and predicts it, so that each calibration is judged on the cut after
+(`common.churn.forward`). The model that was best on the held-out users ships if it beats the recency rule and is not
+much worse than the incumbent, of which the product keeps the model that had not seen the newest cut either.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import datetime
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from sklearn.metrics import log_loss
 
-from common.churn import calibration, encoding, fitting, models
+from common.churn import calibration, forward, models, training
 from common.churn.calibration import Churned
-from common.churn.encoding import Encoding, Floats
-from common.churn.models import Blend, Calibration, Model
+from common.churn.encoding import Encoding
+from common.churn.forward import Judged, Labelled, Walk
+from common.churn.models import Calibration
+from common.churn.training import RULE, Rows
 from common.engines import arrow
 from common.engines.arrays import read_arrays, write_arrays
 from common.engines.interactions import shard_of
@@ -25,199 +27,219 @@ from common.errors import GateRefused, InputError
 from common.handover import Task, run, storage
 
 NO_FEATURES = ["user_id", "cut", "at_risk", "churned"]
-RECENCY = Encoding(["recency_days"], [None])
-RULE = "recency rule"
-STRENGTHS = (0.1, 0.01, 1.0)
-LEAVES = (8, 24)
-Progress = Callable[[str, int, int], None]
 HELD_OUT = 5  # one user in five
+JUDGED = "judged_"  # begins the names of arrays of the model that has not seen the newest cut
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Users as of one or more cuts: their features, and whether they churned."""
+class History(NamedTuple):
+    """Rows with a known outcome, of as many users as are read; the cut of now, and days since the first known user."""
 
-    features: pa.Table
-    churned: Churned
+    rows: pa.Table
+    now: datetime.date | None
+    days: int
 
-    def where(self, chosen: Churned) -> "Rows":
-        return Rows(self.features.filter(pa.array(chosen)), self.churned[chosen])
+    def of(self, cut: datetime.date) -> pa.Table:
+        return self.rows.filter(pc.equal(self.rows["cut"], pa.scalar(cut)))
 
 
-def labelled(task: Task) -> pa.Table:
-    """Return the rows with a known outcome: all, or those of as many users as fit into training_rows."""
+def read_history(task: Task) -> History:
+    """Read the features of all users, or of as many as fit into training_rows."""
     shards = -(-task.input("features").rows // task.parameters["training_rows"])
-    kept = []
+    kept, cuts, oldest = [], [], []
     for batch in arrow.batches(task, "features"):
         known = batch.filter(batch["churned"].is_valid())
         kept.append(known.filter(pa.array(shard_of(known["user_id"], shards) == 0)))
-    return pa.Table.from_batches(kept, kept[0].schema) if kept else arrow.read(task, "features")
+        cuts.append(pc.max(batch["cut"]).as_py())
+        oldest.append(pc.max(batch.filter(pc.equal(batch["cut"], cuts[-1]))["tenure_days"]).as_py())
+    rows = pa.Table.from_batches(kept, kept[0].schema) if kept else arrow.read(task, "features")
+    now = max(cuts, default=None)
+    days = [tenure or 0 for cut, tenure in zip(cuts, oldest, strict=True) if cut == now]
+    return History(rows, now, int(max(days, default=0)))
 
 
-def check_outcomes(rows: Rows, which: str) -> Rows:
-    """Raise InputError unless at least two of the rows churned, and two did not; return the rows."""
-    churned = int(rows.churned.sum())
-    if not 2 <= churned <= len(rows.churned) - 2:
-        raise InputError(
-            f"Of the {len(rows.churned)} users at risk {which} {churned} churned, so nothing can be learned; expected "
-            "at least two that churned and two that did not: choose other cuts, or a longer window, in "
-            "build_user_features."
+def label(history: History) -> Labelled:
+    """Return the users by labelled cut."""
+    cuts = {}
+    for cut in pc.unique(history.rows["cut"]).sort().to_pylist() if history.rows.num_rows else []:
+        rows = history.of(cut)
+        cuts[cut] = Rows(rows.drop_columns(NO_FEATURES), rows["churned"].to_numpy())
+    days = (history.now - max(cuts)).days if history.now and cuts else 0
+    return Labelled(cuts, max(1, days))
+
+
+def remedy(history: History, horizon_days: int, cuts: int) -> str:
+    """Return how to get a number of labelled cuts from the history, or how long it has to be."""
+    if history.days > cuts * horizon_days:
+        return (
+            f"set labelled_cuts of build_user_features to {cuts} or more and cut_spacing_days to {horizon_days}, for "
+            f"which the history of {history.days} days is long enough"
         )
-    return rows
+    return (
+        f"{cuts} cuts with a horizon_days of {horizon_days} need {cuts * horizon_days + 1} days of history instead of "
+        f"{history.days}: lengthen the window of build_user_features, or lower horizon_days to at most "
+        f"{max(1, (history.days - 1) // cuts)}"
+    )
 
 
-def fit(name: str, setting: float, matrix: Floats, churned: Churned, seed: int) -> Model:
-    if name == "boosted trees":
-        return fitting.fit_trees(matrix, churned, int(setting), seed)
-    return fitting.fit_regression(matrix, churned, setting)
+def split(history: History, labelled: Labelled, horizon_days: int) -> tuple[Rows, Churned]:
+    """Return the rows known as of the newest labelled cut, and the mask of their held-out users.
 
-
-def choose_settings(training: Rows, held_out: Churned, seed: int, progress: Progress) -> dict[str, dict[str, float]]:
-    """Return by model its best setting, and its log loss on the held-out users."""
-    fitting, held = training.where(~held_out), training.where(held_out)
-    columns = encoding.fit_encoding(fitting.features)
-    if not columns.features:
+    Raises InputError if there are none, or if they, or those of the newest cut, have one outcome only.
+    """
+    newest = max(labelled.cuts, default=None)
+    older = labelled.known(newest) if newest else []
+    if not newest or not older:
         raise InputError(
-            "Every feature is constant, so nothing can be learned; check build_user_features and its input."
+            f"Training needs two labelled cuts, the outcome of one known as of the other; the features have "
+            f"{len(labelled.cuts)} labelled, {len(older)} of them known as of the newest: "
+            f"{remedy(history, horizon_days, 2)}."
         )
-    matrix, held_matrix = columns.matrix(fitting.features), columns.matrix(held.features)
-
-    def loss(odds: Floats) -> float:
-        return float(log_loss(held.churned, models.probability(odds), labels=[False, True]))
-
-    best: dict[str, dict[str, float]] = {}
-    odds: dict[str, Floats] = {}
-    for name, settings in (("logistic regression", STRENGTHS), ("boosted trees", LEAVES)):
-        for setting in settings:
-            progress(f"models tried, now {name} with {setting:g},", len(odds), 2)
-            tried = models.log_odds(fit(name, setting, matrix, fitting.churned, seed), held_matrix)
-            if name not in best or loss(tried) < best[name]["held_out_log_loss"]:
-                best[name], odds[name] = {"setting": setting, "held_out_log_loss": loss(tried)}, tried
-    mean = (odds["logistic regression"] + odds["boosted trees"]) / 2
-    best["blend"] = {"held_out_log_loss": loss(mean)}
-    return best
+    training = labelled.rows(older)
+    held_out = np.concatenate([shard_of(history.of(cut)["user_id"].combine_chunks(), HELD_OUT) == 0 for cut in older])
+    for rows, which in (
+        (training, f"before {newest}"),
+        (labelled.cuts[newest], f"as of {newest}"),
+        (training.where(~held_out), "to fit on"),
+        (training.where(held_out), "held out to choose settings"),
+    ):
+        if not rows.teaches:
+            raise InputError(
+                f"Of the {len(rows.churned)} users at risk {which} {int(rows.churned.sum())} churned, so nothing can "
+                "be learned; expected at least two that churned and two that did not: choose other cuts, or a longer "
+                "window, in build_user_features."
+            )
+    return training, held_out
 
 
 class Evaluation(NamedTuple):
-    """Models fitted on the training rows, and their quality on the evaluation rows, by name.
+    """Settings of the models, their walk over the labelled cuts, and by model its figures on each predicted cut."""
 
-    `calibrated` are log-odds of each row by a calibration that has not seen it. The winner was best on held-out users.
+    settings: training.Settings
+    walked: Walk
+    judged: dict[str, dict[datetime.date, Judged]]
+
+    @property
+    def winner(self) -> str:
+        """Return the model that was best on the held-out users."""
+        return min(self.settings, key=lambda name: self.settings[name]["held_out_log_loss"])
+
+    @property
+    def quality(self) -> dict[str, dict[str, float]]:
+        """Return by model its quality on the newest cut."""
+        newest = max(self.walked.odds)
+        return {name: of_cuts[newest].quality | self.settings.get(name, {}) for name, of_cuts in self.judged.items()}
+
+
+def evaluate(older: Rows, held_out: Churned, labelled: Labelled, seed: int, progress: training.Progress) -> Evaluation:
+    """Choose settings on held-out users before the newest cut, then judge all models on all cuts they can predict."""
+    settings = training.choose_settings(older, held_out, seed, progress)
+    walked = forward.walk(labelled, settings, seed, progress)
+    names = walked.odds[max(labelled.cuts)]
+    return Evaluation(settings, walked, {name: forward.judge(walked, name) for name in names})
+
+
+def evaluate_incumbent(task: Task, walked: Walk, predicts: dict[str, Any]) -> dict[str, float]:
+    """Return the incumbent's quality on the newest cut; empty without one, or if it cannot be compared.
+
+    Of the incumbent this takes the model that was judged, before the refit: it has seen no outcome after its own newest
+    cut, which must not be later than this one.
     """
-
-    winner: str
-    columns: Encoding
-    fitted: dict[str, Model]
-    odds: dict[str, Floats]
-    calibrated: dict[str, Floats]
-    quality: dict[str, dict[str, float]]
-
-
-def fit_and_evaluate(training: Rows, newest: Rows, held_out: Churned, seed: int, progress: Progress) -> Evaluation:
-    """Choose settings on held-out users, fit on all training rows, and evaluate on the newest next to the rule."""
-    chosen = choose_settings(training, held_out, seed, progress)
-    columns = encoding.fit_encoding(training.features)
-    matrix, newest_matrix = columns.matrix(training.features), columns.matrix(newest.features)
-    fitted: dict[str, Model] = {
-        name: fit(name, best["setting"], matrix, training.churned, seed)
-        for name, best in chosen.items()
-        if "setting" in best
-    }
-    fitted["blend"] = Blend(fitted["logistic regression"], fitted["boosted trees"])
-    odds = {name: models.log_odds(model, newest_matrix) for name, model in fitted.items()}
-    rule = fitting.fit_regression(RECENCY.matrix(training.features), training.churned, 1.0)
-    odds[RULE] = models.log_odds(rule, RECENCY.matrix(newest.features))
-    calibrated = {name: calibration.cross_calibrated(each, newest.churned, seed) for name, each in odds.items()}
-    quality = {
-        name: calibration.quality(odds[name], each, newest.churned) | chosen.get(name, {})
-        for name, each in calibrated.items()
-    }
-    winner = min(chosen, key=lambda name: chosen[name]["held_out_log_loss"])
-    return Evaluation(winner, columns, fitted, odds, calibrated, quality)
-
-
-def evaluate_incumbent(task: Task, newest: Rows, predicts: dict[str, Any]) -> dict[str, float]:
-    """Return the incumbent's quality on the same rows; empty without one, or if it predicts another churn."""
     if not task.input("in_place").files:
         return {}
     arrays, document = read_arrays(task, "in_place")
+    newest = max(walked.odds)
     if any(document[name] != value for name, value in predicts.items()):
         task.log("not_compared", note="'the incumbent model predicts another kind of churn'")
         return {}
-    matrix = Encoding(document["features"], document["words"]).matrix(newest.features)
-    odds = models.log_odds(models.from_arrays(arrays), matrix)
-    calibrated = Calibration(document["slope"], document["shift"])(odds)
-    return calibration.quality(odds, calibrated, newest.churned)
+    if datetime.date.fromisoformat(document["cut"]) > newest:
+        task.log("not_compared", note=f"'the incumbent model was judged on a later cut, {document['cut']}'")
+        return {}
+    model = models.from_arrays({name.removeprefix(JUDGED): arrays[name] for name in arrays if name.startswith(JUDGED)})
+    judged, rows = document["judged"], walked.labelled.cuts[newest]
+    odds = models.log_odds(model, Encoding(judged["features"], judged["words"]).matrix(rows.features))
+    return calibration.quality(odds, Calibration(judged["slope"], judged["shift"])(odds), rows.churned)
 
 
 def refuse_unless_better(
-    winner: str, quality: dict[str, dict[str, float]], incumbent: dict[str, float], max_auc_loss: float
+    winner: str, quality: dict[str, dict[str, float]], incumbent: dict[str, float], max_auc_loss: float, more: str
 ) -> None:
     """Raise GateRefused if the winner does not beat the recency rule, or is much worse than the incumbent model."""
     auc, rule = quality[winner]["auc"], quality[RULE]["auc"]
     if auc <= rule:
         raise GateRefused(
-            f"The {winner} does not beat the recency rule on the newest window (AUC {auc:.4f} against {rule:.4f}), "
-            "so no model ships; check the features, or keep the last model."
+            f"The {winner} does not beat the recency rule on the newest labelled cut (AUC {auc:.4f} against "
+            f"{rule:.4f}), so no model ships and a live one stays; check that the features differ between users, or "
+            f"learn from more cuts: {more}."
         )
     if incumbent and auc < incumbent["auc"] - max_auc_loss:
         raise GateRefused(
-            f"The {winner} is worse than the incumbent model on the newest window (AUC {auc:.4f} against "
+            f"The {winner} is worse than the incumbent model on the newest labelled cut (AUC {auc:.4f} against "
             f"{incumbent['auc']:.4f}, at most {max_auc_loss:g} less is allowed), so it does not replace it; check the "
             "features, or raise max_auc_loss."
         )
 
 
-def main(task: Task) -> None:
-    seed = task.parameters["seed"]
-    table = labelled(task)
-    cuts = pc.unique(table["cut"]).sort() if table.num_rows else []
-    if len(cuts) < 2:
-        raise InputError(
-            f"Training needs at least two snapshot dates with labelled at-risk users, the features have {len(cuts)}; "
-            "raise labelled_cuts of build_user_features, or lengthen its window."
-        )
-    cut = cuts[-1]
-    everyone = Rows(table.drop_columns(NO_FEATURES), table["churned"].to_numpy())
-    is_newest = pc.equal(table["cut"], cut).to_numpy()
-    held_out = shard_of(table["user_id"].combine_chunks(), HELD_OUT) == 0
-    training = check_outcomes(everyone.where(~is_newest), f"before {cut}")
-    newest = check_outcomes(everyone.where(is_newest), f"as of {cut}")
-    held_out = held_out[~is_newest]
-    for part, which in ((~held_out, "to fit on"), (held_out, "held out to choose settings")):
-        check_outcomes(training.where(part), which)
-    task.log("read", training=len(training.churned), newest=len(newest.churned))
-
-    evaluation = fit_and_evaluate(training, newest, held_out, seed, task.progress)
-    for name, figures in evaluation.quality.items():
-        task.log("evaluated", model=f"'{name}'", **figures)
-    winner = evaluation.winner
-    used = task.input("features").manifests[0].document["parameters"]
-    predicts = {name: used.get(name) for name in ("churn", "horizon_days")}
-    incumbent = evaluate_incumbent(task, newest, predicts)
-    task.metrics |= {
-        "model": winner,
-        "cut": str(cut),
-        "training_rows": len(training.churned),
-        "judged_rows": len(newest.churned),
-        "models": evaluation.quality,
-        "in_place": incumbent,
-    }
-    refuse_unless_better(winner, evaluation.quality, incumbent, task.parameters["max_auc_loss"])
-
-    bins = calibration.reliability(models.probability(evaluation.calibrated[winner]), newest.churned)
-    document = {
-        "model": winner,
-        **asdict(evaluation.columns),
-        **calibration.fit_calibration(evaluation.odds[winner], newest.churned)._asdict(),
-        **predicts,
-        "cut": str(cut),
-        "models": evaluation.quality,
+def ship(task: Task, evaluation: Evaluation, document: dict[str, Any]) -> None:
+    """Write the winner, refitted on all labelled cuts and calibrated for now, the judged one, and the plot."""
+    settings, walked, _ = evaluation
+    name, labelled, newest = evaluation.winner, walked.labelled, max(walked.odds)
+    judged = evaluation.judged[name]
+    refitted = training.fit_models(labelled.rows(list(labelled.cuts)), settings, task.parameters["seed"])
+    correction, calibrate = forward.choose_correction(walked, name, labelled.next, judged)
+    churned = labelled.cuts[newest].churned
+    bins = calibration.reliability(models.probability(judged[newest].odds), churned)
+    document |= {
+        **asdict(refitted.columns),
+        **calibrate._asdict(),
+        "correction": correction,
         "reliability": bins,
+        "judged": {**asdict(walked.fitted.columns), **judged[newest].calibration._asdict()},
     }
-    plot = calibration.plot(bins, f"{winner}, {len(newest.churned):,} users as of {cut}")
+    arrays = refitted.models[name].arrays()
+    arrays |= {f"{JUDGED}{part}": array for part, array in walked.fitted.models[name].arrays().items()}
+    plot = calibration.plot(bins, f"{name}, {len(churned):,} users as of {newest}")
     storage.write(f"{task.folder('model')}/calibration.svg", plot.encode())
     for role in ("model", "next_in_place"):
-        write_arrays(task, role, evaluation.fitted[winner].arrays(), document)
+        write_arrays(task, role, arrays, document)
+
+
+def report(task: Task, evaluation: Evaluation) -> dict[str, Any]:
+    """Log the figures of all models and the winner's on each judged cut; return those of the document."""
+    winner, newest = evaluation.winner, max(evaluation.walked.odds)
+    for name, figures in evaluation.quality.items():
+        task.log(
+            "evaluated", model=f"'{name}'", correction=f"'{evaluation.judged[name][newest].correction}'", **figures
+        )
+    calibrated, cuts = forward.judge_calibration(evaluation.walked, evaluation.judged[winner])
+    for cut, figures in cuts.items():
+        task.log("judged", cut=cut, **{name: figures[name] for name in ("calibration_error", "max_calibration_error")})
+    task.log("calibration", model=f"'{winner}'", calibrated=calibrated)
+    return {
+        "model": winner,
+        "cut": str(newest),
+        "models": evaluation.quality,
+        "calibrated": calibrated,
+        "judged_cuts": cuts,
+    }
+
+
+def main(task: Task) -> None:
+    used = task.input("features").manifests[0].document["parameters"]
+    predicts = {name: used.get(name) for name in ("churn", "horizon_days")}
+    history = read_history(task)
+    labelled = label(history)
+    horizon_days = predicts["horizon_days"] or labelled.days
+    older, held_out = split(history, labelled, horizon_days)
+    rows = {"training_rows": len(older.churned), "judged_rows": len(labelled.cuts[max(labelled.cuts)].churned)}
+    task.log("read", cuts=len(labelled.cuts), **rows)
+
+    evaluation = evaluate(older, held_out, labelled, task.parameters["seed"], task.progress)
+    document = report(task, evaluation)
+    incumbent = evaluate_incumbent(task, evaluation.walked, predicts)
+    task.metrics |= {**document, **rows, "in_place": incumbent}
+    more = remedy(history, horizon_days, len(labelled.cuts) + 1)
+    refuse_unless_better(evaluation.winner, evaluation.quality, incumbent, task.parameters["max_auc_loss"], more)
+    ship(task, evaluation, document | predicts)
 
 
 if __name__ == "__main__":

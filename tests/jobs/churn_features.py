@@ -1,4 +1,4 @@
-"""Features of synthetic users at four dates, for tests of churn."""
+"""Features of synthetic users at five dates, for tests of churn."""
 
 import datetime
 
@@ -8,7 +8,7 @@ import pyarrow as pa
 from common import contracts
 
 NOW = datetime.date(2011, 6, 1)
-CUTS = [NOW - datetime.timedelta(days=age) for age in (90, 60, 30)]
+CUTS = [NOW - datetime.timedelta(days=age) for age in (120, 90, 60, 30)]
 
 
 def features(users: int, learnable: float = 3.0, seed: int = 0) -> pa.Table:

@@ -73,9 +73,9 @@ for column in ("plan", "targets", "recency_days"):
 
 CHURN = [  # the features, the exit code of training, its message or log
     ("no rows", ALL.slice(0, 0), 3, "the features have 0"),
-    ("one user", ONE, 3, "Of the 2 users at risk before .* churned, so nothing can be learned"),
+    ("one user", ONE, 3, "Of the 3 users at risk before .* churned, so nothing can be learned"),
     ("all users new: none had a cut", NEVER_AT_RISK, 3, "the features have 0"),
-    ("nobody churns", NOBODY_CHURNS, 3, "Of the 1028 users at risk before .* 0 churned"),
+    ("nobody churns", NOBODY_CHURNS, 3, "Of the 1542 users at risk before .* 0 churned"),
     ("every feature constant", NOTHING_DIFFERS, 3, "Every feature is constant"),
     ("NaN and infinite values", spoilt(ALL), 3, "has a NaN or infinite number in 'targets'; rerun the task"),
     ("a feature that became constant", constant_later(ALL), 0, "evaluated model"),

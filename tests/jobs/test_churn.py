@@ -1,6 +1,6 @@
 """Training and prediction of churn on synthetic users."""
 
-import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,79 @@ def test_best_model_ships_with_its_quality_and_a_plot(lake: Lake) -> None:
     assert any(file.endswith("/model/calibration.svg") for file in files)
 
 
+def replaced(rows: pa.Table, **columns: object) -> pa.Table:
+    for name, values in columns.items():
+        rows = rows.set_column(rows.column_names.index(name), name, pa.array(values))
+    return rows
+
+
+def cuts_of(rows: pa.Table) -> np.ndarray:
+    return rows["cut"].to_numpy(zero_copy_only=False).astype("datetime64[D]")
+
+
+def test_shipped_model_has_learned_from_the_newest_labelled_cut(lake: Lake) -> None:
+    rows = features(1000)
+    targets = rows["targets"].to_numpy()
+    older = cuts_of(rows) < np.datetime64(CUTS[-1])
+    noisy = targets * np.exp(np.random.default_rng(2).normal(size=len(rows)))
+    put(lake, replaced(rows, targets=np.where(older, 1.0, targets), value=noisy))
+    assert lake.run("train_churn", *FEATURES) == 0
+    arrays, document = lake.model("train_churn")
+    assert "targets" in document["features"]
+    assert "targets" not in document["judged"]["features"], "it was constant before the cut on which it was judged"
+    assert {name.removeprefix("judged_") for name in arrays if name.startswith("judged_")} == {
+        name for name in arrays if not name.startswith("judged_")
+    }
+
+
+def test_probabilities_are_called_calibrated_only_if_they_were(lake: Lake) -> None:
+    """The share that churns changes on the newest cut: no earlier cut foretold it."""
+    steady = features(2000)
+    newest = cuts_of(steady) == np.datetime64(CUTS[-1])
+    stayed = np.where(
+        newest & (np.arange(len(steady)) % 2 == 0), False, steady["churned"].to_numpy(zero_copy_only=False)
+    )
+    changed = replaced(steady, churned=[None if each is None else bool(each) for each in stayed])
+    for attempt, (task, rows, calibrated) in enumerate((("steady", steady, True), ("changed", changed, False)), 1):
+        put(lake, rows, task)
+        arguments = ["--from", f"features={task}", "--attempt", str(attempt), "--set"]
+        assert lake.run("train_churn", *arguments, "max_auc_loss=1") == 0
+        trained = lake.manifest("train_churn")["metrics"]
+        assert trained["calibrated"] is calibrated
+        assert list(trained["judged_cuts"]) == [str(cut) for cut in CUTS[-2:]]
+        of_newest = trained["judged_cuts"][str(CUTS[-1])]
+        assert (of_newest["calibration_error"] <= of_newest["max_calibration_error"]) is calibrated
+        model = ["--from", "model=train_churn", "shards=1"]
+        assert lake.run("predict_churn", *arguments, *reversed(model[2:]), *model[:2], map_index=0) == 0
+        predicted = lake.manifest("predict_churn/map-0")["metrics"]
+        assert predicted["calibrated"] is calibrated
+        assert predicted["calibration_error"] == of_newest["calibration_error"]
+
+
+def test_cuts_whose_outcome_was_not_known_do_not_teach(lake: Lake, capsys) -> None:
+    rows = features(600)
+    last = np.where(cuts_of(rows) < np.datetime64(NOW), np.datetime64(NOW) - 40, np.datetime64(NOW))
+    overlapping = np.where(cuts_of(rows) == np.datetime64(CUTS[-1]), np.datetime64(CUTS[-1]), last)
+    put(lake, replaced(rows, cut=overlapping))
+    assert lake.run("train_churn", *FEATURES) == 3
+    assert "the features have 2 labelled, 0 of them known as of the newest" in last_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "tenure, remedy",
+    [
+        (400.0, "set labelled_cuts of build_user_features to 2 or more and cut_spacing_days to 30, .* 400 days"),
+        (50.0, "2 cuts .* need 61 days of history instead of 50: lengthen .* or lower horizon_days to at most 24"),
+    ],
+)
+def test_too_few_cuts_say_which_history_is_enough(lake: Lake, capsys, tenure: float, remedy: str) -> None:
+    rows = features(600)
+    rows = replaced(rows, tenure_days=np.full(len(rows), tenure))
+    put(lake, rows.filter(pa.array(cuts_of(rows) >= np.datetime64(CUTS[-1]))))
+    assert lake.run("train_churn", *FEATURES) == 3
+    assert re.search(remedy, last_line(capsys))
+
+
 def test_figures_do_not_know_the_outcome(lake: Lake, capsys) -> None:
     """If nothing can be learned, a model that saw the newest window would stand out."""
     put(lake, features(2000, learnable=0))
@@ -56,7 +129,7 @@ def test_model_below_the_recency_rule_is_refused(lake: Lake, capsys) -> None:
     good = pa.array(np.where(np.asarray(rows["churned"].fill_null(False)), 90.0, 3.0), noise.type)
     put(lake, rows.set_column(rows.column_names.index("recency_days"), "recency_days", good))
     assert lake.run("train_churn", *FEATURES) == 4
-    assert "does not beat the recency rule" in last_line(capsys)
+    assert re.search("does not beat the recency rule .* 5 or more and cut_spacing_days to 30", last_line(capsys))
     assert not (lake.folder / "lake" / "products" / "churn_model" / "all" / "manifest.json").exists()
 
 
@@ -111,14 +184,18 @@ def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
-def test_segments_follow_the_last_purchase(lake: Lake) -> None:
+def test_segments_follow_the_last_target_event(lake: Lake) -> None:
     rows = features(800)
-    put(lake, rows)
+    recency = rows["recency_days"].to_numpy()
+    tenure = np.where(np.arange(len(rows)) % 5 == 0, 10.0, 400.0)
+    mask = np.arange(len(rows)) % 11 == 0
+    put(lake, replaced(rows, recency_days=pa.array(recency, mask=mask), tenure_days=tenure))
     assert lake.run("train_churn", *FEATURES) == 0
-    assert lake.run("predict_churn", *FEATURES, "--from", "model=train_churn", map_index=0) == 0
+    days = ["--set", "active_within_days=20", "--set", "cooling_within_days=50"]
+    arguments = [*FEATURES, "--from", "model=train_churn", *days]
+    assert lake.run("predict_churn", *arguments, map_index=0) == 0
     segments = {row["user_id"]: row["segment"] for row in lake.rows("predict_churn").to_pylist()}
-    for row in rows.to_pylist():
-        if row["cut"] == NOW:
-            days = row["recency_days"]
-            expected = "active" if days <= 28 else "cooling" if days <= 90 else "lapsed"
-            assert segments[row["user_id"]] == expected, json.dumps(row, default=str)
+    for user, cut, days, age, never in zip(rows["user_id"], rows["cut"], recency, tenure, mask, strict=True):
+        if cut.as_py() == NOW:
+            since = "active" if days <= 20 else "cooling" if days <= 50 else "lapsed"
+            assert segments[user.as_py()] == ("not started" if never else "new" if age < 20 else since)

@@ -106,16 +106,13 @@ def test_calibration_inverts_distorted_probabilities() -> None:
     assert found.shift == pytest.approx(-1, abs=0.1)
     assert calibration.quality(odds, odds, churned)["calibration_error"] > 0.1
     assert calibration.quality(odds, found(odds), churned)["calibration_error"] < 0.01
-    honest = calibration.quality(odds, calibration.cross_calibrated(odds, churned, 0), churned)
-    assert honest["calibration_error"] < 0.01
 
 
-def test_cross_calibration_excludes_the_row() -> None:
-    """A calibration that had seen its row would lean towards it, even if nothing can be learned."""
-    odds, churned = RANDOM.normal(size=50), np.arange(50) % 2 == 0
-    honest = calibration.cross_calibrated(odds, churned, 0)
-    own = calibration.fit_calibration(odds, churned)(odds)
-    assert (honest[churned].mean() - honest[~churned].mean()) < (own[churned].mean() - own[~churned].mean())
+def test_calibration_is_shifted_to_a_mean_probability() -> None:
+    odds = RANDOM.normal(size=1000)
+    found = calibration.with_mean(Calibration(2.0, 1.0), odds, 0.2)
+    assert found.slope == 2.0
+    assert models.probability(found(odds)).mean() == pytest.approx(0.2)
 
 
 def test_calibration_error_of_a_small_example() -> None:
