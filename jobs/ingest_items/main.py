@@ -84,7 +84,10 @@ def main(task: Task) -> None:
     task.log("parsed", **task.metrics)
     usable = sum(each.records - each.not_kept - each.reasons.total() for each in outcomes)
     reasons = sum((each.reasons for each in outcomes), Counter())
-    deliveries.refuse_unusable(usable, task.metrics["lines"], reasons, task.parameters["max_quarantined_share"])
+    not_kept = sum(each.not_kept for each in outcomes)
+    deliveries.refuse_unusable(
+        usable + not_kept, task.metrics["lines"], reasons, task.parameters["max_quarantined_share"]
+    )
     dropped_items, rows_by_reason = catalogue.judge()
     dropped = sum((each.broken for each in outcomes), Counter(rows_by_reason))
     refuse_too_many_dropped(dropped, usable, task.parameters["max_dropped_share"])

@@ -181,7 +181,8 @@ def main(task: Task) -> None:
     task.log("parsed", **task.metrics)
     every = complete(changes, mappings)
     reasons = sum((outcome.reasons for outcome in outcomes), Counter())
-    deliveries.refuse_unusable(every.num_rows + suppressed_records, task.metrics["lines"], reasons, max_share)
+    unused = suppressed_records + sum(outcome.not_kept for outcome in outcomes)
+    deliveries.refuse_unusable(every.num_rows + unused, task.metrics["lines"], reasons, max_share)
     begins, cancels_nothing = periods(as_categories(every))
     idle = {int(str(number)): rows.tolist() for number, rows in cancels_nothing.groupby("file")["row"]}
     users = users_of(begins)

@@ -1,9 +1,23 @@
-"""Catalogue from contradictory descriptions."""
+"""Catalogue from contradictory descriptions, and from the deliveries of any sources."""
 
+import datetime
+import itertools
+import json
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import zstandard
 from recommending_lake import Lake
+
+from common.ingestion.arrow import catalogue
+
+MakeSources = Callable[[dict[str, str]], Path]
+UTC = datetime.UTC
 
 HEADER = "item_id,description,seen\n"
 
@@ -97,3 +111,243 @@ def test_file_that_is_not_a_list_of_items_is_named(lake: Lake, capsys, text: str
 
 def test_missing_delivery_is_an_input_error(lake: Lake) -> None:
     assert lake.run("ingest_items") == 3
+
+
+def deliver(lake: Lake, path: str, content: bytes) -> None:
+    """Write a file of a delivery, `SOURCE/DAY/NAME`."""
+    source, day, name = path.split("/")
+    file = lake.folder / "lake" / "raw" / "items" / source / f"arrival={day}" / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+
+
+def items(lake: Lake) -> dict[str, dict[str, Any]]:
+    """Return the columns of each item that are not null, without its ID."""
+    rows = lake.dataset("curated/items").to_pylist()
+    assert [row["item_id"] for row in rows] == sorted({row["item_id"] for row in rows})
+    found = {}
+    for row in rows:
+        row["attributes"] = row["attributes"] and dict(row["attributes"])
+        item = row.pop("item_id")
+        found[item] = {name: value for name, value in row.items() if value is not None}
+    return found
+
+
+def source(head: str, fields: str, columns: str, more: str = "") -> str:
+    return f'description = "x"\n{head}\n[fields]\n{fields}\n[columns]\nitem_id = "id"\n{columns}\n{more}'
+
+
+PROPERTIES = source(
+    'format = "csv"\nmode = "increments"\nkeep = "property != \'790\'"',
+    'timestamp = "bigint"\nid = "bigint"\nproperty = "string"\nvalue = "string"',
+    """time = "timestamp_millis(timestamp)"
+family = "if(property = 'categoryid', value, null)"
+available_until = "if(property = 'available' and value = '0', timestamp_millis(timestamp), null)"
+""",
+    """[attributes]
+brand = "if(property = 'brand', value, null)"
+size = "if(property = 'size', value, null)"
+""",
+)
+
+
+@pytest.mark.parametrize("fold", [1, 2, 5, 1_000_000])
+def test_change_log_of_properties_becomes_the_last_value_of_each(
+    lake: Lake, make_sources: MakeSources, monkeypatch: pytest.MonkeyPatch, fold: int
+) -> None:
+    monkeypatch.setattr(catalogue, "FOLD", fold)
+    make_sources({"shop/items.toml": PROPERTIES})
+    log = [
+        (3000, 1, "categoryid", "9"), (1000, 1, "categoryid", "8"), (2000, 1, "brand", "old"), (2000, 1, "790", "n1:2"),
+        (4000, 2, "available", "0"), (5000, 2, "available", "1"), (2000, 1, "brand", "new"), (9000, 1, "brand", ""),
+    ]  # fmt: skip
+    for day, part in (("2011-01-01", log[:3]), ("2011-01-02", log[3:])):
+        rows = "".join(f"{','.join(map(str, row))}\n" for row in part)
+        deliver(lake, f"shop/{day}/properties_part1.csv", f"timestamp,id,property,value\n{rows}".encode())
+    assert lake.run("ingest_items") == 0
+    assert items(lake) == {
+        "1": {"family": "9", "attributes": {"brand": "new"}},
+        "2": {"available_until": datetime.datetime(1970, 1, 1, 0, 0, 4, tzinfo=UTC)},
+    }
+    metrics = lake.manifest("ingest_items")["metrics"]
+    assert (metrics["lines"], metrics["not_kept"], metrics["unusable"]) == (8, {"shop": 1}, 0)
+
+
+def test_order_of_rows_and_files_does_not_matter(lake: Lake, make_sources: MakeSources, tmp_path: Path) -> None:
+    make_sources({"shop/items.toml": PROPERTIES})
+    shuffled = random.Random(5)
+    rows = [
+        (time, item, key, f"{key}{time}")
+        for time, item, key in itertools.product(range(1, 20), (1, 2), ("brand", "size", "categoryid"))
+    ]
+    rows = shuffled.sample(rows, 80)
+    last = {(item, key): value for _, item, key, value in sorted(rows)}
+    for attempt in range(3):
+        shuffled.shuffle(rows)
+        other = Lake(tmp_path / str(attempt))
+        for number in range(4):
+            lines = "".join(f"{','.join(map(str, row))}\n" for row in rows[number::4])
+            deliver(
+                other, f"shop/2011-01-0{1 + number % 2}/{number}.csv", f"timestamp,id,property,value\n{lines}".encode()
+            )
+        assert other.run("ingest_items") == 0
+        assert items(other) == {
+            str(item): {
+                "family": last[item, "categoryid"],
+                "attributes": {key: last[item, key] for key in ("brand", "size")},
+            }
+            for item in (1, 2)
+        }
+
+
+def test_sources_of_any_format_fill_one_catalogue(lake: Lake, make_sources: MakeSources) -> None:
+    make_sources(
+        {
+            "books/items.toml": source(
+                'format = "csv"\ndelimiter = ";"\nencoding = "latin-1"',
+                'id = "string"\ntitle = "string"\nyear = "int"',
+                'name = "title"',
+                '[attributes]\nyear = "year"\n[rules]\n"no year" = "year > 0"',
+            ),
+            "films/items.toml": source(
+                'format = "json"\ncompression = "zstd"\neach = "films"',
+                'films = "array<struct<id: string, meta: struct<title: string, from: timestamp>>>"',
+                'name = "entry.meta.title"\navailable_from = "entry.meta.from"',
+            ).replace('item_id = "id"', 'item_id = "entry.id"'),
+            "prices/items.toml": source(
+                'format = "parquet"',
+                'id = "bigint"\nprice = "decimal(8, 2)"\nat = "timestamp"',
+                'time = "at"',
+                '[attributes]\nprice = "price"',
+            ),
+        }
+    )
+    books = '"id";"title";"year"\n"1";"Müller\nund; Söhne";"1999"\n2;"";2000\n3;A;0\n4;B\n5;"C";two\n'.encode("latin-1")
+    deliver(lake, "books/2011-01-05/b.csv", books)
+    films = [
+        {"films": [{"id": "f1", "meta": {"title": "Alien", "from": "2011-03-01 00:00:00"}}, {"id": 1, "meta": None}]},
+        {"films": []},
+        {"films": [{"id": "f2", "meta": {"title": 5.5}}]},
+    ]
+    content = "".join(json.dumps(each) + "\n" for each in films).encode()
+    deliver(lake, "films/2011-01-06/f.jsonl.zst", zstandard.compress(content))
+    at = [datetime.datetime(2011, 1, day, tzinfo=UTC) for day in (1, 2)]
+    table = pa.table({"id": [1, 1], "price": [1.5, 2.25], "at": at, "more": ["x", "y"]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    deliver(lake, "prices/2011-01-04/p.parquet", sink.getvalue().to_pybytes())
+    assert lake.run("ingest_items") == 0
+    assert items(lake) == {
+        "1": {"attributes": {"price": "2.25"}},
+        "2": {"attributes": {"year": "2000"}},
+        "f1": {"name": "Alien", "available_from": datetime.datetime(2011, 3, 1, tzinfo=UTC)},
+    }
+    metrics = lake.manifest("ingest_items")["metrics"]
+    assert metrics["reasons"] == {
+        "bad name": 1, "another number of fields than the header": 1, "bad year": 1, "bad title": 1,
+    }  # fmt: skip
+    assert metrics["not_kept"] == {"films": 1} and metrics["dropped"] == {"no year": 1}
+    quarantine = {(row["line"], row["reason"]) for row in lake.rows("ingest_items").to_pylist()}
+    assert quarantine == {(2, "bad name"), (5, "no year"), (6, "another number of fields than the header"),
+                          (7, "bad year"), (3, "bad title")}  # fmt: skip
+
+
+def test_newest_full_delivery_is_the_catalogue(lake: Lake, make_sources: MakeSources) -> None:
+    make_sources({"shop/items.toml": source('format = "csv"', 'id = "string"\ntitle = "string"', 'name = "title"')})
+    deliver(lake, "shop/2011-01-01/a.csv", b"id,title\n1,Old\n2,Gone\n")
+    deliver(lake, "shop/2011-01-02/a.csv", b"id,title\n1,New\n")
+    deliver(lake, "shop/2011-01-02/b.csv", b"title,id\nOther,3\n")
+    assert lake.run("ingest_items") == 0
+    assert {item: row["name"] for item, row in items(lake).items()} == {"1": "New", "3": "Other"}
+
+
+def test_items_that_break_a_rule_of_their_source_are_dropped_with_all_rows(
+    lake: Lake, make_sources: MakeSources
+) -> None:
+    rule = '[item_rules]\n"not sold any more" = "available_until IS NULL"'
+    text = source('format = "csv"', 'id = "string"\nend = "string"', 'available_until = "end"', rule)
+    make_sources({"shop/items.toml": text, "other/items.toml": text.replace(rule, "")})
+    deliver(lake, "shop/2011-01-01/a.csv", b"id,end\n1,\n2,2012-01-01\n2,\n3,\n4,\n")
+    deliver(lake, "other/2011-01-01/a.csv", b"id,end\n1,2010-01-01\n5,2010-01-01\n")
+    assert lake.run("ingest_items", "--set", "max_dropped_share=0.6") == 0
+    assert list(items(lake)) == ["3", "4", "5"]
+    assert lake.manifest("ingest_items")["metrics"]["dropped"] == {"not sold any more": 4}
+    files = [Path(row["file"]).parts[-3:] for row in lake.rows("ingest_items").to_pylist()]
+    assert sorted(parts[0] for parts in files) == ["other", "shop", "shop", "shop"]
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "sentence"),
+    [
+        (b"id,title\n", 4, "0 of 0 records are unusable"),
+        (b"id,title\n" + b"x\n" * 10 + b"1,a\n" * 5, 4, "another number of fields than the header (10)"),
+        (b"id,title\n1,skip\n", 4, "The deliveries leave no row"),
+        (b"id,title\n1,bad\n2,a\n3,bad\n", 4, "2 of 3 usable rows break a rule of their source, at most 50.0% may"),
+        (b"number;title\n1,a\n", 3, "its first line does not name id, title"),
+        (b"", 3, "a.csv: empty"),
+        ("id,title\n1,M\u00fcller\n".encode("utf-16"), 3, "its first line does not name id, title"),
+    ],
+)
+def test_catalogue_that_cannot_be_right_is_refused(
+    lake: Lake, make_sources: MakeSources, capsys: pytest.CaptureFixture, content: bytes, code: int, sentence: str
+) -> None:
+    more = '[rules]\n"bad title" = "title != \'bad\'"'
+    head = 'format = "csv"\nkeep = "title != \'skip\'"'
+    make_sources({"shop/items.toml": source(head, 'id = "string"\ntitle = "string"', 'name = "title"', more)})
+    deliver(lake, "shop/2011-01-01/a.csv", content)
+    assert lake.run("ingest_items") == code
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+    assert not (lake.folder / "lake" / "curated" / "items" / "all" / "manifest.json").exists()
+
+
+GOODS = b"".join(b"%d,Good\n" % number for number in range(30))
+
+
+@pytest.mark.parametrize(
+    ("content", "reasons"),
+    [
+        (b"\xef\xbb\xbfid,title\n" + GOODS, {}),
+        (b'"id","title"\r\n' + GOODS.replace(b"\n", b"\r\n"), {}),
+        (b"id,title,more\n" + GOODS.replace(b"\n", b',"x\ny"\n'), {}),
+        (b"id,title\n" + GOODS + b'99,"two, with ""quotes"""\n', {}),
+        (b"id,title\n" + GOODS + b"1\n2,a,b\n\n", {"another number of fields than the header": 2}),
+        (b"id,title\n" + GOODS + b"id,title\n", {"header again": 1}),
+        (b"id,title\n" + GOODS + b"7,M\xfcller\n", {"not UTF-8": 1}),
+        (b"id,title\n" + GOODS + b'8,"open\n', {"not CSV": 1}),
+        (b"id,title\n" + GOODS + b",nobody\n", {"no item ID": 1}),
+    ],
+    ids=["mark", "quotes", "more columns", "escaped", "ragged", "header", "latin", "open", "no ID"],
+)
+def test_odd_csv_is_read_or_quarantined_by_row(
+    lake: Lake, make_sources: MakeSources, content: bytes, reasons: dict[str, int]
+) -> None:
+    make_sources({"shop/items.toml": source('format = "csv"', 'id = "string"\ntitle = "string"', 'name = "title"')})
+    deliver(lake, "shop/2011-01-01/a.csv", content)
+    assert lake.run("ingest_items") == 0
+    assert {str(number) for number in range(30)} <= items(lake).keys()
+    assert lake.manifest("ingest_items")["metrics"]["reasons"] == reasons
+    assert lake.rows("ingest_items").num_rows == sum(reasons.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (('name = "title"', 'name = "titel"'), "name in [columns] of sources/shop/items.toml"),
+        (('name = "title"', 'name = "id + 0.5"'), "of type"),
+        (('name = "title"', 'name = "title = 5"'), "takes the text title for a number"),
+        (('name = "title"', 'preference = "title"'), "is 'title', of type VARCHAR, expected a number"),
+        (('name = "title"', 'time = "id"'), "expected a timestamp, or text in ISO 8601"),
+        (('title = "string"', 'title = "strng"'), "expected a type"),
+        (('name = "title"', '[rules]\n"x" = "title"'), "'x' in [rules] of sources/shop/items.toml is 'title', of type"),
+        (('name = "title"', '[item_rules]\n"x" = "name"'), "expected a condition"),
+        (('name = "title"', "[attributes]\nx = \"split(title, ',')\""), "expected a single value"),
+    ],
+)
+def test_wrong_source_is_refused_before_data_is_read(
+    lake: Lake, make_sources: MakeSources, capsys: pytest.CaptureFixture, change: tuple[str, str], sentence: str
+) -> None:
+    text = source('format = "csv"', 'id = "bigint"\ntitle = "string"', 'name = "title"').replace(*change)
+    make_sources({"shop/items.toml": text})
+    (lake.folder / "lake").mkdir()
+    assert lake.run("ingest_items") == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]

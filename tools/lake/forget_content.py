@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import zstandard
 
 from common.ingestion.suppression import People
 
@@ -25,6 +26,8 @@ OVERLAP = 4096  # bytes, longer than any ID and the name of its field
 FORGOTTEN = "[forgotten]"
 SHOWN = 40  # letters of a key in reports
 QUOTED = r"(?<!\w)(?:'[^']+'|\"[^\"]+\")(?!\w)"
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+ZSTD_STEP = 1024  # packed bytes per step: they unpack to up to 32 MiB
 WORD = r"[^\s\"',;:{}()<>|=&?/\[\]\\]+"
 
 
@@ -63,14 +66,63 @@ def is_json(line: bytes) -> bool:
     return False
 
 
+def compression(file: io.BufferedReader) -> str:
+    """Return the compression of a file by its first bytes: gzip, zstd or none."""
+    first = file.peek(4)[:4]
+    return "zstd" if first == ZSTD else "gzip" if first[:2] == GZIP else "none"
+
+
 @contextlib.contextmanager
 def unpacked(file: io.BufferedReader) -> Iterator[Any]:
-    """Open a file, decompressed if it is gzipped."""
-    if file.peek(2)[:2] != b"\x1f\x8b":
+    """Open a file, decompressed if it is packed."""
+    kind = compression(file)
+    if kind == "gzip":
+        with gzip.GzipFile(fileobj=file) as content:
+            yield content
+    elif kind == "zstd":
+        yield io.BufferedReader(Zstd(file), PIECE)
+    else:
         yield file
+
+
+@contextlib.contextmanager
+def packed(target: IO[bytes], kind: str) -> Iterator[Any]:
+    """Open a file for writing with a compression."""
+    if kind == "none":
+        yield target
         return
-    with gzip.GzipFile(fileobj=file) as content:
+    sink: Any = gzip.GzipFile("", "wb", 6, target, mtime=0) if kind == "gzip" else None
+    with sink or zstandard.ZstdCompressor().stream_writer(target, closefd=False) as content:
         yield content
+
+
+class Zstd(io.RawIOBase):
+    """The content of a file that zstd packed; Unreadable if it is corrupt or cut off, which zstandard ignores."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.frame: Any = None
+        self.left = self.rest = b""  # unpacked and packed bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self.left:
+            self.rest = self.rest or self.file.read(ZSTD_STEP)
+            if not self.rest:
+                if self.frame:
+                    raise Unreadable("zstd that is cut off")
+                return 0
+            self.frame = self.frame or zstandard.ZstdDecompressor().decompressobj()
+            try:
+                self.left = self.frame.decompress(self.rest)
+            except zstandard.ZstdError as error:
+                raise Unreadable(f"corrupt zstd ({error})") from None
+            self.rest, self.frame = (self.frame.unused_data, None) if self.frame.eof else (b"", self.frame)
+        count = min(len(buffer), len(self.left))
+        buffer[:count], self.left = self.left[:count], self.left[count:]
+        return count
 
 
 def find_lines(file: io.BufferedReader, people: People) -> tuple[Named, set[int]]:
@@ -86,15 +138,11 @@ def find_lines(file: io.BufferedReader, people: People) -> tuple[Named, set[int]
 
 
 def copy_lines(file: io.BufferedReader, target: IO[bytes], dropped: set[int]) -> None:
-    """Copy a file without some lines, the others byte for byte, gzipped if it was."""
-    with unpacked(file) as content:
-        packed = content is not file
-        sink: Any = gzip.GzipFile("", "wb", 6, target, mtime=0) if packed else target
+    """Copy a file without some lines, the others byte for byte, packed as it was."""
+    with packed(target, compression(file)) as sink, unpacked(file) as content:
         for number, piece in records(content):
             if number not in dropped:
                 sink.write(piece)
-        if packed:
-            sink.close()
 
 
 # Parquet

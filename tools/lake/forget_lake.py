@@ -32,7 +32,7 @@ from common.handover import manifest, s3, storage
 from common.handover.job_toml import Job, load
 from common.handover.manifest import Manifest
 from common.ingestion.suppression import People
-from tools.lake import forget_content, garbage
+from tools.lake import forget_content, forget_deliveries, garbage
 from tools.lake.forget_content import Named, Unreadable
 from tools.lake.forget_requests import Requests
 from tools.packaging.fingerprint import ROOT
@@ -92,6 +92,7 @@ class Lake:
         self.requests = requests
         self.grace = grace  # seconds during which a task may use files from before
         self.console = console
+        self.sources = forget_deliveries.load()
         self.clean: set[Entry] = set()
         self.result = Pass()
 
@@ -142,7 +143,7 @@ class Lake:
         try:
             with self.opened(entry) as file:
                 if entry.is_delivery:
-                    return forget_content.find_lines(file, self.people)[0]
+                    return forget_deliveries.find(self.sources.of(entry.path), file, self.people)[0]
                 if entry.is_document:
                     return forget_content.redact(forget_content.parse_json(file.read()), self.people)[1]
                 if entry.name.endswith((".json", ".npy")):
@@ -155,19 +156,19 @@ class Lake:
             return Counter()
 
     def rewrite_delivery(self, entry: Entry, named: Named | Unreadable) -> None:
-        """Rewrite a delivery without the lines of people, unless it changed."""
+        """Rewrite a delivery without the records of people, unless it changed."""
         if isinstance(named, Unreadable):
             self.report_unreadable(entry, named)
             return
-        uri = self.uri(entry)
+        uri, source = self.uri(entry), self.sources.of(entry.path)
         with contextlib.suppress(FileNotFoundError, storage.Conflict):  # the next pass searches it again
             tag = tag_of(uri)
             with self.opened(entry) as file:
-                named, lines = forget_content.find_lines(file, self.people)
+                named, records = forget_deliveries.find(source, file, self.people)
             self.requests.record(entry.path, named)
             self.requests.save()
             with self.opened(entry) as file:
-                replace_stream(uri, tag, lambda target: forget_content.copy_lines(file, target, lines))
+                replace_stream(uri, tag, lambda target: forget_deliveries.copy(source, file, target, records))
         self.result.changed += 1
 
     def report_unreadable(self, entry: Entry, reason: Unreadable) -> None:

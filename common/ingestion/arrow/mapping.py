@@ -21,7 +21,6 @@ TIMES = ("time", "available_from", "available_until")
 NUMBERS = ("preference",)
 CHANGES = ("subscribe", "change", "cancel")
 EARLIEST, LATEST = "TIMESTAMPTZ '1970-01-01'", "TIMESTAMPTZ '9999-12-31 23:59:59.999999'"
-CONDITION = "BOOLEAN"
 ATTRIBUTE = "attribute "  # the beginning of the names of columns with attributes
 
 
@@ -94,11 +93,12 @@ class Mapping:
         """Return SQL of conditions; ArgumentError names one that is not a condition."""
         translated = {}
         for name, text in texts.items():
-            translated[name] = self.sql_of(self.translator, text, f"'{name}'" if table else name, table)
+            key = f"'{name}'" if table else name
+            translated[name] = self.sql_of(self.translator, text, key, table)
             kind = self.translator.kind(translated[name])
-            if kind not in (CONDITION, '"NULL"'):
+            if kind not in ("BOOLEAN", '"NULL"'):
                 raise ArgumentError(
-                    f"{self.source.where(name, table)} is {text!r}, of type {kind}, expected a condition."
+                    f"{self.source.where(key, table)} is {text!r}, of type {kind}, expected a condition."
                 )
         return translated
 
@@ -109,9 +109,7 @@ class Mapping:
 
     def map(self, batch: Batch, arrival: date) -> pa.Table:
         """Return the rows of a batch: `_position`, `_kept`, `_reason`, `_broken`, and the columns."""
-        table = batch.fields.append_column("_position", pa.array(range(len(batch.reasons)), pa.int64()))
-        table = table.append_column("_problem", pa.array(batch.reasons, pa.string()))
-        self.connection.register("_batch", table)
+        self.connection.register("_batch", numbered(batch))
         key = (batch.fields.schema, arrival)
         if key not in self.queries:
             self.queries[key] = self.query(*key)
@@ -130,7 +128,7 @@ class Mapping:
         values = [f"{self.value(name)} AS {quoted(name)}" for name in self.columns]
         values += [f"{self.text(ATTRIBUTE + name)} AS {quoted(ATTRIBUTE + name)}" for name in self.attributes]
         return f"""
-            WITH typed AS ({self.typed(raw)}),
+            WITH typed AS ({typed(self.source, raw)}),
             {RECORDS} AS (
                 SELECT *{exploded} FROM typed {f"WHERE NOT {without}" if self.source.each else ""}
             ),
@@ -155,21 +153,6 @@ class Mapping:
             SELECT _position, coalesce(_problem, _misfit) IS NOT NULL, coalesce(_problem, _misfit), NULL{nulls}
             FROM typed WHERE {without}
         """
-
-    def typed(self, raw: pa.Schema) -> str:
-        """SQL of the fields in their types; `_misfit` is the reason of a record of which a value has another type."""
-        casts, misfits = [], []
-        translator = duck.Translator(raw)
-        for name, kind in self.source.fields.items():
-            if raw.field(name).type == self.fields.field(name).type:
-                casts.append(quoted(name))
-                continue
-            cast = translator.sql_of(f"try_cast(`{name}` AS {kind})")
-            casts.append(f"{cast} AS {quoted(name)}")
-            reason = duck.literal(records.bad(records.label(name)))
-            misfits.append(f"WHEN {quoted(name)} IS NOT NULL AND {cast} IS NULL THEN {reason}")
-        misfit = f"CASE {' '.join(misfits)} END" if misfits else "NULL::VARCHAR"
-        return f"SELECT _position, _problem, {misfit} AS _misfit, {', '.join(casts)} FROM _batch"
 
     def reasons(self, arrival: date) -> str:
         """SQL of the first reason why a row is unusable, by the rules of common/ingestion/records.py."""
@@ -217,3 +200,28 @@ class Mapping:
 def latest(arrival: date) -> datetime:
     """Return the last moment that a record of a day of arrival may have."""
     return datetime.combine(arrival + records.CLOCKS_AHEAD, time.max)
+
+
+def typed(source: Source, raw: pa.Schema) -> str:
+    """SQL of the fields of a table `_batch` in their types.
+
+    `_misfit` is the reason of a record of which a value has another type than its field.
+    """
+    fields, translator = reading.fields_of(source), duck.Translator(raw)
+    casts, misfits = [], []
+    for name, kind in source.fields.items():
+        if raw.field(name).type == fields.field(name).type:
+            casts.append(quoted(name))
+            continue
+        cast = translator.sql_of(f"try_cast(`{name}` AS {kind})")
+        casts.append(f"{cast} AS {quoted(name)}")
+        reason = duck.literal(records.bad(records.label(name)))
+        misfits.append(f"WHEN {quoted(name)} IS NOT NULL AND {cast} IS NULL THEN {reason}")
+    misfit = f"CASE {' '.join(misfits)} END" if misfits else "NULL::VARCHAR"
+    return f"SELECT _position, _problem, {misfit} AS _misfit, {', '.join(casts)} FROM _batch"
+
+
+def numbered(batch: Batch) -> pa.Table:
+    """Return the fields of a batch as a table `_batch`: with `_position`, and `_problem` if a record has none."""
+    table = batch.fields.append_column("_position", pa.array(range(len(batch.reasons)), pa.int64()))
+    return table.append_column("_problem", pa.array(batch.reasons, pa.string()))

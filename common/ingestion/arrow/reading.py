@@ -69,15 +69,22 @@ def batches(source: Source, file: File) -> Iterator[Batch]:
     if source.format == "parquet":
         yield from parquet_batches(source, file)
         return
-    schema = raw_fields(source)
     if source.compression != "none":
         deliveries.survey(file)  # quickly detects a corrupt or too large file, before its records are parsed
+    if source.format == "csv":
+        deliveries.refuse_utf8(file, source.encoding)
+    yield from text_batches(source, deliveries.lines(file, source.encoding))
+
+
+def text_batches(source: Source, content: Iterator[Line]) -> Iterator[Batch]:
+    """Yield the records in lines of JSON or CSV; Unreadable if a CSV's header lacks a field."""
+    schema = raw_fields(source)
+    empty = [None] * len(schema)
     lines: list[Line] = []
     rows: list[list[Any]] = []
     reasons: list[str | None] = []
     size = 0
-    empty = [None] * len(schema)
-    for line, row in json_records(source, file, schema) if source.format == "json" else csv_records(source, file):
+    for line, row in json_records(content, schema) if source.format == "json" else csv_records(source, content):
         bad = isinstance(row, str)
         lines.append(line)
         rows.append(empty if bad else row)  # type: ignore[arg-type]
@@ -95,18 +102,17 @@ def as_table(rows: list[list[Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays([pa.array(values, kind) for values, kind in zip(columns, schema.types)], schema=schema)
 
 
-def csv_records(source: Source, file: File) -> Iterator[Record]:
+def csv_records(source: Source, lines: Iterator[Line]) -> Iterator[Record]:
     """Yield the rows of a CSV file, each with the texts of the fields; empty text is null."""
-    deliveries.refuse_utf8(file, source.encoding)
     dialect = csv_rows.Dialect(source.delimiter, source.quote, source.header, source.encoding)
-    for line, row in csv_rows.rows(deliveries.lines(file, source.encoding), list(source.fields), dialect):
+    for line, row in csv_rows.rows(lines, list(source.fields), dialect):
         yield line, row if isinstance(row, str) else [value or None for value in row]
 
 
-def json_records(source: Source, file: File, schema: pa.Schema) -> Iterator[Record]:
+def json_records(lines: Iterator[Line], schema: pa.Schema) -> Iterator[Record]:
     """Yield the lines of a file, each with the values of the fields."""
     converters = [(each.name, converter(each.name, each.type)) for each in schema]
-    for line in deliveries.lines(file):
+    for line in lines:
         try:
             if line.too_long:
                 raise Unusable(records.TOO_LONG)
@@ -159,13 +165,17 @@ def misfit(field: str) -> Any:
 
 
 def parquet_batches(source: Source, file: File) -> Iterator[Batch]:
-    """Yield the rows of a Parquet file with the fields in the file's types."""
+    """Yield the rows of a Parquet file with the fields in the file's types; Unreadable if it lacks one."""
     if not file.bytes:
         raise Unreadable("empty, not Parquet")
+    with arrow.filesystem(file.uri).open_input_file(arrow.path(file.uri)) as content:
+        yield from row_batches(source, content)
+
+
+def row_batches(source: Source, content: Any) -> Iterator[Batch]:
+    """Yield the rows of an open Parquet file like `parquet_batches`."""
     try:
-        with pq.ParquetFile(
-            arrow.filesystem(file.uri).open_input_file(arrow.path(file.uri)), pre_buffer=False
-        ) as opened:
+        with pq.ParquetFile(content, pre_buffer=False) as opened:
             names = opened.schema_arrow.names
             if missing := [name for name in source.fields if name not in names]:
                 raise Unreadable(f"it lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
@@ -175,6 +185,4 @@ def parquet_batches(source: Source, file: File) -> Iterator[Batch]:
                 yield Batch(table, [None] * table.num_rows, None, first)
                 first += table.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise Unreadable(f"not Parquet ({str(error).splitlines()[0]})") from None

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from common import contracts, protocol
 from common.delivery import reader, versions
@@ -200,6 +201,7 @@ def content_of(contract: str, users: list[str]) -> bytes:
         "string": "17",
         "integer": 17,
         "boolean": True,
+        "map": [("note", "17")],
         "date": MOMENT.date(),
         "timestamp": MOMENT,
     }
@@ -782,3 +784,58 @@ def test_deadlines_of_tasks_are_within_the_grace(name: str) -> None:
     jobs = [load(file.parent) for file in (ROOT / "jobs").glob("*/job.toml")]
     deadlines = [job.resources.get("deadline_seconds", settings["deadline_seconds"]) for job in jobs]
     assert settings["forget_grace_minutes"] * 60 >= max(deadlines)
+
+
+USER_SOURCES = {  # the file of a source of users, without its head
+    "json": 'compression = "zstd"\neach = "who"\n[fields]\nwho = "array<struct<id: string>>"\n[columns]\n'
+    "user_id = \"concat('u-', entry.id)\"\n",
+    "csv": 'delimiter = ";"\nencoding = "latin-1"\n[fields]\nwho = "string"\nnote = "string"\n[columns]\n'
+    "user_id = \"lower(concat('u-', who))\"\n",
+    "parquet": '[fields]\nwho = "bigint"\n[columns]\nuser_id = "concat(\'u-\', who)"\n',
+}
+
+
+def deliver_mapped(shop: Shop) -> dict[str, tuple[bytes, bytes]]:
+    """Deliver a file of each format; return its content with and without the records of u-7 and u-é."""
+    lines = {
+        "json": [
+            b'{"who": [{"id": "7"}, {"id": "8"}]}\n', b'{"who": [{"id": "8"}], "note": "u-7"}\n', b'{"who": []}\r\n',
+            b'{"who": [{"id": 7}]}\n', b'{"who": [{"id": "7"\n', b'cut off "u-7"\n', b'{"who": [{"id": "77"}]}',
+        ],
+        "csv": [
+            b"who;note\n", b'\xc9;"two\nlines"\n', b'8;"u-7"\n', b"\n", b"7;x\n", b"7\n", b"9;x;u-7\n", b"8;\xe9",
+        ],
+    }  # fmt: skip
+    keep = {"json": [1, 2, 4, 6], "csv": [0, 2, 3, 5, 7]}
+    result = {}
+    for kind, pack in {"json": zstandard.ZstdCompressor().compress, "csv": bytes}.items():
+        shop.raw(f"users/{kind}", "a.zst" if kind == "json" else "a.csv", lines[kind], pack)
+        result[kind] = (b"".join(lines[kind]), b"".join(lines[kind][line] for line in keep[kind]))
+    shop.parquet(f"{shop.root}/raw/users/parquet/arrival=2011-01-05/a.parquet", pa.table({"x": [1, 2], "who": [7, 8]}))
+    return result
+
+
+def test_deliveries_are_searched_by_the_user_of_their_source(
+    shop_of_files: Shop, make_sources: Callable[[dict[str, str]], Path]
+) -> None:
+    head = 'description = "x"\nformat = "{}"\n'
+    tail = "time = \"'2011-01-01'\"\nchange = \"'subscribe'\"\n"
+    make_sources({f"{kind}/users.toml": head.format(kind) + text + tail for kind, text in USER_SOURCES.items()})
+    expected = deliver_mapped(shop_of_files)
+    folder = f"{shop_of_files.root}/raw/users".removeprefix("file://")
+    assert shop_of_files.forget("u-7", "u-é") == 0
+    content = Path(f"{folder}/json/arrival=2011-01-05/a.zst").read_bytes()
+    assert zstandard.ZstdDecompressor().decompressobj().decompress(content) == expected["json"][1]
+    assert Path(f"{folder}/csv/arrival=2011-01-05/a.csv").read_bytes() == expected["csv"][1]
+    assert pq.read_table(f"{folder}/parquet/arrival=2011-01-05/a.parquet").to_pylist() == [{"x": 2, "who": 8}]
+    (receipt,) = shop_of_files.receipts()
+    assert sum(user["found"] for user in receipt["users"]) == 3 + 3 + 1
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-5], lambda content: content[:9] + b"\xff" + content[10:]])
+def test_damaged_zstd_keeps_the_request_open(shop_of_files: Shop, damage: Callable[[bytes], bytes], capsys) -> None:
+    shop_of_files.raw(
+        "users", "a.zst", [as_line({"user_id": "bob"})] * 50, lambda each: damage(zstandard.compress(each))
+    )
+    assert shop_of_files.forget("ann") == 1
+    assert "raw/users/arrival=2011-01-05/a.zst" in capsys.readouterr().out
