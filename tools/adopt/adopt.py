@@ -41,7 +41,7 @@ def adopt(files: dict[str, Path], name: str, console: Console, force: bool = Fal
     run = _run(events, samples["events"], console)
     console.print(_add_types(run), highlight=False)
     made = report.make(run, name, files["events"], layout_of(events, samples["events"].layout), why)
-    made.found += [Finding(findings.CHECK, note) for note in notes]
+    made.found += [Finding(findings.PROBLEM if note == mapping.NO_TIMES else findings.CHECK, note) for note in notes]
     for kind in ("items", "users"):
         if kind in samples:
             _adopt_other(kind, samples[kind], name, run, made, console, force)

@@ -15,6 +15,8 @@ from tools.adopt import names
 from tools.adopt.layout import Sample
 
 MAX_VALUES = 50_000  # of a field
+MOST = 0.95  # share of values that decide what a field is; the others are errors
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,29 @@ class Field:
 
     @cached_property
     def numbers(self) -> list[float] | None:
-        """The values as numbers, None unless all are."""
-        try:
-            if any(isinstance(value, bool) for value in self.values[:100]):
-                return None
-            return [float(value) for value in self.values] or None
-        except (TypeError, ValueError):
-            return None
+        """The values as numbers; None unless almost all are."""
+        found = [number for number in map(as_number, self.values) if number is not None]
+        return found if found and len(found) >= MOST * len(self.values) else None
 
     @property
     def integers(self) -> bool:
-        """True if all values are whole numbers without leading zeros."""
-        if self.spark_type or not self.from_text:
-            return bool(self.values) and all(type(value) is int for value in self.values)
-        return bool(self.values) and all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", value) for value in self.values)
+        """True if almost all values are whole numbers without leading zeros."""
+        whole = sum(bool(WHOLE.fullmatch(value)) if isinstance(value, str) else type(value) is int
+                    for value in self.values)  # fmt: skip
+        return bool(self.values) and whole >= MOST * len(self.values)
+
+    @cached_property
+    def is_quoted(self) -> bool:
+        """True of JSON that has text where numbers are meant."""
+        return not self.from_text and 2 * sum(isinstance(value, str) for value in self.values) > len(self.values)
+
+
+def as_number(value: Any) -> float | None:
+    """Return a value as a number, None if it is not one."""
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
 
 
 def quoted(name: str) -> str:

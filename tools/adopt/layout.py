@@ -161,7 +161,8 @@ def _csv(path: Path, compression: str, encoding: str, lines: list[str]) -> Sampl
     width = Counter(len(row) for row in rows).most_common(1)[0][0]
     rows = [row for row in rows if len(row) == width] if len(rows[0]) == width else rows
     header = has_header(rows)
-    columns = rows[0] if header else [f"column_{number}" for number in range(1, width + 1)]
+    known = names.WITHOUT_HEADER.get(width, "").split() or [f"column_{number}" for number in range(1, width + 1)]
+    columns = rows[0] if header else known
     if len(set(columns)) != len(columns):
         double = next(name for name, count in Counter(columns).items() if count > 1)
         raise TaskError(f"{path} has two columns '{double}' in its first line, expected a name once; rename one.")

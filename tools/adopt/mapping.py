@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import TaskError
+from common.sources.source import ARRIVAL
 from tools.adopt import names, plan, times
 from tools.adopt.fields import Field, fields_of, quoted
 from tools.adopt.layout import Layout, Sample
@@ -18,12 +19,11 @@ CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d)?")
 COORDINATE = re.compile(r"-?\d{1,3}\.\d{4,}")
 STEPS = ("time", "event_id", "user_id", "item_id", "type", "session_id", "quantity", "unit_price", "value",
          "platform", "country", "request_id", "position")  # fmt: skip
-REQUIRED = {
-    "time": "times (ISO 8601, an epoch, a date): when an event happened orders a user's history and divides the past, "
-    "from which models learn, from the future, on which they are judged",
-    "item_id": "IDs of items",
-    "user_id": "IDs of users",
-}
+REQUIRED = {"time": "times", "item_id": "IDs of items", "user_id": "IDs of users"}
+NO_TIMES = (
+    "No field of times: each event counts for the day on which its file arrives. So there is no past to learn from and "
+    "no future to be judged on: models and trends are impossible, similar items are possible."
+)
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,24 @@ class Mapper:
     def candidates(self, column: str, suits: Callable[[Field], bool]) -> list[Field]:
         """Return the free fields whose names and values fit a column, the likeliest first."""
         ranked = []
+        takes_arrays = column == "item_id" and self.proposal.kind == "events"
         for position, each in enumerate(self.free):
             rank = names.rank(self.proposal.kind, column, each.name, ".".join(each.steps))
             in_other_array = each.array is not None and ".".join(each.array) != self.proposal.each
-            if rank is not None and suits(each) and (column == "item_id" or not in_other_array):
+            if rank is not None and suits(each) and (takes_arrays or not in_other_array):
                 inside = each.array is not None and self.proposal.each is not None
                 ranked.append((not inside, rank, len(each.steps), position, each))
         return [each for *_, each in sorted(ranked, key=lambda entry: entry[:4])]
 
     def use(self, each: Field, kind: str = "string") -> str:
         """Take a field; return its expression, without words that stand for a missing value."""
-        self.types[id(each)] = each.spark_type or kind
         expression = each.expression
-        if kind != "string" and each.nulls:
-            self.types[id(each)] = "string"
         for word in each.nulls:
             literal = word.replace("\\", "\\\\")
             expression = f"nullif({expression}, '{literal}')"
-        return f"try_cast({expression} as {kind})" if kind != "string" and each.nulls else expression
+        needs_cast = kind != "string" and (bool(each.nulls) or each.is_quoted)
+        self.types[id(each)] = each.spark_type or ("string" if needs_cast else kind)
+        return f"try_cast({expression} as {kind})" if needs_cast and not each.spark_type else expression
 
     def put(self, column: str, expression: str, why: str) -> None:
         self.proposal.columns[column] = Guess(expression, why)
@@ -107,6 +107,8 @@ class Mapper:
         if "time of day" in why and clocks and "time" in names.key(clocks[0].name):
             expression = f"concat({expression}, ' ', {self.use(clocks[0])})"
             why = f"day and time of day, from {best.path} and {clocks[0].path}"
+        if best.is_quoted and not best.spark_type:
+            kind = "string"
         self.types[id(best)] = best.spark_type or kind
         self.put("time", expression, f"{best.path}: {why}")
 
@@ -117,7 +119,8 @@ def reading(each: Field) -> tuple[str, str, str] | None:
         return each.expression, "timestamp", "typed in the file"
     if each.spark_type == "date":
         return f"cast({each.expression} as timestamp)", "date", "days, without a time of day"
-    return times.reading(each.values, each.expression, each.numbers)
+    number = f"cast({each.expression} as bigint)" if each.is_quoted else each.expression
+    return times.reading(each.values, each.expression, number, each.numbers)
 
 
 def describe(each: Field, by_name: bool = True) -> str:
@@ -152,7 +155,7 @@ def suits(column: str) -> Callable[[Field], bool]:
     if column in ("time", "available_from", "available_until"):
         return lambda each: reading(each) is not None
     if column == "event_id":
-        return lambda each: each.array is None and each.filled == 1 and each.distinct == len(each.values) > 1
+        return lambda each: each.array is None and each.filled >= 0.99 and 1 < each.distinct >= 0.95 * len(each.values)
     if column in NUMBERS:
         return lambda each: bool(each.numbers) and not (each.numbers and times.unit(each.numbers))
     if column == "type":
@@ -161,6 +164,8 @@ def suits(column: str) -> Callable[[Field], bool]:
         return lambda each: each.distinct <= MAX_WORDS[column] and not each.numbers
     if column in ("name", "family"):
         return lambda each: reading(each) is None
+    if column == "item_id":
+        return lambda each: suits_id(each) and each.distinct > 1
     return suits_id
 
 
@@ -191,11 +196,9 @@ def map_times(mapper: Mapper) -> None:
     found = mapper.candidates("time", suits("time"))
     found = found or [each for each in mapper.free if each.array is None and reading(each) and each.distinct > 1]
     if not found:
-        looked_at = ", ".join(each.path for each in mapper.fields[:12])
-        raise TaskError(
-            f"No field of {mapper.sample.path} has {REQUIRED['time']}; its fields are {looked_at}: add a field of "
-            "times to the export."
-        )
+        mapper.put("time", f"cast({ARRIVAL} as timestamp)", "no field of times, so each event is of the day of arrival")
+        mapper.proposal.notes.append(NO_TIMES)
+        return
     mapper.put_time(sorted(found, key=lambda each: "time of day" in (reading(each) or ("", "", ""))[2]))
     if "check" in mapper.proposal.columns["time"].why:
         mapper.proposal.notes.append(f"time: {mapper.proposal.columns['time'].why}.")
@@ -206,7 +209,7 @@ def put_item(mapper: Mapper, found: list[Field]) -> None:
     own = [each for each in found if each.array is None]
     inside = [each for each in found if each.array is not None]
     if not inside:
-        mapper.put_text("item_id", own)
+        mapper.put_text("item_id", [each for each in own if names.key(each.name) == names.key(own[0].name)])
         return
     array = inside[0].array
     assert array is not None
@@ -294,12 +297,12 @@ def put_constant_type(mapper: Mapper) -> None:
     value = columns["value"].why.split(" ")[0] if "value" in columns else ""
     kind = names.type_of_name(value.rpartition(".")[2], names.TYPES_BY_VALUE)
     reason = f"the field {value}"
+    if kind is None:
+        kind, reason = names.type_of_name(mapper.sample.path.stem, names.TYPES_BY_FILE), "the file's name"
     if kind is None and mapper.sample.layout.header is False and value:
         numbers = next(each.numbers for each in mapper.fields if each.path == value) or [0]
         if min(numbers) >= 0 and max(numbers) <= 10 and len(set(numbers)) <= 21:
             kind, reason = "rating", f"{value} has few small numbers"
-    if kind is None:
-        kind, reason = names.type_of_name(mapper.sample.path.stem, names.TYPES_BY_FILE), "the file's name"
     if kind is None and {"quantity", "unit_price"} & columns.keys():
         kind, reason = "purchase", "quantities or prices"
     text = f"by {reason}" if kind else "nothing says more"
@@ -312,15 +315,24 @@ def finish(mapper: Mapper) -> None:
     left = [each for each in mapper.free if each.distinct > 1 and (each.array is None or in_each(mapper, each))
             and sum(len(str(value)) for value in each.values[:1000]) <= 200 * min(1000, len(each.values))]  # fmt: skip
     for each in left[:MAX_EXTRA]:
-        expression = mapper.use(each)
-        if each.spark_type in ("float", "double"):
-            expression = f"cast({expression} as decimal(38, 6))"
-        text = f"cast({expression} as string)" if each.spark_type not in (None, "string") else expression
+        text = text_of(mapper, each)
         mapper.proposal.extra[unique_key(each, mapper.proposal.extra)] = Guess(text, describe_extra(each))
     if len(left) > MAX_EXTRA:
         rest = ", ".join(each.path for each in left[MAX_EXTRA:][:10])
         mapper.proposal.notes.append(f"{len(left) - MAX_EXTRA} more fields are left out: {rest}.")
     mapper.proposal.fields = types_of(mapper)
+
+
+def text_of(mapper: Mapper, each: Field) -> str:
+    """Take a field as text: numbers with fractions by way of decimals, which are written alike by all engines."""
+    kind = each.spark_type
+    if kind is None and not each.from_text:
+        by_type = ((bool, "boolean"), (float, "double"))
+        kind = next((name for python, name in by_type if any(type(value) is python for value in each.values)), None)
+    expression = mapper.use(each, kind or "string")
+    if kind in ("float", "double"):
+        expression = f"cast({expression} as decimal(38, 6))"
+    return f"cast({expression} as string)" if kind not in (None, "string") else expression
 
 
 def describe_extra(each: Field) -> str:
@@ -372,13 +384,18 @@ def propose_items(sample: Sample, known: set[str]) -> Proposal:
     shared = {id(each): len(each.texts & known) for each in mapper.free if suits_id(each) and each.array is None}
     overlapping = sorted((each for each in mapper.free if shared.get(id(each))), key=lambda each: -shared[id(each)])
     found = [each for each in named if shared.get(id(each))] or overlapping or named
+    by_place = not found
     found = found or [each for each in mapper.free if suits_id(each)]
     if not found:
         raise TaskError(
             f"No field of {sample.path} has {REQUIRED['item_id']}; rename the field that has them to item_id."
         )
     count = shared.get(id(found[0]), 0)
-    mapper.put_text("item_id", found[:1], f"{count:,} of its IDs are in the events" if count else "")
+    mapper.put_text(
+        "item_id",
+        found[:1],
+        f"{count:,} of its IDs are in the events" if count else "the first field" if by_place else "",
+    )
     if known and not count:
         mapper.proposal.notes.append(f"No item of {sample.path.name} is in the events: are these the same IDs?")
     by_name = {names.key(each.name): each for each in mapper.free}

@@ -6,6 +6,7 @@ from typing import Any
 
 from common.ingestion import records
 
+MIN_SHARE = 0.01  # of the texts that have a format, below which they are errors
 ISO = "ISO 8601"
 UTC = "ISO 8601 with the word UTC"
 DAY, CLOCK = r"\d{4}-\d\d-\d\d", r"\d\d:\d\d:\d\d"
@@ -55,24 +56,25 @@ def unit(values: list[float]) -> tuple[str, str] | None:
     return None
 
 
-def reading(values: list[Any], field: str, numbers: list[float] | None) -> tuple[str, str, str] | None:
+def reading(values: list[Any], field: str, number: str, numbers: list[float] | None) -> tuple[str, str, str] | None:
     """Return the expression that makes a time of a field, the field's type, and the reason; None if it holds none.
 
-    `numbers` are the values where all are numbers.
+    `numbers` are the values where almost all are numbers; `number` is the field's expression as such.
     """
     if numbers and (epoch := unit(numbers)):
         name, expression = epoch
         if any(number != int(number) for number in numbers):
-            return f"timestamp_micros(cast({field} * 1000000 as bigint))", "double", f"epoch in {name}, with fractions"
-        return expression.format(field), "bigint", f"epoch in {name}, by its magnitude"
+            return f"timestamp_micros(cast({number} * 1000000 as bigint))", "double", f"epoch in {name}, with fractions"
+        return expression.format(number), "bigint", f"epoch in {name}, by its magnitude"
     texts = [str(value) for value in values[:5000]]
     found = Counter(pattern(text) for text in texts)
     missing = found.pop(None, 0)
     if not texts or missing > 0.2 * len(texts):
         return None
     readings, reasons = [], []
-    for known, _ in found.most_common(3):
-        expression, reason = _text_reading(field, known or "", texts, len(found) > 1)
+    common = [name for name, count in found.most_common(3) if count >= MIN_SHARE * len(texts)]
+    for known in common:
+        expression, reason = _text_reading(field, known or "", texts, len(common) > 1)
         readings.append(expression)
         reasons.append(reason)
     whole = f"coalesce({', '.join(readings)})" if len(readings) > 1 else readings[0]

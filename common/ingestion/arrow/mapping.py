@@ -14,11 +14,12 @@ from common.handover.storage import File
 from common.ingestion import records
 from common.ingestion.arrow import reading
 from common.ingestion.arrow.reading import Batch
-from common.sources.source import ENTRY, Source
+from common.sources.source import ARRIVAL, ENTRY, Source
 
-REQUIRED = ("item_id", "user_id", "change")
+REQUIRED = {"events": ("type",), "items": ("item_id",), "users": ("user_id", "change")}
 TIMES = ("time", "available_from", "available_until")
-NUMBERS = ("preference",)
+WHOLE = ("quantity", "position")
+NUMBERS = ("preference", "value", "unit_price", *WHOLE)
 CHANGES = ("subscribe", "change", "cancel")
 EARLIEST, LATEST = "TIMESTAMPTZ '1970-01-01'", "TIMESTAMPTZ '9999-12-31 23:59:59.999999'"
 ATTRIBUTE = "attribute "  # the beginning of the names of columns with attributes
@@ -42,6 +43,8 @@ class Mapping:
         self.source = source
         self.fields = reading.fields_of(source)
         known = list(self.fields)
+        if ARRIVAL not in source.fields:
+            known.append(pa.field(ARRIVAL, pa.date32()))
         if source.each:
             translator = duck.Translator(self.fields)
             self.each = self.sql_of(translator, source.each, "each")
@@ -117,8 +120,13 @@ class Mapping:
 
     def query(self, raw: pa.Schema, arrival: date) -> str:
         """Return the SQL that maps a table `_batch` of fields as they were read."""
-        exploded = f", unnest({self.each}) AS {quoted(ENTRY)}" if self.source.each else ""
         without = f"coalesce(len({self.each}), 0) = 0" if self.source.each else "false"
+        entries = self.each if self.source.each else ""
+        if self.source.each_optional:
+            entries, without = f"CASE WHEN {without} THEN [NULL] ELSE {self.each} END", "false"
+        exploded = f", unnest({entries}) AS {quoted(ENTRY)}" if entries else ""
+        if ARRIVAL not in self.source.fields:
+            exploded += f", DATE '{arrival}' AS {ARRIVAL}"
         columns = [f"{sql} AS {quoted(name)}" for name, sql in self.columns.items()]
         columns += [f"{sql} AS {quoted(ATTRIBUTE + name)}" for name, sql in self.attributes.items()]
         broken = " ".join(
@@ -169,10 +177,11 @@ class Mapping:
                 cases.append(f"WHEN {given}({self.value(name)} IS NULL) THEN {duck.literal(bad)}")
                 cases.append(f"WHEN {late} THEN {duck.literal(records.AFTER_ARRIVAL)}" if name == "time" else "")
             elif name in NUMBERS:
-                cases.append(f"WHEN NOT isfinite({value}::DOUBLE) THEN {duck.literal(records.bad(label))}")
+                odd = f"NOT isfinite({value}::DOUBLE)" + (f" OR {value} % 1 <> 0" if name in WHOLE else "")
+                cases.append(f"WHEN {odd} THEN {duck.literal(records.bad(label))}")
             else:
                 cases.append(f"WHEN {self.odd(name)} THEN {duck.literal(records.bad(label))}")
-                cases.append(missing if name in REQUIRED else "")
+                cases.append(missing if name in REQUIRED[self.source.kind] else "")
         for name in self.attributes:
             cases.append(f"WHEN {self.odd(ATTRIBUTE + name)} THEN {duck.literal(records.bad(records.label(name)))}")
         return " ".join(cases) or "WHEN false THEN ''"

@@ -124,6 +124,12 @@ CASES = {
                  day_of("{day:02d}.{month:02d}.2020"), one_of("view", "buy"), delimiter=";", quote='"'),
         {"time": "to_timestamp(date, 'dd.MM.yyyy')", "user_id": "customer", "item_id": "product", "type": "action"},
     ),
+    "steam.csv": (
+        csv_text([], whole(10**8, 10**8 + 90), one_of("Dota 2", "Fallout 4"), one_of("play", "purchase"),
+                 one_of("1.5", "9.1"), one_of("0")),
+        {"user_id": "column_1", "item_id": "column_2", "type": "column_3", "value": "column_4",
+         "time": "cast(arrival as timestamp)"},
+    ),
     "taobao.csv": (
         csv_text([], whole(1, 90), whole(1, 90), whole(1000, 1009), one_of("pv", "fav", "cart", "buy"),
                  whole(1511544070, 1512313448)),
@@ -230,6 +236,26 @@ def test_day_and_month_that_could_be_swapped_are_noted(tmp_path):
     assert any("day and month" in note for note in proposal.notes)
 
 
+def test_file_without_times_says_what_is_impossible(tmp_path):
+    proposal = propose(tmp_path / "steam.csv", CASES["steam.csv"][0])
+    assert mapping.NO_TIMES in proposal.notes
+
+
+def test_few_dirty_records_do_not_change_the_mapping(tmp_path):
+    dirty = "soon,u1,view,i1,\n1,2\n1430622004384,u2,view,i1,x\n" * 3
+    content, expected = CASES["retailrocket.csv"]
+    assert expressions(propose(tmp_path / "retailrocket.csv", content + dirty)) == expected
+
+
+def test_numbers_that_json_has_as_text_are_cast(tmp_path):
+    users = {"uid": "u1", "sku": "i1"}, {"uid": "u2", "sku": "i2"}
+    content = json_lines(lambda _, n: users[n % 2] | {"price": str(n / 2), "ts": str(1700000000 + n)})
+    proposal = propose(tmp_path / "events.jsonl", content)
+    assert proposal.columns["time"].expression == "timestamp_seconds(cast(ts as bigint))"
+    assert proposal.columns["unit_price"].expression == "try_cast(price as double)"
+    assert set(proposal.fields.values()) == {"string"}
+
+
 def test_two_formats_of_times_are_both_read(tmp_path):
     content = csv_text(["user_id", "item_id", "at"], whole(1, 90), whole(1, 90),
                        one_of("2020-01-02T03:04:05Z", "2020/01/02 03:04:05"))  # fmt: skip
@@ -246,8 +272,6 @@ def test_sessions_stand_in_for_users(tmp_path):
 
 
 REFUSED = {
-    "steam.csv": (csv_text([], whole(10**8, 10**8 + 90), one_of("Dota 2", "Fallout 4"), one_of("play", "purchase"),
-                           one_of(1.5, 9.1), one_of(0)), "No field of .*steam.csv has times .* column_1"),
     "movielens.dat": ("1::2::3::978300760\n" * 9, "separates fields by '::'"),
     "empty.csv": ("", "is empty"),
     "blank.csv": ("\n\n", "has no records"),
