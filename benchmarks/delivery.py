@@ -21,7 +21,7 @@ from common.delivery.items import make_items
 from common.delivery.tables import Table, client
 from tools.sandbox import local_dynamodb
 
-CONTRACT = "recommendations@1"
+CONTRACT = "recommendations@2"
 ROWS = 10  # per user
 PARALLEL = 8
 

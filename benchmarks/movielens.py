@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from common.recommending.evaluation import Truth, quality
 from common.recommending.histories import History
 from common.recommending.item_model import ItemModel, ItemScorer
-from common.recommending.models import excluded
+from common.recommending.models import NEW, limits
 from common.recommending.popularity import popularity
 from common.recommending.ranking import NonPersonalizedScorer, Scorer, concatenate, rank
+from common.recommending.scoring import Scoring
 
 Table = NDArray[np.int64]  # user, item, rating, seconds since 1970; one row per rating
 HARNESS = {"popularity": (0.2522, 5e-4), "SAR": (0.3938, 5e-5)}  # nDCG@10; ties of popularity are in any order
@@ -50,7 +51,9 @@ def matrix(table: Table, values: NDArray[np.generic], shape: tuple[int, int]) ->
 def problem(train: Table, test: Table, shape: tuple[int, int]) -> tuple[History, Truth]:
     """Return histories in which a rating r counts as r purchases today, and the truth: all of `test`."""
     rated = matrix(train, train[:, 2], shape)
-    pairs = History(rated.indptr.astype(np.int64), rated.indices, rated.data, np.zeros_like(rated.data), shape[1])
+    pairs = History(
+        rated.indptr.astype(np.int64), rated.indices, rated.data, rated.data, np.zeros_like(rated.data), shape[1]
+    )
     return pairs, Truth(matrix(test, np.ones(len(test)), shape).astype(np.int8))
 
 
@@ -63,14 +66,14 @@ def harness(train: Table, pairs: History, truth: Truth) -> dict[str, float]:
     jaccard = (together / np.maximum(alone[:, None] + alone - together, 1)).astype(np.float32)
     age = (train[:, 3].max() - train[:, 3]) / 86_400
     affinity = matrix(train, train[:, 2] * 2 ** (-age / 30), (pairs.user_count, items))
-    model = ItemModel(sp.csr_matrix((items, items), dtype=np.float32), jaccard, np.arange(items), 30.0)
+    model = ItemModel(sp.csr_matrix((items, items), dtype=np.float32), jaccard, np.arange(items), Scoring(30.0))
     results = {}
     scorers: dict[str, Scorer] = {
         "popularity": NonPersonalizedScorer(popularity(pairs)),
         "SAR": ItemScorer(model, affinity),
     }
     for name, scorer in scorers.items():
-        ranking = concatenate(list(rank(scorer, pairs.user_count, 10, excluded(pairs, False))))
+        ranking = concatenate(list(rank(scorer, pairs.user_count, 10, **limits(pairs, NEW))))
         results[name] = quality(ranking, truth).means()["ndcg"]
         expected, allowed = HARNESS[name]
         if abs(results[name] - expected) > allowed:

@@ -19,13 +19,15 @@ import pyarrow.parquet as pq
 import scipy.sparse as sp
 
 from benchmarks import movielens
-from common.recommending import evaluation, models
+from common.recommending import choice, evaluation, models
 from common.recommending.blend import Blend, candidates, choose_weights
 from common.recommending.evaluation import Truth
 from common.recommending.histories import History
 from common.recommending.item_model import ItemModel
+from common.recommending.models import MIXED, NEW
 from common.recommending.popularity import popularity
 from common.recommending.ranking import Ranking
+from common.recommending.scoring import Scoring
 
 SOURCE = Path(__file__).parents[1] / "sample_data" / "online-retail-ii" / "transactions.parquet"
 TUNING, TEST, END = datetime(2011, 3, 1), datetime(2011, 6, 1), datetime(2011, 9, 1)
@@ -61,7 +63,12 @@ def split(table: pa.Table, cut: datetime, end: datetime) -> tuple[History, Truth
     indptr = np.searchsorted(pairs, np.arange(shape[0] + 1) * shape[1])
     age = (np.datetime64(cut) - last).astype(np.int64) / 86_400e6
     history = History(
-        indptr, (pairs % shape[1]).astype(np.int32), events.astype(np.float32), age.astype(np.float32), shape[1]
+        indptr,
+        (pairs % shape[1]).astype(np.int32),
+        events.astype(np.float32),
+        np.log1p(events).astype(np.float32),
+        age.astype(np.float32),
+        shape[1],
     )
     inside = np.unique(pair[~before & (times < np.datetime64(end))])
     bought = sp.csr_matrix((np.ones(len(inside), dtype=np.int8), divmod(inside, shape[1])), shape=shape)
@@ -72,7 +79,7 @@ def most_bought(pairs: History) -> ItemModel:
     """Return the baseline that recommends the user's most frequent purchases."""
     head = np.zeros(0, dtype=np.int64)
     itself = sp.eye(pairs.item_count, format="csr", dtype=np.float32)
-    return ItemModel(itself, np.zeros((0, 0), dtype=np.float32), head, models.FOREVER)
+    return ItemModel(itself, np.zeros((0, 0), dtype=np.float32), head, Scoring(models.FOREVER))
 
 
 @dataclass(frozen=True)
@@ -115,23 +122,23 @@ class Report:
         return result
 
 
-def compare(tuning: Problem, test: Problem, repeats: bool, report: Report) -> None:
+def compare(tuning: Problem, test: Problem, style: str, report: Report) -> None:
     """Evaluate every model and their blend once on the test: parameters and weights are from the tuning problem."""
     members, rows, ndcg = {}, {}, {}
     for name in models.MODELS:
         started = time.perf_counter()
-        choice = models.choose(name, tuning.pairs, tuning.scored, tuning.truth, repeats)
-        rows[name] = models.fit(name, tuning.pairs, choice.parameters).scorer(tuning.scored)
-        members[name] = models.fit(name, test.pairs, choice.parameters)
-        ranking = models.ranking_of(members[name], test.scored, repeats)
-        ndcg[name] = report.line(name, choice.ndcg, ranking, time.perf_counter() - started).ndcg
-        print("    " + ", ".join(f"{key} {value:g}" for key, value in choice.parameters.items()))
+        chosen = choice.choose(name, tuning.pairs, tuning.scored, tuning.truth, style)
+        rows[name] = models.fit(name, tuning.pairs, chosen.parameters).scorer(tuning.scored)
+        members[name] = models.fit(name, test.pairs, chosen.parameters)
+        ranking = models.ranking_of(members[name], test.scored, style)
+        ndcg[name] = report.line(name, chosen.ndcg, ranking, time.perf_counter() - started).ndcg
+        print("    " + ", ".join(f"{key} {value:g}" for key, value in chosen.parameters.items()))
     started = time.perf_counter()
-    among = candidates(list(rows.values()), tuning.scored.user_count, models.excluded(tuning.scored, repeats))
+    among = candidates(list(rows.values()), tuning.scored.user_count, **models.limits(tuning.scored, style))
     weights, found, _ = choose_weights(among, tuning.truth)
     used = {name: weight for name, weight in zip(members, weights, strict=True) if weight}
     blend = Blend([members[name] for name in used], list(used.values()))
-    ranking = models.ranking_of(blend, test.scored, repeats)
+    ranking = models.ranking_of(blend, test.scored, style)
     blended = report.line("blend", found, ranking, time.perf_counter() - started).ndcg
     best = max(ndcg, key=lambda name: ndcg[name].mean())
     low, high = evaluation.interval(blended - ndcg[best], seed=1)
@@ -144,17 +151,18 @@ def on_online_retail(source: Path) -> None:
     for repeats in (True, False):
         print("\nOnline Retail II, " + ("repeat purchases count" if repeats else "only items new to the user count"))
         tuning, test = online_retail(table, TUNING, TEST, repeats), online_retail(table, TEST, END, repeats)
+        style = MIXED if repeats else NEW
         report = Report(test)
         for half_life, expected in HARNESS.items():
             score = popularity(test.pairs, np.inf if half_life == models.FOREVER else half_life)
             name = "popularity, all-time" if half_life == models.FOREVER else f"popularity, {half_life:g} days"
-            result = report.line(name, None, models.popular_ranking(score, test.scored, repeats))
+            result = report.line(name, None, models.popular_ranking(score, test.scored, style))
             if repeats and round(result.means()["ndcg"], 4) != expected:
                 raise SystemExit(f"{name} has another nDCG@10, expected {expected}: the protocol differs.")
         if repeats:
             baseline = most_bought(test.pairs)
-            report.line("most frequent purchases", None, models.ranking_of(baseline, test.scored, True))
-        compare(tuning, test, repeats, report)
+            report.line("most frequent purchases", None, models.ranking_of(baseline, test.scored, MIXED))
+        compare(tuning, test, style, report)
     pairs, truth = split(table, TEST, END)
     cold = np.flatnonzero((pairs.lengths == 0) & (truth.counts > 0))
     print("\nOnline Retail II, users without a history: non-personalized items")
@@ -162,11 +170,11 @@ def on_online_retail(source: Path) -> None:
     earlier, bought = split(table, TUNING, TEST)
     newcomers = np.flatnonzero((earlier.lengths == 0) & (bought.counts > 0))
     scored, later = earlier.rows(newcomers), Truth(bought.bought[newcomers])
-    choice = models.choose_recent_popularity(earlier, scored, later, True)
-    trending = popularity(pairs, choice.parameters["half_life"])
+    chosen = choice.choose_recent_popularity(earlier, scored, later, MIXED)
+    trending = popularity(pairs, chosen.parameters["half_life"])
     for name, scores in {"popularity, all-time": popularity(pairs), "trending": trending}.items():
         report.line(
-            name, choice.ndcg if name == "trending" else None, models.popular_ranking(scores, report.test.scored, True)
+            name, chosen.ndcg if name == "trending" else None, models.popular_ranking(scores, report.test.scored, MIXED)
         )
 
 
@@ -180,7 +188,7 @@ def on_movielens(source: Path) -> None:
     found = movielens.harness(train, pairs, truth)
     print(", ".join(f"{name} {ndcg:.4f}" for name, ndcg in found.items()) + ": the published figures are reproduced")
     test = Problem(pairs, pairs, truth)
-    compare(Problem(tuning_pairs, tuning_pairs, tuning_truth), test, False, Report(test))
+    compare(Problem(tuning_pairs, tuning_pairs, tuning_truth), test, NEW, Report(test))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from common.recommending.evaluation import Truth, quality
 from common.recommending.factor_model import FactorModel
 from common.recommending.histories import History
 from common.recommending.item_model import ItemModel
-from common.recommending.models import FOREVER, recommend
+from common.recommending.models import NEW, UNSCORED, recommend
 from common.recommending.neighbours import cosine, rp3beta
 from common.recommending.ranking import Ranking
 
@@ -23,20 +23,20 @@ COUNTS = {"top": 100, "als": 10, "large": 10}
 def main() -> None:
     case, folder = sys.argv[1], Path(sys.argv[2])
     train = sp.load_npz(folder / "train.npz")
-    pairs = History(train.indptr.astype(np.int64), train.indices, train.data, np.zeros_like(train.data), train.shape[1])
+    values = train.data, train.data, np.zeros_like(train.data)
+    pairs = History(train.indptr.astype(np.int64), train.indices, *values, train.shape[1])
     count = COUNTS[case]
     started, cpu = time.perf_counter(), time.process_time()
     if case == "als":
         factors = als(train, 64, 10.0, 10.0, 10)
-        self_weight = np.zeros(len(factors), dtype=np.float32)
-        model: FactorModel | ItemModel = FactorModel(factors, factors, self_weight, FOREVER, 10.0, 10.0)
+        model: FactorModel | ItemModel = FactorModel(factors, factors, UNSCORED, 10.0, 10.0)
     else:
         # implicit keeps the neighbours of each source item, we of each target item: for a cosine, the transpose
         weights = cosine(train, 0).T.tocsr() if case == "top" else rp3beta(train, 0.8, 0.4)
-        model = ItemModel(weights, np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64), FOREVER)
+        model = ItemModel(weights, np.zeros((0, 0), dtype=np.float32), np.zeros(0, dtype=np.int64), UNSCORED)
     fitted, cpu_fitted = time.perf_counter(), time.process_time()
     best = np.full((train.shape[0], count), -1, dtype=np.int32)
-    for block in recommend(model.scorer(pairs), pairs, count, repeats=False):
+    for block in recommend(model.scorer(pairs), pairs, count, NEW):
         best[block.rows, block.ranks] = block.items
     ranked, cpu_ranked = time.perf_counter(), time.process_time()
     np.save(folder / "ours.npy", best[:2000])

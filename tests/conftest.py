@@ -269,7 +269,7 @@ def product_table(dynamodb: str) -> "tables.Table":
     from common.delivery import tables
 
     client = tables.client(4)
-    name = tables.table_name(f"t{uuid.uuid4().hex}-", "recommendations@1")
+    name = tables.table_name(f"t{uuid.uuid4().hex}-", "recommendations@2")
     assert tables.create(client, name, None)
     return tables.Table(client, name, 4)
 

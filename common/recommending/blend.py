@@ -19,6 +19,7 @@ from common.recommending.ranking import (
     Ranking,
     Scorer,
     cumcount,
+    entries_of,
     rows_of,
     top_entries,
 )
@@ -118,8 +119,10 @@ class Candidates:
     scores: Floats
 
 
-def candidates(members: Sequence[Scorer], users: int, exclude: sp.csr_matrix | None) -> Candidates:
-    """Return the items among the first CANDIDATES of any member for each row, without those stored in `exclude`.
+def candidates(
+    members: Sequence[Scorer], users: int, exclude: sp.csr_matrix | None = None, only: sp.csr_matrix | None = None
+) -> Candidates:
+    """Return the items among the first CANDIDATES of any member for each row; `exclude` and `only` as of `rank`.
 
     Memory: the candidates, and one block of scores per member and core.
     """
@@ -132,7 +135,8 @@ def candidates(members: Sequence[Scorer], users: int, exclude: sp.csr_matrix | N
             if exclude is not None:
                 excluded = exclude[part]
                 score[rows_of(excluded), excluded.indices] = 0
-            rows, items, _ = top_entries(score, CANDIDATES)
+            allowed = score if only is None else entries_of(score, only[part]).toarray()
+            rows, items, _ = top_entries(allowed, CANDIDATES)
             keys_of_members.append(rows * score.shape[1] + items)
         keys = np.unique(np.concatenate(keys_of_members))
         rows, items = np.divmod(keys, max(1, scores[0].shape[1]))

@@ -1,4 +1,4 @@
-"""Quality of rankings on the later purchases of users, with its sampling noise."""
+"""Quality of rankings on the later target events of users, with its sampling noise."""
 
 from __future__ import annotations
 
@@ -34,10 +34,14 @@ class Truth:
         return Truth(kept)
 
     def new_to_users(self, pairs: History) -> Truth:
-        """Return the purchases of items that are not in the user's row of `pairs`. O(pairs)."""
-        kept = self.bought - self.bought.multiply(pairs.matrix(np.ones_like(pairs.events)))
+        """Return the items that are not in the user's row of `pairs`. O(pairs)."""
+        kept = self.bought - self.in_history(pairs).bought
         kept.eliminate_zeros()
-        return Truth(kept.tocsr())
+        return Truth(kept)
+
+    def in_history(self, pairs: History) -> Truth:
+        """Return the items that are in the user's row of `pairs`. O(pairs)."""
+        return Truth(self.bought.multiply(pairs.matrix(np.ones_like(pairs.events)) > 0).tocsr())
 
 
 @dataclass(frozen=True)

@@ -10,37 +10,35 @@ import numpy as np
 import scipy.sparse as sp
 
 from common.recommending.als import fold_in, influence
-from common.recommending.histories import Floats, History, user_vectors
+from common.recommending.histories import Floats, History
 from common.recommending.item_model import strongest_source
-from common.recommending.ranking import Positions, Ranking, rows_of
+from common.recommending.ranking import Positions, Ranking
+from common.recommending.scoring import Scoring
 
 
 @dataclass(frozen=True)
 class FactorModel:
-    """With x the vector of a user and u its factors, the score of item j is u.outputs[j] + self_weight[j] x[j].
+    """With x the vector of a user and u its factors, the fitted score of item j is u.outputs[j].
 
     u is x times `inputs` (items x factors) if `confidence` is 0. Otherwise it is `als.fold_in` of x, with `inputs`
-    as the factors of the items, and that confidence and regularization. outputs: items x factors. self_weight (items):
-    scores repeat purchases. half_life: of the user vectors, in days.
+    as the factors of the items, and that confidence and regularization. outputs: items x factors.
     """
 
     inputs: Floats
     outputs: Floats
-    self_weight: Floats
-    half_life: float
-    confidence: float
-    regularization: float
+    scoring: Scoring
+    confidence: float = 0.0
+    regularization: float = 0.0
     kind = "factors"
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float]) -> FactorModel:
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float], scoring: Scoring) -> FactorModel:
         """Return the model with these `arrays` and `numbers`."""
-        return cls(arrays["inputs"], arrays["outputs"], arrays["self_weight"], **numbers)
+        return cls(arrays["inputs"], arrays["outputs"], scoring, **numbers)
 
     def scorer(self, pairs: History) -> FactorScorer:
         """Return a scorer for the rows of `pairs`. O(pairs x factors), with `confidence` O(pairs x factors^2)."""
-        vectors = user_vectors(pairs, self.half_life)
-        vectors.sort_indices()
+        vectors = self.scoring.vectors(pairs)
         return FactorScorer(self, vectors, self._users(vectors))
 
     def _users(self, vectors: sp.csr_matrix) -> Floats:
@@ -49,14 +47,10 @@ class FactorModel:
         return fold_in(vectors, self.inputs, self.confidence, self.regularization)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {"inputs": self.inputs, "outputs": self.outputs, "self_weight": self.self_weight}
+        return {"inputs": self.inputs, "outputs": self.outputs}
 
     def numbers(self) -> dict[str, float]:
-        return {
-            "half_life": self.half_life,
-            "confidence": self.confidence,
-            "regularization": self.regularization,
-        }
+        return {"confidence": self.confidence, "regularization": self.regularization}
 
 
 @dataclass(frozen=True)
@@ -71,11 +65,8 @@ class FactorScorer:
     def width(self) -> int:
         return len(self.model.outputs)
 
-    def scores(self, part: slice) -> Floats:
-        block: Floats = self.users[part] @ self.model.outputs.T
-        some = self.vectors[part]
-        block[rows_of(some), some.indices] += self.model.self_weight[some.indices] * some.data
-        return block
+    def scores(self, part: slice) -> Floats | sp.csr_matrix:
+        return self.model.scoring.finish(self.users[part] @ self.model.outputs.T, self.vectors[part])
 
     def reasons(self, ranking: Ranking) -> tuple[Positions, Floats]:
         sources, scores = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.float32)]
@@ -89,14 +80,15 @@ class FactorScorer:
     def _reasons_of(self, row: int, targets: Positions) -> tuple[Positions, Floats]:
         """Return the reasons of one row's items, from the contribution of each item of the history to the factors."""
         vector = self.vectors[row]
-        bought = vector.indices.astype(np.int64)
+        had = vector.indices.astype(np.int64)
         if self.model.confidence:
             factors = influence(vector, self.model.inputs, self.model.confidence, self.model.regularization)
         else:
-            factors = self.model.inputs[bought] * vector.data[:, None]
+            factors = self.model.inputs[had] * vector.data[:, None]
         contributions = factors @ self.model.outputs[targets].T  # history x targets
-        repeated, entry = np.nonzero(bought[:, None] == targets)
-        contributions[repeated, entry] += self.model.self_weight[bought[repeated]] * vector.data[repeated]
-        entry = np.repeat(np.arange(len(targets)), len(bought))
-        sources = strongest_source(entry, np.tile(bought, len(targets)), contributions.T.ravel(), len(targets))
+        repeated, entry = np.nonzero(had[:, None] == targets)
+        contributions[repeated, entry] += np.float32(self.model.scoring.self_weight) * vector.data[repeated]
+        contributions = contributions * self.model.scoring.of_targets(targets)
+        entry = np.repeat(np.arange(len(targets)), len(had))
+        sources = strongest_source(entry, np.tile(had, len(targets)), contributions.T.ravel(), len(targets))
         return sources, contributions.sum(axis=0)

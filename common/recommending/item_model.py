@@ -8,50 +8,49 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from common.recommending.histories import Floats, History, user_vectors
+from common.recommending.histories import Floats, History
 from common.recommending.ranking import Positions, Ranking
+from common.recommending.scoring import Scoring
 
 SPARSE_PARTS = ("data", "indices", "indptr")
 
 
 @dataclass(frozen=True)
 class ItemModel:
-    """With x the vector of a user, the score of item j is the sum over i of x[i] W[i, j].
+    """With x the vector of a user, the fitted score of item j is the sum over i of x[i] W[i, j].
 
-    W is `sparse` (catalogue x catalogue) plus `dense` (head x head) at the positions `head` (ascending). Its diagonal
-    scores repeat purchases. half_life: of the user vectors, in days.
+    W is `sparse` (catalogue x catalogue) plus `dense` (head x head) at the positions `head` (ascending).
     """
 
     sparse: sp.csr_matrix
     dense: Floats
     head: Positions
-    half_life: float
+    scoring: Scoring
     kind = "items"
 
     @classmethod
-    def of_arrays(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float]) -> ItemModel:
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray], numbers: Mapping[str, float], scoring: Scoring) -> ItemModel:
         """Return the model with these `arrays` and `numbers`."""
         items = len(arrays["sparse_indptr"]) - 1
         parts = tuple(arrays[f"sparse_{part}"] for part in SPARSE_PARTS)
-        return cls(sp.csr_matrix(parts, shape=(items, items)), arrays["dense"], arrays["head"], **numbers)
+        return cls(sp.csr_matrix(parts, shape=(items, items)), arrays["dense"], arrays["head"], scoring, **numbers)
 
     def scorer(self, pairs: History) -> ItemScorer:
         """Return a scorer for the rows of `pairs`. O(pairs)."""
-        return ItemScorer(self, user_vectors(pairs, self.half_life))
+        return ItemScorer(self, self.scoring.vectors(pairs))
 
     def arrays(self) -> dict[str, np.ndarray]:
         parts = {f"sparse_{part}": getattr(self.sparse, part) for part in SPARSE_PARTS}
         return {"dense": self.dense, "head": self.head, **parts}
 
     def numbers(self) -> dict[str, float]:
-        return {"half_life": self.half_life}
+        return {}
 
 
 class ItemScorer:
     """Scorer of an ItemModel; the scores stay sparse if the model is sparse and few of them are not 0."""
 
     def __init__(self, model: ItemModel, vectors: sp.csr_matrix) -> None:
-        vectors.sort_indices()
         self.model, self.vectors = model, vectors
         users, items = vectors.shape
         self.whole_head = len(model.head) == items
@@ -61,11 +60,15 @@ class ItemScorer:
         self.width = int(stored) if self.stays_sparse else items
 
     def scores(self, part: slice) -> Floats | sp.csr_matrix:
+        vectors = self.vectors[part]
+        return self.model.scoring.finish(self._fitted_scores(part, vectors), vectors)
+
+    def _fitted_scores(self, part: slice, vectors: sp.csr_matrix) -> Floats | sp.csr_matrix:
         if self.stays_sparse:
-            return self.vectors[part] @ self.model.sparse
+            return vectors @ self.model.sparse
         if self.whole_head and not self.model.sparse.nnz:
             return np.asarray(self.of_head[part] @ self.model.dense)
-        block: Floats = (self.vectors[part] @ self.model.sparse).toarray()
+        block: Floats = (vectors @ self.model.sparse).toarray()
         if len(self.model.head):
             block[:, self.model.head] += self.of_head[part] @ self.model.dense
         return block
@@ -91,7 +94,8 @@ class ItemScorer:
             in_head[model.head] = np.arange(len(model.head))
             inside = np.flatnonzero((in_head[sources] >= 0) & (in_head[targets] >= 0))
             weights[inside] += model.dense[in_head[sources[inside]], in_head[targets[inside]]]
-        return weights
+        weights[sources == targets] += np.float32(model.scoring.self_weight)
+        return weights * model.scoring.of_targets(targets)
 
 
 def strongest_source(entry: Positions, source: Positions, contributions: Floats, entries: int) -> Positions:

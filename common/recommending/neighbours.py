@@ -14,11 +14,14 @@ from common.recommending.ranking import rows_of, top_of_sparse
 BLOCK_VALUES = 8_000_000  # cells per block of items x items: 64 MB if all are stored
 
 
-def rp3beta(matrix: sp.csr_matrix, alpha: float, beta: float, neighbours: int = 100) -> sp.csr_matrix:
+def rp3beta(
+    matrix: sp.csr_matrix, alpha: float, beta: float, neighbours: int = 100, by_source: bool = False
+) -> sp.csr_matrix:
     """Return weights W (items x items, from row to column, zero diagonal) of random walks item - user - item.
 
     W[i, j] = sum over users u of (P[i, u] P[u, j])^alpha / popularity[j]^beta, P the transition probabilities: X' and X
-    with rows that add up to 1; popularity the sums of X's columns. Each column keeps its `neighbours` strongest rows.
+    with rows that add up to 1; popularity the sums of X's columns. Each column (target) keeps its `neighbours`
+    strongest rows, or, by source, each row its strongest columns.
     (Paudel et al., Updatable, Accurate, Diverse, and Scalable Recommendations for Interactive Applications, 2016.)
 
     O(sum of squared row lengths of X) time; O(items x neighbours) memory and one block.
@@ -30,6 +33,9 @@ def rp3beta(matrix: sp.csr_matrix, alpha: float, beta: float, neighbours: int = 
     from_users.data **= np.float32(alpha)
     to_users.data **= np.float32(alpha)
     penalty = (_zero_to_one(popularity) ** -beta).astype(np.float32)
+    if by_source:
+        of_rows = _strongest_per_column(to_users, from_users, neighbours, lambda values, _, to: values * penalty[to])
+        return of_rows.T.tocsr()
     return _strongest_per_column(from_users, to_users, neighbours, lambda values, to, source: values * penalty[to])
 
 

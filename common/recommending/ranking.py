@@ -62,16 +62,24 @@ class NonPersonalizedScorer:
         return np.full(len(ranking.items), -1), self.same[ranking.items]
 
 
-def rank(scorer: Scorer, users: int, count: int, exclude: sp.csr_matrix | None = None) -> Iterator[Ranking]:
+def rank(
+    scorer: Scorer,
+    users: int,
+    count: int,
+    exclude: sp.csr_matrix | None = None,
+    only: sp.csr_matrix | None = None,
+) -> Iterator[Ranking]:
     """Yield the `count` items of highest positive score of each row, by block; ties go to the lower position.
 
-    Items stored in a row of `exclude` (users x items) are left out, as are scores of zero and below: a user may get
-    fewer items, or none. Exact. Memory: one block of 8 MB per core, never users x items. Time: the scores, and two
-    passes over them.
+    Items stored in a row of `exclude`, or not stored in one of `only` (users x items, ones), are left out, as are
+    scores of zero and below: a user may get fewer items, or none. Exact. Memory: one block of 8 MB per core, never
+    users x items. Time: the scores, and two passes over them.
     """
 
     def of_block(part: slice) -> Ranking:
         block = scorer.scores(part)
+        if only is not None:
+            block = entries_of(block, only[part])
         excluded = None if exclude is None else exclude[part]
         rows, columns, values = top_of_sparse(block, count, excluded) if sp.issparse(block) else top(block, excluded)
         return Ranking(rows + part.start, cumcount(rows), columns, values)
@@ -82,6 +90,13 @@ def rank(scorer: Scorer, users: int, count: int, exclude: sp.csr_matrix | None =
         return top_entries(block, count)
 
     yield from in_parallel(of_block, blocks(users, min(MAX_BLOCK, BLOCK_VALUES // max(1, scorer.width))))
+
+
+def entries_of(block: Floats | sp.csr_matrix, own: sp.csr_matrix) -> sp.csr_matrix:
+    """Return the entries of a block that are stored in `own`, which has ones."""
+    if isinstance(block, np.ndarray):
+        return sp.csr_matrix((block[rows_of(own), own.indices], own.indices, own.indptr), shape=own.shape)
+    return block.multiply(own).tocsr()
 
 
 def concatenate(rankings: list[Ranking]) -> Ranking:

@@ -1,10 +1,11 @@
-"""Recommend the best items to the users of one shard, by the model that training shipped.
+"""Recommend the best items of each style to the users of one shard, by the models that training shipped.
 
 A hash of the user ID determines the shard, so that it does not depend on the order of the interactions. In memory are
 this shard's pairs, the model, and one block of scores per core; never users x items.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,6 @@ from common.engines.arrays import read_arrays, strings_of
 from common.engines.interactions import shard_of
 from common.handover import Task, run
 from common.recommending import MICROSECONDS_PER_DAY, models
-from common.recommending.blend import Model
 from common.recommending.histories import History
 
 COLUMNS = ["user_id", "item_id", "weight", "events", "last_time"]
@@ -40,28 +40,38 @@ def histories(rows: pa.Table, as_of: int, items: int) -> tuple[pa.Array, History
     order = np.lexsort((item, row))
     age = (as_of - rows["last_time"].cast(pa.int64()).to_numpy()[order]) / MICROSECONDS_PER_DAY
     indptr = np.concatenate(([0], np.cumsum(np.bincount(row, minlength=len(users)))))
-    events = rows["events"].to_numpy()[order].astype(np.float32)
-    return users, History(indptr, item[order].astype(np.int32), events, np.maximum(age, 0).astype(np.float32), items)
+    events, weight = (rows[name].to_numpy()[order].astype(np.float32) for name in ("events", "weight"))
+    return users, History(
+        indptr, item[order].astype(np.int32), events, weight, np.maximum(age, 0).astype(np.float32), items
+    )
 
 
 def predictions(
-    task: Task, model: Model, name: str, repeats: bool, users: pa.Array, pairs: History, items: pa.Array
+    task: Task,
+    arrays: dict[str, np.ndarray],
+    document: dict[str, Any],
+    users: pa.Array,
+    pairs: History,
+    items: pa.Array,
 ) -> Iterator[pa.Table]:
-    """Yield tables of predictions@2, one per block of users."""
-    scorer = model.scorer(pairs)
-    for block in models.recommend(scorer, pairs, task.parameters["candidates"], repeats):
-        explained_by, _ = scorer.reasons(block)
-        task.progress("users", int(block.rows[-1]) + 1 if len(block.rows) else 0, len(users))
-        yield pa.table(
-            {
-                "user_id": users.take(pa.array(block.rows)),
-                "rank": block.ranks + 1,
-                "item_id": items.take(pa.array(block.items)),
-                "score": block.scores.astype(np.float64),
-                "explained_by_item_id": items.take(pa.array(explained_by, mask=explained_by < 0)),
-                "model": pa.repeat(name, len(block.rows)),
-            }
-        )
+    """Yield tables of predictions@3, one per style and block of users; none by a model of trending items only."""
+    for style, settings in document["styles"].items():
+        scorer = models.from_arrays(arrays, document["fits"], settings["members"]).scorer(pairs)
+        for block in models.recommend(scorer, pairs, task.parameters["candidates"], style):
+            explained_by, _ = scorer.reasons(block)
+            done = int(block.rows[-1]) + 1 if len(block.rows) else 0
+            task.progress(f"users with items of style {style}", done, len(users))
+            yield pa.table(
+                {
+                    "user_id": users.take(pa.array(block.rows)),
+                    "style": pa.repeat(style, len(block.rows)),
+                    "rank": block.ranks + 1,
+                    "item_id": items.take(pa.array(block.items)),
+                    "score": block.scores.astype(np.float64),
+                    "explained_by_item_id": items.take(pa.array(explained_by, mask=explained_by < 0)),
+                    "model": pa.repeat(settings["model"], len(block.rows)),
+                }
+            )
 
 
 def main(task: Task) -> None:
@@ -79,12 +89,9 @@ def main(task: Task) -> None:
         }
     )
     users, pairs = histories(pa.Table.from_batches(batches, schema), document["as_of"], len(items))
-    model = models.from_arrays(arrays, document["members"])
     task.log("read", users=len(users), pairs=len(pairs.indices), items=len(items))
     task.metrics |= {"users": len(users), "model": document["model"]}
-    arrow.write(
-        task, "predictions", predictions(task, model, document["model"], document["repeats"], users, pairs, items)
-    )
+    arrow.write(task, "predictions", predictions(task, arrays, document, users, pairs, items))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Select recommendations: predictions of available items, few per family, each with its reason, re-ranked.
+"""Select recommendations: predictions of available items by style, few per family, each with its reason.
 
 The default rows, without a user, are the trending items under the same rules: for users without a history, and for
 those without a remaining prediction. Without a catalogue, all items of the model take part.
@@ -11,11 +11,15 @@ import pyarrow.compute as pc
 from common.engines import arrow
 from common.engines.arrays import read_arrays, strings_of
 from common.engines.catalogue import NEVER, Catalogue, positions, read_catalogue
-from common.errors import GateRefused
+from common.errors import ArgumentError, GateRefused
 from common.handover import Task, run
+from common.protocol import nearest
 from common.recommending import MICROSECONDS_PER_DAY
+from common.recommending.models import STYLES
 from common.recommending.ranking import cumcount
 from common.sources import tracking_plan
+
+TRENDING = "trending"  # style and reason of the default rows
 
 
 def select(
@@ -42,15 +46,29 @@ def reasons(items: np.ndarray, explained_by: np.ndarray, names: pa.Array, verb: 
     return pc.if_else(pa.array(explained_by >= 0), text, pa.scalar(None, pa.string()))
 
 
-def for_users(task: Task, catalogue: Catalogue, available: np.ndarray) -> pa.Table:
-    """Return rows of recommendations@1 with a user."""
-    table = arrow.read(task, "predictions", ["user_id", "rank", "item_id", "score", "explained_by_item_id"])
+def wanted_styles(task: Task) -> list[str]:
+    """Return the styles to publish; ArgumentError for an unknown one, or none."""
+    styles: list[str] = task.parameters["styles"].replace(",", " ").split()
+    for style in styles:
+        if style not in STYLES:
+            raise ArgumentError(f"There is no style '{style}'{nearest(style, STYLES)}.")
+    if not styles:
+        raise ArgumentError(f"The parameter styles is empty, expected at least one of {', '.join(STYLES)}.")
+    return styles
+
+
+def for_users(task: Task, catalogue: Catalogue, available: np.ndarray, styles: list[str]) -> pa.Table:
+    """Return rows of recommendations@2 with a user, the styles of a user in their given order."""
+    names = ["user_id", "style", "rank", "item_id", "score", "explained_by_item_id"]
+    table = arrow.read(task, "predictions", names)
+    table = table.filter(pc.is_in(table["style"], value_set=pa.array(styles)))
     users = table["user_id"].combine_chunks().dictionary_encode()
     items, explained_by = (positions(table[name], catalogue.ids) for name in ("item_id", "explained_by_item_id"))
     shown = np.flatnonzero((items >= 0) & available[items]) if len(catalogue.ids) else np.zeros(0, np.int64)
-    user, rank = users.indices.to_numpy()[shown], table["rank"].to_numpy()[shown]
+    user, rank = users.indices.to_numpy()[shown].astype(np.int64), table["rank"].to_numpy()[shown]
+    style = positions(table["style"], pa.array(styles))[shown]
     limits = task.parameters["max_per_family"], task.parameters["count"]
-    kept, ranks = select(user, rank, catalogue.families[items[shown]], *limits)
+    kept, _ = select(user * len(styles) + style, rank, catalogue.families[items[shown]], *limits)
     entry = shown[kept]
     with_rows = len(np.unique(user[kept]))
     task.metrics |= {
@@ -58,10 +76,12 @@ def for_users(task: Task, catalogue: Catalogue, available: np.ndarray) -> pa.Tab
         "no_longer_available": table.num_rows - len(shown),
         "users": with_rows,
         "users_with_default_rows_only": len(users.dictionary) - with_rows,
+        "rows_by_style": dict(zip(styles, np.bincount(style[kept], minlength=len(styles)).tolist(), strict=True)),
     }
     return rows(
-        users.dictionary.take(pa.array(users.indices.to_numpy()[entry])),
-        ranks,
+        users.dictionary.take(pa.array(user[kept])),
+        pa.array(styles).take(pa.array(style[kept])),
+        cumcount(user[kept]) + 1,
         items[entry],
         table["score"].to_numpy()[entry],
         reasons(items[entry], explained_by[entry], catalogue.names, tracking_plan.load().target_verb),
@@ -72,7 +92,7 @@ def for_users(task: Task, catalogue: Catalogue, available: np.ndarray) -> pa.Tab
 def for_all_others(
     task: Task, catalogue: Catalogue, available: np.ndarray, model_items: pa.Array, trending: np.ndarray
 ) -> pa.Table:
-    """Return rows of recommendations@1 without a user: trending items."""
+    """Return rows of recommendations@2 without a user: trending items."""
     items = positions(model_items, catalogue.ids)
     order = np.argsort(-trending, kind="stable")
     shown = order[(items[order] >= 0) & (trending[order] > 0)]
@@ -81,17 +101,24 @@ def for_all_others(
     limits = task.parameters["max_per_family"], task.parameters["count"]
     kept, ranks = select(one_user, ranks, catalogue.families[items[shown]], *limits)
     entry = shown[kept]
-    no_user, reason = pa.nulls(len(entry), pa.string()), pa.repeat("trending", len(entry))
-    return rows(no_user, ranks, items[entry], trending[entry], reason, catalogue)
+    no_user, reason = pa.nulls(len(entry), pa.string()), pa.repeat(TRENDING, len(entry))
+    return rows(no_user, reason, ranks, items[entry], trending[entry], reason, catalogue)
 
 
 def rows(
-    users: pa.Array, ranks: np.ndarray, items: np.ndarray, scores: np.ndarray, reason: pa.Array, catalogue: Catalogue
+    users: pa.Array,
+    styles: pa.Array,
+    ranks: np.ndarray,
+    items: np.ndarray,
+    scores: np.ndarray,
+    reason: pa.Array,
+    catalogue: Catalogue,
 ) -> pa.Table:
     position = pa.array(items)
     return pa.table(
         {
             "user_id": users,
+            "style": styles,
             "rank": ranks,
             "item_id": catalogue.ids.take(position),
             "item_name": catalogue.names.take(position),
@@ -112,6 +139,7 @@ def available_items(
 
 
 def main(task: Task) -> None:
+    styles = wanted_styles(task)
     arrays, document = read_arrays(task, "model")
     model_items = strings_of("items", arrays)
     catalogue = read_catalogue(task, "items", model_items)
@@ -128,7 +156,7 @@ def main(task: Task) -> None:
         "items_available": int(available.sum()),
         "default_rows": default.num_rows,
     }
-    arrow.write(task, "recommendations", [default, for_users(task, catalogue, available)])
+    arrow.write(task, "recommendations", [default, for_users(task, catalogue, available, styles)])
     task.log("selected", **task.metrics)
 
 

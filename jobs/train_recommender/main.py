@@ -1,9 +1,12 @@
-"""Train recommendation models: choose on the tuning window, evaluate on the test window, fit the best on all data.
+"""Train recommendation models: choose on the tuning window, evaluate on the test window, fit the winners on all data.
 
-Only goods of the catalogue (curated/items) take part. Parameters come from the tuning window alone; on the test window
-each model is evaluated once, with those. A model passes the gate if its nDCG@10 there is higher than that of recent
-popularity; of those that pass, the one that was best on the tuning window is shipped. A blend of them, its weights from
-the tuning window, is shipped instead if on the test window it beats all of them beyond the noise of a bootstrap.
+Only items of the catalogue (curated/items) take part, if there is one. Models learn from all events of positive weight;
+the truth is the target events of the tracking plan. Parameters come from the tuning window; on the test window each
+model is evaluated once, with those. A model passes the gate if its nDCG@10 there is higher than that of recent
+popularity. Of those that pass, the simplest ships that is as good as the best over both windows; a blend of models
+ships instead if it beats that one on the test window beyond the noise of a bootstrap. The styles (all items, those
+that the user had, those that are new for the user) share the fits and differ in scoring, weights and winner. Where no
+model passes, or nobody has events on both sides of a window, trending items ship instead.
 """
 
 import time
@@ -13,48 +16,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import scipy.sparse as sp
 
 from common.engines import arrow
 from common.engines.arrays import string_arrays, write_arrays
 from common.engines.catalogue import check_listed
 from common.engines.interactions import Interactions, read_interactions
-from common.errors import GateRefused, InputError
+from common.errors import GateRefused
 from common.handover import Task, run
-from common.recommending import MICROSECONDS_PER_DAY, evaluation, models
+from common.recommending import choice, evaluation, models
 from common.recommending.blend import Blend, candidates, choose_weights
-from common.recommending.evaluation import Truth
-from common.recommending.histories import History, history
-from common.recommending.popularity import popularity
+from common.recommending.choice import Choice
+from common.recommending.evaluation import Numbers, Truth
+from common.recommending.histories import History
+from common.recommending.models import MIXED, NEW, STYLES, Fitted
+from common.recommending.popularity import momentum, popularity
 from common.recommending.ranking import Ranking
+from common.recommending.windows import Snapshot, Window, first_events, snapshot, targets_between, window
 
 MOMENTS = {"now": "", "test": "_before_test", "tuning": "_before_tuning"}  # suffixes of the columns as of each
-NEW = np.timedelta64(28, "D")  # an item counts as new for this long after its first sale
-NEVER = np.datetime64("NaT", "us")
 RECENT = "recent popularity"
 BLEND = "blend"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Data as of a moment: histories (all users x catalogue), last event of each item (NaT: none yet)."""
-
-    moment: np.datetime64
-    pairs: History
-    last_event: np.ndarray
-
-
-@dataclass(frozen=True)
-class Window:
-    """Evaluation window: rank for the rows of `queries`; `truth` has their later purchases, row by row."""
-
-    queries: History
-    truth: Truth
+TRENDING = "trending"
 
 
 @dataclass(frozen=True)
 class Data:
-    """Snapshots of the interactions with goods, and the windows between them."""
+    """Snapshots of the interactions with items of the catalogue, and the windows between them."""
 
     users: int
     items: pa.Array
@@ -64,36 +51,46 @@ class Data:
     tuning: Window
     test: Window
     test_truth: Truth  # of all users
-    new: np.ndarray  # marks the items that were new as of the test window
+    new: np.ndarray  # marks the items whose first event is after the tuning window's begin
 
 
 @dataclass
 class Evaluation:
-    """Figures of the models on the test window, by name."""
+    """Figures of the models of one style, by name."""
 
     task: Task
+    style: str
+    tuning: Window
+    test: Window
     data: Data
-    choices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    choices: dict[str, Choice] = field(default_factory=dict)
     quality: dict[str, dict[str, Any]] = field(default_factory=dict)
     details: dict[str, dict[str, Any]] = field(default_factory=dict)
-    ndcg: dict[str, np.ndarray] = field(default_factory=dict)  # of each user of the test window
+    ndcg: dict[str, Numbers] = field(default_factory=dict)  # of each user of the test window
 
-    def add(self, name: str, choice: models.Choice, ranking: Ranking, started: float) -> None:
+    @property
+    def possible(self) -> bool:
+        """True if both windows have users."""
+        return bool(self.tuning.queries.user_count and self.test.queries.user_count)
+
+    def add(self, name: str, chosen: Choice, ranking: Ranking, started: float) -> None:
         """Evaluate a model by its ranking on the test window, and log its figures."""
-        test, seed = self.data.test, self.task.parameters["seed"]
+        test, seed = self.test, self.task.parameters["seed"]
         result = evaluation.quality(ranking, test.truth)
         on_new = evaluation.quality(ranking, test.truth.only(self.data.new))
         low, high = evaluation.interval(result.ndcg, seed)
         figures = {
-            "tuning_ndcg": choice.ndcg,
+            "tuning_ndcg": chosen.ndcg,
             **result.means(),
             "ndcg_low": low,
             "ndcg_high": high,
             "coverage": evaluation.coverage(ranking, int((~np.isnat(self.data.at_test.last_event)).sum())),
         }
-        self.choices[name] = {"parameters": choice.parameters, "tuning_ndcg": choice.ndcg, "tried": choice.tried}
+        self.choices[name] = chosen
         self.quality[name] = {key: round(value, 5) for key, value in figures.items()}
         self.details[name] = {
+            "parameters": chosen.parameters,
+            "tried": chosen.tried,
             "by_length": evaluation.by_length(result, test.queries.lengths),
             "new_items": {"users": len(on_new.rows), **on_new.means()},
         }
@@ -101,29 +98,29 @@ class Evaluation:
         self.task.log(
             "evaluated",
             model=f"'{name}'",
+            style=self.style,
             seconds=round(time.monotonic() - started, 1),
-            tried=choice.tried,
+            tried=chosen.tried,
             **self.quality[name],
-            **choice.parameters,
+            **chosen.parameters,
         )
 
 
 def read_data(task: Task) -> Data:
-    """Read the interactions with goods of the catalogue, and cut them into snapshots and windows."""
+    """Read the interactions with items of the catalogue, and cut them into snapshots and windows."""
     columns = [f"{name}{suffix}" for suffix in MOMENTS.values() for name in ("weight", "events", "last_time")]
-    interactions = read_interactions(task, "interactions", [*columns, "first_time"])
-    items, interactions = select_listed(task, interactions)
-    count = len(items)
-    now, at_test, at_tuning = (snapshot(interactions, suffix, count) for suffix in MOMENTS.values())
+    items, interactions = select_listed(task, read_interactions(task, "interactions", [*columns, "first_time"]))
+    count, most = len(items), task.parameters["max_user_items"]
+    now, at_test, at_tuning = (snapshot(interactions, suffix, count, most) for suffix in MOMENTS.values())
     task.log("read", users=len(interactions.users), items=count, pairs=len(now.pairs.indices))
-    tuning_truth = bought_between(interactions, "_before_test", "_before_tuning", count)
-    test_truth = bought_between(interactions, "", "_before_test", count)
+    tuning_truth = targets_between(interactions, "_before_test", "_before_tuning", count)
+    test_truth = targets_between(interactions, "", "_before_test", count)
     if not task.parameters["repeats"]:
         tuning_truth, test_truth = tuning_truth.new_to_users(at_tuning.pairs), test_truth.new_to_users(at_test.pairs)
     limits = task.parameters["evaluation_users"], task.parameters["seed"]
-    tuning = window(at_tuning.pairs, tuning_truth, *limits, "tuning")
-    test = window(at_test.pairs, test_truth, *limits, "test")
-    new = first_sales(interactions, count) > at_test.moment - NEW
+    tuning = window(at_tuning.pairs, tuning_truth, *limits)
+    test = window(at_test.pairs, test_truth, *limits)
+    new = first_events(interactions, count) > at_tuning.moment
     return Data(len(interactions.users), items, now, at_test, at_tuning, tuning, test, test_truth, new)
 
 
@@ -132,69 +129,16 @@ def select_listed(task: Task, interactions: Interactions) -> tuple[pa.Array, Int
 
     Those of the catalogue take part; all if there is none. GateRefused if no item remains, or too few interactions.
     """
-    if not task.input("items").rows:
-        return interactions.items, interactions
-    catalogue = arrow.read(task, "items", ["item_id"])["item_id"]
-    known = pc.is_in(interactions.items, value_set=catalogue).to_numpy(zero_copy_only=False)
-    positions = np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)
-    indices = positions[interactions.indices]
-    unlisted = interactions.items.take(pa.array(interactions.indices[indices < 0]))
-    check_listed(task, "interactions", unlisted, len(indices))
-    items = interactions.items.filter(pa.array(known))
+    items, indices = interactions.items, interactions.indices
+    if task.input("items").rows:
+        catalogue = arrow.read(task, "items", ["item_id"])["item_id"]
+        known = pc.is_in(items, value_set=catalogue).to_numpy(zero_copy_only=False)
+        indices = np.where(known, np.cumsum(known) - 1, -1).astype(np.int32)[indices]
+        check_listed(task, "interactions", items.take(pa.array(interactions.indices[indices < 0])), len(indices))
+        items = items.filter(pa.array(known))
     if not len(items):
-        raise GateRefused(
-            "No interaction is with an item of curated/items, so nothing can be recommended; deliver items."
-        )
+        raise GateRefused("No interaction is with an item of curated/items, so nothing can be shown; deliver items.")
     return items, interactions._replace(indices=indices)
-
-
-def snapshot(interactions: Interactions, suffix: str, items: int) -> Snapshot:
-    """Return the pairs that existed as of a moment, the last purchase among them."""
-    values, indices = interactions.values, interactions.indices
-    exists = (values[f"weight{suffix}"] > 0) & (indices >= 0)
-    times = values[f"last_time{suffix}"]
-    moment = times[exists].max() if exists.any() else np.datetime64("1970-01-01T00:00:00", "us")
-    pairs = history(
-        interactions.indptr,
-        indices,
-        exists,
-        values[f"events{suffix}"],
-        (moment - times).astype(np.int64) / MICROSECONDS_PER_DAY,
-        items,
-    )
-    last_event = np.full(items, NEVER)
-    np.fmax.at(last_event, indices[exists], times[exists])
-    return Snapshot(moment, pairs, last_event)
-
-
-def first_sales(interactions: Interactions, items: int) -> np.ndarray:
-    """Return the time of the first sale of each item."""
-    known, first_sold = interactions.indices >= 0, np.full(items, NEVER)
-    np.fmin.at(first_sold, interactions.indices[known], interactions.values["first_time"][known])
-    return first_sold
-
-
-def bought_between(interactions: Interactions, later: str, earlier: str, items: int) -> Truth:
-    """Return the pairs with more purchases as of the later moment than as of the earlier one."""
-    grew = interactions.values[f"events{later}"] > interactions.values[f"events{earlier}"]
-    grew &= interactions.indices >= 0
-    before = np.concatenate(([0], np.cumsum(grew)))
-    columns = interactions.indices[grew]
-    shape = (len(interactions.users), items)
-    return Truth(sp.csr_matrix((np.ones(len(columns), np.int8), columns, before[interactions.indptr]), shape=shape))
-
-
-def window(pairs: History, truth: Truth, max_users: int, seed: int, name: str) -> Window:
-    """Draw at most `max_users` users with purchases before and in the window; InputError if there is none."""
-    rows = np.flatnonzero((pairs.lengths > 0) & (truth.counts > 0))
-    if not len(rows):
-        raise InputError(
-            f"No user bought goods both before and in the {name} window, so no model can be evaluated; choose windows "
-            "of build_interactions with purchases on both sides, and fill curated/items with these goods."
-        )
-    if len(rows) > max_users:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, max_users, replace=False))
-    return Window(pairs.rows(rows), Truth(truth.bought[rows]))
 
 
 class Plan(NamedTuple):
@@ -215,7 +159,7 @@ def plan(task: Task, size: models.Size) -> Plan:
     heads: dict[str, int] = {}
     estimates, left_out = {}, {}
     for name in models.MODELS:
-        parameters = models.defaults(name, task.parameters["repeats"])
+        parameters = models.defaults(name)
         sizes = [min(head, size.items) // 2**halvings for halvings in range(5)] if name == "ease" else [head]
         prices = {items: models.fit_seconds(name, size, parameters, items) for items in sizes}
         fitting = [items for items in sizes if 4 * prices[items] <= share]
@@ -228,126 +172,237 @@ def plan(task: Task, size: models.Size) -> Plan:
     return Plan(heads, share)
 
 
-def evaluate_popularity(data: Data, report: Evaluation, repeats: bool) -> tuple[float, np.ndarray]:
-    """Evaluate all-time and recent popularity; return the half-life of the latter and its scores."""
+def evaluate_popularity(data: Data, report: Evaluation) -> float:
+    """Evaluate all-time and recent popularity; return the half-life of the latter."""
     started = time.monotonic()
-    tuning, test = data.tuning, data.test
-    ranking = models.popular_ranking(popularity(data.at_tuning.pairs), tuning.queries, repeats)
-    choice = models.Choice({}, evaluation.quality(ranking, tuning.truth).means()["ndcg"], 1)
-    ranking = models.popular_ranking(popularity(data.at_test.pairs), test.queries, repeats)
-    report.add("popularity", choice, ranking, started)
-    choice = models.choose_recent_popularity(data.at_tuning.pairs, tuning.queries, tuning.truth, repeats)
-    half_life = choice.parameters["half_life"]
-    trending = popularity(data.at_test.pairs, half_life)
-    report.add(RECENT, choice, models.popular_ranking(trending, test.queries, repeats), started)
-    return half_life, trending
+    tuning, test, style = report.tuning, report.test, report.style
+    ranking = models.popular_ranking(popularity(data.at_tuning.pairs), tuning.queries, style)
+    per_user = evaluation.quality(ranking, tuning.truth).ndcg
+    ranking = models.popular_ranking(popularity(data.at_test.pairs), test.queries, style)
+    report.add("popularity", Choice({}, choice.mean(per_user), 1, per_user), ranking, started)
+    chosen = choice.choose_recent_popularity(data.at_tuning.pairs, tuning.queries, tuning.truth, style)
+    half_life = chosen.parameters["half_life"]
+    recent = popularity(data.at_test.pairs, half_life)
+    report.add(RECENT, chosen, models.popular_ranking(recent, test.queries, style), started)
+    return half_life
 
 
-def evaluate_models(task: Task, data: Data, report: Evaluation, planned: Plan) -> dict[str, float]:
-    """Choose the parameters of each model, evaluate it, and their blend; return the weights of the blend's members."""
-    repeats, fitted = task.parameters["repeats"], {}
+def tune_models(task: Task, data: Data, reports: list[Evaluation], planned: Plan) -> dict[str, dict[str, Choice]]:
+    """Choose the parameters of each model and style, and the weights of the blend, on the tuning window."""
+    main, pairs = reports[0], data.at_tuning.fitted
+    chosen: dict[str, dict[str, Choice]] = {report.style: {} for report in reports}
+    fitted: dict[str, Fitted] = {}
     for number, (name, head) in enumerate(planned.heads.items()):
-        task.progress(f"choosing and evaluating models, now {name}", number, len(planned.heads))
-        started = time.monotonic()
-        choice = models.choose(
-            name, data.at_tuning.pairs, data.tuning.queries, data.tuning.truth, repeats, head, planned.seconds
-        )
-        fitted[name] = models.fit(name, data.at_test.pairs, choice.parameters, head)
-        report.add(name, choice, models.ranking_of(fitted[name], data.test.queries, repeats), started)
-    started = time.monotonic()
-    parameters = {name: report.choices[name]["parameters"] for name in planned.heads}
-    weights = blend_weights(data.at_tuning.pairs, data.tuning, parameters, planned.heads, repeats)
-    if len(weights.parameters) > 1:
-        blend = Blend([fitted[name] for name in weights.parameters], list(weights.parameters.values()))
-        report.add(BLEND, weights, models.ranking_of(blend, data.test.queries, repeats), started)
-    return weights.parameters
+        task.progress(f"choosing parameters, now of {name}", number, len(planned.heads))
+        tuning = main.tuning
+        best = choice.choose(name, pairs, tuning.queries, tuning.truth, main.style, head, planned.seconds)
+        chosen[main.style][name] = best
+        fitted[name] = models.fit_once(name, pairs, best.parameters, min(head, choice.TUNING_HEAD))
+        for report in reports[1:]:
+            tuning = report.tuning
+            chosen[report.style][name] = choice.choose_scoring(
+                fitted[name], best.parameters, pairs, tuning.queries, tuning.truth, report.style
+            )
+    for report in reports:
+        chosen[report.style][BLEND] = blend_weights(fitted, chosen[report.style], report)
+    return chosen
 
 
-def blend_weights(
-    pairs: History, tuning: Window, parameters: dict[str, models.Parameters], heads: dict[str, int], repeats: bool
-) -> models.Choice:
-    """Choose the weights of the models, without those of weight 0, and return the blend's nDCG@10 on the window."""
-    sizes = {name: min(head, models.MAX_TUNING_HEAD) for name, head in heads.items()}
-    scorers = [models.fit(name, pairs, parameters[name], sizes[name]).scorer(tuning.queries) for name in parameters]
-    excluded = models.excluded(tuning.queries, repeats)
-    weights, ndcg, tried = choose_weights(candidates(scorers, tuning.queries.user_count, excluded), tuning.truth)
-    return models.Choice(
-        {name: weight for name, weight in zip(parameters, weights, strict=True) if weight}, ndcg, tried
-    )
+def blend_weights(fitted: dict[str, Fitted], chosen: dict[str, Choice], report: Evaluation) -> Choice:
+    """Choose the weights of the models, without those of weight 0, on the tuning window."""
+    queries = report.tuning.queries
+    scorers = [fitted[name].scored(chosen[name].parameters).scorer(queries) for name in fitted]
+    among = candidates(scorers, queries.user_count, **models.limits(queries, report.style))
+    weights, ndcg, tried = choose_weights(among, report.tuning.truth)
+    return Choice({name: weight for name, weight in zip(fitted, weights, strict=True) if weight}, ndcg, tried)
 
 
-def choose_winner(report: Evaluation, names: list[str], blend: dict[str, float], seed: int) -> dict[str, float]:
-    """Return the members to ship with their weights: one model, or the blend; GateRefused if no model passes."""
+def evaluate_models(
+    task: Task, data: Data, reports: list[Evaluation], planned: Plan, chosen: dict[str, dict[str, Choice]]
+) -> None:
+    """Evaluate each model and the blend on the test window, for each style."""
+    fitted: dict[str, Fitted] = {}
+    for number, (name, head) in enumerate(planned.heads.items()):
+        task.progress(f"evaluating models, now {name}", number, len(planned.heads))
+        fitted[name] = models.fit_once(name, data.at_test.fitted, chosen[reports[0].style][name].parameters, head)
+        for report in reports:
+            started, best = time.monotonic(), chosen[report.style][name]
+            model = fitted[name].scored(best.parameters)
+            report.add(name, best, models.ranking_of(model, report.test.queries, report.style), started)
+    for report in reports:
+        of_style = chosen[report.style]
+        weights = of_style[BLEND].parameters
+        if len(weights) > 1:
+            started = time.monotonic()
+            members = [fitted[name].scored(of_style[name].parameters) for name in weights]
+            ranking = models.ranking_of(Blend(members, list(weights.values())), report.test.queries, report.style)
+            report.add(BLEND, of_style[BLEND], ranking, started)
+
+
+class Shipped(NamedTuple):
+    """The members to ship for a style, with their weights, and the figures of the choice."""
+
+    members: dict[str, float]
+    figures: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        return BLEND if len(self.members) > 1 else next(iter(self.members))
+
+
+def choose_winner(report: Evaluation, names: list[str], seed: int) -> Shipped | None:
+    """Return the members to ship: one model, or the blend; None if no model beats recent popularity."""
     quality, ndcg = report.quality, report.ndcg
     passed = [name for name in names if quality[name]["ndcg"] > quality[RECENT]["ndcg"]]
     if not passed:
-        best = max(names, key=lambda name: quality[name]["ndcg"])
-        raise GateRefused(
-            f"No model beats recent popularity on the test window (nDCG@10 {quality[RECENT]['ndcg']:.4f}; the best, "
-            f"{best}, {quality[best]['ndcg']:.4f}), so none ships; check the interactions, or keep the last model."
-        )
-    if BLEND in quality and beats(ndcg[BLEND], [ndcg[RECENT], *(ndcg[name] for name in passed)], seed):
-        return blend
-    return {max(passed, key=lambda name: report.choices[name]["tuning_ndcg"]): 1.0}
+        return None
+    winner = choice.choose_winner({name: (report.choices[name].per_user, ndcg[name]) for name in passed}, seed)
+    figures: dict[str, Any] = {"best": winner.best, "single": winner.name, "behind_best": rounded(winner.behind)}
+    if BLEND in quality:
+        lead = evaluation.interval(ndcg[BLEND] - ndcg[winner.name], seed)
+        figures["blend_ahead_of_single"] = rounded(lead)
+        if lead[0] > 0 and quality[BLEND]["ndcg"] > quality[RECENT]["ndcg"]:
+            return Shipped(dict(report.choices[BLEND].parameters), figures)
+    return Shipped({winner.name: 1.0}, figures)
 
 
-def beats(ndcg: np.ndarray, others: list[np.ndarray], seed: int) -> bool:
-    """Return True if the mean over users exceeds that of each other, beyond the 95 % interval of the differences."""
-    return all(evaluation.interval(ndcg - other, seed)[0] > 0 for other in others)
+def rounded(interval: tuple[float, float]) -> list[float]:
+    """Return the bounds of an interval with five digits."""
+    return [round(bound, 5) for bound in interval]
 
 
 def cold_users(pairs: History, truth: Truth, trending: np.ndarray) -> dict[str, Any]:
-    """Return the number of users without a history who bought in the window, and the quality of default rows."""
+    """Return the number of users without a history with target events in the window, and the default rows' quality."""
     rows = np.flatnonzero((pairs.lengths == 0) & (truth.counts > 0))
     queries = pairs.rows(rows)
     figures: dict[str, Any] = {"users": len(rows)}
     for name, scores in {"": trending, "all_time_": popularity(pairs)}.items():
-        result = evaluation.quality(models.popular_ranking(scores, queries, True), Truth(truth.bought[rows]))
+        result = evaluation.quality(models.popular_ranking(scores, queries, MIXED), Truth(truth.bought[rows]))
         figures |= {f"{name}{key}": round(value, 5) for key, value in result.means().items()}
     return figures
 
 
-def main(task: Task) -> None:
-    repeats, data = task.parameters["repeats"], read_data(task)
-    report = Evaluation(task, data)
-    half_life, trending = evaluate_popularity(data, report, repeats)
-    planned = plan(task, models.Size.of(data.now.pairs))
-    blend = evaluate_models(task, data, report, planned)
-    cold = cold_users(data.at_test.pairs, data.test_truth, trending)
-    task.metrics |= {
-        "users": data.users,
-        "items": len(data.items),
-        "pairs": len(data.now.pairs.indices),
-        "tuning_users": data.tuning.queries.user_count,
-        "test_users": data.test.queries.user_count,
-        "models": report.quality,
-        "new_items": {name: details["new_items"] for name, details in report.details.items()},
-        "cold_users": cold,
-    }
-    members = choose_winner(report, list(planned.heads), blend, task.parameters["seed"])
-    winner = BLEND if len(members) > 1 else next(iter(members))
-    task.metrics["model"] = winner
-    task.progress(f"fitting {winner} on all data", len(planned.heads), len(planned.heads))
-    fitted = [
-        models.fit(name, data.now.pairs, report.choices[name]["parameters"], planned.heads[name]) for name in members
-    ]
-    arrays, descriptions = models.to_arrays(fitted, list(members.values()))
+def ship(
+    task: Task, data: Data, half_life: float, document: dict[str, Any], fits: dict[str, models.Fit] | None = None
+) -> None:
+    """Write the model: the arrays of the fits, those of the items, and the document."""
+    arrays, descriptions = models.to_arrays(list((fits or {}).values()))
     arrays |= {
         **string_arrays("items", data.items),
         "trending": popularity(data.now.pairs, half_life),
         "last_event": data.now.last_event.astype(np.int64),
+        "momentum": momentum(data.now.fitted),
     }
-    document = {
-        "model": winner,
-        "members": [{"name": name, **member} for name, member in zip(members, descriptions, strict=True)],
-        "repeats": repeats,
-        "as_of": int(data.now.moment.astype(np.int64)),
-        "models": {
-            name: {**report.choices[name], **report.quality[name], **report.details[name]} for name in report.ndcg
-        },
-        "cold_users": cold,
+    named = [{"name": name, **each} for name, each in zip(fits or {}, descriptions, strict=True)]
+    write_arrays(task, "model", arrays, {"as_of": int(data.now.moment.astype(np.int64)), "fits": named, **document})
+
+
+def ship_trending(task: Task, data: Data, half_life: float, because: str, document: dict[str, Any]) -> None:
+    """Ship trending items for everyone."""
+    task.metrics |= {"model": TRENDING, "because": because}
+    task.log("trending", note=f"'{because}'")
+    ship(task, data, half_life, {"model": TRENDING, "because": because, "styles": {}, **document})
+
+
+def describe(reports: list[Evaluation]) -> dict[str, Any]:
+    """Return the figures of each style and model for the document."""
+    return {
+        report.style: {name: {**report.quality[name], **report.details[name]} for name in report.quality}
+        for report in reports
     }
-    write_arrays(task, "model", arrays, document)
+
+
+def winners(task: Task, reports: list[Evaluation], names: list[str]) -> dict[str, tuple[Shipped, Evaluation]]:
+    """Return the members that ship for each style, and the report with their parameters; none without a main winner.
+
+    The main style is the first. Its winner serves the styles that have none of their own, or no users to evaluate on.
+    """
+    main = choose_winner(reports[0], names, task.parameters["seed"])
+    if main is None:
+        return {}
+    shipped = dict.fromkeys(STYLES if task.parameters["repeats"] else [NEW], (main, reports[0]))
+    for report in reports[1:]:
+        if own := choose_winner(report, names, task.parameters["seed"]):
+            shipped[report.style] = own, report
+    return shipped
+
+
+def ship_models(
+    task: Task,
+    data: Data,
+    half_life: float,
+    planned: Plan,
+    shipped: dict[str, tuple[Shipped, Evaluation]],
+    document: dict[str, Any],
+) -> None:
+    """Fit the winners on all data and ship them."""
+    (main, report), *_ = shipped.values()
+    names = [name for name in planned.heads if any(name in each.members for each, _ in shipped.values())]
+    task.progress(f"fitting {', '.join(names)} on all data", len(planned.heads), len(planned.heads))
+    fitted = {
+        name: models.fit_once(name, data.now.fitted, report.choices[name].parameters, planned.heads[name])
+        for name in names
+    }
+    styles = {}
+    for style, (each, source) in shipped.items():
+        members = [
+            {
+                "fit": names.index(name),
+                "weight": weight,
+                "scoring": fitted[name].scored(source.choices[name].parameters).scoring.numbers(),
+            }
+            for name, weight in each.members.items()
+        ]
+        styles[style] = {"model": each.name, "members": members, "choice": each.figures}
+    task.metrics["model"] = main.name
+    task.log("chosen", **{style: each["model"] for style, each in styles.items()})
+    fits = {name: each.model for name, each in fitted.items()}
+    ship(task, data, half_life, {"model": main.name, "styles": styles, **document}, fits)
+
+
+def main(task: Task) -> None:
+    data = read_data(task)
+    styles = STYLES if task.parameters["repeats"] else [NEW]
+    reports = [
+        Evaluation(task, style, data.tuning.of_style(style), data.test.of_style(style), data) for style in styles
+    ]
+    task.metrics |= {
+        "users": data.users,
+        "items": len(data.items),
+        "pairs": len(data.now.pairs.indices),
+        "tuning_users": reports[0].tuning.queries.user_count,
+        "test_users": reports[0].test.queries.user_count,
+    }
+    if not reports[0].possible:
+        because = "nobody has items before a window and target events in it, for both windows"
+        ship_trending(task, data, choice.RECENT_HALF_LIVES[0], because, {"quality": {}})
+        return
+    reports = [report for report in reports if report.possible]
+    half_life, *_ = [evaluate_popularity(data, report) for report in reports]
+    planned = plan(task, models.Size.of(data.now.fitted))
+    chosen = tune_models(task, data, reports, planned)
+    evaluate_models(task, data, reports, planned, chosen)
+    cold = cold_users(data.at_test.pairs, data.test_truth, popularity(data.at_test.pairs, half_life))
+    shipped = winners(task, reports, list(planned.heads))
+    task.metrics |= {"models": reports[0].quality, "cold_users": cold, "styles": figures_of(reports, shipped)}
+    task.metrics["new_items"] = {name: details["new_items"] for name, details in reports[0].details.items()}
+    document = {"quality": describe(reports), "cold_users": cold}
+    if shipped:
+        ship_models(task, data, half_life, planned, shipped, document)
+    else:
+        ship_trending(task, data, half_life, "no model beats recent popularity on the test window", document)
+
+
+def figures_of(reports: list[Evaluation], shipped: dict[str, tuple[Shipped, Evaluation]]) -> dict[str, dict[str, Any]]:
+    """Return the users, the quality of the models and the choice of each style, for the metrics."""
+    found: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        found[report.style] = {"users": report.test.queries.user_count, "models": report.quality}
+        if shipped:
+            winner, _ = shipped[report.style]
+            found[report.style] |= {"model": winner.name, **winner.figures}
+    return found
 
 
 if __name__ == "__main__":

@@ -181,10 +181,10 @@ NEW = {"events_before_test": 0, "events_before_tuning": 0, "weight_before_test":
 NEW |= {"first_time": TIME, "last_time_before_test": None, "last_time_before_tuning": None}
 INTERACTIONS = [  # users, items, changed values, the exit code, its message or log
     ("no rows", [], ITEMS, {}, 4, "No interaction is with an item of curated/items"),
-    ("one user", USERS[:1], ITEMS, {}, 4, "No model beats recent popularity on the test window"),
-    ("one item", USERS, ITEMS[:1], {}, 4, "No model beats recent popularity on the test window"),
-    ("all users new", USERS, ITEMS, NEW, 3, "no model can be evaluated; choose windows"),
-    ("nothing differs", USERS, ITEMS, {}, 4, "No model beats recent popularity on the test window"),
+    ("one user", USERS[:1], ITEMS, {}, 0, "no model beats recent popularity on the test window"),
+    ("one item", USERS, ITEMS[:1], {}, 0, "no model beats recent popularity on the test window"),
+    ("all users new", USERS, ITEMS, NEW, 0, "nobody has items before a window and target events in it"),
+    ("nothing differs", USERS, ITEMS, {}, 0, "no model beats recent popularity on the test window"),
     ("NaN", USERS, ITEMS, dict.fromkeys(WEIGHTS, np.nan), 3, "a null, NaN or infinite number in 'weight'"),
     ("infinite", USERS, ITEMS, dict.fromkeys(WEIGHTS, np.inf), 3, "a null, NaN or infinite number in 'weight'"),
 ]
@@ -222,12 +222,15 @@ def put_model(lake: Lake, items: list[dict], weight: float, score: float) -> Non
         **string_arrays("items", pa.array([item["item_id"] for item in items], pa.string())),
         "last_event": np.full(count, AS_OF),
         "trending": np.full(count, score),
+        "momentum": np.ones(count, np.float32),
         "0_dense": np.full((count, count), weight, np.float32),
         "0_head": np.arange(count),
         **{f"0_sparse_{name}": values for name, values in sparse.items()},
     }
-    members = [{"name": "ease", "kind": "items", "weight": 1.0, "numbers": {"half_life": 10.0}}]
-    lake.put_model("model", arrays, {"model": "ease", "members": members, "repeats": True, "as_of": AS_OF})
+    scoring = {"half_life": 10.0, "counting": 1.0, "self_weight": 0.0, "momentum": 0.0}
+    fits = [{"name": "ease", "kind": "items", "numbers": {}}]
+    styles = {"mixed": {"model": "ease", "members": [{"fit": 0, "weight": 1.0, "scoring": scoring}]}}
+    lake.put_model("model", arrays, {"model": "ease", "fits": fits, "styles": styles, "as_of": AS_OF})
 
 
 AS_OF = int(TIME.timestamp()) * 1_000_000
@@ -280,11 +283,11 @@ def test_selecting_recommendations(
     lake.put("items", "items@2", table("items@2", items), dataset="curated/items")
     put_model(lake, ITEMS, 1.0, trending)
     rows = [
-        {"user_id": user, "rank": rank, "item_id": item["item_id"], "score": score, "model": "ease"}
+        {"user_id": user, "style": "mixed", "rank": rank, "item_id": item["item_id"], "score": score, "model": "ease"}
         for user in users
         for rank, item in enumerate(ITEMS, 1)
     ]
-    lake.put("predictions", "predictions@2", table("predictions@2", rows))
+    lake.put("predictions", "predictions@3", table("predictions@3", rows))
     inputs = ["--from", "predictions=predictions", "--from", "model=model"]
     assert lake.run("select_recommendations", *inputs) == code
     assert message in log_or_message(capsys, code)
@@ -294,14 +297,14 @@ VERSIONS = [  # of a contract that a job reads from another task, or in a datase
     ("build_interactions", None, "events@2"),
     ("train_recommender", "interactions", "interactions@2"),
     ("predict_recommendations", "interactions", "interactions@2"),
-    ("select_recommendations", "predictions", "predictions@2"),
+    ("select_recommendations", "predictions", "predictions@3"),
     ("build_user_features", None, "events@2"),
     ("train_churn", "features", "user_features@2"),
     ("predict_churn", "features", "user_features@2"),
     ("join_characteristics", "predictions", "churn_predictions@2"),
     ("build_similar_items", None, "items@2"),
     ("build_trending_items", None, "events@2"),
-    ("publish_product", "product", "recommendations@1"),
+    ("publish_product", "product", "recommendations@2"),
 ]
 
 

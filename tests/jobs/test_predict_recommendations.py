@@ -16,18 +16,22 @@ ITEMS = ["apple", "bread", "cheese", "dates"]
 WEIGHTS = np.array([[0, 0.9, 0.4, 0], [0, 0, 0, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=np.float32)
 
 
-def model(lake: Lake, repeats: bool, self_weight: float = 0.0) -> None:
+def model(lake: Lake, style: str = "mixed", self_weight: float = 0.0) -> None:
     arrays = {
         **string_arrays("items", pa.array(ITEMS, pa.string())),
-        "0_dense": WEIGHTS + self_weight * np.eye(4, dtype=np.float32),
+        "0_dense": WEIGHTS,
         "0_head": np.arange(4),
+        "momentum": np.ones(4, dtype=np.float32),
         "0_sparse_data": np.zeros(0, dtype=np.float32),
         "0_sparse_indices": np.zeros(0, dtype=np.int32),
         "0_sparse_indptr": np.zeros(5, dtype=np.int32),
     }
     as_of = int(AS_OF.timestamp() * 1e6)
-    members = [{"name": "ease", "kind": "items", "weight": 1.0, "numbers": {"half_life": 10.0}}]
-    lake.put_model("model", arrays, {"model": "ease", "members": members, "repeats": repeats, "as_of": as_of})
+    scoring = {"half_life": 10.0, "counting": 1.0, "self_weight": self_weight, "momentum": 0.0}
+    members = [{"fit": 0, "weight": 1.0, "scoring": scoring}]
+    fits = [{"name": "ease", "kind": "items", "numbers": {}}]
+    styles = {style: {"model": "ease", "members": members}}
+    lake.put_model("model", arrays, {"model": "ease", "fits": fits, "styles": styles, "as_of": as_of})
 
 
 def interactions(lake: Lake, bought: list[tuple[str, str, int, int]], weight: float = 1) -> None:
@@ -59,7 +63,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def test_scores_decay_with_age_and_name_the_top_purchase(lake: Lake) -> None:
-    model(lake, repeats=False)
+    model(lake, "new")
     interactions(lake, [("u", "apple", 1, 10), ("u", "bread", 3, 0)])
     apple, bread = 1 / 2, 2  # log2(1 + purchases), halved once for the apple
     assert predict(lake) == [
@@ -68,8 +72,8 @@ def test_scores_decay_with_age_and_name_the_top_purchase(lake: Lake) -> None:
     ]
 
 
-def test_repeats_are_recommended_by_a_model_with_repeats(lake: Lake) -> None:
-    model(lake, repeats=True, self_weight=2.0)
+def test_mixed_items_include_those_that_the_user_had(lake: Lake) -> None:
+    model(lake, self_weight=2.0)
     interactions(lake, [("u", "apple", 1, 0)])
     assert predict(lake, candidates=2) == [
         ("u", 1, "apple", pytest.approx(2), "apple"),
@@ -77,12 +81,28 @@ def test_repeats_are_recommended_by_a_model_with_repeats(lake: Lake) -> None:
     ]
 
 
+def test_again_shows_only_items_that_the_user_had(lake: Lake) -> None:
+    model(lake, "again", self_weight=2.0)
+    interactions(lake, [("u", "apple", 1, 0), ("u", "bread", 1, 10)])
+    assert predict(lake) == [
+        ("u", 1, "apple", pytest.approx(2), "apple"),
+        ("u", 2, "bread", pytest.approx(1.9), "bread"),
+    ]
+
+
+def test_trending_model_predicts_nothing(lake: Lake) -> None:
+    document = {"model": "trending", "fits": [], "styles": {}, "as_of": int(AS_OF.timestamp() * 1e6)}
+    lake.put_model("model", string_arrays("items", pa.array(ITEMS, pa.string())), document)
+    interactions(lake, [("u", "apple", 1, 0)])
+    assert predict(lake) == []
+
+
 def test_shards_contain_each_user_once_with_equal_rows(tmp_path: Path) -> None:
     bought = [(f"user {number}", ITEMS[number % 3], 1 + number % 4, number % 30) for number in range(200)]
     found = []
     for shards in (1, 3, 40):
         lake = Lake(tmp_path / str(shards))
-        model(lake, repeats=True)
+        model(lake)
         interactions(lake, sorted(bought))
         found.append(predict(lake, shards))
     assert found[0] == found[1] == found[2]
@@ -94,19 +114,19 @@ def test_rows_of_a_user_need_not_be_adjacent(tmp_path: Path) -> None:
     found = []
     for order in (sorted(bought), bought):
         lake = Lake(tmp_path / str(len(found)))
-        model(lake, repeats=True)
+        model(lake)
         interactions(lake, order)
         found.append(predict(lake, 2))
     assert found[0] == found[1]
 
 
 def test_items_unknown_to_the_model_are_ignored(lake: Lake) -> None:
-    model(lake, repeats=True)
+    model(lake)
     interactions(lake, [("u", "POST", 5, 0), ("v", "postage", 1, 0)])
     assert predict(lake) == []
 
 
 def test_cancelled_pairs_are_ignored(lake: Lake) -> None:
-    model(lake, repeats=True)
+    model(lake)
     interactions(lake, [("u", "apple", 5, 0)], weight=0)
     assert predict(lake) == []

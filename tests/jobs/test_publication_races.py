@@ -19,7 +19,7 @@ from common.delivery.tables import Table
 from common.errors import StaleAttempt
 from jobs.publish_product import main as job
 
-CONTRACT = "recommendations@1"
+CONTRACT = "recommendations@2"
 AT_ONCE = datetime.timedelta(0)
 HOUR = datetime.timedelta(hours=1)
 USERS = ("user-1", "user-2")

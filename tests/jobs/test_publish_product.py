@@ -25,7 +25,7 @@ from common.delivery.tables import Table
 from jobs.publish_product import main as job
 from tools.deploy import iam_policy
 
-CONTRACT = "recommendations@1"
+CONTRACT = "recommendations@2"
 Lists = dict[str | None, list[str]]
 
 
@@ -433,7 +433,7 @@ def test_default_rows_that_cannot_be_stored_are_refused(shop: Shop, capsys, chan
             {"a": ["cup"]},
             {"score": 1e126},
             4,
-            "1 of 1 keys of recommendations@1 cannot be stored (a number is not below",
+            "1 of 1 keys of recommendations@2 cannot be stored (a number is not below",
         ),
         ({"a": ["cup", "pot"]}, {"rank": 1}, 4, "(two rows have the same position: 1, such as 'a')"),
         ({"": ["cup"]}, {}, 4, "(it is empty: 1, such as '')"),
@@ -465,9 +465,9 @@ def test_bad_product_ends_in_a_sentence_and_its_exit_code(
 def test_product_of_another_contract_is_refused(shop: Shop, capsys) -> None:
     lake = Lake(shop.folder)
     rows = [{"user_id": "a", "rank": 1, "item_id": "cup", "score": 1.0, "explained_by_item_id": None, "model": "ease"}]
-    lake.put("select", "predictions@2", table("predictions@2", rows))
+    lake.put("select", "predictions@3", table("predictions@3", rows))
     assert shop.run(lake) == 3
-    assert "has 0 outputs of contract recommendations@1" in last_line(capsys)
+    assert "has 0 outputs of contract recommendations@2" in last_line(capsys)
 
 
 def test_missing_table_and_credentials_end_in_exit_code_2(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,20 +44,22 @@ def lake(tmp_path: Path) -> Lake:
     return lake
 
 
-def shown(lake: Lake, predictions: list[tuple], *arguments: str) -> list[tuple]:
-    """Return user, rank, item, reason of each row; predictions are user, rank, item and the explaining item."""
+def shown(lake: Lake, predictions: list[tuple], *arguments: str, styles: tuple[str, ...] = ("mixed",)) -> list[tuple]:
+    """Return user, rank, item, reason of each row; predictions are user, rank, item, explaining item of each style."""
     rows = [
         {
             "user_id": user,
+            "style": style,
             "rank": rank,
             "item_id": item,
             "score": 1 / rank,
             "explained_by_item_id": because,
             "model": "ease",
         }
+        for style in styles
         for user, rank, item, because in predictions
     ]
-    lake.put("predictions", "predictions@2", table("predictions@2", rows))
+    lake.put("predictions", "predictions@3", table("predictions@3", rows))
     inputs = ["--from", "predictions=predictions", "--from", "model=model"]
     assert lake.run("select_recommendations", *inputs, *arguments) == 0
     found = lake.rows("select_recommendations").to_pylist()
@@ -106,6 +108,29 @@ def test_rows_per_family_and_per_user_are_limited(lake: Lake) -> None:
     ]
 
 
+def test_styles_of_a_user_follow_each_other(lake: Lake) -> None:
+    predictions = [("u", 1, "lamp", "lamp"), ("u", 2, "red cup", None), ("v", 1, "red cup", None)]
+    found = shown(lake, predictions, "--set", "styles=new, again", "--set", "count=1", styles=("mixed", "again", "new"))
+    assert [row[:3] for row in found[1:]] == [
+        ("u", 1, "lamp"),
+        ("u", 2, "lamp"),
+        ("v", 1, "red cup"),
+        ("v", 2, "red cup"),
+    ]
+    assert lake.rows("select_recommendations")["style"].to_pylist() == ["trending", "new", "again", "new", "again"]
+    assert lake.manifest("select_recommendations")["metrics"]["rows_by_style"] == {"new": 2, "again": 2}
+
+
+@pytest.mark.parametrize(
+    "styles, message", [("", "is empty"), ("agan", "There is no style 'agan'; did you mean 'again'")]
+)
+def test_unknown_styles_are_refused(lake: Lake, capsys, styles: str, message: str) -> None:
+    lake.put("predictions", "predictions@3", table("predictions@3", []))
+    inputs = ["--from", "predictions=predictions", "--from", "model=model"]
+    assert lake.run("select_recommendations", *inputs, "--set", f"styles={styles}") == 2
+    assert message in capsys.readouterr().err
+
+
 def test_users_without_remaining_predictions_get_default_rows(lake: Lake) -> None:
     assert shown(lake, [("u", 1, "old lamp", "lamp")]) == DEFAULT
     assert lake.manifest("select_recommendations")["metrics"]["users_with_default_rows_only"] == 1
@@ -124,7 +149,7 @@ def test_catalogue_without_available_items_is_refused(tmp_path: Path, capsys) ->
         {**string_arrays("items", pa.array(["lamp"])), "last_event": np.array([AS_OF]), "trending": np.ones(1)},
         {"as_of": AS_OF},
     )
-    lake.put("predictions", "predictions@2", table("predictions@2", []))
+    lake.put("predictions", "predictions@3", table("predictions@3", []))
     assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 4
     assert "no rows can be shown" in capsys.readouterr().err.splitlines()[-1]
 
@@ -133,7 +158,7 @@ def test_without_a_catalogue_items_of_the_model_are_shown_by_id(tmp_path: Path) 
     lake = Lake(tmp_path)
     arrays = {"last_event": np.array([AS_OF, AS_OF]), "trending": np.array([1.0, 2.0])}
     lake.put_model("model", {**string_arrays("items", pa.array(["cup", "lamp"])), **arrays}, {"as_of": AS_OF})
-    lake.put("predictions", "predictions@2", table("predictions@2", []))
+    lake.put("predictions", "predictions@3", table("predictions@3", []))
     assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 0
     found = lake.rows("select_recommendations").to_pylist()
     assert [(row["item_id"], row["item_name"]) for row in found] == [("lamp", "lamp"), ("cup", "cup")]

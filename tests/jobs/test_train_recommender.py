@@ -12,8 +12,7 @@ from recommending_lake import Lake, table
 
 from common.engines.arrays import strings_of
 from common.recommending.histories import History
-from common.recommending.models import MODELS, from_arrays, ranking_of
-from jobs.train_recommender.main import beats
+from common.recommending.models import MODELS, NEW, from_arrays, ranking_of
 
 START = datetime.datetime(2011, 1, 1, tzinfo=datetime.UTC)
 USERS, ITEMS = 120, 40
@@ -71,8 +70,8 @@ def nothing_to_learn() -> dict[tuple[int, int], list[int]]:
     days = [5, 15, 25, 35, 65, 70, 85, 90]  # early, in the tuning window, in the test window
     return {
         (user, int(item)): [day]
-        for user in range(300)
-        for item, day in zip(random.permutation(1000)[: len(days)], days, strict=True)
+        for user in range(150)
+        for item, day in zip(random.permutation(600)[: len(days)], days, strict=True)
     }
 
 
@@ -93,9 +92,9 @@ def test_shipped_model_is_fitted_on_all_data(lake: Lake) -> None:
     assert train(lake) == 0
     arrays, document = lake.model("train_recommender")
     assert strings_of("items", arrays).to_pylist() == [item["item_id"] for item in CATALOGUE]
-    model = from_arrays(arrays, document["members"])
+    model = from_arrays(arrays, document["fits"], document["styles"]["new"]["members"])
     bought_it = of_dense(np.eye(ITEMS)[[ITEMS - 1]])
-    assert ranking_of(model, bought_it, False).items.size, "the late item says nothing of others"
+    assert ranking_of(model, bought_it, NEW).items.size, "the late item says nothing of others"
     assert arrays["trending"].argmax() == ITEMS - 1
     newest = START + datetime.timedelta(99)
     assert document["as_of"] == arrays["last_event"].max() == newest.timestamp() * 1e6
@@ -109,7 +108,7 @@ def test_cold_users_and_new_items_are_reported_separately(lake: Lake) -> None:
     assert train(lake) == 0
     _, document = lake.model("train_recommender")
     assert document["cold_users"]["users"] == 7
-    for figures in document["models"].values():
+    for figures in document["quality"]["mixed"].values():
         assert figures["new_items"]["users"] == len(new_item) - 1
         assert (
             sum(group["users"] for group in figures["by_length"].values())
@@ -121,16 +120,7 @@ def of_dense(events: np.ndarray) -> History:
     users, items = np.nonzero(events)
     indptr = np.searchsorted(users, np.arange(len(events) + 1))
     ones = np.ones(len(items), dtype=np.float32)
-    return History(indptr, items.astype(np.int32), ones, 0 * ones, events.shape[1])
-
-
-def test_blend_must_win_beyond_the_noise() -> None:
-    random = np.random.default_rng(0)
-    one = random.random(400)
-    noise = random.normal(0, 0.1, 400)
-    assert beats(one + 0.03 + noise, [one, one - 0.1], seed=1)
-    assert not beats(one + 0.001 + noise - noise.mean(), [one, one - 0.1], seed=1)
-    assert not beats(one + 0.03 + noise, [one - 0.1, one + 0.05], seed=1)
+    return History(indptr, items.astype(np.int32), ones, ones, 0 * ones, events.shape[1])
 
 
 def test_small_budget_leaves_out_models_and_logs_them(lake: Lake, capsys) -> None:
@@ -147,20 +137,43 @@ def without_last_item() -> dict[tuple[int, int], list[int]]:
     return {pair: days for pair, days in with_taste().items() if pair[1] != ITEMS - 1}
 
 
-@pytest.mark.parametrize("repeats", ["true", "false"])
-def test_model_that_learned_tastes_ships_with_its_report(lake: Lake, repeats: str) -> None:
+def test_model_that_learned_tastes_ships_with_its_report(lake: Lake) -> None:
     lake.put("interactions", "interactions@2", interactions(with_taste()))
-    assert train(lake, "--set", f"repeats={repeats}") == 0
+    assert train(lake) == 0
     metrics = lake.manifest("train_recommender")["metrics"]
     assert metrics["users"] == USERS and metrics["items"] == ITEMS
-    found = metrics["models"]
-    assert set(found) - {"blend"} == {"popularity", "recent popularity", *MODELS}
-    passed = [name for name in found if found[name]["ndcg"] > found["recent popularity"]["ndcg"]]
-    best = max(set(MODELS) & set(passed), key=lambda name: found[name]["tuning_ndcg"])
-    assert metrics["model"] in (best, "blend")
-    for name, figures in found.items():
+    assert set(metrics["models"]) - {"blend"} == {"popularity", "recent popularity", *MODELS}
+    for name, figures in metrics["models"].items():
         assert figures["ndcg_low"] <= figures["ndcg"] <= figures["ndcg_high"], name
         assert 0 < figures["coverage"] <= 1
+    chosen = metrics["styles"]["mixed"]
+    found = metrics["models"]
+    over_both = {name: found[name]["ndcg"] + found[name]["tuning_ndcg"] for name in MODELS}
+    assert chosen["best"] == max(over_both, key=lambda name: over_both[name])
+    assert chosen["behind_best"][0] <= 0
+    assert metrics["model"] == ("blend" if chosen.get("blend_ahead_of_single", [0])[0] > 0 else chosen["single"])
+
+
+def test_each_style_has_its_own_figures_and_model(lake: Lake) -> None:
+    again = {pair: [*days, 65, 85] for pair, days in list(with_taste().items())[::3]}
+    lake.put("interactions", "interactions@2", interactions(with_taste() | again))
+    assert train(lake) == 0
+    _, document = lake.model("train_recommender")
+    styles = lake.manifest("train_recommender")["metrics"]["styles"]
+    assert set(document["styles"]) == set(styles) == {"mixed", "again", "new"}
+    assert styles["mixed"]["users"] == USERS >= max(styles["again"]["users"], styles["new"]["users"]) > 0
+    assert len({styles[style]["models"]["cosine"]["ndcg"] for style in styles}) == 3
+    for style, settings in document["styles"].items():
+        assert settings["model"] == styles[style]["model"]
+        own = {member["scoring"]["self_weight"] for member in settings["members"]}
+        assert own == {0.0} if style == "new" else True
+
+
+def test_without_repeats_only_new_items_are_learned(lake: Lake) -> None:
+    lake.put("interactions", "interactions@2", interactions(with_taste()))
+    assert train(lake, "--set", "repeats=false") == 0
+    _, document = lake.model("train_recommender")
+    assert list(document["styles"]) == ["new"]
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -174,10 +187,16 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
-def test_gate_refuses_models_below_recent_popularity(lake: Lake, capsys) -> None:
+def test_trending_items_ship_if_no_model_beats_recent_popularity(lake: Lake, capsys) -> None:
     lake.put("interactions", "interactions@2", interactions(nothing_but_fashion()))
-    assert train(lake, "--set", "repeats=false") == 4
-    assert "No model beats recent popularity on the test window" in capsys.readouterr().err.splitlines()[-1]
+    assert train(lake, "--set", "repeats=false") == 0
+    arrays, document = lake.model("train_recommender")
+    metrics = lake.manifest("train_recommender")["metrics"]
+    assert document["model"] == metrics["model"] == "trending"
+    assert document["because"] == metrics["because"] == "no model beats recent popularity on the test window"
+    assert (document["fits"], document["styles"]) == ([], {})
+    assert arrays["trending"].max() > 0
+    assert " trending note='no model beats recent popularity" in capsys.readouterr().out
 
 
 def test_items_outside_the_catalogue_are_ignored_and_counted(lake: Lake, capsys) -> None:
@@ -200,16 +219,33 @@ def test_without_a_catalogue_all_items_take_part(tmp_path: Path) -> None:
     assert lake.manifest("train_recommender")["metrics"]["items"] == ITEMS
 
 
-def test_windows_without_buyers_are_reported(lake: Lake, capsys) -> None:
+def test_trending_items_ship_if_nobody_came_back(lake: Lake) -> None:
     early = {pair: [day // 2 for day in days] for pair, days in with_taste().items()}
     lake.put("interactions", "interactions@2", interactions(early))
-    assert train(lake) == 3
-    assert "No user bought goods both before and in the tuning window" in capsys.readouterr().err.splitlines()[-1]
+    assert train(lake) == 0
+    arrays, document = lake.model("train_recommender")
+    assert document["model"] == "trending"
+    assert document["because"].startswith("nobody has items before a window and target events in it")
+    assert arrays["trending"].max() > 0
+
+
+def test_views_are_learned_from_and_targets_are_the_truth(lake: Lake) -> None:
+    """Users view many items of their taste and buy few; who only views counts, too."""
+    rows = interactions(with_taste()).to_pylist()
+    for number, row in enumerate(rows):
+        if number % 4:
+            row |= {name: 0 for name in row if name.startswith("events")}
+    lake.put("interactions", "interactions@2", table("interactions@2", rows))
+    assert train(lake) == 0
+    metrics = lake.manifest("train_recommender")["metrics"]
+    bought = [row for row in rows if row["events"] > row["events_before_test"] and row["events"]]
+    assert 0 < metrics["test_users"] <= len({row["user_id"] for row in bought}) < USERS
+    assert metrics["models"]["cosine"]["ndcg"] > metrics["models"]["recent popularity"]["ndcg"]
 
 
 def test_figures_do_not_know_the_purchases_to_predict(lake: Lake, capsys) -> None:
     """If nothing can be learned, a model that saw the window's purchases would stand out."""
-    goods = [{"item_id": str(10000 + i), "name": f"ITEM NUMBER {i}", "family": str(10000 + i)} for i in range(1000)]
+    goods = [{"item_id": str(10000 + i), "name": f"ITEM NUMBER {i}", "family": str(10000 + i)} for i in range(600)]
     lake.put("more_items", "items@2", table("items@2", goods), dataset="curated/items")
     lake.put("interactions", "interactions@2", interactions(nothing_to_learn()))
     train(lake)

@@ -14,7 +14,7 @@ from tools.packaging.build import build_image, docker
 from tools.packaging.fingerprint import product
 from tools.run.run import options
 
-CONTRACT = load("recommendations@1")
+CONTRACT = load("recommendations@2")
 WRITER = f'[job]\ndescription = "writes"\nengine = "python"\n[outputs.rows]\ncontract = "{CONTRACT.name}"\n'
 
 

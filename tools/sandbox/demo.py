@@ -1,6 +1,7 @@
 """Recommendations from real data, through Airflow, on this machine: load the data, run the pipelines, print results."""
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -188,16 +189,21 @@ def print_tasks(tasks: Published, finished: float) -> None:
 
 def print_models(published: Manifest) -> None:
     metrics = published.document["metrics"]
-    table = Table(title=f"Models, measured on {metrics['test_users']:,} users of the last window", title_justify="left")
-    names = {"ndcg": "nDCG@10", "recall": "recall@10", "map": "MAP@10", "coverage": "coverage"}
-    for heading in ("model", "nDCG@10", "95 % interval", *list(names.values())[1:]):
-        table.add_column(heading, justify="left" if heading == "model" else "right")
-    for name, quality in sorted(metrics["models"].items(), key=lambda entry: entry[1]["ndcg"]):
-        shown = f"[bold green]{name} (ships)[/]" if name == metrics["model"] else name
-        interval = f"{quality['ndcg_low']:.4f} to {quality['ndcg_high']:.4f}"
-        rest = [f"{quality[key]:.4f}" for key in list(names)[1:]]
-        table.add_row(shown, f"{quality['ndcg']:.4f}", interval, *rest)
-    console.print(table)
+    if "styles" not in metrics:
+        console.print(f"Trending items ship for everyone: {metrics['because']}.\n")
+        return
+    for style, figures in metrics["styles"].items():
+        title = f"Models, style {style}, measured on {figures['users']:,} users of the last window"
+        table = Table(title=title, title_justify="left")
+        names = {"ndcg": "nDCG@10", "recall": "recall@10", "map": "MAP@10", "coverage": "coverage"}
+        for heading in ("model", "nDCG@10", "95 % interval", *list(names.values())[1:]):
+            table.add_column(heading, justify="left" if heading == "model" else "right")
+        for name, quality in sorted(figures["models"].items(), key=lambda entry: entry[1]["ndcg"]):
+            shown = f"[bold green]{name} (ships)[/]" if name == figures.get("model") else name
+            interval = f"{quality['ndcg_low']:.4f} to {quality['ndcg_high']:.4f}"
+            rest = [f"{quality[key]:.4f}" for key in list(names)[1:]]
+            table.add_row(shown, f"{quality['ndcg']:.4f}", interval, *rest)
+        console.print(table)
 
 
 def read_products(published: Published) -> dict[str, list[dict[str, Any]]]:
@@ -210,20 +216,21 @@ def read_products(published: Published) -> dict[str, list[dict[str, Any]]]:
 
 
 def print_users(published: Published, served: dict[str, list[dict[str, Any]]]) -> None:
-    """Print the purchases of users and their recommendations."""
+    """Print the items of users and their recommendations: those that they had, and new ones."""
     by_job = {each.document["job"]: each for _, _, each in published}
     names = dict(zip(*read(by_job["ingest_items"], ["item_id", "name"]).values()))
     bought = output(by_job["build_interactions"], "interactions")
     for user, shown in served.items():
         history = bought.to_table(["item_id", "last_time"], filter=ds.field("user_id") == user)
         history = history.sort_by([("last_time", "descending"), ("item_id", "ascending")])
-        table = Table(title=f"User {user}: {history.num_rows} items bought", title_justify="left")
-        table.add_column("bought last")
-        table.add_column("recommended")
-        table.add_column("because")
-        last = [names.get(item, item) for item in history["item_id"].to_pylist()]
-        for position, row in enumerate(shown[:5]):
-            table.add_row(last[position] if position < len(last) else "", row["item_name"], row["reason"] or "")
+        table = Table(title=f"User {user}: {history.num_rows} items so far", title_justify="left")
+        for heading in ("last", "again", "new for you", "because"):
+            table.add_column(heading)
+        last = [names.get(item) or item for item in history["item_id"].to_pylist()]
+        again, new = ([row for row in shown if row["style"] in style] for style in (("again",), ("new", "trending")))
+        for had, once_more, row in list(itertools.zip_longest(last, again, new))[:5]:
+            cells = (had, once_more and once_more["item_name"], row and row["item_name"], row and row["reason"])
+            table.add_row(*(cell or "" for cell in cells))
         console.print(table)
 
 

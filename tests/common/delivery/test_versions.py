@@ -19,7 +19,7 @@ from common.delivery.tables import Table
 from common.engines.arrow import arrow_schema
 from common.errors import ArgumentError, StaleAttempt, TaskError
 
-CONTRACT = contracts.load("recommendations@1")
+CONTRACT = contracts.load("recommendations@2")
 AT_ONCE, LONG = datetime.timedelta(0), datetime.timedelta(days=14)
 
 

@@ -33,7 +33,7 @@ class FakeTask:
         self.inputs = {}
         self.counts = {}
         self.events = []
-        output = Table(contract="predictions@2")
+        output = Table(contract="predictions@3")
         self.job = Job("toy", "", "python", outputs={"predictions": output, "model": Table("recommender_model@5")})
 
     def input(self, role):
@@ -170,19 +170,19 @@ def test_table_is_written_in_the_contracts_order_and_types(tmp_path):
     arrow.write(task, "predictions", [shuffled, shuffled])
     assert task.counts == {"predictions": 2}
     written = pq.read_table(f"{tmp_path}/predictions/part-00000.parquet")
-    assert written.column_names == list(contracts.load("predictions@2").columns)
+    assert written.column_names == list(contracts.load("predictions@3").columns)
     assert written["explained_by_item_id"].type == pa.string()
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"user_id": [None]}, "has 1 nulls in 'user_id', predictions@2 allows none"),
-        ({"rank": ["first"]}, "does not fit predictions@2"),
-        ({"score": [float("nan")]}, "has NaN or infinite numbers in 'score', predictions@2 allows none"),
-        ({"score": [float("inf")]}, "has NaN or infinite numbers in 'score', predictions@2 allows none"),
-        ({"rank": [0]}, "has values from 0 to 0 in 'rank', predictions@2 allows 1 to any"),
-        ({"user_id": [""]}, "strings of 0 to 0 bytes in 'user_id', predictions@2 allows 1 to 1,024"),
+        ({"user_id": [None]}, "has 1 nulls in 'user_id', predictions@3 allows none"),
+        ({"rank": ["first"]}, "does not fit predictions@3"),
+        ({"score": [float("nan")]}, "has NaN or infinite numbers in 'score', predictions@3 allows none"),
+        ({"score": [float("inf")]}, "has NaN or infinite numbers in 'score', predictions@3 allows none"),
+        ({"rank": [0]}, "has values from 0 to 0 in 'rank', predictions@3 allows 1 to any"),
+        ({"user_id": [""]}, "strings of 0 to 0 bytes in 'user_id', predictions@3 allows 1 to 1,024"),
         ({"item_id": ["é" * 513]}, "strings of 1,026 to 1,026 bytes in 'item_id'"),
         ({"explained_by_item_id": ["cup\0"]}, "has control characters in 'explained_by_item_id'"),
         ({"model": ["\x85"]}, "has control characters in 'model'"),

@@ -14,9 +14,8 @@ def of_dense(events: np.ndarray, age: np.ndarray | None = None) -> History:
     matrix.sort_indices()
     rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
     ages = np.zeros(matrix.nnz) if age is None else np.asarray(age)[rows, matrix.indices]
-    return History(
-        matrix.indptr.astype(np.int64), matrix.indices, matrix.data, ages.astype(np.float32), matrix.shape[1]
-    )
+    values = matrix.data, np.log1p(matrix.data), ages.astype(np.float32)
+    return History(matrix.indptr.astype(np.int64), matrix.indices, *values, matrix.shape[1])
 
 
 def random_history(users: int, items: int, seed: int = 0, share: float = 0.2) -> History:

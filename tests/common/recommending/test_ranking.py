@@ -12,9 +12,10 @@ from common.recommending import models, ranking
 from common.recommending.als import fold_in
 from common.recommending.blend import Blend
 from common.recommending.factor_model import FactorModel
-from common.recommending.histories import user_vectors
+from common.recommending.histories import BY_EVENTS, user_vectors
 from common.recommending.item_model import ItemModel
 from common.recommending.ranking import NonPersonalizedScorer, concatenate, rank, top_entries, top_of_sparse
+from common.recommending.scoring import Scoring
 
 few_values = arrays(
     np.float32, array_shapes(min_dims=2, max_dims=2, max_side=40), elements=st.sampled_from([-1, 0, 0.5, 1, 2])
@@ -102,6 +103,8 @@ def test_non_personalized_scores_are_ranked_for_each_user() -> None:
 
 
 ITEMS = 16
+RATIO = np.linspace(0.5, 2, ITEMS).astype(np.float32)
+SCORING = Scoring(30.0, BY_EVENTS, 0.7, 0.5, RATIO)
 HEADS = {"sparse": [], "dense": list(range(ITEMS)), "head and tail": [0, 3, 4, 9, 15]}
 
 
@@ -115,21 +118,21 @@ def items_of(kind: str) -> tuple[ItemModel, np.ndarray]:
     sparse[np.ix_(head, head)] = 0
     whole = sparse.copy()
     whole[np.ix_(head, head)] = dense
-    return ItemModel(sp.csr_matrix(sparse), dense, head, 30.0), whole
+    return ItemModel(sp.csr_matrix(sparse), dense, head, SCORING), whole
 
 
 def factors_of(kind: str) -> FactorModel:
     random = np.random.default_rng(4)
     inputs, outputs = (random.normal(size=(ITEMS, 5)).astype(np.float32) for _ in range(2))
-    self_weight = np.abs(random.normal(size=ITEMS)).astype(np.float32)
-    return FactorModel(inputs, outputs, self_weight, 30.0, 3.0 if kind == "solved" else 0.0, 2.0)
+    return FactorModel(inputs, outputs, SCORING, 3.0 if kind == "solved" else 0.0, 2.0)
 
 
 def contributions_of(kind: str, pairs) -> np.ndarray:
     """Return contributions (users x history x items) to each score, by the models' formulas."""
-    x = user_vectors(pairs, 30).toarray().astype(float)
+    x = user_vectors(pairs, 30, BY_EVENTS).toarray().astype(float)
+    own = SCORING.self_weight * np.eye(ITEMS)
     if kind in HEADS:
-        return x[:, :, None] * items_of(kind)[1]
+        return x[:, :, None] * (items_of(kind)[1] + own) * RATIO**0.5
     model = factors_of(kind)
     if kind == "linear":
         parts = x[:, :, None] * (model.inputs @ model.outputs.T)
@@ -139,7 +142,7 @@ def contributions_of(kind: str, pairs) -> np.ndarray:
         for user, row in enumerate(x):
             solved = np.linalg.solve(y.T @ y + (y.T * (3 * row)) @ y + 2 * np.eye(5), y.T)
             parts[user] = ((row > 0) * (1 + 3 * row))[:, None] * (solved.T @ model.outputs.T)
-    return parts + x[:, :, None] * np.diag(model.self_weight)
+    return (parts + x[:, :, None] * own) * RATIO**0.5
 
 
 def model_of(kind: str):
@@ -147,14 +150,15 @@ def model_of(kind: str):
 
 
 @pytest.mark.parametrize("kind", [*HEADS, "linear", "solved"])
-@pytest.mark.parametrize("repeats", [False, True])
-def test_scores_and_reasons_follow_the_formula(kind: str, repeats: bool) -> None:
+@pytest.mark.parametrize("style", models.STYLES)
+def test_scores_and_reasons_follow_the_formula(kind: str, style: str) -> None:
     pairs = random_history(30, ITEMS, seed=2)
     parts = contributions_of(kind, pairs)
     scores, had = parts.sum(axis=1), pairs.matrix(pairs.events).toarray() > 0
+    left_out = {"mixed": False & had, "again": ~had, "new": had}[style]
     scorer = model_of(kind).scorer(pairs)
-    found = concatenate(list(models.recommend(scorer, pairs, 4, repeats)))
-    assert columns_by_row(found.rows, found.items, 30) == plain_top(np.where(had & (not repeats), 0, scores), 4)
+    found = concatenate(list(models.recommend(scorer, pairs, 4, style)))
+    assert columns_by_row(found.rows, found.items, 30) == plain_top(np.where(left_out, 0, scores), 4)
     np.testing.assert_allclose(found.scores, scores[found.rows, found.items], rtol=1e-3)
 
     because, again = scorer.reasons(found)
@@ -166,7 +170,9 @@ def test_scores_and_reasons_follow_the_formula(kind: str, repeats: bool) -> None
 
 def test_sparse_model_scores_sparsely_if_few_scores_are_nonzero() -> None:
     pairs = random_history(30, ITEMS, seed=2)
-    few = ItemModel(sp.eye(ITEMS, format="csr", dtype=np.float32), np.zeros((0, 0)), np.zeros(0, np.int64), 30.0)
+    few = ItemModel(
+        sp.eye(ITEMS, format="csr", dtype=np.float32), np.zeros((0, 0)), np.zeros(0, np.int64), Scoring(30.0)
+    )
     assert sp.issparse(few.scorer(pairs).scores(slice(0, 5)))
     assert not sp.issparse(items_of("sparse")[0].scorer(pairs).scores(slice(0, 5)))
 
@@ -174,7 +180,9 @@ def test_sparse_model_scores_sparsely_if_few_scores_are_nonzero() -> None:
 @pytest.mark.parametrize("members", [["linear", "dense"], ["head and tail", "solved", "sparse"], ["few", "few twice"]])
 def test_blend_ranks_by_weighted_z_scores(members: list[str]) -> None:
     pairs = random_history(30, ITEMS, seed=5)
-    few = ItemModel(sp.eye(ITEMS, k=1, format="csr", dtype=np.float32), np.zeros((0, 0)), np.zeros(0, np.int64), 30.0)
+    few = ItemModel(
+        sp.eye(ITEMS, k=1, format="csr", dtype=np.float32), np.zeros((0, 0)), np.zeros(0, np.int64), Scoring(30.0)
+    )
     made = [few if kind.startswith("few") else model_of(kind) for kind in members]
     weights = [1.0, 0.25, 0.7][: len(made)]
     scores = []
@@ -187,7 +195,7 @@ def test_blend_ranks_by_weighted_z_scores(members: list[str]) -> None:
         for weight, score, spread in zip(weights, scores, spreads, strict=True)
     ]
     scorer = Blend(made, weights).scorer(pairs)
-    found = concatenate(list(models.recommend(scorer, pairs, 5, True)))
+    found = concatenate(list(models.recommend(scorer, pairs, 5, models.MIXED)))
     total = np.sum(parts, axis=0)
     np.testing.assert_allclose(found.scores, total[found.rows, found.items], rtol=1e-3)
     assert [len(row) for row in columns_by_row(found.rows, found.items, 30)] == [
@@ -208,9 +216,12 @@ def test_blend_ranks_by_weighted_z_scores(members: list[str]) -> None:
 def test_models_are_equal_after_serialisation(kinds: list[str]) -> None:
     pairs, made = random_history(9, ITEMS), [model_of(kind) for kind in kinds]
     weights = [0.5, 1.0, 2.0][: len(kinds)]
-    again = models.from_arrays(*models.to_arrays(made, weights))
+    arrays, fits = models.to_arrays(made)
+    members = [{"fit": number, "weight": weight, "scoring": SCORING.numbers()} for number, weight in enumerate(weights)]
+    again = models.from_arrays({**arrays, "momentum": RATIO}, fits, members)
     model = made[0] if len(made) == 1 else Blend(made, weights)
-    for one, other in zip(models.ranking_of(model, pairs, True), models.ranking_of(again, pairs, True), strict=True):
+    rankings = (models.ranking_of(each, pairs, models.MIXED) for each in (model, again))
+    for one, other in zip(*rankings, strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from shapes import counts, random_history
 
 from common.recommending import blocks, ease, neighbours
-from common.recommending.histories import fitting_matrix
+from common.recommending.histories import BY_NOTHING, fitting_matrix
 
 
 def kept_largest(dense: np.ndarray, count: int) -> np.ndarray:
@@ -51,9 +51,17 @@ def test_rp3beta_follows_its_formula(x: np.ndarray, alpha: float, beta: float) -
     np.testing.assert_allclose(found, plain_rp3beta(x.astype(float), alpha, beta), rtol=1e-4, atol=1e-7)
 
 
+def test_rp3beta_keeps_the_strongest_of_each_target_or_source() -> None:
+    x = fitting_matrix(random_history(40, 23), 50, BY_NOTHING).toarray()
+    whole = plain_rp3beta(x.astype(float), 0.8, 0.4).astype(np.float32)
+    for by_source, expected in ((False, kept_largest(whole, 4)), (True, kept_largest(whole.T, 4).T)):
+        found = neighbours.rp3beta(sp.csr_matrix(x), 0.8, 0.4, 4, by_source).toarray()
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("block", [1, 7, 10_000])
 def test_strongest_neighbours_do_not_depend_on_the_blocks(monkeypatch, block: int) -> None:
-    x = fitting_matrix(random_history(40, 23), 50, counting=False).toarray()
+    x = fitting_matrix(random_history(40, 23), 50, BY_NOTHING).toarray()
     monkeypatch.setattr(neighbours, "BLOCK_VALUES", block * 23)
     found = neighbours.cosine(sp.csr_matrix(x), 1, neighbours=4)
     np.testing.assert_allclose(found.toarray(), kept_largest(plain_cosine(x, 1).astype(np.float32), 4), rtol=1e-5)

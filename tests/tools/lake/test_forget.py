@@ -111,9 +111,9 @@ class Shop:
         )
         for task, contract in {
             "build_interactions": "interactions@2",
-            "predict/map-0": "predictions@2",
-            "predict/map-1": "predictions@2",
-            "select": "recommendations@1",
+            "predict/map-0": "predictions@3",
+            "predict/map-1": "predictions@3",
+            "select": "recommendations@2",
             "features": "user_features@2",
             "churn": "churn_predictions@2",
             "join": "characteristics@3",
