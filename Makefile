@@ -27,6 +27,9 @@ clean: ## remove environments, lake, Airflow's files and caches
 adopt: setup ## look at a file of events and write its source, then report (FILE=… NAME=… ITEMS=… USERS=… FORCE=1)
 	$(JOBS_PYTHON) -m tools.adopt.adopt $(BROUGHT) --name "$(NAME)"
 
+try: setup ## adopt a file, run all pipelines on it through Airflow, show recommendations (FILE=… NAME=… ITEMS=…)
+	$(JOBS_PYTHON) -m tools.adopt.trial $(BROUGHT) $(if $(NAME),--name "$(NAME)")
+
 BROUGHT = --file "$(FILE)" $(if $(ITEMS),--items "$(ITEMS)") $(if $(USERS),--users "$(USERS)") $(if $(FORCE),--force)
 
 ##@ Try it

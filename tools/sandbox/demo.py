@@ -15,12 +15,14 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from common import protocol
 from common.delivery import reader
 from common.delivery.tables import client
 from common.engines import arrow
-from common.handover import manifest
+from common.handover import manifest, storage
 from common.handover.manifest import Manifest
 from tools.airflow_api import Airflow, AirflowError, Instance
 from tools.command_line import exit_on_task_error
@@ -126,14 +128,20 @@ def run(lake: str, sample: Path, clock: Clock) -> Published:
 def run_pipelines(airflow: Airflow, clock: Clock) -> dict[str, str]:
     """Run all pipelines to their end; Airflow starts the recommendations when the events are published."""
     known = {run["dag_run_id"] for run in airflow.runs(RECOMMENDING)}
-    runs = {dag: airflow.trigger(dag) for dag in INGESTING}
+    runs = ingest(airflow, clock, INGESTING)
+    runs[RECOMMENDING] = airflow.next_run(RECOMMENDING, known)
+    clock.report(f"the events are new, so Airflow starts {RECOMMENDING}")
+    finish(airflow, RECOMMENDING, runs[RECOMMENDING], clock)
+    return runs
+
+
+def ingest(airflow: Airflow, clock: Clock, pipelines: tuple[str, ...]) -> dict[str, str]:
+    """Run pipelines that ingest, at the same time, to their end; return their runs."""
+    runs = {dag: airflow.trigger(dag) for dag in pipelines}
     with ThreadPoolExecutor(len(runs)) as pool:
         ended = [pool.submit(finish, airflow, dag, run, clock) for dag, run in runs.items()]
         for each in ended:
             each.result()
-    runs[RECOMMENDING] = airflow.next_run(RECOMMENDING, known)
-    clock.report(f"the events are new, so Airflow starts {RECOMMENDING}")
-    finish(airflow, RECOMMENDING, runs[RECOMMENDING], clock)
     return runs
 
 
@@ -144,6 +152,18 @@ def finish(airflow: Airflow, dag: str, run: str, clock: Clock) -> None:
     failed = next(each for each in airflow.instances(dag, run) if each.state == "failed")
     log = "\n".join(airflow.log(dag, run, failed)[-15:])
     raise AirflowError(f"{dag} failed at {failed.task_id}; the end of its log:\n{log}")
+
+
+def failure_sentence(airflow: Airflow, lake: str, dag: str, run: str) -> str:
+    """Return the sentence with which a run failed."""
+    failed = next(each for each in airflow.instances(dag, run) if each.state == "failed")
+    map_index = failed.map_index if failed.map_index >= 0 else None
+    attempt = protocol.attempt_folder(protocol.task_key(lake, dag, run, failed.task_id, map_index), failed.try_number)
+    try:
+        sentence = json.loads(storage.read(protocol.failure_uri(attempt))[0])["sentence"]
+    except FileNotFoundError:
+        sentence = "\n".join(airflow.log(dag, run, failed)[-15:])
+    return f"{dag}.{failed.task_id}: {sentence}"
 
 
 def manifests(airflow: Airflow, runs: dict[str, str]) -> Published:
@@ -218,19 +238,19 @@ def read_products(published: Published) -> dict[str, list[dict[str, Any]]]:
 def print_users(published: Published, served: dict[str, list[dict[str, Any]]]) -> None:
     """Print the items of users and their recommendations: those that they had, and new ones."""
     by_job = {each.document["job"]: each for _, _, each in published}
-    names = dict(zip(*read(by_job["ingest_items"], ["item_id", "name"]).values()))
+    names = item_names(by_job["build_interactions"].uri.partition("/intermediate/")[0])
     bought = output(by_job["build_interactions"], "interactions")
     for user, shown in served.items():
         history = bought.to_table(["item_id", "last_time"], filter=ds.field("user_id") == user)
         history = history.sort_by([("last_time", "descending"), ("item_id", "ascending")])
-        table = Table(title=f"User {user}: {history.num_rows} items so far", title_justify="left")
+        table = Table(title=f"User {escape(user)}: {history.num_rows} items so far", title_justify="left")
         for heading in ("last", "again", "new for you", "because"):
             table.add_column(heading)
         last = [names.get(item) or item for item in history["item_id"].to_pylist()]
         again, new = ([row for row in shown if row["style"] in style] for style in (("again",), ("new", "trending")))
         for had, once_more, row in list(itertools.zip_longest(last, again, new))[:5]:
             cells = (had, once_more and once_more["item_name"], row and row["item_name"], row and row["reason"])
-            table.add_row(*(cell or "" for cell in cells))
+            table.add_row(*(escape(cell or "") for cell in cells))
         console.print(table)
 
 
@@ -245,7 +265,7 @@ def select_users(bought: ds.Dataset, recommended: ds.Dataset) -> list[str]:
         candidates, counted = users.filter(fitting), sizes.filter(fitting)
         if len(candidates):
             selected.append(candidates[pc.index(counted, pc.min(counted)).as_py()].as_py())
-    return selected
+    return selected or users.filter(served).to_pylist()[:3]
 
 
 def output(published: Manifest, role: str) -> ds.Dataset:
@@ -255,14 +275,13 @@ def output(published: Manifest, role: str) -> ds.Dataset:
     return ds.dataset(files, filesystem=arrow.filesystem(published.uri), format="parquet")
 
 
-def read(published: Manifest, columns: list[str]) -> dict[str, list[Any]]:
-    """Read columns of the dataset that a task filled."""
-    lake = published.uri.partition("/intermediate/")[0]
-    dataset = published.document["outputs"]["items"]["dataset"]
-    partition = manifest.load_or_none(f"{lake}/{dataset}/all/manifest.json")
-    assert partition is not None
-    content: dict[str, list[Any]] = output(partition, "items").to_table(columns).to_pydict()
-    return content
+def item_names(lake: str) -> dict[str, str]:
+    """Return the names of the catalogue's items that have one; none without a catalogue."""
+    partition = manifest.load_or_none(protocol.manifest_uri(f"{lake}/curated/items/all"))
+    if partition is None:
+        return {}
+    items = output(partition, "items").to_table(["item_id", "name"])
+    return {item: name for item, name in zip(*items.to_pydict().values(), strict=True) if name}
 
 
 if __name__ == "__main__":
