@@ -49,10 +49,19 @@ class Input:
     left_out: list[tuple[File, str]] = field(default_factory=list)  # files that are not deliveries, with reasons
 
     @property
+    def oldest(self) -> datetime.date:
+        """The day of the oldest partition of a dataset by date."""
+        return min(map(day_of, self.manifests))
+
+    @property
     def day_after_newest(self) -> datetime.date:
         """The day after the newest partition of a dataset by date."""
-        newest = max(manifest.uri.split("/")[-2] for manifest in self.manifests)
-        return datetime.date.fromisoformat(newest.removeprefix("date=")) + datetime.timedelta(days=1)
+        return max(map(day_of, self.manifests)) + datetime.timedelta(days=1)
+
+
+def day_of(partition: Manifest) -> datetime.date:
+    """Return the day of a partition by its folder."""
+    return datetime.date.fromisoformat(partition.uri.split("/")[-2].removeprefix("date="))
 
 
 def resolve(reader: Reader, role: str, table: Table) -> Input:

@@ -16,6 +16,7 @@ from common.recommending import MICROSECONDS_PER_DAY
 from common.sources import tracking_plan
 from common.sources.tracking_plan import TrackingPlan
 
+MAX_DAYS = 30  # of the windows for tests and tuning, unless they are set
 MOST_TYPES = 8  # that a message lists
 
 
@@ -107,10 +108,16 @@ def nothing_left(events: DataFrame, plan: TrackingPlan) -> InputError:
     )
 
 
+def default_days(window: int) -> int:
+    """Return the length of the test window, and of the tuning window, of a window of days: a sixth, up to MAX_DAYS."""
+    return max(1, min(MAX_DAYS, window // 6))
+
+
 def main(task: Task) -> None:
     source = task.input("events")
     end = task.parameters["until"] or source.day_after_newest
-    names = ("test_days", "tuning_days", "half_life_days")
+    window = (end - source.oldest).days
+    days = {name: task.parameters[name] or default_days(window) for name in ("test_days", "tuning_days")}
     plan, counts = tracking_plan.load(), Observation()
     with spark.session(task):
         events = spark.read(task, "events").where(F.col("time") < start_of(end))
@@ -118,12 +125,13 @@ def main(task: Task) -> None:
             count_drops(events, plan, counts),
             plan,
             end,
-            **{name: task.parameters[name] for name in names},
+            **days,
+            half_life_days=task.parameters["half_life_days"],
             partitions=spark.partitions_for(source.rows),
         )
         spark.write(task, "interactions", interactions)
         found = counts.get
-        task.metrics |= {"end": str(end), "events": found.pop("events"), "target_events": found.pop("targets")}
+        task.metrics |= {"end": str(end), **days, "events": found.pop("events"), "target_events": found.pop("targets")}
         task.metrics |= {"dropped": found, "interactions": task.outputs["interactions"]["rows"]}
         if not task.metrics["interactions"]:
             raise nothing_left(events, plan)

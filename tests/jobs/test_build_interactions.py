@@ -262,6 +262,18 @@ def test_window_ends_after_the_newest_partition(session: SparkSession, lake: str
     assert bob.__fields__ == names
 
 
+@pytest.mark.parametrize(("first", "days", "expected"), [("2011-01-07", [], 4), ("2011-01-07", [7, 2], 7)])
+def test_test_window_is_a_sixth_of_the_events_unless_set(
+    session: SparkSession, lake: str, first: str, days: list, expected: int
+) -> None:
+    publish_events(session, lake, first, [purchase("ann", first)])
+    publish_events(session, lake, "2011-01-31", [purchase("ann", "2011-01-31", "pot")])
+    set_days = [f"{name}_days={value}" for name, value in zip(("test", "tuning"), days)]
+    assert runner.exit_code(job.main, FOLDER, arguments(lake, *(w for each in set_days for w in ("--set", each)))) == 0
+    metrics = metrics_of(lake)
+    assert (metrics["test_days"], metrics["tuning_days"]) == (expected, days[1] if days else 4)
+
+
 def test_dropped_events_are_counted_by_reason(session: SparkSession, lake: str) -> None:
     day = "2011-01-05"
     events = [purchase("ann", day), purchase(None, day, None), purchase("bob", day, None, "search")]
