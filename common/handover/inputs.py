@@ -142,7 +142,7 @@ def list_deliveries(reader: Reader, role: str, table: Table, folders: list[str])
         for name in storage.folders(f"{reader.lake}/{folder}"):
             if f"{folder}/{name}" in steps:
                 continue
-            reason = day_problem(name, folder, folders) if found else misplaced(folder, folders)
+            reason = day_problem(name, folder, folders) if found else misplaced(f"{folder}/{name}", folders)
             if reason:
                 strays[f"{reader.lake}/{folder}/{name}"] = reason
             else:
@@ -174,7 +174,8 @@ def day_problem(name: str, folder: str, folders: list[str]) -> str | None:
 
 
 def misplaced(folder: str, folders: list[str]) -> str:
-    return f"no source delivers to {folder}{protocol.nearest(folder, folders)}"
+    """Return the reason why a folder in which no source has days of arrival is left out."""
+    return f"{folder} is not a source's folder{protocol.nearest(folder, folders)}"
 
 
 def add_deliveries(found: Input, days: dict[str, str]) -> None:

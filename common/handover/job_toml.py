@@ -109,11 +109,12 @@ def build_identity(folder: Path | zipfile.Path) -> tuple[str, str] | None:
 
 
 def code_fingerprint(folder: Path | zipfile.Path) -> str:
-    """Return the fingerprint that a build wrote; in a checkout, a hash of the job's folder and of `common`."""
+    """Return the fingerprint that a build wrote; in a checkout, a hash of the job's folder, `common` and `sources`."""
     if build := build_identity(folder):
         return build[0]
     digest = hashlib.sha256()
-    for root in (Path(str(folder)), Path(__file__).parents[1]):
+    code = Path(__file__).parents[2]
+    for root in (Path(str(folder)), code / "common", code / "sources"):
         for file in sorted(root.rglob("*")):
             if file.suffix in (".py", ".toml"):
                 digest.update(f"{file.relative_to(root.parent)}\0".encode() + file.read_bytes())

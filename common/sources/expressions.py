@@ -37,6 +37,8 @@ WORDS = {
     *("and", "or", "not", "in", "is", "between", "like", "rlike", "case", "when", "then", "else"),
     *("decimal", "varchar", "char"),
 }
+# Spark ends with an error for larger numbers of seconds and milliseconds.
+LIMITS = {"timestamp_seconds": exp.Literal.number(9 * 10**12), "timestamp_millis": exp.Literal.number(9 * 10**15)}
 FORBIDDEN = (exp.Query, exp.Window, exp.Star, exp.Lambda, exp.Placeholder, exp.Parameter, exp.Alias, exp.Command)
 
 
@@ -104,6 +106,23 @@ def paths(tree: exp.Expression, fields: dict[str, str]) -> Iterator[tuple[str, s
                 break
             yield name, set(kind_of), f" of '{owner}'"
             kind = kind_of.get(name)
+
+
+def without_overflow(text: str) -> str:
+    """Return an expression that is null, in Spark, for numbers that are too large for a time, not an error."""
+
+    def bounded(node: exp.Expression) -> exp.Expression:
+        limit = LIMITS.get(node.name.lower()) if isinstance(node, exp.Anonymous) else None
+        if limit is None:
+            return node
+        return exp.If(
+            this=exp.LT(this=exp.Abs(this=node.expressions[0].copy()), expression=limit.copy()),
+            true=node,
+            false=exp.null(),
+        )
+
+    tree = parse(text, text)
+    return tree.transform(bounded).sql(dialect="spark") if any(name in text.lower() for name in LIMITS) else text
 
 
 def named_paths(text: str) -> Iterator[list[str]]:

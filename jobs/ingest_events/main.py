@@ -72,7 +72,12 @@ def delivered_files(task: Task, configured: list[Source]) -> tuple[dict[int, Del
 
 
 def no_readable_file(task: Task, configured: list[Source], left_out: list[Quarantined]) -> InputError:
-    folders = sorted(f"{task.lake}/{source.deliveries}" for source in configured)
+    """Return the error for deliveries without a readable file."""
+    folders = (
+        [task.inputs["deliveries"].folder]
+        if left_out
+        else [f"{task.lake}/{source.deliveries}" for source in configured]
+    )
     return deliveries.no_readable_file(folders, left_out)
 
 

@@ -22,7 +22,7 @@ from tools.packaging.build import BASES
 from tools.packaging.fingerprint import ROOT, Product, jobs, product
 
 Row = tuple[str, str, str, list[str]]  # job, old and new fingerprint, reasons
-FOLDERS = ["common", "dockerfiles", "jobs", "requirements"]  # every file of a product is in one of them
+FOLDERS = ["common", "dockerfiles", "jobs", "requirements", "sources"]  # every file of a product is in one of them
 
 
 @exit_on_task_error()

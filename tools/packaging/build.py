@@ -41,7 +41,7 @@ BASES = DIST / "bases.json"  # base images of the last build, by name
 UV = ROOT / ".tandem/uv/bin/uv"  # installed by make setup
 CLUSTER = ["--master", "yarn", "--deploy-mode", "cluster"]
 KINDS = ("bundle", "image", "emr-image")
-CODE = ("jobs/", "common/")
+CODE = ("jobs/", "common/", "sources/")
 SHOWN_LINES = 40  # of docker's output when a build fails
 ARGUMENTS = ["--lake", "LAKE", "--dag-id", "DAG", "--run-id", "RUN", "--task-id", "TASK", "--attempt", "1"]
 
@@ -133,7 +133,7 @@ def code_files(wanted: Product) -> dict[str, bytes]:
     code = {
         path.removeprefix(prefix): file.content
         for path, file in wanted.files.items()
-        if path.startswith((prefix, "common/"))
+        if path.startswith((prefix, "common/", "sources/"))
     }
     program = code.pop("main.py")
     code["fingerprint"] = mark(wanted)

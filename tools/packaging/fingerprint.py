@@ -14,6 +14,7 @@ from tools.packaging.base_image import BASE_IMAGE
 ROOT = Path(__file__).resolve().parents[2]
 # The platform of Spark jobs' libraries: Graviton, as in cluster.json.
 NODES = ("--python-version", "3.11", "--python-platform", "aarch64-manylinux_2_28")
+TRACKING_PLAN, SOURCE = "common.sources.tracking_plan", "common.sources.source"
 LAYOUT = {
     "python": "2",
     "spark": "3",
@@ -87,9 +88,12 @@ def product(name: str, root: Path = ROOT, base_image: str | None = None, base: s
 
     for file in job_files(folder):
         add(file.relative_to(root).as_posix(), file, "a file of the job")
-    for module, chain in closure(folder, root).items():
+    chains = closure(folder, root)
+    for module, chain in chains.items():
         path = module_file(module, root)
         add(path.relative_to(root).as_posix(), path, " → ".join(chain))
+    for file, reason in source_files(job, chains, root).items():
+        add(file.relative_to(root).as_posix(), file, reason)
     for contract in built.contracts:
         path = root / f"common/contracts/{contract}.toml"
         add(path.relative_to(root).as_posix(), path, "a contract that job.toml names")
@@ -124,6 +128,20 @@ def job_files(folder: Path) -> list[Path]:
         and not (file.name.startswith("test_") or file.name == "__init__.py")
         and not any(name.startswith(".") or name in ("__pycache__", "tests") for name in file.relative_to(folder).parts)
     ]
+
+
+def source_files(job: Job, chains: dict[str, list[str]], root: Path) -> dict[Path, str]:
+    """Return the files of `sources` that a job reads, with the reason: the tracking plan, and sources of its kinds.
+
+    A job that reads `raw/events` of the lake reads the files `events.toml`.
+    """
+    found = {}
+    if TRACKING_PLAN in chains:
+        found[root / "sources" / "tracking_plan.toml"] = f"read by {TRACKING_PLAN}"
+    if SOURCE in chains:
+        for kind in sorted({table.raw.split("/")[1] for table in job.inputs.values() if table.raw}):
+            found |= dict.fromkeys(sorted((root / "sources").glob(f"*/{kind}.toml")), f"a source of {kind}")
+    return found
 
 
 def closure(folder: Path, root: Path) -> dict[str, list[str]]:

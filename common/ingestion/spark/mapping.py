@@ -98,6 +98,11 @@ def check_types(session: SparkSession, source: Source) -> dict[str, DataType]:
     return types
 
 
+def expression(text: str) -> Column:
+    """Return the column of an expression."""
+    return F.expr(expressions.without_overflow(text))
+
+
 def first_line(error: AnalysisException) -> str:
     """Return Spark's message without its class, its SQLSTATE and its plan."""
     message = str(error).splitlines()[0].partition("] ")
@@ -150,7 +155,7 @@ def values(source: Source, types: dict[str, DataType]) -> Iterator[Column]:
         text = source.columns.get(name)
         column, bad = F.lit(None).cast(kinds[name]), F.lit(False)
         if text is not None:
-            given = F.expr(text)
+            given = expression(text)
             if name in TEXTS:
                 column, bad = F.nullif(given.cast("string"), F.lit("")), odd_text(source, name, text, types[name])
             elif name == "time":
@@ -183,7 +188,7 @@ def odd_text(source: Source, name: str, text: str, kind: DataType) -> Column:
     Spark converts any value to text, so the few that look like a number, a boolean, an object or an array are parsed
     once more.
     """
-    value = F.expr(text).cast("string")
+    value = expression(text).cast("string")
     if not isinstance(kind, StringType) or (source.format != "json") or name == "type":
         return F.coalesce(value.rlike(CONTROL), F.lit(False))
     odd = F.lit(False)
@@ -213,9 +218,9 @@ def text_paths(source: Source, text: str) -> list[tuple[str, ...]]:
 
 def conditions(source: Source) -> Iterator[Column]:
     """Yield the conditions of a source: `__keep`, and `__rule N` for each of its rules."""
-    yield (F.lit(True) if source.keep is None else F.expr(source.keep)).alias("__keep")
+    yield (F.lit(True) if source.keep is None else expression(source.keep)).alias("__keep")
     for number, condition in enumerate(source.rules.values()):
-        yield F.expr(condition).alias(f"__rule {number}")
+        yield expression(condition).alias(f"__rule {number}")
 
 
 def context(source: Source, types: dict[str, DataType]) -> Column:
@@ -223,7 +228,7 @@ def context(source: Source, types: dict[str, DataType]) -> Column:
     pairs: list[Column] = []
     for name, text in source.context.items():
         nested = isinstance(types[f"context {name}"], (StructType, ArrayType, MapType))
-        pairs += [F.lit(name), F.to_json(F.expr(text)) if nested else F.expr(text).cast("string")]
+        pairs += [F.lit(name), F.to_json(expression(text)) if nested else expression(text).cast("string")]
     if not pairs:
         return F.lit(None).cast("map<string, string>")
     filled = F.map_filter(F.create_map(*pairs), lambda _, value: value.isNotNull() & (value != ""))

@@ -11,6 +11,7 @@ from datetime import date
 from typing import Any
 from urllib.parse import unquote
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -41,6 +42,7 @@ READER = {
 }
 JSON = {"allowNonNumericNumbers": "false", "allowSingleQuotes": "false"}
 END = "end of line e1f7c2d0"  # an object with it is appended to each line; it follows if the line is one object
+MISFIT = "a value of another type than its field"
 ROW = StructType(
     [
         StructField("__file", LongType()),
@@ -191,7 +193,7 @@ def misfit(source: Source, record: Column) -> Column:
             value = functools.reduce(lambda column, name: column[name], path, record)
             raw = F.get_json_object("__text", "$" + "".join(f"['{name}']" for name in path))
             reasons.append(F.when(value.isNull() & raw.isNotNull(), records.bad(path[-1])))
-    return F.coalesce(*reasons, F.lit(records.bad("value")))
+    return F.coalesce(*reasons, F.lit(MISFIT))
 
 
 def leaves(kind: StructType, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], DataType]]:
@@ -235,7 +237,7 @@ def parquet_schemas(session: SparkSession, files: dict[int, Delivered]) -> tuple
     def schema_or_reason(delivered: Delivered) -> StructType | str:
         try:
             found = session.read.options(__globPaths__="false").parquet(delivered.file.uri).schema
-        except PySparkException:
+        except (PySparkException, Py4JJavaError):  # Spark 4 raises either
             return "not Parquet" if delivered.file.bytes else "empty, not Parquet"
         return unfit(delivered.source, found) or found
 

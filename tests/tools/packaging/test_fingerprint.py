@@ -59,6 +59,26 @@ def test_change_affects_only_the_jobs_that_use_the_file(checkout, path, jobs):
     assert changed(checkout, path, FILES.get(path, "") + "# changed\n") == jobs
 
 
+SOURCES = {
+    "common/sources/__init__.py": "",
+    "common/sources/source.py": "",
+    "common/sources/tracking_plan.py": "",
+    "sources/tracking_plan.toml": "",
+    "jobs/ingest/job.toml": '[job]\ndescription = "Ingests."\nengine = "python"\n[inputs.new]\nraw = "raw/events"\n',
+    "jobs/ingest/main.py": "from common.sources import source\n",
+    "jobs/weigh/job.toml": '[job]\ndescription = "Weighs."\nengine = "python"\n',
+    "jobs/weigh/main.py": "from common.sources import tracking_plan\n",
+}
+
+
+def test_source_affects_only_the_jobs_that_read_its_kind(checkout):
+    write(checkout, SOURCES)
+    assert changed(checkout, "sources/shop/events.toml", "") == {"ingest"}
+    assert changed(checkout, "sources/shop/events.toml", "# changed\n") == {"ingest"}
+    assert changed(checkout, "sources/shop/users.toml", "") == set()
+    assert changed(checkout, "sources/tracking_plan.toml", "# changed\n") == {"weigh"}
+
+
 def test_base_image_counts_for_images_not_for_bundles(checkout):
     learn, count = (product(name, checkout, "other:1").fingerprint for name in ("learn", "count"))
     assert learn != product("learn", checkout).fingerprint
