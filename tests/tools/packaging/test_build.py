@@ -60,6 +60,19 @@ def test_zip_of_bundle_has_fixed_times_rights_and_order(checkout, tmp_path):
     assert (folder / "fingerprint").read_text() == f"{wanted.fingerprint} count\n"
 
 
+def test_bundle_and_image_contain_the_sources_of_a_job(tmp_path):
+    code = tmp_path / "code.zip"
+    code.write_bytes(build.code_files(product("ingest_events"))["code.zip"])
+    program = "from common.sources import source; print(*[each.file for each in source.load('events')])"
+    environment = {**os.environ, "PYTHONPATH": str(code)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["sources/generated_shop/events.toml", "sources/online_retail_ii/events.toml"]
+    assert not any(name.endswith("users.toml") for name in zipfile.ZipFile(code).namelist())
+    assert "app/sources/generated_shop/users.toml" in build.context_files(product("ingest_users"))
+
+
 def test_bundle_contains_its_command_with_sizes_of_the_job(checkout):
     text = build.bundle_files(product("count", checkout))["submit.txt"].decode()
     assert text == (

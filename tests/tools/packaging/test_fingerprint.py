@@ -160,7 +160,7 @@ def test_modules_of_real_jobs_agree_with_grimp(graph, name):
 
 
 def test_changed_module_affects_exactly_its_importers(graph, tmp_path):
-    for folder in ("common", "jobs", "requirements", "dockerfiles"):
+    for folder in ("common", "jobs", "requirements", "dockerfiles", "sources"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     before = fingerprints(ROOT)
     assert fingerprints(tmp_path) == before
