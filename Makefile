@@ -129,6 +129,7 @@ format: setup ## format the code; rewrite the catalogue of jobs, the protocol an
 ##@ Measure
 bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## compare models: recommendations (MOVIELENS=u.data) and churn (TELCO=csv)
 	$(JOBS_PYTHON) -m benchmarks.quality --movielens $(or $(MOVIELENS),.tandem/movielens/recbole/dataset_example/ml-100k/ml-100k.inter)
+	$(JOBS_PYTHON) -m benchmarks.movielens_jobs --movielens $(or $(MOVIELENS),.tandem/movielens/recbole/dataset_example/ml-100k/ml-100k.inter)
 	$(JOBS_PYTHON) -m benchmarks.churn $(if $(TELCO),--telco $(TELCO))
 
 bench-recommending: setup .venv-peers/ready ## fitting and ranking, compared with implicit (LARGE=1 for a million users)
