@@ -127,7 +127,7 @@ class Chaos:
         """Deliver the next days of events and of users' changes, and a catalogue of two new items."""
         chosen, self.days = self.days[:count], self.days[count:]
         for day in chosen:
-            for level in ("events", "users"):
+            for level in ("events/generated_shop", "users"):
                 for file in sorted((self.shop / "raw" / level / f"arrival={day}").glob("*")):
                     self.deliver(f"{level}/arrival={day}/{file.name}", file.read_bytes())
         number = self.round.number + 2
@@ -135,20 +135,23 @@ class Chaos:
             f"{9_0000 + number}{letter},NEW LUNCH BAG {number}{letter},{chosen[-1]}T00:00:00Z\n" for letter in "AB"
         ]
         content = "item_id,description,seen\n" + "".join(items)
-        self.deliver(f"items/arrival={chosen[-1]}/items-{number}.csv", content.encode())
+        self.deliver(f"items/generated_shop/arrival={chosen[-1]}/items-{number}.csv", content.encode())
 
     def redeliver(self, number: int) -> None:
         """Deliver a file of earlier events, mixed with the next day's and a few malformed lines."""
         draw = random.Random(number)
         day, before = self.days.pop(0), draw.sample([key for key in self.delivered if "/raw/events/" in key], 2)
-        folder = self.shop / "raw" / "events" / f"arrival={day}"
+        folder = self.shop / "raw" / "events" / "generated_shop" / f"arrival={day}"
         packed = [self.s3.get_object(Bucket=local_s3.BUCKET, Key=key)["Body"].read() for key in before]
         packed += [file.read_bytes() for file in sorted(folder.glob("*"))]
         lines = [line for content in packed for line in gzip.decompress(content).decode().splitlines()]
         dirt = [draw.choice(DIRT).format(n=f"{number}-{each}", day=day) for each in range(len(lines) // 60)]
         for line in dirt:
             lines.insert(draw.randrange(len(lines)), line)
-        self.deliver(f"events/arrival={day}/again-{number}.jsonl.gz", gzip.compress("\n".join([*lines, ""]).encode()))
+        self.deliver(
+            f"events/generated_shop/arrival={day}/again-{number}.jsonl.gz",
+            gzip.compress("\n".join([*lines, ""]).encode()),
+        )
 
     # Processes
 
@@ -598,11 +601,13 @@ def start(seed: int, folder: Path, report_line: Callable[[str], None]) -> Iterat
         stack.callback(end, chaos)
         for target in (chaos.watch, chaos.read_frontends):
             threading.Thread(target=chaos.guarded, args=(target,), daemon=True).start()
-        days = sorted(path.name.removeprefix("arrival=") for path in (shop / "raw" / "events").iterdir())
+        days = sorted(
+            path.name.removeprefix("arrival=") for path in (shop / "raw" / "events" / "generated_shop").iterdir()
+        )
         chaos.days = days[SKIPPED_DAYS:]
         chaos.deliver_days(FIRST_DAYS)
-        catalogue = next((shop / "raw" / "items").glob("*/*.csv"))
-        chaos.deliver(f"items/{catalogue.parent.name}/{catalogue.name}", catalogue.read_bytes())
+        catalogue = next((shop / "raw" / "items").glob("*/*/*.csv"))
+        chaos.deliver(f"items/generated_shop/{catalogue.parent.name}/{catalogue.name}", catalogue.read_bytes())
         yield chaos
 
 

@@ -169,19 +169,24 @@ print('{"output": "%s", "work": %f}' % (output, time.perf_counter() - started))
 """
 
 
+EVENT = (
+    "event_id STRING, user_id STRING, item_id STRING, type STRING, quantity BIGINT, unit_price DOUBLE, "
+    "time STRING, country STRING"
+)
+
+
 def parse_only(lake: Path) -> dict[str, Any]:
     """Read and parse lines with the settings of our jobs; drop the result."""
     from pyspark.sql import functions as F
 
     from common.engines.spark.session import SETTINGS
-    from jobs.ingest_events.main import EVENT
 
     spark = naive_session("1g")
     for name, value in SETTINGS.items():
         if name.startswith("spark.sql."):
             spark.conf.set(name, value)
     started = time.perf_counter()
-    lines = spark.read.text(f"file://{lake}/raw/events/*/*.gz")
+    lines = spark.read.text(f"file://{lake}/raw/events/generated_shop/*/*.gz")
     event = lines.select(F.from_json("value", EVENT).alias("event")).select("event.*")
     event.write.format("noop").mode("overwrite").save()
     return {"work": time.perf_counter() - started}
@@ -191,13 +196,13 @@ def naive_ingest(lake: Path) -> dict[str, Any]:
     """Read lines with a schema, drop those without an ID or a time and duplicates, write by date."""
     from pyspark.sql import functions as F
 
-    from jobs.ingest_events.main import EVENT
-
     spark = naive_session("1g")
     output = f"{lake}/peers/naive-{uuid.uuid4().hex[:8]}"
     started = time.perf_counter()
     events = (
-        spark.read.schema(EVENT).json(f"file://{lake}/raw/events/*/*.gz").where("event_id > '' AND time IS NOT NULL")
+        spark.read.schema(EVENT)
+        .json(f"file://{lake}/raw/events/generated_shop/*/*.gz")
+        .where("event_id > '' AND time IS NOT NULL")
     )
     once = events.withColumn("date", F.to_date("time")).dropDuplicates(["date", "event_id"])
     once.write.partitionBy("date").parquet(f"file://{output}")
@@ -212,8 +217,8 @@ duckdb.sql("SET preserve_insertion_order = false; SET TimeZone = 'UTC'; SET memo
 duckdb.sql(f'''
     COPY (
         SELECT DISTINCT ON (date, event_id) *, time::DATE AS date
-        FROM read_json('{lake}/raw/events/*/*.gz', format = 'newline_delimited', ignore_errors = true, columns = {{
-            event_id: 'VARCHAR', user_id: 'VARCHAR', item_id: 'VARCHAR', type: 'VARCHAR', quantity: 'BIGINT',
+        FROM read_json('{lake}/raw/events/generated_shop/*/*.gz', format = 'newline_delimited', ignore_errors = true,
+            columns = {{event_id: 'VARCHAR', user_id: 'VARCHAR', item_id: 'VARCHAR', type: 'VARCHAR', quantity: 'BIGINT',
             unit_price: 'DOUBLE', time: 'TIMESTAMP', country: 'VARCHAR'}})
         WHERE event_id > '' AND time IS NOT NULL
     ) TO '{output}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (date), OVERWRITE true)''')

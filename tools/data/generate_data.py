@@ -86,7 +86,7 @@ def generate(settings: Settings, level: str, root: str, processes: int) -> int:
         weeks = by_week(settings, shop_model.stacked(("shopper", "time", "kind", "plan"), list(changes)))
         delivered = pool.map(write_users, *zip(*[(settings, root, week, rows) for week, rows in weeks], strict=True))
         files = len(events) + sum(track(delivered, "users", settings.weeks))
-    storage.write(f"{root}/raw/items/arrival={last_day(settings)}/items.csv", items_csv(settings))
+    storage.write(f"{root}/raw/items/generated_shop/arrival={last_day(settings)}/items.csv", items_csv(settings))
     if level == "curated":
         publish(root, document, events)
     storage.write(marker, manifest.to_json(document))
@@ -183,7 +183,9 @@ def write_raw_events(
         "",
     )
     random = shop_model.generator(settings, shop_model.BASKETS, week, chunk, 1)
-    return deliver(f"{root}/raw/events", f"events-{week:03}-{chunk:03}.jsonl.gz", lines, events["time"], random)
+    return deliver(
+        f"{root}/raw/events/generated_shop", f"events-{week:03}-{chunk:03}.jsonl.gz", lines, events["time"], random
+    )
 
 
 def write_users(settings: Settings, root: str, week: int, changes: dict[str, np.ndarray]) -> int:

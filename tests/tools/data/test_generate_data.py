@@ -44,7 +44,7 @@ def lines(folder: Path, name: str) -> list[tuple[str, str]]:
     """Return day of arrival and text of each delivered line."""
     return [
         (file.parent.name.removeprefix("arrival="), line)
-        for file in sorted((folder / "raw" / name).glob("*/*.jsonl.gz"))
+        for file in sorted((folder / "raw" / name).rglob("*.jsonl.gz"))
         for line in gzip.decompress(file.read_bytes()).decode().splitlines()
     ]
 
