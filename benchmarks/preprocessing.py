@@ -218,7 +218,8 @@ duckdb.sql(f'''
     COPY (
         SELECT DISTINCT ON (date, event_id) *, time::DATE AS date
         FROM read_json('{lake}/raw/events/generated_shop/*/*.gz', format = 'newline_delimited', ignore_errors = true,
-            columns = {{event_id: 'VARCHAR', user_id: 'VARCHAR', item_id: 'VARCHAR', type: 'VARCHAR', quantity: 'BIGINT',
+            columns = {{
+            event_id: 'VARCHAR', user_id: 'VARCHAR', item_id: 'VARCHAR', type: 'VARCHAR', quantity: 'BIGINT',
             unit_price: 'DOUBLE', time: 'TIMESTAMP', country: 'VARCHAR'}})
         WHERE event_id > '' AND time IS NOT NULL
     ) TO '{output}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (date), OVERWRITE true)''')

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from common import protocol
+from common import contracts, protocol
+from common.engines.arrow import arrow_schema
 from common.handover import manifest, partitions, storage
 from common.handover.storage import File, in_parallel
 from tools.data import shop_model
@@ -136,18 +137,20 @@ def write_curated_events(
 ) -> list[DayFile]:
     """Write events as `ingest_events` would: one file per day of the week."""
     events = events_of(settings, scratch, week, chunk, chunks, basket)
-    table = pa.table(
-        {
-            "event_id": events["event_id"],
-            "user_id": user_ids(settings, events["shopper"]),
-            "item_id": coded(events["item"], item_ids(settings)),
-            "type": coded(events["kind"], ["purchase", "cancellation"]),
-            "quantity": events["quantity"],
-            "unit_price": events["pennies"] / 100,
-            "time": pa.array(events["time"]).cast(pa.timestamp("s", "UTC")).cast(pa.timestamp("us", "UTC")),
-            "country": coded(events["country"], shop_model.COUNTRIES),
-        }
-    )
+    count = len(events["event_id"])
+    columns = {
+        "source": pa.array(["generated_shop"] * count),
+        "event_id": events["event_id"],
+        "user_id": user_ids(settings, events["shopper"]),
+        "item_id": coded(events["item"], item_ids(settings)),
+        "type": coded(events["kind"], ["purchase", "cancellation"]),
+        "quantity": events["quantity"],
+        "unit_price": events["pennies"] / 100,
+        "time": pa.array(events["time"]).cast(pa.timestamp("s", "UTC")).cast(pa.timestamp("us", "UTC")),
+        "country": coded(events["country"], shop_model.COUNTRIES),
+    }
+    schema = arrow_schema(contracts.load("events@2"), list(contracts.load("events@2").columns))
+    table = pa.table({field.name: columns.get(field.name, pa.nulls(count, field.type)) for field in schema})
     files = []
     for day, rows in by_day(events["time"]):
         uri = f"{root}/curated/events/date={day}/{version(settings)}/part-{week:03}-{chunk:03}.parquet"

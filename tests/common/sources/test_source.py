@@ -1,5 +1,6 @@
 """Files of sources: values, defaults, and a sentence for each mistake that loading finds."""
 
+import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ArgumentError
-from common.sources import source
+from common.sources import expressions, source
 
 SHIPPED = sorted((Path(__file__).parents[3] / "sources").glob("*/*.toml"))
 CLICKS = """
@@ -38,6 +39,18 @@ def test_defaults_are_plain_files_in_a_folder_of_the_source(make_sources: Callab
 @pytest.mark.parametrize("kind", sorted({file.stem for file in SHIPPED}))
 def test_shipped_sources_can_be_loaded(kind: str) -> None:
     assert [found.name for found in source.load(kind)] == [file.parent.name for file in SHIPPED if file.stem == kind]
+
+
+def test_folder_in_the_documentation_can_be_loaded() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "sources.md").read_text("utf-8")
+    shown = re.findall(r"`sources/video/(\w+)\.toml`, for [^\n]*\n```toml\n(.*?)```", page, re.DOTALL)
+    assert [source.read("video", kind, tomllib.loads(text)).kind for kind, text in shown] == ["events", "items"]
+
+
+def test_list_of_functions_in_the_documentation_is_complete() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "sources.md").read_text("utf-8")
+    (shown,) = re.findall(r"cannot compute\.\n```\n(.*?)```", page, re.DOTALL)
+    assert shown.split() == sorted(expressions.FUNCTIONS)
 
 
 def test_entry_has_the_type_of_the_array_that_each_names() -> None:
