@@ -85,7 +85,7 @@ def new_pipelines(copy: Copy, new_jobs: str) -> str:
 
 def test_new_jobs_pass_lint_and_tests_run_and_build(copy: Copy, new_jobs: str) -> None:
     assert re.search(r"\b6 passed", new_jobs)
-    assert "min_buyers" in new_jobs, "--help explains the job"
+    assert "min_users" in new_jobs, "--help explains the job"
     assert '"contract": "popular_items@1"' in new_jobs
     assert (copy.root / "dist" / "popular_items").is_dir()
 

@@ -1,4 +1,4 @@
-"""Items by the number of different users who bought them."""
+"""Items by the number of different users who chose them."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -6,22 +6,27 @@ import pyarrow.compute as pc
 from common.engines import arrow
 from common.errors import GateRefused
 from common.handover import Task, run
+from common.sources import tracking_plan
 
 
-def bought_items(events: pa.Table, min_buyers: int) -> pa.Table:
-    """Return rows of new_job@1 from events, the most bought item first; events without a user do not count."""
-    purchases = events.filter(pc.equal(events["type"], "purchase"))
-    counted = purchases.group_by("item_id").aggregate([("user_id", "count_distinct")])
-    buyers = counted.rename_columns({"user_id_count_distinct": "buyers"})
-    enough = buyers.filter(pc.greater_equal(buyers["buyers"], min_buyers))
-    return enough.sort_by([("buyers", "descending"), ("item_id", "ascending")])
+def chosen_items(events: pa.Table, min_users: int) -> pa.Table:
+    """Return rows of new_job@1 from events, the most chosen item first; events without a user do not count."""
+    types = pa.array(tracking_plan.load().positive_types, pa.string())
+    known = pc.and_(events["user_id"].is_valid(), events["item_id"].is_valid())
+    chosen = events.filter(pc.and_(known, pc.is_in(events["type"], value_set=types)))
+    counted = chosen.group_by("item_id").aggregate([("user_id", "count_distinct")])
+    users = counted.rename_columns({"user_id_count_distinct": "users"})
+    enough = users.filter(pc.greater_equal(users["users"], min_users))
+    return enough.sort_by([("users", "descending"), ("item_id", "ascending")])
 
 
 def main(task: Task) -> None:
-    min_buyers = task.parameters["min_buyers"]
-    items = bought_items(arrow.read(task, "events", ["user_id", "item_id", "type"]), min_buyers)
+    min_users = task.parameters["min_users"]
+    items = chosen_items(arrow.read(task, "events", ["user_id", "item_id", "type"]), min_users)
     if not items.num_rows:
-        raise GateRefused(f"No item was bought by {min_buyers} users; check the events, or lower min_buyers.")
+        raise GateRefused(
+            f"No item was chosen by {min_users} users; check the events and the tracking plan, or lower min_users."
+        )
     task.metrics["items"] = items.num_rows
     arrow.write(task, "items", items)
 

@@ -1,4 +1,4 @@
-"""Items by the number of different users who bought them."""
+"""Items by the number of different users who chose them."""
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -6,22 +6,26 @@ from pyspark.sql import functions as F
 from common.engines import spark
 from common.errors import GateRefused
 from common.handover import Task, run
+from common.sources import tracking_plan
 
 
-def bought_items(events: DataFrame, min_buyers: int) -> DataFrame:
-    """Return rows of new_job@1 from events, the most bought item first; events without a user do not count."""
-    purchases = events.where((F.col("type") == "purchase") & F.col("user_id").isNotNull())
-    buyers = purchases.groupBy("item_id").agg(F.countDistinct("user_id").alias("buyers"))
-    return buyers.where(F.col("buyers") >= min_buyers).orderBy(F.desc("buyers"), "item_id")
+def chosen_items(events: DataFrame, min_users: int) -> DataFrame:
+    """Return rows of new_job@1 from events, the most chosen item first; events without a user do not count."""
+    known = F.col("user_id").isNotNull() & F.col("item_id").isNotNull()
+    chosen = events.where(known & F.col("type").isin(tracking_plan.load().positive_types))
+    users = chosen.groupBy("item_id").agg(F.countDistinct("user_id").alias("users"))
+    return users.where(F.col("users") >= min_users).orderBy(F.desc("users"), "item_id")
 
 
 def main(task: Task) -> None:
-    min_buyers = task.parameters["min_buyers"]
+    min_users = task.parameters["min_users"]
     with spark.session(task):
-        spark.write(task, "items", bought_items(spark.read(task, "events"), min_buyers))
+        spark.write(task, "items", chosen_items(spark.read(task, "events"), min_users))
     task.metrics["items"] = task.outputs["items"]["rows"]
     if not task.metrics["items"]:
-        raise GateRefused(f"No item was bought by {min_buyers} users; check the events, or lower min_buyers.")
+        raise GateRefused(
+            f"No item was chosen by {min_users} users; check the events and the tracking plan, or lower min_users."
+        )
 
 
 if __name__ == "__main__":

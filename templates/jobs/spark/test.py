@@ -1,4 +1,4 @@
-"""Items by buyers: counting, and refusal of an empty result."""
+"""Items by users: counting, and refusal of an empty result."""
 
 import datetime
 from pathlib import Path
@@ -39,17 +39,17 @@ def lake(tmp_path: Path, session: SparkSession) -> Lake:
     return lake
 
 
-def test_buyers_are_the_users_who_bought_the_item(lake: Lake) -> None:
-    assert lake.run("new_job", "--set", "min_buyers=1") == 0
-    assert lake.rows("new_job").to_pylist() == [{"item_id": "cup", "buyers": 2}, {"item_id": "pot", "buyers": 1}]
+def test_users_who_chose_an_item_are_counted_once(lake: Lake) -> None:
+    assert lake.run("new_job", "--set", "min_users=1") == 0
+    assert lake.rows("new_job").to_pylist() == [{"item_id": "cup", "users": 2}, {"item_id": "pot", "users": 1}]
     assert lake.manifest("new_job")["metrics"] == {"items": 2}
 
 
-def test_item_with_too_few_buyers_is_left_out(lake: Lake) -> None:
+def test_item_with_too_few_users_is_left_out(lake: Lake) -> None:
     assert lake.run("new_job") == 0
     assert lake.rows("new_job")["item_id"].to_pylist() == ["cup"]
 
 
 def test_result_without_items_is_refused(lake: Lake, capsys: pytest.CaptureFixture[str]) -> None:
-    assert lake.run("new_job", "--set", "min_buyers=3") == 4
-    assert "No item was bought by 3 users" in capsys.readouterr().err.splitlines()[-1]
+    assert lake.run("new_job", "--set", "min_users=3") == 4
+    assert "No item was chosen by 3 users" in capsys.readouterr().err.splitlines()[-1]
