@@ -97,7 +97,7 @@ def online_retail(table: pa.Table, cut: datetime, end: datetime, repeats: bool) 
     if not repeats:
         truth = truth.new_to_users(pairs)
     rows = np.flatnonzero((pairs.lengths > 0) & (truth.counts > 0))
-    return Problem(pairs, pairs.rows(rows), Truth(truth.bought[rows]))
+    return Problem(pairs, pairs.rows(rows), Truth(truth.items[rows]))
 
 
 class Report:
@@ -166,10 +166,10 @@ def on_online_retail(source: Path) -> None:
     pairs, truth = split(table, TEST, END)
     cold = np.flatnonzero((pairs.lengths == 0) & (truth.counts > 0))
     print("\nOnline Retail II, users without a history: non-personalized items")
-    report = Report(Problem(pairs, pairs.rows(cold), Truth(truth.bought[cold])))
+    report = Report(Problem(pairs, pairs.rows(cold), Truth(truth.items[cold])))
     earlier, bought = split(table, TUNING, TEST)
     newcomers = np.flatnonzero((earlier.lengths == 0) & (bought.counts > 0))
-    scored, later = earlier.rows(newcomers), Truth(bought.bought[newcomers])
+    scored, later = earlier.rows(newcomers), Truth(bought.items[newcomers])
     chosen = choice.choose_recent_popularity(earlier, scored, later, MIXED)
     trending = popularity(pairs, chosen.parameters["half_life"])
     for name, scores in {"popularity, all-time": popularity(pairs), "trending": trending}.items():

@@ -14,9 +14,6 @@ from common.recommending.blocks import blocks, in_parallel
 from common.recommending.histories import Floats
 
 MAX_HEAD = 20_000  # beyond it the memory grows past 2 GiB, and OpenBLAS has crashed at 37,000
-# Up to this number of items one thread inverts: 4,400 take 1.2 s, and 0.7 s on two idle cores, but 6 to 11 s if other
-# processes compete for the cores, because OpenBLAS waits for its threads by spinning.
-ONE_THREAD = 8_000
 
 
 def head_items(matrix: sp.csr_matrix, count: int) -> NDArray[np.int64]:
@@ -34,7 +31,8 @@ def ease(matrix: sp.csr_matrix, regularization: float, dropout: float = 0.0) -> 
     `matrix` X is users x items, at most 20,000 items: take `head_items` of a larger one.
 
     In place in one float32 array: 4 items^2 bytes and the blocks of X'X being filled in. O(sum of squared row lengths)
-    for X'X, then about 2/3 items^3 multiplications (spotrf, spotri): 10,000 items take 5 s on two cores, 20,000 106 s.
+    for X'X, then about 2/3 items^3 multiplications (spotrf, spotri) on one core: 8,500 items take 6 s.
+    Several threads of OpenBLAS wait for each other by spinning: up to 15 times as long on a busy machine.
     """
     items = matrix.shape[1]
     if items > MAX_HEAD:
@@ -50,7 +48,7 @@ def ease(matrix: sp.csr_matrix, regularization: float, dropout: float = 0.0) -> 
     inverse = _gram(matrix)
     diagonal = np.diag_indices(items)
     inverse[diagonal] += np.float32(regularization) + np.float32(dropout / (1 - dropout)) * inverse[diagonal]
-    with threadpool_limits(None if items > ONE_THREAD else 1):
+    with threadpool_limits(1):
         problem = _lapack("spotrf", inverse) or _lapack("spotri", inverse)
     if problem != 0:
         raise ValueError(

@@ -17,36 +17,36 @@ DEPTH = 10
 
 @dataclass(frozen=True)
 class Truth:
-    """Items that each user (row) bought in a window: positions stored in `bought` (users x items, binary)."""
+    """Items of the target events of each user (row) in a window: those stored in `items` (users x items, binary)."""
 
-    bought: sp.csr_matrix
+    items: sp.csr_matrix
 
     @property
     def counts(self) -> Positions:
-        """Number of items bought by each user."""
-        return np.diff(self.bought.indptr).astype(np.int64)
+        """Number of items of each user."""
+        return np.diff(self.items.indptr).astype(np.int64)
 
     def only(self, items: NDArray[np.bool_]) -> Truth:
-        """Return the purchases of the marked items (items). O(pairs)."""
-        kept = self.bought.copy()
+        """Return the marked ones of the items (items). O(pairs)."""
+        kept = self.items.copy()
         kept.data = items[kept.indices].astype(kept.data.dtype)
         kept.eliminate_zeros()
         return Truth(kept)
 
     def new_to_users(self, pairs: History) -> Truth:
         """Return the items that are not in the user's row of `pairs`. O(pairs)."""
-        kept = self.bought - self.in_history(pairs).bought
+        kept = self.items - self.in_history(pairs).items
         kept.eliminate_zeros()
         return Truth(kept)
 
     def in_history(self, pairs: History) -> Truth:
         """Return the items that are in the user's row of `pairs`. O(pairs)."""
-        return Truth(self.bought.multiply(pairs.matrix(np.ones_like(pairs.events)) > 0).tocsr())
+        return Truth(self.items.multiply(pairs.matrix(np.ones_like(pairs.events)) > 0).tocsr())
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Quality per user with purchases in the truth: row, nDCG, recall and average precision at 10."""
+    """Quality per user with items in the truth: row, nDCG, recall and average precision at 10."""
 
     rows: Positions
     ndcg: Numbers
@@ -64,16 +64,16 @@ def quality(ranking: Ranking, truth: Truth) -> Quality:
 
     nDCG@10 = sum over hits of 1 / log2(rank + 2), over that of the ideal list of min(10, n) hits; rank from 0.
 
-    Recall@10 = hits / n, and AP@10 = sum over hits of precision at the hit / n, with n the user's purchases in the
-    truth, including items that no model can know. Users without purchases in the truth are left out; users without
+    Recall@10 = hits / n, and AP@10 = sum over hits of precision at the hit / n, with n the user's items in the
+    truth, including those that no model can know. Users without items in the truth are left out; users without
     recommendations count as 0. (Jarvelin and Kekalainen 2002; AP as in the recommenders project.) O(entries log pairs).
     """
-    users, items = truth.bought.shape
+    users, items = truth.items.shape
     top = ranking.ranks < DEPTH
     rows, ranks = ranking.rows[top], ranking.ranks[top]
-    bought_rows = np.repeat(np.arange(users, dtype=np.int64), truth.counts)
-    bought = np.sort(bought_rows * items + truth.bought.indices)
-    hit = is_in(rows * items + ranking.items[top], bought)
+    true_rows = np.repeat(np.arange(users, dtype=np.int64), truth.counts)
+    true = np.sort(true_rows * items + truth.items.indices)
+    hit = is_in(rows * items + ranking.items[top], true)
     rows, ranks = rows[hit], ranks[hit]
     order = np.lexsort((ranks, rows))
     rows, ranks = rows[order], ranks[order]

@@ -50,7 +50,7 @@ class Window:
         """Return the users with target events that a style of recommendations can reach, and these."""
         truth = of_style(self.truth, self.queries, style)
         rows = np.flatnonzero(truth.counts)
-        return Window(self.queries.rows(rows), Truth(truth.bought[rows]))
+        return Window(self.queries.rows(rows), Truth(truth.items[rows]))
 
 
 def snapshot(interactions: Interactions, suffix: str, items: int, max_user_items: int) -> Snapshot:
@@ -98,4 +98,4 @@ def window(pairs: History, truth: Truth, max_users: int, seed: int) -> Window:
     rows = np.flatnonzero((pairs.lengths > 0) & (truth.counts > 0))
     if len(rows) > max_users:
         rows = np.sort(np.random.default_rng(seed).choice(rows, max_users, replace=False))
-    return Window(pairs.rows(rows), Truth(truth.bought[rows]))
+    return Window(pairs.rows(rows), Truth(truth.items[rows]))

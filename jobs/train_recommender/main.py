@@ -278,7 +278,7 @@ def cold_users(pairs: History, truth: Truth, trending: np.ndarray) -> dict[str, 
     queries = pairs.rows(rows)
     figures: dict[str, Any] = {"users": len(rows)}
     for name, scores in {"": trending, "all_time_": popularity(pairs)}.items():
-        result = evaluation.quality(models.popular_ranking(scores, queries, MIXED), Truth(truth.bought[rows]))
+        result = evaluation.quality(models.popular_ranking(scores, queries, MIXED), Truth(truth.items[rows]))
         figures |= {f"{name}{key}": round(value, 5) for key, value in result.means().items()}
     return figures
 

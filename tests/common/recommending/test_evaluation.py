@@ -55,7 +55,7 @@ def test_means_are_zero_without_users() -> None:
 
 def test_items_in_the_history_are_not_truth_without_repeats() -> None:
     pairs = of_dense(np.array([[3, 0, 1], [0, 0, 0]]))
-    assert truth([{0, 1}, {0}], 3).new_to_users(pairs).bought.toarray().tolist() == [[0, 1, 0], [1, 0, 0]]
+    assert truth([{0, 1}, {0}], 3).new_to_users(pairs).items.toarray().tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
 def test_only_marked_items_count() -> None:

@@ -229,7 +229,7 @@ def test_weights_favour_the_informed_member() -> None:
         width = 30
 
         def __init__(self, noise: float) -> None:
-            self.all_scores = (truth.bought.toarray() + noise * random.random((200, 30))).astype(np.float32)
+            self.all_scores = (truth.items.toarray() + noise * random.random((200, 30))).astype(np.float32)
 
         def scores(self, part: slice) -> np.ndarray:
             return self.all_scores[part].copy()
