@@ -79,27 +79,28 @@ def batches(source: Source, file: File) -> Iterator[Batch]:
 def text_batches(source: Source, content: Iterator[Line]) -> Iterator[Batch]:
     """Yield the records in lines of JSON or CSV; Unreadable if a CSV's header lacks a field."""
     schema = raw_fields(source)
-    empty = [None] * len(schema)
+    found = json_records(content, schema) if source.format == "json" else csv_records(source, content)
+    while batch := next_batch(found, schema):
+        yield batch
+
+
+def next_batch(found: Iterator[Record], schema: pa.Schema) -> Batch | None:
+    """Return some records as a batch; None after the last one. A list per column costs half of one per row."""
     lines: list[Line] = []
-    rows: list[list[Any]] = []
     reasons: list[str | None] = []
+    columns: list[list[Any]] = [[] for _ in schema]
     size = 0
-    for line, row in json_records(content, schema) if source.format == "json" else csv_records(source, content):
+    for line, row in found:
         bad = isinstance(row, str)
+        for position, values in enumerate(columns):
+            values.append(None if bad else row[position])
         lines.append(line)
-        rows.append(empty if bad else row)  # type: ignore[arg-type]
-        reasons.append(row if bad else None)  # type: ignore[arg-type]
+        reasons.append(row if isinstance(row, str) else None)
         size += len(line.content)
         if len(lines) == BATCH or size > MAX_BATCH:
-            yield Batch(as_table(rows, schema), reasons, lines)
-            lines, rows, reasons, size = [], [], [], 0
-    if lines:
-        yield Batch(as_table(rows, schema), reasons, lines)
-
-
-def as_table(rows: list[list[Any]], schema: pa.Schema) -> pa.Table:
-    columns = zip(*rows, strict=True)
-    return pa.Table.from_arrays([pa.array(values, kind) for values, kind in zip(columns, schema.types)], schema=schema)
+            break
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)]
+    return Batch(pa.Table.from_arrays(arrays, schema=schema), reasons, lines) if lines else None
 
 
 def csv_records(source: Source, lines: Iterator[Line]) -> Iterator[Record]:
