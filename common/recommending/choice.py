@@ -82,13 +82,21 @@ def choose(
 
 
 def choose_scoring(
-    fitted: Fitted, start: Parameters, pairs: History, queries: History, truth: Truth, style: str
+    fitted: Fitted,
+    start: Parameters,
+    pairs: History,
+    queries: History,
+    truth: Truth,
+    style: str,
+    seconds: float = np.inf,
 ) -> Choice:
     """Choose the parameters of the scoring of a style for a fit, from those of another; arguments as of `choose`."""
     tried = 0
 
     def score(parameters: Parameters) -> Numbers | None:
         nonlocal tried
+        if tried and (tried + 1) * rank_seconds(queries) > seconds:
+            return None
         tried += 1
         return quality(ranking_of(fitted.scored(parameters), queries, style), truth).ndcg
 

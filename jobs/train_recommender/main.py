@@ -201,7 +201,7 @@ def tune_models(task: Task, data: Data, reports: list[Evaluation], planned: Plan
         for report in reports[1:]:
             tuning = report.tuning
             chosen[report.style][name] = choice.choose_scoring(
-                fitted[name], best.parameters, pairs, tuning.queries, tuning.truth, report.style
+                fitted[name], best.parameters, pairs, tuning.queries, tuning.truth, report.style, planned.seconds
             )
     for report in reports:
         chosen[report.style][BLEND] = blend_weights(fitted, chosen[report.style], report)

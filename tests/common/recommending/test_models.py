@@ -10,7 +10,7 @@ from shapes import of_dense, random_history
 from common.recommending import choice, models
 from common.recommending.blend import Blend, Model, candidates, choose_weights
 from common.recommending.evaluation import Truth, quality
-from common.recommending.histories import History, history, without_long_rows
+from common.recommending.histories import BY_EVENTS, BY_NOTHING, BY_WEIGHT, History, history, without_long_rows
 from common.recommending.models import AGAIN, NEW
 from common.recommending.popularity import momentum, popularity
 from common.recommending.ranking import Ranking, concatenate
@@ -270,8 +270,35 @@ def test_values_that_change_nothing_are_not_tried() -> None:
     assert [name for name, values in once.items() if len(values) > 1] == ["item_power"]
     assert once["self_weight"] == (0,)
     varied = choice.grid_of("svd", random_history(40, 70), models.MIXED)
-    assert len(varied["counting"]) == 3 and len(varied["user_half_life"]) == 3
+    assert varied["counting"] == (BY_EVENTS, BY_NOTHING), "here weights are proportional to events"
+    assert len(varied["user_half_life"]) == 3
     assert varied["factors"] == (16, 32)
+
+
+def test_style_has_its_own_scoring_within_the_budget() -> None:
+    pairs, truth = learnable()
+    start = {**models.defaults("cosine"), "user_counting": 0.0}
+    fitted = models.fit_once("cosine", pairs, start)
+    first = choice.choose_scoring(fitted, start, pairs, pairs, truth, NEW, seconds=0)
+    assert (first.tried, first.parameters) == (1, {**start, "self_weight": 0})
+    best = choice.choose_scoring(fitted, start, pairs, pairs, truth, NEW)
+    found = quality(models.ranking_of(fitted.scored(best.parameters), pairs, NEW), truth).means()["ndcg"]
+    assert best.ndcg == found >= first.ndcg
+
+
+def test_weights_tell_tastes_that_equal_pairs_hide() -> None:
+    pairs, truth = learnable()
+    looked_at = np.random.default_rng(1).random((200, 30)) < 0.3  # everyone looks at anything, with little weight
+    liked = pairs.matrix(pairs.events).toarray()
+    all_pairs = of_dense(np.maximum(liked * 20, looked_at * 1))
+    weighed, equal = (
+        quality(
+            models.ranking_of(models.fit("cosine", all_pairs, {**PARAMETERS, **counted}), all_pairs, NEW),
+            models.of_style(truth, all_pairs, NEW),
+        ).means()["ndcg"]
+        for counted in ({"counting": how, "user_counting": how} for how in (BY_WEIGHT, BY_NOTHING))
+    )
+    assert weighed > equal + 0.05
 
 
 def test_views_are_weighed_before_targets_alone_are_counted() -> None:
