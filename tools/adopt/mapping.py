@@ -19,6 +19,8 @@ CLOCK = re.compile(r"\d{1,2}:\d\d(?::\d\d)?")
 COORDINATE = re.compile(r"-?\d{1,3}\.\d{4,}")
 STEPS = ("time", "event_id", "user_id", "item_id", "type", "session_id", "quantity", "unit_price", "value",
          "platform", "country", "request_id", "position")  # fmt: skip
+# Of the columns in the file: the ingestion names the first one that is wrong, in this order.
+ORDER = ("event_id", "user_id", "item_id", "type", "time", "value", *STEPS)
 REQUIRED = {"time": "times", "item_id": "IDs of items", "user_id": "IDs of users"}
 NO_TIMES = (
     "No field of times: each event counts for the day on which its file arrives. So there is no past to learn from and "
@@ -187,6 +189,8 @@ def propose_events(sample: Sample) -> Proposal:
     require_users_and_items(mapper)
     if "type" not in mapper.proposal.columns:
         put_constant_type(mapper)
+    columns = mapper.proposal.columns
+    mapper.proposal.columns = {name: columns[name] for name in ORDER if name in columns}
     finish(mapper)
     return mapper.proposal
 
@@ -473,7 +477,7 @@ def put_change(mapper: Mapper, found: list[Field]) -> None:
         lower = word.lower()
         change = (
             "cancel" if re.search("cancel|end|churn|unsub|expire|delete", lower)
-            else "subscribe" if re.search("sub|start|sign|join|creat|register|new|activ", lower)
+            else "subscribe" if re.search("sub|start|sign|join|creat|register|new|activat", lower)
             else "change"
         )  # fmt: skip
         literal = word.replace("\\", "\\\\").replace("'", "\\'")

@@ -85,7 +85,8 @@ def try_out(adopted: Adopted, folder: Path, clock: Clock) -> None:
                 published = demo.manifests(airflow, runs)
         demo.print_tasks(published, finished)
         print_quarantine(published)
-        print_recommendations(published, failures.get(demo.RECOMMENDING))
+        daily = [each for each in published if each[0] not in RANKED]
+        print_recommendations(daily, failures.get(demo.RECOMMENDING))
         print_trending()
         print_similar(published, demo.item_names(lake))
     for sentence in failures.values():

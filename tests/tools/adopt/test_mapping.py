@@ -125,7 +125,7 @@ CASES = {
         {"time": "to_timestamp(date, 'dd.MM.yyyy')", "user_id": "customer", "item_id": "product", "type": "action"},
     ),
     "steam.csv": (
-        csv_text([], whole(10**8, 10**8 + 90), one_of("Dota 2", "Fallout 4"), one_of("play", "purchase"),
+        csv_text([], whole(10**8, 10**8 + 90), one_of("Skyrim", "Fallout 4"), one_of("play", "purchase"),
                  one_of("1.5", "9.1"), one_of("0")),
         {"user_id": "column_1", "item_id": "column_2", "type": "column_3", "value": "column_4",
          "time": "cast(arrival as timestamp)"},
