@@ -11,6 +11,7 @@ from tandem.lake import Unreadable, bounded, read_file, read_s3
 from tandem.runtimes.base import Attempt, bundle
 
 MAX_FILE = 16 << 20  # bytes of a bundle's file of code
+SHARED = ("common/", "sources/")  # folders beside jobs/ in a checkout that bundles hold parts of
 
 
 def check_bundle(attempt: Attempt) -> None:
@@ -30,7 +31,7 @@ def check_bundle(attempt: Attempt) -> None:
     if hashlib.sha256(contents).hexdigest()[:16] != fingerprint:
         raise refusal(folder, fingerprint, "its list of contents belongs to another fingerprint")
     listed = dict(line.split("\0") for line in contents.decode().splitlines() if "\0" in line)
-    expected = {path: digest for path, digest in listed.items() if path.startswith((f"jobs/{attempt.job}/", "common/"))}
+    expected = {path: digest for path, digest in listed.items() if path.startswith((f"jobs/{attempt.job}/", *SHARED))}
     for path in sorted(packed.keys() | expected.keys()):
         if packed.get(path) != expected.get(path):
             raise refusal(folder, fingerprint, f"{path} is not the file that was built")
@@ -55,7 +56,7 @@ def hashes_of_code(main: bytes, packed: bytes, job: str, fingerprint: str) -> di
                 if content != f"{fingerprint} {job}\n".encode():
                     raise ValueError(f"its own fingerprint is {content.decode().strip()}")
                 continue
-            path = entry.filename if entry.filename.startswith("common/") else f"jobs/{job}/{entry.filename}"
+            path = entry.filename if entry.filename.startswith(SHARED) else f"jobs/{job}/{entry.filename}"
             if path in hashes:
                 raise ValueError(f"{path} occurs twice")
             hashes[path] = hashlib.sha256(content).hexdigest()
