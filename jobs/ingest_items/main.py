@@ -31,7 +31,6 @@ def read(task: Task, files: list[Delivered], catalogue: Catalogue) -> tuple[list
     outcomes, corrupt = [], []
     for number, each in enumerate(files):
         task.progress("deliveries read", number, len(files))
-        catalogue.begin_file()
         outcome, used = Outcome(each), False
         try:
             for mapped in each.mapping.read(each.file, each.arrival):

@@ -220,7 +220,7 @@ def test_locked_down_container_works_on_a_mounted_folder(images: dict[str, str],
     assert process.returncode == 0, process.stderr
     document = manifest(folder, "items")
     assert document["fingerprint"] == product("ingest_items").fingerprint
-    assert document["metrics"]["goods"] == 2
+    assert document["metrics"]["items"] == 2
 
 
 def test_container_on_s3_keeps_credentials_in_its_environment(

@@ -14,7 +14,8 @@ from common.engines.duck import literal, quoted
 from common.errors import ArgumentError
 from common.ingestion.arrow.mapping import ATTRIBUTE, Mapping
 
-FOLD = 1_000_000  # rows that are merged at once
+FOLD = 500_000  # rows by which a table grows before it is merged
+KEY = "key "  # the beginning of the names of columns with the time and the number of the row of a value
 TYPES = {"family": "VARCHAR", "available_from": "TIMESTAMPTZ", "available_until": "TIMESTAMPTZ"}
 MERGED = pa.schema(
     [("item_id", pa.string()), ("name", pa.string()), ("family", pa.string())]
@@ -23,100 +24,98 @@ MERGED = pa.schema(
 
 
 class Catalogue:
-    """Items by ID, in a table `items` with the key of each value, and rows that are not merged yet, in `rows`."""
+    """Rows of items with the key of each value, in a table `of_file` for the file that is read, and in `items`.
+
+    A table is merged to one row per item when it has grown by FOLD rows. Tables are replaced rather than changed in a
+    transaction, which would keep all former rows.
+    """
 
     def __init__(self, mappings: list[Mapping]) -> None:
         self.mappings = mappings
         self.keys = sorted({key for mapping in mappings for key in mapping.attributes})
         self.columns = TYPES | {ATTRIBUTE + key: "VARCHAR" for key in self.keys}
         self.rules = [rules_of(mapping) for mapping in mappings]
-        self.pending = self.pending_before = self.number = 0
+        self.number = 0  # of rows so far
+        self.grown = {"of_file": 0, "items": 0}
         self.connection = duck.connect()
+        for table in self.grown:
+            self.create(table)
+
+    def create(self, table: str) -> None:
         columns = ", ".join(f"{quoted(name)} {kind}" for name, kind in self.columns.items())
-        keys = ", ".join(f"{quoted('key ' + name)} HUGEINT" for name in self.columns)
+        keys = ", ".join(f"{quoted(KEY + name)} HUGEINT" for name in self.columns)
         self.connection.execute(
             f"""
-            CREATE TABLE rows (item_id VARCHAR, source BIGINT, name VARCHAR, preference DOUBLE, time TIMESTAMPTZ,
-                arrival DATE, number BIGINT, {columns});
-            CREATE TABLE items (item_id VARCHAR, rows BIGINT, sources BIGINT,
+            CREATE OR REPLACE TABLE {table} (item_id VARCHAR, rows BIGINT, sources BIGINT,
                 name STRUCT(value VARCHAR, preference DOUBLE, time TIMESTAMPTZ, arrival DATE),
                 first_name VARCHAR, last_name VARCHAR, {columns}, {keys})
             """
         )
-
-    def begin_file(self) -> None:
-        self.pending_before = self.pending
-        self.connection.begin()
+        self.grown[table] = 0
 
     def end_file(self, used: bool) -> None:
-        """Keep the rows that were added since the beginning of the file, or forget them."""
+        """Take over the rows that were added since the last file, or forget them."""
         if used:
-            self.connection.commit()
-        else:
-            self.connection.rollback()
-            self.pending = self.pending_before
+            rows = self.connection.execute("INSERT INTO items SELECT * FROM of_file").fetchall()[0][0]
+            self.grow("items", rows)
+        self.create("of_file")
+
+    def grow(self, table: str, rows: int) -> None:
+        self.grown[table] += rows
+        if self.grown[table] >= FOLD:
+            self.merge(table)
 
     def add(self, mapping: Mapping, arrival: datetime.date, usable: pa.Table) -> None:
         """Add usable rows of a source."""
         given = usable.column_names
         day = f"DATE '{arrival}'"
-        named = "CASE WHEN preference IS NOT NULL THEN name END" if "preference" in given else "name"
-        values = {
-            "item_id": "item_id",
-            "source": str(1 << self.mappings.index(mapping)),
-            "name": named if "name" in given else "NULL",
-            "preference": "preference" if "preference" in given else "NULL",
-            "time": "time" if "time" in given else f"{day}::TIMESTAMPTZ",
-            "arrival": day,
-            "number": f"{self.number} + row_number() OVER (ORDER BY _position)",
-            **{name: quoted(name) if name in given else "NULL" for name in self.columns},
-        }
+        name = "name" if "name" in given else "NULL::VARCHAR"
+        preference = "preference" if "preference" in given else "NULL"
+        if "preference" in given:
+            name = f"CASE WHEN preference IS NOT NULL THEN {name} END"
+        time = "time" if "time" in given else f"{day}::TIMESTAMPTZ"
+        values = [quoted(column) if column in given else "NULL" for column in self.columns]
+        moment = f"(epoch_us({time})::HUGEINT << 40) + {self.number} + row_number() OVER (ORDER BY _position)"
+        keys = [f"CASE WHEN {value} IS NOT NULL THEN {moment} END" if value != "NULL" else value for value in values]
+        named = f"{{value: {name}, preference: {preference}, time: {time}, arrival: {day}}}"
         self.connection.register("batch", usable)
-        self.connection.execute(f"INSERT INTO rows SELECT {', '.join(values.values())} FROM batch")
+        self.connection.execute(
+            f"""
+            INSERT INTO of_file
+            SELECT item_id, 1, {1 << self.mappings.index(mapping)}, CASE WHEN {name} IS NOT NULL THEN {named} END,
+                {name}, {name}, {", ".join([*values, *keys])}
+            FROM batch
+            """
+        )
         self.connection.unregister("batch")
         self.number += usable.num_rows
-        self.pending += usable.num_rows
-        if self.pending >= FOLD:
-            self.merge()
+        self.grow("of_file", usable.num_rows)
 
-    def merge(self) -> None:
-        """Merge the pending rows into the items."""
-        new, merged = [], []
-        for name in self.columns:
-            column, key = quoted(name), quoted(f"key {name}")
-            new.append(f"{column}, CASE WHEN {column} IS NOT NULL THEN moment END AS {key}")
-            merged.append(f"arg_max({column}, {key}) AS {column}, max({key}) AS {key}")
+    def merge(self, table: str) -> None:
+        """Merge the rows of each item in a table."""
+        pairs = [(quoted(name), quoted(KEY + name)) for name in self.columns]
+        values = [f"arg_max({column}, {key}) AS {column}" for column, key in pairs]
+        keys = [f"max({key}) AS {key}" for _, key in pairs]
         best = "name.preference DESC NULLS LAST, name.time DESC, name.arrival DESC, name.value"
         self.connection.execute(
             f"""
             CREATE TABLE merged AS
             SELECT item_id, sum(rows)::BIGINT AS rows, bit_or(sources) AS sources,
                 first(name ORDER BY {best}) FILTER (name IS NOT NULL) AS name,
-                min(first_name) AS first_name, max(last_name) AS last_name, {", ".join(merged)}
-            FROM (
-                SELECT * FROM items
-                UNION ALL BY NAME
-                SELECT item_id, 1 AS rows, source AS sources,
-                    CASE WHEN name IS NOT NULL
-                        THEN {{value: name, preference: preference, time: time, arrival: arrival}} END AS name,
-                    name AS first_name, name AS last_name, {", ".join(new)}
-                FROM (SELECT *, (epoch_us(time)::HUGEINT << 40) + number AS moment FROM rows)
-            )
-            GROUP BY item_id;
-            DELETE FROM items;
-            INSERT INTO items BY NAME SELECT * FROM merged;
-            DROP TABLE merged;
-            DELETE FROM rows
+                min(first_name) AS first_name, max(last_name) AS last_name, {", ".join([*values, *keys])}
+            FROM {table} GROUP BY item_id;
+            DROP TABLE {table};
+            ALTER TABLE merged RENAME TO {table}
             """
         )
-        self.pending = 0
+        self.grown[table] = 0
 
     def judge(self) -> tuple[dict[str, str], dict[str, int]]:
         """Merge all rows; remove items that break a rule of one of their sources.
 
         Returns the reason for each removed item, and the number of rows by reason.
         """
-        self.merge()
+        self.merge("items")
         cases = [
             f"WHEN sources & {1 << number} > 0 AND NOT coalesce({sql}, false) THEN {literal(reason)}"
             for number, rules in enumerate(self.rules)
