@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,35 @@ def test_events_of_forgotten_users_leave_no_trace(lake: Lake, session: SparkSess
     quarantine = lake.rows("ingest_events")
     assert quarantine.num_rows == metrics["unusable"] == (6 if bad == "lines" else 16 + 4)
     assert not suppressed_in(quarantine["content"].to_pylist(), lake)
+    assert GONE not in every_byte(lake)
+
+
+CLICKS = """
+description = "Clicks, in which people are visitors."
+format = "json"
+[fields]
+visitor = "string"
+at = "bigint"
+[columns]
+user_id = "visitor"
+type = "'click'"
+time = "timestamp_seconds(at)"
+"""
+
+
+def test_forgotten_people_are_found_by_the_expression_of_a_source(
+    lake: Lake, session: SparkSession, make_sources: Callable[..., Path]
+) -> None:
+    make_sources({"clicks/events.toml": CLICKS})
+    clicks = [{"visitor": GONE, "at": 1294221600}, {"visitor": GONE, "at": -1}, {"visitor": GONE, "at": "x"}]
+    lines = [*map(json.dumps, [*clicks, {"visitor": "Zoë", "at": 1294221600}]), '{"visitor": "Zoë 4711", "at']
+    file = lake.folder / "lake" / "raw" / "events" / "clicks" / "arrival=2011-01-05" / "a.jsonl"
+    file.parent.mkdir(parents=True)
+    file.write_text("".join(f"{line}\n" for line in lines))
+    suppression.add(lake.root, [GONE])
+    assert lake.run("ingest_events") == 0
+    assert lake.dataset("curated/events")["user_id"].to_pylist() == ["Zoë"]
+    assert lake.manifest("ingest_events")["metrics"]["suppressed"] == 4
     assert GONE not in every_byte(lake)
 
 
