@@ -16,6 +16,8 @@ from tools.scaffold import schemas
 
 ROOT = schemas.ROOT
 JOBS = [*ROOT.glob("jobs/*/job.toml"), *ROOT.glob("templates/jobs/*/job.toml")]
+SOURCES = [*ROOT.glob("sources/*/*.toml")]
+PLAN = ROOT / "sources" / "tracking_plan.toml"
 CONTRACTS = [*ROOT.glob("common/contracts/*.toml"), *ROOT.glob("templates/jobs/*/contract.toml")]
 HEAD = '[job]\ndescription = "A job."\nengine = "spark"\n'
 WHOLE = """
@@ -270,6 +272,22 @@ def test_stale_schemas_are_reported_and_rewritten(tmp_path):
     assert not gone.exists()
 
 
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+def test_every_source_fits_its_schema(file):
+    assert fits(schemas.source_schema(file.stem), tomllib.loads(file.read_text()))
+
+
+def test_schema_of_a_source_refuses_unknown_keys_and_columns():
+    document = tomllib.loads((ROOT / "sources/online_retail_ii/events.toml").read_text())
+    assert not fits(schemas.source_schema("events"), {**document, "mode": "full"})
+    assert not fits(schemas.source_schema("events"), {**document, "columns": {**document["columns"], "user": "u"}})
+    assert not fits(schemas.source_schema("events"), {**document, "columns": {"time": "time"}})
+
+
+def test_tracking_plan_fits_its_schema():
+    assert fits(schemas.tracking_plan_schema(), tomllib.loads(PLAN.read_text()))
+
+
 def test_editors_know_the_schema_of_every_file():
     """Taplo and VS Code map each file to one existing schema."""
     rules = tomllib.loads((ROOT / ".taplo.toml").read_text())["rule"]
@@ -288,4 +306,4 @@ def documents() -> list[Path]:
     clusters = list(ROOT.glob("airflow_dags/*/cluster*.json"))
     environments = list(ROOT.glob("airflow_dags/environments/*.toml"))
     assert all([settings, clusters, environments])
-    return [file.relative_to(ROOT) for file in [*JOBS, *CONTRACTS, *settings, *clusters, *environments]]
+    return [file.relative_to(ROOT) for file in [*JOBS, *CONTRACTS, *SOURCES, PLAN, *settings, *clusters, *environments]]
