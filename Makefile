@@ -91,7 +91,7 @@ test-system-jobs: setup
 test-system-airflow: setup
 	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m system $(AIRFLOW_TESTS))
 
-lint: setup ## format, lint, types, generated files, language, spelling, workflows
+lint: setup ## format, lint, types, generated files, sources, language, spelling, workflows
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy common jobs tools benchmarks
@@ -99,6 +99,7 @@ lint: setup ## format, lint, types, generated files, language, spelling, workflo
 	$(JOBS_PYTHON) -m tools.packaging.catalogue --check
 	$(JOBS_PYTHON) -m tools.scaffold.schemas --check
 	$(JOBS_PYTHON) -m tools.packaging.contract_changes
+	$(JOBS_PYTHON) -m tools.scaffold.sources
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas --check
 	$(JOBS_PYTHON) -m tools.scaffold.language *.md docs airflow_dags/README.md airflow_dags/*/README.md benchmarks/results.md \
 	    sample_data/*/README.md templates/README.md templates/pipelines/*/README.md \
