@@ -32,6 +32,7 @@ def recommendations(users: int) -> pa.Table:
     return pa.table(
         {
             "user_id": [f"{10_000_000 + number // ROWS}" for number in numbers],
+            "style": ["mixed"] * len(numbers),
             "rank": [1 + number % ROWS for number in numbers],
             "item_id": [f"{(number * 7919) % 90_000 + 10_000}A" for number in numbers],
             "item_name": [f"WHITE HANGING HEART {number % 4999} T-LIGHT HOLDER" for number in numbers],
@@ -50,6 +51,7 @@ def plain(name: str, rows: pa.Table, delay: float) -> int:
         for user, group in itertools.groupby(rows.to_pylist(), key=lambda row: row["user_id"]):
             content = [
                 {
+                    "style": row["style"],
                     "item_id": row["item_id"],
                     "item_name": row["item_name"],
                     "score": Decimal(str(row["score"])),

@@ -135,7 +135,7 @@ def lake_of(folder: Path, name: str) -> Lake:
     """Return a lake with fresh recommendations that show a name."""
     lake = Lake(folder)
     rows = [
-        {"user_id": user, "rank": rank, "item_id": item, "item_name": item, "score": 0.1}
+        {"user_id": user, "style": "mixed", "rank": rank, "item_id": item, "item_name": item, "score": 0.1}
         for user in (*USERS, None)
         for rank, item in enumerate(["both", name] if user else [name], 1)
     ]

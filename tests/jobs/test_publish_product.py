@@ -40,7 +40,15 @@ class Shop:
     def lake(self, lists: Lists, **changes: Any) -> Lake:
         """Return a lake with lists of items by user; `changes` override columns in all rows."""
         rows = [
-            {"user_id": user, "rank": rank, "item_id": item, "item_name": item.upper(), "score": 0.1, **changes}
+            {
+                "user_id": user,
+                "style": "mixed",
+                "rank": rank,
+                "item_id": item,
+                "item_name": item.upper(),
+                "score": 0.1,
+                **changes,
+            }
             for user, items in lists.items()
             for rank, item in enumerate(items, 1)
         ]
@@ -92,7 +100,7 @@ def test_read_takes_two_gets_and_defaults_for_unlisted_keys(shop: Shop) -> None:
     assert [headers["X-Amz-Target"] for headers in gets] == [b"DynamoDB_20120810.GetItem"] * 2
     assert (shop.shown("ü"), shop.shown("nobody")) == (["pot"], ["cup"])
     shown = reader.read(shop.store.client, shop.store.name, "ü")
-    assert shown == [{"item_id": "pot", "item_name": "POT", "score": Decimal("0.1"), "reason": None}]
+    assert shown == [{"style": "mixed", "item_id": "pot", "item_name": "POT", "score": Decimal("0.1"), "reason": None}]
 
 
 def test_next_version_replaces_the_previous_one_entirely(shop: Shop) -> None:
@@ -136,7 +144,17 @@ def test_parameters_relax_the_guard(shop: Shop) -> None:
 
 def test_users_without_rows_count_as_users_with_default_rows(shop: Shop, capsys) -> None:
     lake = Lake(shop.folder / "counted")
-    rows = [{"user_id": "a", "rank": 1, "item_id": "cup", "item_name": "CUP", "score": 0.1, "reason": None}]
+    rows = [
+        {
+            "user_id": "a",
+            "style": "mixed",
+            "rank": 1,
+            "item_id": "cup",
+            "item_name": "CUP",
+            "score": 0.1,
+            "reason": None,
+        }
+    ]
 
     def select(task):
         task.metrics["users_with_default_rows_only"] = 2
@@ -464,7 +482,17 @@ def test_bad_product_ends_in_a_sentence_and_its_exit_code(
 
 def test_product_of_another_contract_is_refused(shop: Shop, capsys) -> None:
     lake = Lake(shop.folder)
-    rows = [{"user_id": "a", "rank": 1, "item_id": "cup", "score": 1.0, "explained_by_item_id": None, "model": "ease"}]
+    rows = [
+        {
+            "user_id": "a",
+            "style": "mixed",
+            "rank": 1,
+            "item_id": "cup",
+            "score": 1.0,
+            "explained_by_item_id": None,
+            "model": "ease",
+        }
+    ]
     lake.put("select", "predictions@3", table("predictions@3", rows))
     assert shop.run(lake) == 3
     assert "has 0 outputs of contract recommendations@2" in last_line(capsys)

@@ -21,7 +21,15 @@ WRITER = f'[job]\ndescription = "writes"\nengine = "python"\n[outputs.rows]\ncon
 def put(folder: Path, lake: str, users: int) -> None:
     """Publish recommendations as the task `select`."""
     rows = [
-        {"user_id": f"user-{number}", "rank": 1, "item_id": "cup", "item_name": "CUP", "score": 0.5, "reason": None}
+        {
+            "user_id": f"user-{number}",
+            "style": "mixed",
+            "rank": 1,
+            "item_id": "cup",
+            "item_name": "CUP",
+            "score": 0.5,
+            "reason": None,
+        }
         for number in range(users)
     ]
     folder.mkdir()

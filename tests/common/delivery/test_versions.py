@@ -27,7 +27,7 @@ def items_that_show(name: str, users: int = 1) -> Items:
     """Return items that show a version's name to users, and by default the name in capitals."""
     shown = {"user": name, None: name.upper(), **{f"user-{number}": name for number in range(1, users)}}
     rows = [
-        {"user_id": user, "rank": 1, "item_id": item, "item_name": "", "score": 1.0, "reason": None}
+        {"user_id": user, "style": "mixed", "rank": 1, "item_id": item, "item_name": "", "score": 1.0, "reason": None}
         for user, item in shown.items()
     ]
     return make_items(pa.Table.from_pylist(rows, arrow_schema(CONTRACT, list(CONTRACT.columns))), CONTRACT)
