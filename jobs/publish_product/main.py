@@ -137,8 +137,10 @@ def count_default_users(task: Task, items: Items) -> tuple[int, int]:
     """Return the number of users, and of those who get only the default rows.
 
     They either have rows equal to the default ones, or none: the task that wrote the product counts the latter in its
-    metric users_with_default_rows_only.
+    metric users_with_default_rows_only. Other keys than users, such as the only country, may have the default rows.
     """
+    if items.product.key != "user_id":
+        return 0, 0
     unlisted = sum(
         parent.document["metrics"].get("users_with_default_rows_only", 0) for parent in task.input("product").manifests
     )

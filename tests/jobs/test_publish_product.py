@@ -165,6 +165,16 @@ def test_users_without_rows_count_as_users_with_default_rows(shop: Shop, capsys)
     assert "2 of 3 users get only the default rows" in last_line(capsys)
 
 
+def test_only_country_may_have_the_rows_of_all_countries(shop: Shop) -> None:
+    lake, contract = Lake(shop.folder / "trending"), "trending_items@2"
+    row = {"rank": 1, "item_id": "cup", "item_name": "CUP", "score": 1, "people": 3}
+    row |= {"weighted_people": 2, "expected_people": 1}
+    lake.put("select", contract, table(contract, [{**row, "segment": name} for name in (None, "country=France")]))
+    prefix = shop.store.name.removesuffix("recommendations")
+    tables.create(shop.store.client, tables.table_name(prefix, contract), None)
+    assert shop.run(lake) == 0
+
+
 def test_version_computed_before_the_live_one_is_fenced(shop: Shop, capsys) -> None:
     older, newer = shop.lake(users(3, "a")), shop.lake(users(3, "ab"))
     assert shop.run(newer) == 0
