@@ -1,4 +1,4 @@
-"""Visits of people with a known taste: even people visit even items, odd people odd ones."""
+"""Visits of people with a known taste: even people visit even items, odd people odd ones; half of them come often."""
 
 import datetime
 import json
@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 PEOPLE, ITEMS = 48, 40
-SESSIONS, LENGTH = 4, 3  # of each person, and visits of each session
-DAYS = 100  # from the first to the last
+DAYS = 100  # from the first visit to the last
+OFTEN, SELDOM = 10, 4  # sessions of a person
 
 
 class Visit(NamedTuple):
@@ -23,19 +23,20 @@ class Visit(NamedTuple):
 
 
 def visits(start: datetime.date, seed: int = 1) -> list[Visit]:
-    """Return the visits of all people, by time; in the first and in the last month everyone has a session."""
+    """Return the visits of all people, by time; everyone comes in the first and in the last month."""
     random = np.random.default_rng(seed)
     midnight = datetime.datetime.combine(start, datetime.time(), datetime.UTC)
     found = []
     for person in range(PEOPLE):
-        liked = random.permutation(ITEMS // 2) * 2 + person % 2
-        days = [0, *(first + int(random.integers(10, 25)) for first in (20, 45, 75))]
-        days = [int(random.integers(0, 20)), *days[1:]]
-        for session, day in enumerate(days):
+        liked = iter(random.permutation(ITEMS // 2) * 2 + person % 2)
+        sessions = OFTEN if person % 4 < 2 else SELDOM
+        every = DAYS // sessions
+        for session in range(sessions):
+            day = session * every + int(random.integers(0, every // 3 if sessions == OFTEN else every))
             begin = midnight + datetime.timedelta(days=day, hours=int(random.integers(7, 22)))
-            for number, item in enumerate(liked[session * LENGTH : (session + 1) * LENGTH]):
-                time = begin + datetime.timedelta(minutes=7 * number, seconds=int(random.integers(0, 60)))
-                found.append((person, int(item), time, person * SESSIONS + session))
+            for place in range(1 + (sessions == SELDOM or session % 2)):
+                time = begin + datetime.timedelta(minutes=7 * place, seconds=int(random.integers(0, 60)))
+                found.append((person, int(next(liked)), time, person * OFTEN + session))
     found.sort(key=lambda visit: visit[2])
     return [Visit(number, *visit) for number, visit in enumerate(found)]
 

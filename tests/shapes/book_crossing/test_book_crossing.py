@@ -49,8 +49,9 @@ def test_book_crossing(shop: Shop) -> None:
     items = shop.ingest_items()
     assert (len(items), items[isbn(7)]["name"]) == (ITEMS, "La fée & l'ogre; tome 7")
     assert (items[isbn(7)]["attributes"]["author"], items[isbn(7)]["attributes"].get("year")) == ("Amélie", None)
-    assert shop.reasons_of("ingest_items") == {"not CSV": 1}
+    assert items[isbn(7)]["attributes"]["delivered"] == str(shop.arrival)
+    assert shop.metrics("ingest_items")["reasons"] == {"not CSV": 1}
 
     shop.no_future()
-    similar = shop.similar_items()
+    similar = shop.rows("build_similar_items").to_pylist()
     assert {row["similar_item_name"] for row in similar} <= {row["name"] for row in items.values()}

@@ -4,7 +4,7 @@ import datetime
 from typing import Any
 
 from pipeline import Shop
-from tastes import ITEMS, Visit, json_lines, millis, visits
+from tastes import ITEMS, PEOPLE, Visit, json_lines, millis, visits
 
 START = datetime.date(2020, 11, 1)
 ORDER = {"purchase_revenue": 24.0, "transaction_id": "T1"}
@@ -88,4 +88,4 @@ def test_ga4(shop: Shop) -> None:
     assert not kept.keys() & {each["item_id"] for each in refunded["items"]}, "a refunded item weighs as one seen"
     shop.assert_tastes(user, item)
     assert shop.names() <= {f"Google Tee {number}" for number in range(ITEMS)}
-    shop.make_others()
+    assert len(shop.make_others()) >= PEOPLE

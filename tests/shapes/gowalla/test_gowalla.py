@@ -4,7 +4,7 @@ import datetime
 from collections import Counter
 
 from pipeline import Shop
-from tastes import ITEMS, iso, separated, visits
+from tastes import ITEMS, PEOPLE, iso, separated, visits
 
 START = datetime.date(2010, 7, 15)
 
@@ -34,4 +34,4 @@ def test_gowalla(shop: Shop) -> None:
     shop.recommend()
     shop.assert_tastes(str, str)
     assert shop.names() <= {str(number) for number in range(ITEMS)}, "without a catalogue the IDs are shown"
-    shop.make_others()
+    assert len(shop.make_others()) >= PEOPLE

@@ -4,7 +4,7 @@ import datetime
 import uuid
 
 from pipeline import Shop
-from tastes import ITEMS, iso, separated, visits
+from tastes import ITEMS, PEOPLE, iso, separated, visits
 
 START = datetime.date(2009, 1, 20)
 
@@ -53,4 +53,4 @@ def test_lastfm_1k(shop: Shop) -> None:
     shop.recommend()
     shop.assert_tastes(user, artist)
     assert shop.names() <= {name(number) for number in range(ITEMS)}
-    shop.make_others()
+    assert len(shop.make_others()) >= PEOPLE

@@ -55,4 +55,4 @@ def test_lastfm_hetrec(shop: Shop) -> None:
     shop.recommend()
     shop.assert_tastes(user, artist)
     assert shop.names() <= {f'Mötley"{number}' for number in range(ITEMS)}
-    shop.make_others()
+    shop.make_all_but_churn()

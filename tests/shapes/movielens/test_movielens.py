@@ -4,7 +4,7 @@ import datetime
 from collections import Counter
 
 from pipeline import Shop
-from tastes import ITEMS, separated, visits
+from tastes import ITEMS, PEOPLE, separated, visits
 
 START = datetime.date(1997, 9, 20)
 TITLE = "Misérables, Les Nº {} (1995)"
@@ -71,4 +71,4 @@ def test_movielens(shop: Shop) -> None:
     liked = shop.weights()[str(user(0))]
     assert {int(item) % 2 for item, weight in liked.items() if weight > 0} == {1}, "only films of the own taste"
     shop.assert_tastes(user, lambda number: number + 1)
-    shop.make_others()
+    assert len(shop.make_others()) >= PEOPLE

@@ -98,4 +98,4 @@ def test_segment(shop: Shop) -> None:
     shop.assert_tastes(user, product)
     pairs = shop.weights()
     assert {int(item[-2:]) % 2 for item in pairs[user(2)]} == {0}, "added and removed products have no weight"
-    shop.make_others(plans={"starter", "pro plus", None})
+    assert {row["plan"] for row in shop.make_others()} == {"starter", "pro plus", None}

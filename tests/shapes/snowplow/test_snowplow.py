@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 from pipeline import Shop
-from tastes import ITEMS, Visit, separated, visits
+from tastes import ITEMS, PEOPLE, Visit, separated, visits
 
 START = datetime.date(2024, 3, 1)
 SOURCE = Path(__file__).parent / "sources" / "snowplow" / "events.toml"
@@ -85,4 +85,4 @@ def test_snowplow(shop: Shop) -> None:
     shop.recommend()
     shop.assert_tastes(user, sku)
     assert shop.names() <= {sku(number) for number in range(ITEMS)}
-    shop.make_others()
+    assert len(shop.make_others()) >= PEOPLE

@@ -42,5 +42,5 @@ def test_steam(shop: Shop) -> None:
     shop.no_future()
     weights = shop.weights()
     assert len(weights) == PEOPLE
-    similar = shop.similar_items()
+    similar = shop.rows("build_similar_items").to_pylist()
     assert {row["similar_item_name"] for row in similar} <= names
