@@ -129,14 +129,15 @@ def print_quarantine(published: Published) -> None:
 def print_recommendations(published: Published, failure: str | None) -> None:
     """Print the models and the recommendations of some users, or the products that are possible without them."""
     by_job = {each.document["job"]: each for _, _, each in published}
-    if "train_recommender" in by_job:
-        demo.print_models(by_job["train_recommender"])
-    if failure is None:
+    training = by_job.get("train_recommender")
+    if training:
+        demo.print_models(training)
+    if training and "styles" in training.document["metrics"] and failure is None:
         demo.print_users(published, demo.read_products(published))
         return
     console.print(
-        "[yellow]No recommendations for users[/]: that needs users who come back, on more days than the test window. "
-        "Trending items and similar items need none, and follow.",
+        "[yellow]No recommendations for single users[/]: these need users with events on several days, before the last "
+        "days and in them. Trending items and similar items need none, and follow.",
         highlight=False,
     )
 

@@ -255,7 +255,7 @@ def print_users(published: Published, served: dict[str, list[dict[str, Any]]]) -
 
 
 def select_users(bought: ds.Dataset, recommended: ds.Dataset) -> list[str]:
-    """Select a user with few, one with a medium number and one with many items."""
+    """Select a user with few, one with a medium number and one with many items; on small data those with the most."""
     counts = bought.to_table(["user_id"])["user_id"].value_counts()
     users, sizes = counts.field("values"), counts.field("counts")
     served = pc.is_in(users, recommended.to_table(["user_id"])["user_id"].unique())
@@ -265,7 +265,9 @@ def select_users(bought: ds.Dataset, recommended: ds.Dataset) -> list[str]:
         candidates, counted = users.filter(fitting), sizes.filter(fitting)
         if len(candidates):
             selected.append(candidates[pc.index(counted, pc.min(counted)).as_py()].as_py())
-    return selected or users.filter(served).to_pylist()[:3]
+    largest = pc.sort_indices(sizes, [("", "descending")])
+    others = [user for user in users.take(largest).filter(served.take(largest)).to_pylist() if user not in selected]
+    return [*selected, *others][:3]
 
 
 def output(published: Manifest, role: str) -> ds.Dataset:
