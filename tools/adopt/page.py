@@ -14,7 +14,7 @@ from tools.adopt.report import Report
 INK = "currentColor"
 PALETTE = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#b07aa1", "#edc948", "#9c755f", "#ff9da7", "#8c8c8c",
            "#86bcb6", "#d37295", "#a0cbe8")  # fmt: skip
-WIDTH = 620  # of a plot, which shrinks with the page
+WIDTH = 400  # of a plot, which fills the page: labels stay readable on a phone
 MAX_LABEL = 40  # characters of a type's name in a plot
 
 
@@ -36,7 +36,7 @@ def plots(report: Report) -> list[tuple[str, Markup]]:
     drawn = [(f"Events by {report.period} and type", _by_period(report))]
     for column, name in (("user_id", "Users"), ("item_id", "Items")):
         values = [{"events": label, "count": count} for label, count in report.activity[column]]
-        drawn.append((f"{name} by their number of events", _bars(values, order, name.lower())))
+        drawn.append((f"{name} by their number of events", _bars(values, order)))
     return [(title, Markup(svg(spec))) for title, spec in drawn]  # vl-convert escapes texts
 
 
@@ -48,25 +48,25 @@ def _by_period(report: Report) -> dict[str, Any]:
         "mark": {"type": "area", "interpolate": "step-after"} if len({value["day"] for value in values}) > 3 else "bar",
         "encoding": {
             "x": {"field": "day", "type": "temporal", "title": None},
-            "y": {"field": "events", "type": "quantitative", "stack": True, "title": "events"},
+            "y": {"field": "events", "type": "quantitative", "stack": True, "title": None},
             "color": {
                 "field": "type",
                 "type": "nominal",
                 "scale": {"range": list(PALETTE)},
-                "legend": {"orient": "bottom", "columns": 3, "title": None, "labelLimit": 180},
+                "legend": {"orient": "bottom", "columns": 2, "columnPadding": 24, "title": None, "labelLimit": 180},
             },
         },
     }
 
 
-def _bars(values: list[dict[str, Any]], order: list[str], name: str) -> dict[str, Any]:
+def _bars(values: list[dict[str, Any]], order: list[str]) -> dict[str, Any]:
     return {
         "height": 180,
         "data": {"values": values},
         "mark": {"type": "bar", "color": PALETTE[0]},
         "encoding": {
             "x": {"field": "events", "type": "ordinal", "sort": order, "title": "events", "axis": {"labelAngle": -30}},
-            "y": {"field": "count", "type": "quantitative", "title": name},
+            "y": {"field": "count", "type": "quantitative", "title": None},
         },
     }
 
@@ -77,8 +77,8 @@ def svg(spec: dict[str, Any]) -> str:
     config = {
         "background": None,
         "view": {"stroke": None},
-        "axis": {**dict.fromkeys(colours, INK), "gridColor": INK, "gridOpacity": 0.12, "labelFontSize": 12},
-        "legend": {"labelColor": INK, "labelFontSize": 12, "symbolLimit": 14},
+        "axis": {**dict.fromkeys(colours, INK), "gridColor": INK, "gridOpacity": 0.12, "labelFontSize": 11},
+        "legend": {"labelColor": INK, "labelFontSize": 11, "symbolLimit": 14},
     }
     drawn: str = vl_convert.vegalite_to_svg(
         {"width": WIDTH, "background": None, **spec, "config": config}, vl_version="5.20", allowed_base_urls=[]
