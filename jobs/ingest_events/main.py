@@ -270,7 +270,7 @@ def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitio
     spread = both.join(F.broadcast(buckets), "date").withColumn(
         "bucket", F.pmod(F.xxhash64("source", "event_id"), F.col("buckets"))
     )
-    same_event = Window.partitionBy("date", "bucket", "source", "event_id").orderBy(
+    same_event = Window.partitionBy("date", "bucket", "event_id", "source").orderBy(
         F.asc_nulls_first("arrival"), "file", "line_position", "entry"
     )
     first = spread.repartition(partitions, "date", "bucket").withColumn("number", F.row_number().over(same_event))

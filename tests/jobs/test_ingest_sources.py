@@ -21,6 +21,14 @@ from common.sources import source
 DAY = datetime.datetime(2024, 5, 1, 10, tzinfo=datetime.UTC)
 MILLIS = int(DAY.timestamp() * 1000)
 HEAD = 'description = "A source of a test."\n'
+PLAN = """
+[types.purchase]
+description = "A line of an order."
+target = true
+[types.cancellation]
+description = "Reverses a line of an order."
+reverses = "purchase"
+"""
 CLICKS = """
 format = "csv"
 [fields]
@@ -154,8 +162,7 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     for name, text in texts.items():
         (folder / "sources" / name).mkdir(parents=True)
         (folder / "sources" / name / "events.toml").write_text(HEAD + text)
-    shipped = Path(sources.__file__).parents[2] / "sources" / "tracking_plan.toml"
-    (folder / "sources" / "tracking_plan.toml").write_text(shipped.read_text())
+    (folder / "sources" / "tracking_plan.toml").write_text(PLAN)
     day = "arrival=2024-05-02"
     bad = [text for text, _ in BAD_CLICKS.values()]
     quoted = [f'"Ann ""A"" Lee",d,a,{MILLIS},,"x\ny"', "", f",device,a,{MILLIS},2,", f'Bob,d,"a\n1",{MILLIS},,x']
