@@ -51,23 +51,24 @@ def adopt(files: dict[str, Path], name: str, console: Console, force: bool = Fal
 
 def _write_events(sample: Sample, name: str, console: Console, force: bool) -> tuple[dict[str, str], list[str]]:
     """Write events.toml unless it exists; return the reasons of a new mapping, and its notes."""
-    if source_file.path_of(name, "events").exists() and not force:
-        _say_kept(name, "events", console)
+    if _is_kept(name, "events", console, force):
         return {}, []
     proposal = mapping.propose_events(sample)
-    _write(proposal, name, console, force)
+    _write(proposal, name, console)
     return {column: guess.why for column, guess in proposal.columns.items()}, proposal.notes
 
 
-def _say_kept(name: str, kind: str, console: Console) -> None:
+def _is_kept(name: str, kind: str, console: Console, force: bool) -> bool:
+    """Return True, and say so, if a file exists and is not to be replaced."""
+    if force or not source_file.path_of(name, kind).exists():
+        return False
     console.print(f"sources/{name}/{kind}.toml exists and stays as it is; FORCE=1 replaces it.", highlight=False)
+    return True
 
 
-def _write(proposal: Proposal, name: str, console: Console, force: bool) -> None:
-    if source_file.write(proposal, name, force):
-        console.print(f"[green]written[/]  sources/{name}/{proposal.kind}.toml", highlight=False)
-    else:
-        _say_kept(name, proposal.kind, console)
+def _write(proposal: Proposal, name: str, console: Console) -> None:
+    source_file.write(proposal, name)
+    console.print(f"[green]written[/]  sources/{name}/{proposal.kind}.toml", highlight=False)
 
 
 def layout_of(source: Source, detected: Layout) -> Layout:
@@ -109,12 +110,10 @@ def _add_types(run: Run) -> str:
 def _adopt_other(kind: str, sample: Sample, name: str, run: Run, made: Report, console: Console, force: bool) -> None:
     """Write items.toml or users.toml unless it exists, and run it on its file."""
     items = {row[0] for row in run.query("SELECT DISTINCT item_id FROM mapped WHERE item_id IS NOT NULL")}
-    if force or not source_file.path_of(name, kind).exists():
+    if not _is_kept(name, kind, console, force):
         proposal = mapping.propose_items(sample, items) if kind == "items" else mapping.propose_users(sample)
-        _write(proposal, name, console, force)
+        _write(proposal, name, console)
         made.found += [Finding(findings.CHECK, note) for note in proposal.notes]
-    else:
-        _say_kept(name, kind, console)
     other = _run(source_file.load(name, kind), sample, console)
     made.others[kind] = other.records, other.reasons
     if kind == "items":

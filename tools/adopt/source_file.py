@@ -80,15 +80,12 @@ def load(name: str, kind: str) -> source.Source:
     return source.read(name, kind, document)
 
 
-def write(proposal: Proposal, name: str, force: bool) -> bool:
-    """Write a source's file unless there is one; return True if it was written."""
-    path = path_of(name, proposal.kind)
-    if path.exists() and not force:
-        return False
+def write(proposal: Proposal, name: str) -> None:
+    """Write a source's file; ArgumentError if the loader of sources would not take it."""
     text = text_of(proposal, name)
+    path = path_of(name, proposal.kind)
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, "utf-8")
-    return True
 
 
 def add_to_plan(additions: list[Addition]) -> None:

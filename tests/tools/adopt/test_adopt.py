@@ -219,6 +219,11 @@ def test_strongest_type_becomes_the_target(name):
     assert {each.name: each.target for each in plan.additions(counts, [], [], {})} == targets
 
 
+def test_plan_keeps_its_own_target():
+    (added,) = plan.additions({"purchase": 5, "order": 3}, ["purchase"], ["purchase"], {})
+    assert (added.name, added.target) == ("order", False)
+
+
 def test_ratings_count_from_the_middle_of_their_scale():
     (added,) = plan.additions({"rating": 9}, [], [], {"rating": (0.5, 5.0)})
     assert (added.weight, added.target) == ("value - 2.5", "value >= 4")

@@ -247,6 +247,12 @@ def test_few_dirty_records_do_not_change_the_mapping(tmp_path):
     assert expressions(propose(tmp_path / "retailrocket.csv", content + dirty)) == expected
 
 
+def test_single_time_in_another_format_is_left_to_the_report(tmp_path):
+    content, expected = CASES["yoochoose-clicks.dat"]
+    found = expressions(propose(tmp_path / "yoochoose-clicks.dat", content + "7,07.04.2014 10:51,214536500,0\n"))
+    assert found == expected
+
+
 def test_numbers_that_json_has_as_text_are_cast(tmp_path):
     users = {"uid": "u1", "sku": "i1"}, {"uid": "u2", "sku": "i2"}
     content = json_lines(lambda _, n: users[n % 2] | {"price": str(n / 2), "ts": str(1700000000 + n)})

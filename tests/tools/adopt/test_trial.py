@@ -68,6 +68,7 @@ def test_new_try_begins_with_an_empty_lake(tmp_path, own_sources):
     csv_file(tmp_path / "a.csv")
     adopted = adopt.adopt({"events": tmp_path / "a.csv"}, "shop", Console(file=io.StringIO()))
     (tmp_path / "lake" / "curated").mkdir(parents=True)
+    (tmp_path / "lake" / "curated" / "old").write_text("events of a former mapping")
     trial.deliver(adopted, tmp_path / "lake")
     (file,) = (path for path in (tmp_path / "lake").rglob("*") if path.is_file())
     assert file.parts[-4:-2] == ("events", "shop") and file.name == "events.csv"
