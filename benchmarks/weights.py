@@ -42,7 +42,8 @@ type = "type"
 time = "time"
 """
 PLANS = {  # weights of a view, a cart and a purchase
-    "a plan": (0.1, 1, 3),
+    "far apart": (0.1, 1, 3),
+    "closer": (0.5, 1, 2),
     "all alike": (1, 1, 1),
     "purchases alone": (0, 0, 1),
 }
@@ -116,7 +117,7 @@ def main() -> None:
         delivery = lake / "raw" / "events" / "known_tastes" / f"arrival={arrival}" / "events.parquet"
         delivery.parent.mkdir(parents=True)
         pq.write_table(table, delivery)
-        lines = ["| weights of | view | cart | purchase | users | model | nDCG@10 | 95 % |", "|---" * 8 + "|"]
+        lines = ["| weights | view | cart | purchase | users | model | nDCG@10 | 95 % |", "|---" * 8 + "|"]
         for number, (name, weights) in enumerate(PLANS.items()):
             folder = code(Path(scratch) / f"plan-{number}", weights)
             if number == 0:

@@ -158,7 +158,7 @@ class Shop(Lake):
         assert self.run(job, *arguments) in (2, 3, 4)
 
     def no_future(self) -> None:
-        """Make what is possible where all events have one time: no model can be judged, so what is popular is shown."""
+        """Make all products that need no times: no model can be judged, so popular items are shown."""
         self.recommend()
         assert self.metrics("train_recommender")["model"] == "trending"
         assert "nobody has items before a window" in self.metrics("train_recommender")["because"]

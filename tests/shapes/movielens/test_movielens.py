@@ -19,7 +19,7 @@ def seconds(time: datetime.datetime) -> int:
 
 
 def u_data() -> str:
-    """People give 4 or 5 to what they like, and 1 to an item of the other taste at each third visit."""
+    """People give 4 or 5 to films of their taste, and 1 to an item of the other taste at each third visit."""
     rows = []
     for visit in visits(START):
         rows.append((user(visit.person), visit.item + 1, 4 + visit.number % 2, seconds(visit.time)))

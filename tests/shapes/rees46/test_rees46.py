@@ -1,4 +1,4 @@
-"""REES46: a gzipped CSV of sessions with prices and brands; what leaves the cart is taken back."""
+"""REES46: a gzipped CSV of sessions with prices and brands; an item that leaves the cart is taken back."""
 
 import datetime
 from collections import Counter
