@@ -1,8 +1,11 @@
 """A team's way from delivered files to published products, by the jobs that the pipelines run, in this process."""
 
+import contextlib
 import datetime
 import gzip
+import io
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -153,9 +156,12 @@ class Shop(Lake):
 
     # -- the impossible
 
-    def refused(self, job: str, *arguments: str) -> None:
-        """Run a job that must end with a sentence, not with an error of the code."""
-        assert self.run(job, *arguments) in (2, 3, 4)
+    def refused(self, job: str, sentence: str, *arguments: str) -> None:
+        """Run a job that must end with a sentence, found by a pattern, not with an error of the code."""
+        with contextlib.redirect_stderr(io.StringIO()) as printed:
+            code = self.run(job, *arguments)
+        assert code in (2, 3, 4)
+        assert re.search(sentence, printed.getvalue().splitlines()[-1])
 
     def no_future(self) -> None:
         """Make all products that need no times: no model can be judged, so popular items are shown."""
@@ -170,4 +176,5 @@ class Shop(Lake):
         assert self.similar_items()
         assert self.trending_items()
         self.features()
-        self.refused("train_churn", "--from", "features=build_user_features")
+        sentence = "nothing can be learned|Training needs two labelled cuts"
+        self.refused("train_churn", sentence, "--from", "features=build_user_features")
