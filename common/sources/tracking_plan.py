@@ -1,6 +1,7 @@
 """The tracking plan: the event types that a team knows, with their weights, targets, reversals and verbs."""
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +66,15 @@ class TrackingPlan:
         """The types whose events show interest in an item: neither reversals nor of weight 0."""
         return [name for name, kind in self.types.items() if not kind.reverses and kind.weight != 0]
 
-    @property
-    def target_verb(self) -> str:
-        """The verb of the first target type, for reasons."""
-        return self.types[self.targets[0]].verb
+    def verb_of(self, counts: Mapping[str, int]) -> str:
+        """Return the verb of the type with the most events among the targets, for reasons.
+
+        Without an event of a target type it is that of the most frequent type, and without any the first target's.
+        """
+        known = {name: count for name, count in counts.items() if count and name in self.types}
+        targets = {name: count for name, count in known.items() if name in self.targets}
+        most = max(targets or known, key=lambda name: (targets or known)[name], default=self.targets[0])
+        return self.types[most].verb
 
 
 def load() -> TrackingPlan:

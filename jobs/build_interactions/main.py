@@ -18,6 +18,7 @@ from common.sources.tracking_plan import TrackingPlan
 
 MAX_DAYS = 30  # of the windows for tests and tuning, unless they are set
 MOST_TYPES = 8  # that a message lists
+TARGET = "target "  # prefix of the counts of target events by type
 
 
 def build_interactions(
@@ -87,8 +88,9 @@ def count_drops(events: DataFrame, plan: TrackingPlan, counts: Observation) -> D
     """Return the same events; once they are read, `counts` has their number and the numbers by reason to drop them."""
     reasons = ("no user", "no item", "unknown type")
     dropped = [F.count_if(drop_reason(plan) == reason).alias(reason) for reason in reasons]
-    targets = F.count_if(drop_reason(plan).isNull() & F.expr(plan.target_sql)).alias("targets")
-    return events.observe(counts, F.count(F.lit(1)).alias("events"), targets, *dropped)
+    target = drop_reason(plan).isNull() & F.expr(plan.target_sql)
+    targets = [F.count_if(target & (F.col("type") == name)).alias(f"{TARGET}{name}") for name in plan.targets]
+    return events.observe(counts, F.count(F.lit(1)).alias("events"), *targets, *dropped)
 
 
 def nothing_left(events: DataFrame, plan: TrackingPlan) -> InputError:
@@ -131,8 +133,15 @@ def main(task: Task) -> None:
         )
         spark.write(task, "interactions", interactions)
         found = counts.get
-        task.metrics |= {"end": str(end), **days, "events": found.pop("events"), "target_events": found.pop("targets")}
-        task.metrics |= {"dropped": found, "interactions": task.outputs["interactions"]["rows"]}
+        targets = {name: found.pop(f"{TARGET}{name}") for name in plan.targets}
+        task.metrics |= {
+            "end": str(end),
+            **days,
+            "events": found.pop("events"),
+            "target_events": {name: number for name, number in targets.items() if number},
+            "dropped": found,
+            "interactions": task.outputs["interactions"]["rows"],
+        }
         if not task.metrics["interactions"]:
             raise nothing_left(events, plan)
 

@@ -6,6 +6,7 @@ without similar ones gets those with most users. Only available items are shown,
 a catalogue, of the events.
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -28,10 +29,14 @@ COMMON_WORD = 0.05  # share of names above which a part of a word is ignored; at
 
 
 class Uses(NamedTuple):
-    """Which user had which item, users x items; and the last event of each item: microseconds since 1970, or NEVER."""
+    """Which user had which item, users x items; the last event of each item: microseconds since 1970, or NEVER.
+
+    `types` has the number of events by type.
+    """
 
     had: sp.csr_matrix
     last: np.ndarray
+    types: Counter[str]
 
 
 def interest(batch: pa.RecordBatch, types: pa.Array) -> pa.RecordBatch:
@@ -51,9 +56,10 @@ def read_uses(task: Task, items: pa.Array, types: pa.Array) -> Uses:
     """Return the uses of items of the catalogue by users, or by sessions where an event has no user."""
     last = np.full(len(items), NEVER)
     users, columns = [pa.array([], pa.string())], [np.zeros(0, dtype=np.int64)]
-    unlisted, total = [pa.array([], pa.string())], 0
+    unlisted, total, counts = [pa.array([], pa.string())], 0, Counter[str]()
     for batch in arrow.batches(task, "events", ["user_id", "session_id", "item_id", "type", "time"]):
         batch = interest(batch, types)
+        counts.update({each["values"]: each["counts"] for each in pc.value_counts(batch["type"]).to_pylist()})
         session = pc.binary_join_element_wise("\n", batch["session_id"], "")  # no ID of a user begins with a newline
         user, position = pc.coalesce(batch["user_id"], session), positions(batch["item_id"], items)
         known = pa.array(position >= 0)
@@ -71,7 +77,7 @@ def read_uses(task: Task, items: pa.Array, types: pa.Array) -> Uses:
     had = sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, column)), shape=shape)
     had.sum_duplicates()
     had.data[:] = 1
-    return Uses(had, last)
+    return Uses(had, last, counts)
 
 
 def compare_names(names: list[str]) -> sp.csr_matrix:
@@ -162,7 +168,7 @@ def main(task: Task) -> None:
         )
     limits = task.parameters["prior_strength"], task.parameters["count"]
     similar, reason = similar_items(catalogue.ids, catalogue.names, uses.had, shown, *limits)
-    texts = np.array(["similar name", f"{plan.target_verb} by the same users", "popular"], dtype=object)
+    texts = np.array(["similar name", f"{plan.verb_of(uses.types)} by the same users", "popular"], dtype=object)
     similar = similar.append_column("reason", pa.array(texts[reason], pa.string()))
     task.metrics |= {
         "items": len(catalogue.ids),

@@ -17,7 +17,6 @@ from common.protocol import nearest
 from common.recommending import MICROSECONDS_PER_DAY
 from common.recommending.models import STYLES
 from common.recommending.ranking import cumcount
-from common.sources import tracking_plan
 
 TRENDING = "trending"  # style and reason of the default rows
 
@@ -57,7 +56,7 @@ def wanted_styles(task: Task) -> list[str]:
     return styles
 
 
-def for_users(task: Task, catalogue: Catalogue, available: np.ndarray, styles: list[str]) -> pa.Table:
+def for_users(task: Task, catalogue: Catalogue, available: np.ndarray, styles: list[str], verb: str) -> pa.Table:
     """Return rows of recommendations@2 with a user, the styles of a user in their given order."""
     names = ["user_id", "style", "rank", "item_id", "score", "explained_by_item_id"]
     table = arrow.read(task, "predictions", names)
@@ -84,7 +83,7 @@ def for_users(task: Task, catalogue: Catalogue, available: np.ndarray, styles: l
         cumcount(user[kept]) + 1,
         items[entry],
         table["score"].to_numpy()[entry],
-        reasons(items[entry], explained_by[entry], catalogue.names, tracking_plan.load().target_verb),
+        reasons(items[entry], explained_by[entry], catalogue.names, verb),
         catalogue,
     )
 
@@ -156,7 +155,7 @@ def main(task: Task) -> None:
         "items_available": int(available.sum()),
         "default_rows": default.num_rows,
     }
-    arrow.write(task, "recommendations", [default, for_users(task, catalogue, available, styles)])
+    arrow.write(task, "recommendations", [default, for_users(task, catalogue, available, styles, document["verb"])])
     task.log("selected", **task.metrics)
 
 

@@ -32,6 +32,7 @@ from common.recommending.models import MIXED, NEW, STYLES, Fitted
 from common.recommending.popularity import momentum, popularity
 from common.recommending.ranking import Ranking
 from common.recommending.windows import Snapshot, Window, first_events, snapshot, targets_between, window
+from common.sources import tracking_plan
 
 MOMENTS = {"now": "", "test": "_before_test", "tuning": "_before_tuning"}  # suffixes of the columns as of each
 RECENT = "recent popularity"
@@ -295,7 +296,14 @@ def ship(
         "momentum": momentum(data.now.fitted),
     }
     named = [{"name": name, **each} for name, each in zip(fits or {}, descriptions, strict=True)]
-    write_arrays(task, "model", arrays, {"as_of": int(data.now.moment.astype(np.int64)), "fits": named, **document})
+    as_of = int(data.now.moment.astype(np.int64))
+    write_arrays(task, "model", arrays, {"as_of": as_of, "verb": verb(task), "fits": named, **document})
+
+
+def verb(task: Task) -> str:
+    """Return the verb for reasons: that of the most frequent type of the targets that became interactions."""
+    (made,) = task.input("interactions").manifests
+    return tracking_plan.load().verb_of(made.document.get("metrics", {}).get("target_events", {}))
 
 
 def ship_trending(task: Task, data: Data, half_life: float, because: str, document: dict[str, Any]) -> None:

@@ -230,7 +230,7 @@ def put_model(lake: Lake, items: list[dict], weight: float, score: float) -> Non
     scoring = {"half_life": 10.0, "counting": 1.0, "self_weight": 0.0, "momentum": 0.0}
     fits = [{"name": "ease", "kind": "items", "numbers": {}}]
     styles = {"mixed": {"model": "ease", "members": [{"fit": 0, "weight": 1.0, "scoring": scoring}]}}
-    lake.put_model("model", arrays, {"model": "ease", "fits": fits, "styles": styles, "as_of": AS_OF})
+    lake.put_model("model", arrays, {"model": "ease", "fits": fits, "styles": styles, "as_of": AS_OF, "verb": "bought"})
 
 
 AS_OF = int(TIME.timestamp()) * 1_000_000

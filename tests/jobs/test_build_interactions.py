@@ -281,7 +281,7 @@ def test_dropped_events_are_counted_by_reason(session: SparkSession, lake: str) 
     assert runner.exit_code(job.main, FOLDER, arguments(lake)) == 0
     metrics = metrics_of(lake)
     assert metrics["dropped"] == {"no user": 1, "no item": 1, "unknown type": 2}
-    assert (metrics["events"], metrics["target_events"], metrics["interactions"]) == (5, 1, 1)
+    assert (metrics["events"], metrics["target_events"], metrics["interactions"]) == (5, {"purchase": 1}, 1)
 
 
 def test_empty_result_is_an_input_error_that_lists_the_types(

@@ -40,7 +40,7 @@ def lake(tmp_path: Path) -> Lake:
         "last_event": np.array([sold[item] for item in known]),
         "trending": np.array([trending[item] for item in known]),
     }
-    lake.put_model("model", arrays, {"as_of": AS_OF})
+    lake.put_model("model", arrays, {"as_of": AS_OF, "verb": "bought"})
     return lake
 
 
@@ -147,7 +147,7 @@ def test_catalogue_without_available_items_is_refused(tmp_path: Path, capsys) ->
     lake.put_model(
         "model",
         {**string_arrays("items", pa.array(["lamp"])), "last_event": np.array([AS_OF]), "trending": np.ones(1)},
-        {"as_of": AS_OF},
+        {"as_of": AS_OF, "verb": "bought"},
     )
     lake.put("predictions", "predictions@3", table("predictions@3", []))
     assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 4
@@ -157,7 +157,9 @@ def test_catalogue_without_available_items_is_refused(tmp_path: Path, capsys) ->
 def test_without_a_catalogue_items_of_the_model_are_shown_by_id(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     arrays = {"last_event": np.array([AS_OF, AS_OF]), "trending": np.array([1.0, 2.0])}
-    lake.put_model("model", {**string_arrays("items", pa.array(["cup", "lamp"])), **arrays}, {"as_of": AS_OF})
+    lake.put_model(
+        "model", {**string_arrays("items", pa.array(["cup", "lamp"])), **arrays}, {"as_of": AS_OF, "verb": "bought"}
+    )
     lake.put("predictions", "predictions@3", table("predictions@3", []))
     assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 0
     found = lake.rows("select_recommendations").to_pylist()

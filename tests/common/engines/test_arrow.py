@@ -156,6 +156,7 @@ def test_table_is_read_by_columns_in_order_of_files(tmp_path):
 
 PREDICTIONS = {
     "user_id": ["u"],
+    "style": ["new"],
     "rank": [1],
     "item_id": ["a"],
     "score": [0.5],

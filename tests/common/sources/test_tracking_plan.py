@@ -22,6 +22,25 @@ def test_weights_and_targets_are_expressions_over_numbers(make_sources: Callable
 
 
 @pytest.mark.parametrize(
+    ("counts", "verb"),
+    [
+        ({"purchase": 2, "play": 3, "view": 9}, "played"),  # views are no targets
+        ({"view": 9, "play": 0}, "seen"),
+        ({"zap": 5}, "bought"),  # a type that the plan does not know
+        ({}, "bought"),
+    ],
+)
+def test_reasons_say_what_most_people_did(make_sources: Callable[..., Path], counts: dict[str, int], verb: str) -> None:
+    verbs = {"purchase": "bought", "play": "played", "view": "seen"}
+    types = [
+        f'[types.{name}]\ndescription = "An event."\nverb = "{verb}"\ntarget = {str(name != "view").lower()}'
+        for name, verb in verbs.items()
+    ]
+    make_sources({"tracking_plan.toml": "\n".join(types)})
+    assert tracking_plan.load().verb_of(counts) == verb
+
+
+@pytest.mark.parametrize(
     ("before", "after", "sentence"),
     [
         ("value / 600", "valu / 600", "weight of [types.view] of sources/tracking_plan.toml names 'valu'"),

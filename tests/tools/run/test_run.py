@@ -57,7 +57,7 @@ def test_killed_container_is_reported_with_its_limit(lake, tmp_path):
     client.chmod(0o755)
     result = run_tool("--job", "ingest_items", "--lake", lake, DOCKER=str(client))
     assert result.returncode == 137
-    assert "killed, most likely at its memory limit (1Gi)" in result.stdout
+    assert "killed, most likely at its memory limit (2Gi)" in result.stdout
 
 
 def test_container_on_local_lake_has_folder_limits_no_network(lake, monkeypatch):
