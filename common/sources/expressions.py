@@ -54,6 +54,10 @@ def check(text: str, fields: dict[str, str], where: str) -> None:
                 f"{where} calls the function '{name}'{nearest(name.lower(), sorted(FUNCTIONS))}; "
                 "docs/sources.md lists the functions."
             )
+    for node in tree.find_all(exp.Bracket, exp.SplitPart):
+        first = node.args.get("part_index") if isinstance(node, exp.SplitPart) else node.expressions[0]
+        if (isinstance(node, exp.SplitPart) or node.args.get("offset")) and first == exp.Literal.number(0):
+            raise ArgumentError(f"{where} is {text!r}, which asks for position 0; the first is 1, and the last is -1.")
     for name, known, owner in paths(tree, fields):
         if name not in known:
             raise ArgumentError(

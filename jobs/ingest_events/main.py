@@ -108,7 +108,7 @@ def parse(
     types: dict[str, dict[str, DataType]],
     reason_of_usable: str | None = None,
 ) -> DataFrame:
-    """Return the events of files, of each source by its expressions; see `mapping.mapped`."""
+    """Return the events of files, of each source by its expressions, without columns of none; see `mapping.mapped`."""
     by_source: defaultdict[str, dict[int, Delivered]] = defaultdict(dict)
     for number, each in files.items():
         by_source[each.source.name][number] = each
@@ -116,7 +116,7 @@ def parse(
     for name, own in by_source.items():
         source = next(iter(own.values())).source
         parts.append(mapping.mapped(reading.records_of(session, source, own), source, types[name], reason_of_usable))
-    return functools.reduce(DataFrame.unionByName, parts)
+    return functools.reduce(functools.partial(DataFrame.unionByName, allowMissingColumns=True), parts)
 
 
 def suppress(session: SparkSession, task: Task, forgotten: People | None, parsed: DataFrame) -> DataFrame:
@@ -274,8 +274,11 @@ def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitio
         F.asc_nulls_first("arrival"), "file", "line_position", "entry"
     )
     first = spread.repartition(partitions, "date", "bucket").withColumn("number", F.row_number().over(same_event))
-    names = list(contracts.load("events@2").columns)
-    return first.where("number = 1 AND arrival IS NOT NULL").select("date", *names)  # known events have no arrival
+    columns = [
+        F.col(field.name) if field.name in first.columns else F.lit(None).cast(field.dataType).alias(field.name)
+        for field in spark.schema(contracts.load("events@2"))
+    ]
+    return first.where("number = 1 AND arrival IS NOT NULL").select("date", *columns)  # known events have no arrival
 
 
 def known_events(session: SparkSession, published: list[Manifest | None]) -> DataFrame:
@@ -327,7 +330,8 @@ def main(task: Task) -> None:
             raise no_readable_file(task, configured, left_out)
         parsed = parse(session, {number: files[number] for number in surveys}, types)
         parsed = suppress(session, task, forgotten, parsed).persist(StorageLevel.DISK_ONLY)
-        summaries = summarise(parsed, files, surveys, known)
+        with mapping.expression_errors({files[number].source.file: None for number in surveys}):
+            summaries = summarise(parsed, files, surveys, known)
         bad_files = {
             number
             for number, summary in summaries.items()

@@ -114,7 +114,7 @@ def test_unusable_lines_are_quarantined_with_file_line_and_reason(shop: Shop) ->
         5: ("", "not a JSON object"),
         17: (event(900, event_id=None), "no event ID"),
         40: (event(901, item_id=""), "no item ID"),
-        41: (event(902, type="refund"), "unknown type"),
+        41: (event(902, type=""), "no type"),
         77: (event(903, time="yesterday"), "bad time"),
         90: (event(904, "2031-01-01"), "time after the arrival"),
         150: (event(905, quantity=0), "quantity not a positive whole number"),
@@ -134,20 +134,34 @@ def test_unusable_lines_are_quarantined_with_file_line_and_reason(shop: Shop) ->
     }
     contents = {row.line: row.content for row in rows if row.file.endswith("second.jsonl.gz")}
     assert contents[3] == '{"event_id": "e1", "user_id": "an'
-    assert json.loads(contents[41])["type"] == "refund"
+    assert json.loads(contents[41])["event_id"] == "e902"
     manifest = shop.task_manifest("one")
     assert manifest["outputs"]["quarantine"]["rows"] == manifest["metrics"]["unusable"] == 11
     assert manifest["metrics"]["events"] == 303
 
 
+def test_unknown_types_are_kept_and_reported(shop: Shop) -> None:
+    refund = event(2, type="refund", quantity=0, unit_price=None)  # the shop's rules are about the types that it knows
+    shop.deliver("2011-01-05", [event(1), refund, event(3, type="cancellation", quantity=0)])
+    assert shop.ingest("one") == 0
+    assert [(row.event_id, row.type, row.quantity) for row in shop.curated()["date=2011-01-05"]] == [
+        ("e1", "purchase", 1),
+        ("e2", "refund", 0),
+    ]
+    metrics = shop.task_manifest("one")["metrics"]
+    assert metrics["unknown_types"] == {"refund": 1}
+    assert metrics["events_by_type"] == {"purchase": 1}
+    assert metrics["reasons"] == {"quantity not a positive whole number": 1}
+
+
 def test_too_many_unusable_lines_refuse_the_delivery(shop: Shop, capsys: pytest.CaptureFixture) -> None:
     good = [event(number) for number in range(90)]
-    bad = ["no"] * 4 + [event(900, type="x")] * 3 + [event(901, time="x")] * 2 + [event(902, quantity=0)]
+    bad = ["no"] * 4 + [event(900, type=None)] * 3 + [event(901, time="x")] * 2 + [event(902, quantity=0)]
     shop.deliver("2011-01-05", good + bad)
     assert shop.ingest("one") == 4
     last = capsys.readouterr().err.splitlines()[-1]
     assert "10 of 100 records" in last
-    assert "not a JSON object (4), unknown type (3), bad time (2)" in last
+    assert "not a JSON object (4), no type (3), bad time (2)" in last
     assert "quantity" not in last
     assert shop.manifests() == {}
     assert shop.ingest("two", "--set", "max_quarantined_share=0.1") == 0  # exactly the allowed share

@@ -301,3 +301,26 @@ def test_type_is_refused_before_any_data_is_read(
     with pytest.raises(ArgumentError) as refused:
         mapping.check_types(session, clicks)
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ("split_part(article, '-', cast(seconds as int))", "The index 0 is invalid"),
+        ("if(rlike(article, '(' || article), 'a', 'b')", "Unclosed group"),
+    ],
+)
+def test_expression_that_fails_on_a_value_ends_the_job_in_one_sentence(
+    session: SparkSession,
+    tmp_path: Path,
+    make_sources: Callable[..., Path],
+    capsys: pytest.CaptureFixture,
+    wrong: str,
+    problem: str,
+) -> None:
+    make_sources({"clicks/events.toml": HEAD + CLICKS.replace('"article"', f'"{wrong}"')})
+    lake = Lake(tmp_path)
+    deliver(lake, "clicks/arrival=2024-05-02/a.csv", csv_of(HEADER, f"u,d,a-b,{MILLIS},0,x"))
+    assert lake.run("ingest_events") == ArgumentError.exit_code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("An expression of sources/clicks/events.toml fails on a record (") and problem in last

@@ -1,9 +1,11 @@
 """Events of records: the columns that a source's expressions give, each with the reason if it is not used."""
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
-from pyspark.errors import AnalysisException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
@@ -46,6 +48,8 @@ NOT_KEPT = "its source does not keep it"  # a reason without quarantine
 # Other JSON values that Spark converts to text; apart from control characters, text may look the same.
 SUSPICIOUS = rf"{CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|\x22-?Infinity\x22$)"
 MAX_WHOLE = 2.0**63
+# Errors of Spark about a value: of SQL's class 22, and a wrong regular expression.
+FAILED = re.compile(r"\[[A-Z_.]+\] (?P<value>[^\n]*?)\.? SQLSTATE: 22|PatternSyntaxException: (?P<pattern>[^\n]*)")
 
 
 @contextlib.contextmanager
@@ -59,6 +63,20 @@ def lenient(session: SparkSession) -> Iterator[None]:
         session.conf.set("spark.sql.ansi.enabled", former)
 
 
+@contextlib.contextmanager
+def expression_errors(files: Iterable[str]) -> Iterator[None]:
+    """Replace Spark's error about a value by ArgumentError, in one sentence with the sources' files."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:  # Spark 4 raises either
+        if not (failed := FAILED.search(str(error))):
+            raise
+        raise ArgumentError(
+            f"An expression of {' or '.join(files)} fails on a record ({failed['value'] or failed['pattern']}); "
+            "correct the positions and the regular expressions there."
+        ) from None
+
+
 def check_types(session: SparkSession, source: Source) -> dict[str, DataType]:
     """Return the types of the expressions of columns and context; ArgumentError names one of a wrong type.
 
@@ -70,32 +88,42 @@ def check_types(session: SparkSession, source: Source) -> dict[str, DataType]:
     except AnalysisException as error:
         raise ArgumentError(f"[fields] of {source.file} has a type that Spark refuses: {first_line(error)}") from None
 
-    def type_of(text: str, where: str) -> DataType:
-        try:
-            return empty.select(F.expr(text)).schema[0].dataType
-        except AnalysisException as error:
-            raise ArgumentError(f"{where} is {text!r}, which Spark refuses: {first_line(error)}") from None
-
-    types = {}
+    texts = {source.where(name, "columns"): text for name, text in source.columns.items()}
+    texts |= {source.where(name, "context"): text for name, text in source.context.items()}
+    conditions = {source.where(f"'{reason}'", "rules"): text for reason, text in source.rules.items()}
+    if source.keep is not None:
+        conditions[source.where("keep")] = source.keep
     with lenient(session):
-        for name, text in source.columns.items():
-            where = source.where(name, "columns")
-            types[name] = type_of(text, where)
-            expected, words = EXPECTED[name]
-            if not isinstance(types[name], expected):
-                raise ArgumentError(
-                    f"{where} is {text!r}, of type {types[name].simpleString()}, expected {words}; cast it, or correct "
-                    "the types in [fields]."
-                )
-        for name, text in source.context.items():
-            types[f"context {name}"] = type_of(text, source.where(name, "context"))
-        conditions = {source.where(f"'{reason}'", "rules"): text for reason, text in source.rules.items()}
-        if source.keep is not None:
-            conditions[source.where("keep")] = source.keep
-        for where, text in conditions.items():
-            if not isinstance(kind := type_of(text, where), BooleanType):
-                raise ArgumentError(f"{where} is {text!r}, of type {kind.simpleString()}, expected a condition.")
-    return types
+        kinds = types_of(empty, texts | conditions)
+    for where, text in conditions.items():
+        if not isinstance(kinds[where], BooleanType):
+            raise ArgumentError(f"{where} is {text!r}, of type {kinds[where].simpleString()}, expected a condition.")
+    types = {}
+    for name, text in source.columns.items():
+        where = source.where(name, "columns")
+        types[name] = kinds[where]
+        expected, words = EXPECTED[name]
+        if not isinstance(types[name], expected):
+            raise ArgumentError(
+                f"{where} is {text!r}, of type {types[name].simpleString()}, expected {words}; cast it, or correct "
+                "the types in [fields]."
+            )
+    return types | {f"context {name}": kinds[source.where(name, "context")] for name in source.context}
+
+
+def types_of(empty: DataFrame, texts: dict[str, str]) -> dict[str, DataType]:
+    """Return the types of expressions, by their place; ArgumentError names one that Spark refuses.
+
+    They are analysed together, and one by one only if Spark refuses one.
+    """
+    try:
+        fields = empty.select(*[F.expr(text).alias(where) for where, text in texts.items()]).schema
+        return {field.name: field.dataType for field in fields}
+    except AnalysisException as error:
+        if len(texts) == 1:
+            ((where, text),) = texts.items()
+            raise ArgumentError(f"{where} is {text!r}, which Spark refuses: {first_line(error)}") from None
+        return {name: kind for each in texts.items() for name, kind in types_of(empty, dict([each])).items()}
 
 
 def expression(text: str) -> Column:
@@ -114,7 +142,8 @@ def mapped(frame: DataFrame, source: Source, types: dict[str, DataType], reason_
 
     An event that is not used has no columns, but the size (`bytes`) and the beginning (`content`) of its record. With
     `reason_of_usable` no event is used. `person` is the user ID of any record that has one. `entry` is the number of
-    an entry of a record's array, from 0; null of a record without one.
+    an entry of a record's array, from 0; null of a record without one. Columns that the source does not name are
+    missing, because a cache, a shuffle and a sort of nulls cost nearly as much as those of values.
     """
     session = frame.sparkSession
     if ARRIVAL not in source.fields:
@@ -132,7 +161,10 @@ def mapped(frame: DataFrame, source: Source, types: dict[str, DataType], reason_
     reasoned = valued.withColumn("reason", F.coalesce(reason(source), F.lit(reason_of_usable)))
     bad = F.col("reason").isNotNull()
     shown = bad & (F.col("reason") != NOT_KEPT)
-    columns = {"source": F.lit(source.name), **{name: F.col(name) for name in [*COLUMNS, "context"]}}
+    named = [name for name in COLUMNS if name in {"event_id", *source.columns}]
+    if source.context:
+        named.append("context")
+    columns = {"source": F.lit(source.name), **{name: F.col(name) for name in named}}
     return reasoned.select(
         F.col("__arrival").alias("arrival"),
         F.col("__position").alias("line_position"),

@@ -91,6 +91,8 @@ def test_entry_has_the_type_of_the_array_that_each_names() -> None:
         ('"visitor"', '"coalesc(visitor)"', "calls the function 'coalesc'; did you mean 'coalesce'"),
         ('"visitor"', '"count(visitor)"', "calls the function 'count'"),
         ('"visitor"', '"(select max(x) from y)"', "expected one expression over the fields of one record"),
+        ('"visitor"', "\"split_part(visitor, '-', 0)\"", "asks for position 0; the first is 1"),
+        ('"visitor"', '"element_at(page.tags, 0).name"', "asks for position 0; the first is 1"),
         ('"visitor"', '"current_date"', "expected one expression over the fields of one record"),
         ('"visitor"', '"visitor +"', "user_id in [columns] of sources/clicks/events.toml is not Spark SQL"),
         ('"visitor"', "7", "user_id in [columns] of sources/clicks/events.toml is 7, expected a text."),
