@@ -1,13 +1,13 @@
 """Quality of the models on MovieLens 100K and on Online Retail II, parameters chosen without the test.
 
 Online Retail II: fitted before 2011-06-01, scored on purchases until 2011-08-31; parameters from the three months
-before (fitted before 2011-03-01, scored from there to 2011-05-31). Repeat purchases are recommended and count; a second
-table counts only items new to the user, a third has the users without a history. MovieLens: parameters from a split of
-the training part.
+before (fitted before 2011-03-01, scored from there to 2011-05-31). One table per style, and one of the users without a
+history. MovieLens: parameters from a split of the training part.
 """
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from common.recommending.blend import Blend, candidates, choose_weights
 from common.recommending.evaluation import Truth
 from common.recommending.histories import History
 from common.recommending.item_model import ItemModel
-from common.recommending.models import MIXED, NEW
+from common.recommending.models import MIXED, NEW, STYLES
 from common.recommending.popularity import popularity
 from common.recommending.ranking import Ranking
 from common.recommending.scoring import Scoring
@@ -90,12 +90,16 @@ class Problem:
     scored: History
     truth: Truth
 
+    def of_style(self, style: str) -> "Problem":
+        """Return the users with later purchases that a style can reach, and these."""
+        truth = models.of_style(self.truth, self.scored, style)
+        rows = np.flatnonzero(truth.counts)
+        return Problem(self.pairs, self.scored.rows(rows), Truth(truth.items[rows]))
 
-def online_retail(table: pa.Table, cut: datetime, end: datetime, repeats: bool) -> Problem:
-    """Score the users with purchases on both sides of the cut; without repeats only items new to them count."""
+
+def online_retail(table: pa.Table, cut: datetime, end: datetime) -> Problem:
+    """Score the users with purchases on both sides of the cut."""
     pairs, truth = split(table, cut, end)
-    if not repeats:
-        truth = truth.new_to_users(pairs)
     rows = np.flatnonzero((pairs.lengths > 0) & (truth.counts > 0))
     return Problem(pairs, pairs.rows(rows), Truth(truth.items[rows]))
 
@@ -122,17 +126,29 @@ class Report:
         return result
 
 
-def compare(tuning: Problem, test: Problem, style: str, report: Report) -> None:
-    """Evaluate every model and their blend once on the test: parameters and weights are from the tuning problem."""
+Choices = dict[str, dict[str, choice.Chosen]]  # by model and style
+
+
+def choose(tuning: Problem, styles: Sequence[str]) -> Choices:
+    """Choose the parameters of every model for all styles at once, as `train_recommender` does."""
+    truths = {style: models.of_style(tuning.truth, tuning.scored, style) for style in styles}
+    started, cpu = time.perf_counter(), time.process_time()
+    chosen = {name: choice.choose(name, tuning.pairs, tuning.scored, truths) for name in models.MODELS}
+    print(f"parameters chosen in {time.perf_counter() - started:.0f} s, {time.process_time() - cpu:.0f} s of CPU")
+    return chosen
+
+
+def compare(chosen: Choices, tuning: Problem, test: Problem, style: str, report: Report) -> None:
+    """Evaluate every model and their blend once on the test of a style; parameters and weights are of the tuning."""
     members, rows, ndcg = {}, {}, {}
     for name in models.MODELS:
         started = time.perf_counter()
-        chosen = choice.choose(name, tuning.pairs, tuning.scored, tuning.truth, style)
-        rows[name] = models.fit(name, tuning.pairs, chosen.parameters).scorer(tuning.scored)
-        members[name] = models.fit(name, test.pairs, chosen.parameters)
+        best, fitted = chosen[name][style]
+        rows[name] = fitted.scored(best.parameters).scorer(tuning.scored)
+        members[name] = models.fit(name, test.pairs, best.parameters)
         ranking = models.ranking_of(members[name], test.scored, style)
-        ndcg[name] = report.line(name, chosen.ndcg, ranking, time.perf_counter() - started).ndcg
-        print("    " + ", ".join(f"{key} {value:g}" for key, value in chosen.parameters.items()))
+        ndcg[name] = report.line(name, best.ndcg, ranking, time.perf_counter() - started).ndcg
+        print("    " + ", ".join(f"{key} {value:g}" for key, value in best.parameters.items()))
     started = time.perf_counter()
     among = candidates(list(rows.values()), tuning.scored.user_count, **models.limits(tuning.scored, style))
     weights, found, _ = choose_weights(among, tuning.truth)
@@ -140,29 +156,31 @@ def compare(tuning: Problem, test: Problem, style: str, report: Report) -> None:
     blend = Blend([members[name] for name in used], list(used.values()))
     ranking = models.ranking_of(blend, test.scored, style)
     blended = report.line("blend", found, ranking, time.perf_counter() - started).ndcg
-    best = max(ndcg, key=lambda name: ndcg[name].mean())
-    low, high = evaluation.interval(blended - ndcg[best], seed=1)
+    leader = max(ndcg, key=lambda name: ndcg[name].mean())
+    low, high = evaluation.interval(blended - ndcg[leader], seed=1)
     print("    " + ", ".join(f"{name} {weight:g}" for name, weight in used.items()))
-    print(f"    blend less {best}, per user: {(blended - ndcg[best]).mean():+.4f}, 95 % {low:+.4f} to {high:+.4f}")
+    print(f"    blend less {leader}, per user: {(blended - ndcg[leader]).mean():+.4f}, 95 % {low:+.4f} to {high:+.4f}")
 
 
 def on_online_retail(source: Path) -> None:
     table = purchases(source)
-    for repeats in (True, False):
-        print("\nOnline Retail II, " + ("repeat purchases count" if repeats else "only items new to the user count"))
-        tuning, test = online_retail(table, TUNING, TEST, repeats), online_retail(table, TEST, END, repeats)
-        style = MIXED if repeats else NEW
+    tuning, everything = online_retail(table, TUNING, TEST), online_retail(table, TEST, END)
+    print("\nOnline Retail II")
+    chosen = choose(tuning, STYLES)
+    for style in STYLES:
+        print(f"\nstyle {style}")
+        test = everything.of_style(style)
         report = Report(test)
         for half_life, expected in HARNESS.items():
             score = popularity(test.pairs, np.inf if half_life == models.FOREVER else half_life)
             name = "popularity, all-time" if half_life == models.FOREVER else f"popularity, {half_life:g} days"
             result = report.line(name, None, models.popular_ranking(score, test.scored, style))
-            if repeats and round(result.means()["ndcg"], 4) != expected:
+            if style == MIXED and round(result.means()["ndcg"], 4) != expected:
                 raise SystemExit(f"{name} has another nDCG@10, expected {expected}: the protocol differs.")
-        if repeats:
+        if style == MIXED:
             baseline = most_bought(test.pairs)
             report.line("most frequent purchases", None, models.ranking_of(baseline, test.scored, MIXED))
-        compare(tuning, test, style, report)
+        compare(chosen, tuning.of_style(style), test, style, report)
     pairs, truth = split(table, TEST, END)
     cold = np.flatnonzero((pairs.lengths == 0) & (truth.counts > 0))
     print("\nOnline Retail II, users without a history: non-personalized items")
@@ -170,11 +188,11 @@ def on_online_retail(source: Path) -> None:
     earlier, bought = split(table, TUNING, TEST)
     newcomers = np.flatnonzero((earlier.lengths == 0) & (bought.counts > 0))
     scored, later = earlier.rows(newcomers), Truth(bought.items[newcomers])
-    chosen = choice.choose_recent_popularity(earlier, scored, later, MIXED)
-    trending = popularity(pairs, chosen.parameters["half_life"])
+    recent = choice.choose_recent_popularity(earlier, scored, later, MIXED)
+    trending = popularity(pairs, recent.parameters["half_life"])
     for name, scores in {"popularity, all-time": popularity(pairs), "trending": trending}.items():
         report.line(
-            name, chosen.ndcg if name == "trending" else None, models.popular_ranking(scores, report.test.scored, MIXED)
+            name, recent.ndcg if name == "trending" else None, models.popular_ranking(scores, report.test.scored, MIXED)
         )
 
 
@@ -188,7 +206,8 @@ def on_movielens(source: Path) -> None:
     found = movielens.harness(train, pairs, truth)
     print(", ".join(f"{name} {ndcg:.4f}" for name, ndcg in found.items()) + ": the published figures are reproduced")
     test = Problem(pairs, pairs, truth)
-    compare(Problem(tuning_pairs, tuning_pairs, tuning_truth), test, NEW, Report(test))
+    tuning = Problem(tuning_pairs, tuning_pairs, tuning_truth)
+    compare(choose(tuning, [NEW]), tuning, test, NEW, Report(test))
 
 
 def main() -> None:

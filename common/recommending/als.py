@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from common.recommending.blocks import blocks, in_parallel
 from common.recommending.histories import Floats
@@ -76,7 +77,8 @@ def _solve(weights: sp.csr_matrix, other: Floats, regularization: float, factors
     lengths = np.diff(weights.indptr)
     order = np.argsort(lengths, kind="stable")
     factors[order[: np.searchsorted(lengths[order], 1)]] = 0  # rows without entries
-    common = other.T @ other
+    with threadpool_limits(1):  # OpenBLAS's threads would spin after it
+        common = other.T @ other
     common[np.diag_indices(len(common))] += np.float32(regularization)
     solve_block = partial(_solve_block, weights, other, common, factors, order, exact)
     for _ in in_parallel(solve_block, _slices_by_length(lengths[order], other.shape[1])):

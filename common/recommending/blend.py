@@ -153,19 +153,20 @@ def choose_weights(candidates: Candidates, truth: Truth) -> tuple[list[float], f
     """Choose the weights of the members (0: left out) of highest nDCG@10; return them, the nDCG@10, the number tried.
 
     Starts from the best member alone: each other member in turn, best first, with each of STEPS or without, twice.
+    Memory: the candidates, each row as long as the longest.
     """
+    users, count = truth.items.shape[0], candidates.scores.shape[1]
+    place = cumcount(candidates.rows)
+    width = int(place.max()) + 1 if len(place) else 0
+    items = np.zeros((users, width), dtype=np.int64)
+    items[candidates.rows, place] = candidates.items
+    scores = np.zeros((users, width, count), dtype=np.float32)
+    scores[candidates.rows, place] = candidates.scores
 
     def score(weights: list[float]) -> float:
-        total = candidates.scores @ np.asarray(weights, dtype=np.float32)
-        order = np.lexsort((candidates.items, -total, candidates.rows))
-        rows = candidates.rows[order]
-        ranks = cumcount(rows)
-        first = (ranks < DEPTH) & (total[order] > 0)
-        chosen = order[first]
-        ranking = Ranking(rows[first], ranks[first], candidates.items[chosen], total[chosen])
-        return quality(ranking, truth).means()["ndcg"]
+        rows, places, values = top_entries(scores @ np.asarray(weights, dtype=np.float32), DEPTH)
+        return quality(Ranking(rows, cumcount(rows), items[rows, places], values), truth).means()["ndcg"]
 
-    count = candidates.scores.shape[1]
     alone = [score([float(number == member) for number in range(count)]) for member in range(count)]
     by_quality = sorted(range(count), key=lambda member: -alone[member])
     best = [float(number == by_quality[0]) for number in range(count)]

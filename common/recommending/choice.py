@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,17 +19,23 @@ from common.recommending.models import (
     NEW,
     SCORING_GRID,
     Fitted,
+    Fitting,
     Parameters,
     Size,
     fit_once,
     fit_seconds,
+    fitting_of,
     popular_ranking,
-    ranking_of,
 )
 from common.recommending.popularity import popularity
+from common.recommending.trials import trial
 
 TUNING_HEAD = 6_000  # items of EASE to choose parameters on, where the budget does not allow all that ship
 RECENT_HALF_LIVES = (7.0, 3.0, 14.0, 30.0, 60.0)
+OWN_FITS = 5_000  # items; in a larger catalogue the fits of several styles may not fit into memory
+OWN_FITS_COST = 8  # fits that the budget must cover besides: three styles are fitted to evaluate and to ship
+VECTORS = ("user_half_life", "user_counting")
+FREE = {"self_weight", "momentum"}  # parameters that each trial has several values of
 AGES = {"fit_half_life", "user_half_life", "momentum"}
 COUNTINGS = {"counting", "user_counting"}
 Grid = Mapping[str, tuple[float, ...]]
@@ -45,99 +51,136 @@ class Choice:
     per_user: Numbers = field(default_factory=lambda: np.zeros(0))
 
 
+class Chosen(NamedTuple):
+    """The choice for a style, and the fit of its parameters that it was made on."""
+
+    choice: Choice
+    fitted: Fitted
+
+
 def choose(
     name: str,
     pairs: History,
     queries: History,
-    truth: Truth,
-    style: str,
+    truths: Mapping[str, Truth],
     head: int = MAX_HEAD,
     seconds: float = np.inf,
-) -> Choice:
-    """Choose the parameters of the highest nDCG@10 for a model.
+) -> dict[str, Chosen]:
+    """Choose the parameters of the highest nDCG@10 for a model, for each style of `truths`.
 
-    Fits on `pairs`, ranks for the rows of `queries` (users x items), compares with the same rows of `truth`. One pass
-    of coordinate search: each parameter in turn over its grid, the others at the best so far; then a second pass over
-    the parameters of the scoring, which reuses one fit. Candidates that would exceed `seconds` by the estimates of
-    `fit_seconds` and `rank_seconds` are skipped, except the first. Estimates, so that the choice does not depend on the
-    machine.
+    Fits on `pairs`, ranks for the rows of `queries` (users x items), compares with the same rows of `truths`. Climbs
+    along each parameter in turn from the best so far of the first style; then, for each style, along those of the
+    scoring, which need no other fit. Each style takes the best of all that was tried for any. Candidates that would
+    exceed `seconds` by the estimates of `fit_seconds` and `rank_seconds` are skipped, except the first. Estimates, so
+    that the choice does not depend on the machine.
     """
-    grid, size = grid_of(name, pairs, style), Size.of(pairs)
-    head = tuning_head(name, size, grid, head, seconds)
-    fitted = lru_cache(maxsize=1)(lambda fitting: fit_once(name, pairs, dict(fitting), head))
-    last, spent, tried = None, 0.0, 0
-
-    def score(parameters: Parameters) -> Numbers | None:
-        nonlocal last, spent, tried
-        fitting = tuple((key, value) for key, value in parameters.items() if key not in SCORING_GRID)
-        price = rank_seconds(queries) + (0 if fitting == last else fit_seconds(name, size, parameters, head))
-        if tried and spent + price > seconds:
-            return None
-        last, spent, tried = fitting, spent + price, tried + 1
-        return quality(ranking_of(fitted(fitting).scored(parameters), queries, style), truth).ndcg
-
-    best, ndcg = coordinate_search(grid, score)
-    best, ndcg = coordinate_search({key: grid[key] for key in SCORING_GRID}, score, (best, ndcg))
-    return Choice(best, mean(ndcg), tried, ndcg)
+    search = Search(name, pairs, queries, truths, head, seconds)
+    main, *others = truths
+    search.attempt(search.start, search.grid["momentum"])
+    for key in search.grid:
+        if key not in FREE:
+            search.climb(main, key)
+    for style in (main, *others):
+        for key in VECTORS:
+            search.climb(style, key)
+        search.attempt(search.best(style).parameters, search.grid["momentum"])
+    return {style: search.chosen(style) for style in truths}
 
 
-def choose_scoring(
-    fitted: Fitted,
-    start: Parameters,
-    pairs: History,
-    queries: History,
-    truth: Truth,
-    style: str,
-    seconds: float = np.inf,
-) -> Choice:
-    """Choose the parameters of the scoring of a style for a fit, from those of another; arguments as of `choose`."""
-    tried = 0
+class Search:
+    """Search for the parameters of one model for all styles, and its state."""
 
-    def score(parameters: Parameters) -> Numbers | None:
-        nonlocal tried
-        if tried and (tried + 1) * rank_seconds(queries) > seconds:
-            return None
-        tried += 1
-        return quality(ranking_of(fitted.scored(parameters), queries, style), truth).ndcg
+    def __init__(
+        self, name: str, pairs: History, queries: History, truths: Mapping[str, Truth], head: int, seconds: float
+    ) -> None:
+        self.name, self.pairs, self.queries, self.truths, self.seconds = name, pairs, queries, truths, seconds
+        self.size, self.main = Size.of(pairs), next(iter(truths))
+        self.grid = grid_of(name, pairs, self.main)
+        self.start = {key: values[0] for key, values in self.grid.items()}
+        self.head = tuning_head(name, self.size, self.grid, head, seconds)
+        self.own_fits = self.size.items <= OWN_FITS and (
+            OWN_FITS_COST * fit_seconds(name, self.size, self.start, self.head) <= seconds
+        )
+        self.found: dict[tuple[str, Fitting], Choice] = {}
+        self.fits: dict[Fitting, Fitted] = {}
+        self.seen: dict[tuple[Any, ...], set[float]] = defaultdict(set)  # momenta by fit and vectors
+        self.spent, self.tried = 0.0, 0
 
-    grid = useful({**SCORING_GRID, **({"self_weight": (0,)} if style == NEW else {})}, pairs)
-    start = {**start, "self_weight": 0} if style == NEW else start
-    first = score(start)
-    assert first is not None
-    best, ndcg = coordinate_search(grid, score, (start, first))
-    return Choice(best, mean(ndcg), tried, ndcg)
+    def climb(self, style: str, key: str) -> None:
+        """Try the neighbours of the best value of a style, up, or else down, until one is worse; all if unordered."""
+        values = sorted(self.grid[key])
+        if key in COUNTINGS:
+            for value in values:
+                self.attempt({**self.best(style).parameters, key: value})
+            return
+        for step in (1, -1):
+            here = start = values.index(self.best(style).parameters[key])
+            while 0 <= here + step < len(values) and self.best(style).parameters[key] == values[here]:
+                here += step
+                self.attempt({**self.best(style).parameters, key: values[here]})
+            if self.best(style).parameters[key] != values[start]:
+                return
+
+    def attempt(self, parameters: Parameters, momenta: Sequence[float] | None = None) -> None:
+        """Try parameters with some momenta, by default those of the best of each style; keep what is better."""
+        momenta = momenta or [self.best(style).parameters["momentum"] for style in self.truths]
+        fitting = fitting_of(parameters)
+        seen = self.seen[fitting, *(parameters[key] for key in VECTORS)]
+        new = [momentum for momentum in dict.fromkeys(momenta) if momentum not in seen]
+        price = 0 if fitting in self.fits else fit_seconds(self.name, self.size, parameters, self.head)
+        budget = (self.seconds - self.spent - price) / rank_seconds(self.queries) if self.queries.user_count else 0
+        if not new or (self.tried and budget < 1 + len(new)):
+            return
+        new = new if budget >= 1 + len(new) else new[:1]
+        self.spent += price + (1 + len(new)) * rank_seconds(self.queries)
+        seen.update(new)
+        if fitting not in self.fits:
+            self.fits[fitting] = fit_once(self.name, self.pairs, parameters, self.head)
+        weights = self.grid["self_weight"]
+        found = trial(self.fits[fitting], parameters, new, weights, self.queries, self.truths)
+        self.tried += len(new) * len(weights)
+        for variant, ndcg in found.items():
+            best = self.found.get((variant.style, fitting))
+            if best is None or mean(ndcg) > best.ndcg:
+                choice = Choice({**parameters, **variant.numbers()}, mean(ndcg), 0, ndcg)
+                self.found[variant.style, fitting] = choice
+        held = {fitting_of(self.best(style).parameters) for style in self.truths}
+        self.fits = {key: fitted for key, fitted in self.fits.items() if key in held}
+
+    def best(self, style: str) -> Choice:
+        """Return the best for a style: of all fits, or of the one of the first style."""
+        choices = [choice for (other, _), choice in self.found.items() if other == style]
+        if style == self.main or self.own_fits:
+            return max(choices, key=lambda choice: choice.ndcg)
+        return self.found[style, fitting_of(self.best(self.main).parameters)]
+
+    def chosen(self, style: str) -> Chosen:
+        """Return the best for a style and its fit."""
+        best = self.best(style)
+        return Chosen(replace(best, tried=self.tried), self.fits[fitting_of(best.parameters)])
 
 
 def choose_recent_popularity(pairs: History, queries: History, truth: Truth, style: str) -> Choice:
     """Choose the half-life, in days, of the popularity with the highest nDCG@10; arguments as of `choose`."""
 
-    def score(parameters: Parameters) -> Numbers | None:
+    def score(parameters: Parameters) -> Numbers:
         return quality(popular_ranking(popularity(pairs, parameters["half_life"]), queries, style), truth).ndcg
 
     best, ndcg = coordinate_search({"half_life": RECENT_HALF_LIVES}, score)
     return Choice(best, mean(ndcg), len(RECENT_HALF_LIVES), ndcg)
 
 
-def coordinate_search(
-    grid: Grid, score: Callable[[Parameters], Numbers | None], start: tuple[Parameters, Numbers] | None = None
-) -> tuple[Parameters, Numbers]:
+def coordinate_search(grid: Grid, score: Callable[[Parameters], Numbers]) -> tuple[Parameters, Numbers]:
     """Return the parameters of the highest mean score, and the scores of the users: each parameter in turn.
 
-    From the first values of the grid, or from known parameters and their scores. `score` returns None for parameters
-    that it leaves out, never for the first.
+    From the first values of the grid.
     """
-    if start is None:
-        first = {name: values[0] for name, values in grid.items()}
-        scores = score(first)
-        assert scores is not None
-        start = first, scores
-    best, highest = start
+    best = {name: values[0] for name, values in grid.items()}
+    highest = score(best)
     for name, values in grid.items():
-        for value in values:
-            if value == best[name]:
-                continue
+        for value in values[1:]:
             reached = score({**best, name: value})
-            if reached is not None and mean(reached) > mean(highest):
+            if mean(reached) > mean(highest):
                 best, highest = {**best, name: value}, reached
     return best, highest
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -25,6 +26,12 @@ class Truth:
     def counts(self) -> Positions:
         """Number of items of each user."""
         return np.diff(self.items.indptr).astype(np.int64)
+
+    @cached_property
+    def keys(self) -> Positions:
+        """The pairs as row * items + item, ascending."""
+        rows = np.repeat(np.arange(self.items.shape[0], dtype=np.int64), self.counts)
+        return np.sort(rows * self.items.shape[1] + self.items.indices)
 
     def only(self, items: NDArray[np.bool_]) -> Truth:
         """Return the marked ones of the items (items). O(pairs)."""
@@ -71,9 +78,7 @@ def quality(ranking: Ranking, truth: Truth) -> Quality:
     users, items = truth.items.shape
     top = ranking.ranks < DEPTH
     rows, ranks = ranking.rows[top], ranking.ranks[top]
-    true_rows = np.repeat(np.arange(users, dtype=np.int64), truth.counts)
-    true = np.sort(true_rows * items + truth.items.indices)
-    hit = is_in(rows * items + ranking.items[top], true)
+    hit = is_in(rows * items + ranking.items[top], truth.keys)
     rows, ranks = rows[hit], ranks[hit]
     order = np.lexsort((ranks, rows))
     rows, ranks = rows[order], ranks[order]

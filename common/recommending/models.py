@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
 
 from common.recommending.als import als
 from common.recommending.blend import Blend, Model
@@ -23,6 +24,7 @@ from common.recommending.scoring import Scoring
 from common.recommending.svd import svd
 
 Parameters = dict[str, float]
+Fitting = tuple[tuple[str, float], ...]
 Fit = ItemModel | FactorModel
 
 FOREVER = 36_500.0  # days; a half-life that decays nothing
@@ -137,6 +139,11 @@ def defaults(name: str) -> Parameters:
     return {key: values[0] for key, values in {**SCORING_GRID, **FITTING_GRID, **MODELS[name].grid}.items()}
 
 
+def fitting_of(parameters: Parameters) -> Fitting:
+    """Return the parameters that a fit depends on."""
+    return tuple((key, value) for key, value in parameters.items() if key not in SCORING_GRID)
+
+
 @dataclass(frozen=True)
 class Fitted:
     """A fit that can be scored in several ways: its typical strongest weight, and the momentum of its items."""
@@ -165,7 +172,8 @@ def fit_once(name: str, pairs: History, parameters: Parameters, head: int = MAX_
     matrix = fitting_matrix(pairs, parameters["fit_half_life"], parameters["counting"])
     model = MODELS[name].fit(matrix, parameters, head)
     if isinstance(model, FactorModel):
-        typical = _typical_weight(_sampled_weights(model))
+        with threadpool_limits(1):
+            typical = _typical_weight(_sampled_weights(model))
     else:
         typical = _typical_weight(model.dense if len(model.head) else model.sparse)
     return Fitted(model, typical, momentum(pairs))

@@ -124,7 +124,7 @@ def top_entries(block: Floats, count: int) -> Entries:
         maxima = block[:, : deep * groups].reshape(rows, deep, groups).max(axis=1)
         np.maximum(threshold, np.partition(maxima, groups - count, axis=1)[:, groups - count], out=threshold)
     row, column = np.nonzero(block >= threshold[:, None])
-    return _first(row, column, block[row, column], count)
+    return first_entries(row, column, block[row, column], count)
 
 
 def top_of_sparse(block: sp.csr_matrix, count: int, excluded: sp.csr_matrix | None = None) -> Entries:
@@ -154,10 +154,10 @@ def top_of_sparse(block: sp.csr_matrix, count: int, excluded: sp.csr_matrix | No
         keys = np.sort(rows_of(excluded) * columns + excluded.indices)
         kept = ~is_in(row * columns + column, keys)
         row, column, value = row[kept], column[kept], value[kept]
-    return _first(row, column, value, count)
+    return first_entries(row, column, value, count)
 
 
-def _first(row: Positions, column: Positions, value: Floats, count: int) -> Entries:
+def first_entries(row: Positions, column: Positions, value: Floats, count: int) -> Entries:
     """Return the `count` largest positive values of each row; best first, ties to the lower column.
 
     Sorts integers packed from row, value and column, many times faster than sorting by three keys. The bits of positive

@@ -6,7 +6,6 @@ import numpy as np
 import scipy.sparse as sp
 from threadpoolctl import threadpool_limits
 
-from common.recommending.blocks import cores
 from common.recommending.histories import Floats
 
 USER_POWER = 0.25
@@ -20,6 +19,7 @@ def svd(matrix: sp.csr_matrix, factors: int, item_power: float, seed: int = 1) -
     Halko, Martinsson and Tropp 2011; scaling by degrees: Nikolakopoulos et al., EigenRec, 2019.)
 
     O(entries factors + (users + items) factors^2) time; memory: the matrix twice and (users + items) factors floats.
+    On one core, because OpenBLAS's threads spin while they wait: up to 10 times the CPU of one on a busy machine.
     The same seed gives the same factors. At most as many factors as users or items.
     """
     from sklearn.utils.extmath import randomized_svd  # here: its import takes a second, which prediction need not wait
@@ -33,7 +33,7 @@ def svd(matrix: sp.csr_matrix, factors: int, item_power: float, seed: int = 1) -
     row_scale = np.maximum(np.diff(matrix.indptr), 1.0) ** -USER_POWER
     item_scale = np.maximum(np.bincount(matrix.indices, minlength=items), 1.0) ** item_power
     scaled = (sp.diags(row_scale) @ matrix @ sp.diags(1 / item_scale)).astype(np.float32).tocsr()
-    with threadpool_limits(cores()):
+    with threadpool_limits(1):
         vectors = randomized_svd(scaled, kept, n_iter=4, random_state=seed)[2].T
     inputs, outputs = vectors / item_scale[:, None], vectors * item_scale[:, None]
     return inputs.astype(np.float32), outputs.astype(np.float32)

@@ -4,12 +4,13 @@ Only items of the catalogue (curated/items) take part, if there is one. Models l
 the truth is the target events of the tracking plan. Parameters come from the tuning window; on the test window each
 model is evaluated once, with those. A model passes the gate if its nDCG@10 there is higher than that of recent
 popularity. Of those that pass, the simplest ships that is as good as the best over both windows; a blend of models
-ships instead if it beats that one on the test window beyond the noise of a bootstrap. The styles (all items, those
-that the user had, those that are new for the user) share the fits and differ in scoring, weights and winner. Where no
+ships instead if it beats that one on the test window beyond the noise of a bootstrap. Each style (all items, those
+that the user had, those that are new for the user) has its own parameters, weights and winner. Where no
 model passes, or nobody has events on both sides of a window, trending items ship instead.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from common.recommending.blend import Blend, candidates, choose_weights
 from common.recommending.choice import Choice
 from common.recommending.evaluation import Numbers, Truth
 from common.recommending.histories import History
-from common.recommending.models import MIXED, NEW, STYLES, Fitted
+from common.recommending.models import MIXED, NEW, STYLES, Fitted, Fitting, fitting_of
 from common.recommending.popularity import momentum, popularity
 from common.recommending.ranking import Ranking
 from common.recommending.windows import Snapshot, Window, first_events, snapshot, targets_between, window
@@ -150,7 +151,7 @@ class Plan(NamedTuple):
 
 
 def plan(task: Task, size: models.Size) -> Plan:
-    """Select the models of which four fits (choose, blend, evaluate, ship) fit into an equal share of the budget.
+    """Select the models of which four fits (two to choose, evaluate, ship) fit into an equal share of the budget.
 
     EASE gets fewer head items until it fits. The first in MODELS always runs. All by estimates, so that the same data
     give the same plan anywhere.
@@ -189,55 +190,51 @@ def evaluate_popularity(data: Data, report: Evaluation) -> float:
 
 
 def tune_models(task: Task, data: Data, reports: list[Evaluation], planned: Plan) -> dict[str, dict[str, Choice]]:
-    """Choose the parameters of each model and style, and the weights of the blend, on the tuning window."""
-    main, pairs = reports[0], data.at_tuning.fitted
+    """Choose the parameters of each model and style, and the weights of the blends, on the tuning window."""
+    window, pairs = reports[0].tuning, data.at_tuning.fitted
+    truths = {report.style: models.of_style(window.truth, window.queries, report.style) for report in reports}
     chosen: dict[str, dict[str, Choice]] = {report.style: {} for report in reports}
-    fitted: dict[str, Fitted] = {}
+    members: dict[str, dict[str, models.Fit]] = {report.style: {} for report in reports}
     for number, (name, head) in enumerate(planned.heads.items()):
         task.progress(f"choosing parameters, now of {name}", number, len(planned.heads))
-        tuning = main.tuning
-        best = choice.choose(name, pairs, tuning.queries, tuning.truth, main.style, head, planned.seconds)
-        chosen[main.style][name] = best
-        fitted[name] = models.fit_once(name, pairs, best.parameters, min(head, choice.TUNING_HEAD))
-        for report in reports[1:]:
-            tuning = report.tuning
-            chosen[report.style][name] = choice.choose_scoring(
-                fitted[name], best.parameters, pairs, tuning.queries, tuning.truth, report.style, planned.seconds
-            )
+        for style, each in choice.choose(name, pairs, window.queries, truths, head, planned.seconds).items():
+            chosen[style][name] = each.choice
+            members[style][name] = each.fitted.scored(each.choice.parameters)
     for report in reports:
-        chosen[report.style][BLEND] = blend_weights(fitted, chosen[report.style], report)
+        chosen[report.style][BLEND] = blend_weights(members[report.style], report)
     return chosen
 
 
-def blend_weights(fitted: dict[str, Fitted], chosen: dict[str, Choice], report: Evaluation) -> Choice:
+def blend_weights(members: dict[str, models.Fit], report: Evaluation) -> Choice:
     """Choose the weights of the models, without those of weight 0, on the tuning window."""
     queries = report.tuning.queries
-    scorers = [fitted[name].scored(chosen[name].parameters).scorer(queries) for name in fitted]
+    scorers = [member.scorer(queries) for member in members.values()]
     among = candidates(scorers, queries.user_count, **models.limits(queries, report.style))
     weights, ndcg, tried = choose_weights(among, report.tuning.truth)
-    return Choice({name: weight for name, weight in zip(fitted, weights, strict=True) if weight}, ndcg, tried)
+    return Choice({name: weight for name, weight in zip(members, weights, strict=True) if weight}, ndcg, tried)
 
 
 def evaluate_models(
     task: Task, data: Data, reports: list[Evaluation], planned: Plan, chosen: dict[str, dict[str, Choice]]
 ) -> None:
     """Evaluate each model and the blend on the test window, for each style."""
-    fitted: dict[str, Fitted] = {}
+    members: dict[str, dict[str, models.Fit]] = {report.style: {} for report in reports}
     for number, (name, head) in enumerate(planned.heads.items()):
         task.progress(f"evaluating models, now {name}", number, len(planned.heads))
-        fitted[name] = models.fit_once(name, data.at_test.fitted, chosen[reports[0].style][name].parameters, head)
+        fits: dict[Fitting, Fitted] = {}
         for report in reports:
             started, best = time.monotonic(), chosen[report.style][name]
-            model = fitted[name].scored(best.parameters)
+            fitting = fitting_of(best.parameters)
+            if fitting not in fits:
+                fits[fitting] = models.fit_once(name, data.at_test.fitted, best.parameters, head)
+            members[report.style][name] = model = fits[fitting].scored(best.parameters)
             report.add(name, best, models.ranking_of(model, report.test.queries, report.style), started)
     for report in reports:
-        of_style = chosen[report.style]
-        weights = of_style[BLEND].parameters
-        if len(weights) > 1:
-            started = time.monotonic()
-            members = [fitted[name].scored(of_style[name].parameters) for name in weights]
-            ranking = models.ranking_of(Blend(members, list(weights.values())), report.test.queries, report.style)
-            report.add(BLEND, of_style[BLEND], ranking, started)
+        blend = chosen[report.style][BLEND]
+        if len(blend.parameters) > 1:
+            started, of_style = time.monotonic(), members[report.style]
+            blended = Blend([of_style[name] for name in blend.parameters], list(blend.parameters.values()))
+            report.add(BLEND, blend, models.ranking_of(blended, report.test.queries, report.style), started)
 
 
 class Shipped(NamedTuple):
@@ -285,17 +282,17 @@ def cold_users(pairs: History, truth: Truth, trending: np.ndarray) -> dict[str, 
 
 
 def ship(
-    task: Task, data: Data, half_life: float, document: dict[str, Any], fits: dict[str, models.Fit] | None = None
+    task: Task, data: Data, half_life: float, document: dict[str, Any], fits: Sequence[tuple[str, models.Fit]] = ()
 ) -> None:
     """Write the model: the arrays of the fits, those of the items, and the document."""
-    arrays, descriptions = models.to_arrays(list((fits or {}).values()))
+    arrays, descriptions = models.to_arrays([fit for _, fit in fits])
     arrays |= {
         **string_arrays("items", data.items),
         "trending": popularity(data.now.pairs, half_life),
         "last_event": data.now.last_event.astype(np.int64),
         "momentum": momentum(data.now.fitted),
     }
-    named = [{"name": name, **each} for name, each in zip(fits or {}, descriptions, strict=True)]
+    named = [{"name": name, **each} for (name, _), each in zip(fits, descriptions, strict=True)]
     as_of = int(data.now.moment.astype(np.int64))
     write_arrays(task, "model", arrays, {"as_of": as_of, "verb": verb(task), "fits": named, **document})
 
@@ -345,28 +342,24 @@ def ship_models(
     document: dict[str, Any],
 ) -> None:
     """Fit the winners on all data and ship them."""
-    (main, report), *_ = shipped.values()
-    names = [name for name in planned.heads if any(name in each.members for each, _ in shipped.values())]
-    task.progress(f"fitting {', '.join(names)} on all data", len(planned.heads), len(planned.heads))
-    fitted = {
-        name: models.fit_once(name, data.now.fitted, report.choices[name].parameters, planned.heads[name])
-        for name in names
-    }
+    (main, _), *_ = shipped.values()
+    fits: dict[tuple[str, Fitting], Fitted] = {}
     styles = {}
     for style, (each, source) in shipped.items():
-        members = [
-            {
-                "fit": names.index(name),
-                "weight": weight,
-                "scoring": fitted[name].scored(source.choices[name].parameters).scoring.numbers(),
-            }
-            for name, weight in each.members.items()
-        ]
+        members = []
+        for name, weight in each.members.items():
+            parameters = source.choices[name].parameters
+            key = name, fitting_of(parameters)
+            if key not in fits:
+                task.progress(f"fitting {name} on all data", len(planned.heads), len(planned.heads))
+                fits[key] = models.fit_once(name, data.now.fitted, parameters, planned.heads[name])
+            scoring = fits[key].scored(parameters).scoring.numbers()
+            members.append({"fit": list(fits).index(key), "weight": weight, "scoring": scoring})
         styles[style] = {"model": each.name, "members": members, "choice": each.figures}
     task.metrics["model"] = main.name
     task.log("chosen", **{style: each["model"] for style, each in styles.items()})
-    fits = {name: each.model for name, each in fitted.items()}
-    ship(task, data, half_life, {"model": main.name, "styles": styles, **document}, fits)
+    named = [(name, fitted.model) for (name, _), fitted in fits.items()]
+    ship(task, data, half_life, {"model": main.name, "styles": styles, **document}, named)
 
 
 def main(task: Task) -> None:

@@ -14,6 +14,7 @@ from common.recommending.histories import BY_EVENTS, BY_NOTHING, BY_WEIGHT, Hist
 from common.recommending.models import AGAIN, NEW
 from common.recommending.popularity import momentum, popularity
 from common.recommending.ranking import Ranking, concatenate
+from common.recommending.trials import Variant, trial
 
 PARAMETERS = {key: value for name in models.MODELS for key, value in models.defaults(name).items()}
 
@@ -176,7 +177,7 @@ def learnable() -> tuple[History, Truth]:
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_model_learns_tastes_unlike_popularity(name: str) -> None:
     pairs, truth = learnable()
-    chosen = choice.choose(name, pairs, pairs, truth, style=NEW)
+    chosen = choice.choose(name, pairs, pairs, {NEW: truth})[NEW].choice
     found = quality(models.ranking_of(models.fit(name, pairs, chosen.parameters), pairs, NEW), truth).means()["ndcg"]
     popular = quality(models.popular_ranking(popularity(pairs), pairs, NEW), truth).means()["ndcg"]
     assert chosen.ndcg == found
@@ -203,13 +204,13 @@ def test_ease_covers_the_head_and_neighbours_the_tail() -> None:
 @pytest.mark.parametrize("name", models.MODELS)
 def test_budget_bounds_all_candidates_but_the_first(name: str) -> None:
     pairs, truth = learnable()
-    whole = choice.choose(name, pairs, pairs, truth, style=NEW)
-    first = choice.choose(name, pairs, pairs, truth, style=NEW, seconds=0)
+    whole = choice.choose(name, pairs, pairs, {NEW: truth})[NEW].choice
+    first = choice.choose(name, pairs, pairs, {NEW: truth}, seconds=0)[NEW].choice
     assert first.tried == 1 and first.parameters == {**models.defaults(name), "self_weight": 0}
     size = models.Size.of(pairs)
-    one_fit = models.fit_seconds(name, size, first.parameters, 100) + 20 * choice.rank_seconds(pairs)
-    some = choice.choose(name, pairs, pairs, truth, style=NEW, seconds=one_fit)
-    assert 1 < some.tried <= whole.tried
+    two = 2.1 * models.fit_seconds(name, size, first.parameters, 100) + 2 * 2 * choice.rank_seconds(pairs)
+    some = choice.choose(name, pairs, pairs, {NEW: truth}, seconds=two)[NEW].choice
+    assert some.tried == 2 <= whole.tried
     assert first.ndcg <= some.ndcg <= whole.ndcg
 
 
@@ -244,7 +245,7 @@ def test_weights_favour_the_informed_member() -> None:
 def test_candidates_are_the_best_of_each_member_without_excluded() -> None:
     pairs, _ = learnable()
     scorers = [models.fit(name, pairs, PARAMETERS).scorer(pairs) for name in models.MODELS]
-    among = candidates(scorers, pairs.user_count, models.excluded(pairs, NEW))
+    among = candidates(scorers, pairs.user_count, **models.limits(pairs, NEW))
     found = set(zip(among.rows.tolist(), among.items.tolist(), strict=True))
     rows = np.repeat(np.arange(200), pairs.lengths)
     assert not found & set(zip(rows.tolist(), pairs.indices.tolist(), strict=True))
@@ -275,15 +276,76 @@ def test_values_that_change_nothing_are_not_tried() -> None:
     assert varied["factors"] == (16, 32)
 
 
-def test_style_has_its_own_scoring_within_the_budget() -> None:
+def styles_of(pairs: History, bought: np.ndarray) -> dict[str, Truth]:
+    truth = Truth(sp.csr_matrix(bought))
+    return {style: models.of_style(truth, pairs, style) for style in models.STYLES}
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_trial_has_the_quality_of_each_ranking(name: str) -> None:
+    pairs = random_history(60, 40)
+    truths = styles_of(pairs, np.random.default_rng(8).random((60, 40)) < 0.2)
+    parameters = {**PARAMETERS, "factors": 8, "user_half_life": 3, "user_counting": BY_NOTHING}
+    fitted = models.fit_once(name, pairs, parameters)
+    found = trial(fitted, parameters, (0.4, 0), (30, 0), pairs, truths)
+    assert len(found) == 2 * (2 + 2 + 1)
+    for variant, ndcg in found.items():
+        model = fitted.scored({**parameters, **variant.numbers()})
+        expected = quality(models.ranking_of(model, pairs, variant.style), truths[variant.style]).ndcg
+        np.testing.assert_array_equal(ndcg, expected, str(variant))
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_each_style_has_the_best_of_all_that_was_tried(name: str) -> None:
+    """So none is worse than with the parameters of another, and the fit that comes with it is that of its own."""
     pairs, truth = learnable()
-    start = {**models.defaults("cosine"), "user_counting": 0.0}
-    fitted = models.fit_once("cosine", pairs, start)
-    first = choice.choose_scoring(fitted, start, pairs, pairs, truth, NEW, seconds=0)
-    assert (first.tried, first.parameters) == (1, {**start, "self_weight": 0})
-    best = choice.choose_scoring(fitted, start, pairs, pairs, truth, NEW)
-    found = quality(models.ranking_of(fitted.scored(best.parameters), pairs, NEW), truth).means()["ndcg"]
-    assert best.ndcg == found >= first.ndcg
+    again = np.random.default_rng(9).random((200, 30)) < 0.3
+    truths = styles_of(pairs, (truth.items.toarray() > 0) | again)
+    chosen = choice.choose(name, pairs, pairs, truths)
+    for style, (best, fitted) in chosen.items():
+        ndcg = {
+            other: quality(
+                models.ranking_of(each.fitted.scored(each.choice.parameters), pairs, style), truths[style]
+            ).means()["ndcg"]
+            for other, each in chosen.items()
+        }
+        assert best.ndcg == ndcg[style] >= max(ndcg.values())
+        again_fitted = models.fit(name, pairs, best.parameters)
+        one, other = (models.ranking_of(each, pairs, style) for each in (again_fitted, fitted.scored(best.parameters)))
+        np.testing.assert_array_equal(one.items, other.items)
+
+
+@pytest.mark.parametrize(("limit", "value"), [("OWN_FITS", 29), ("OWN_FITS_COST", 1e9)])
+def test_styles_share_the_fit_if_the_catalogue_or_the_budget_allows_no_more(monkeypatch, limit, value) -> None:
+    pairs, truth = learnable()
+    again = np.random.default_rng(0).random((200, 30)) < 0.3
+    truths = styles_of(pairs, (truth.items.toarray() > 0) | again)
+
+    def choose() -> dict[str, choice.Chosen]:
+        return choice.choose("cosine", pairs, pairs, truths, seconds=1000)
+
+    free = choose()
+    assert len({models.fitting_of(each.choice.parameters) for each in free.values()}) > 1
+    monkeypatch.setattr(choice, limit, value)
+    shared = choose()
+    main = models.fitting_of(free["mixed"].choice.parameters)
+    assert {models.fitting_of(each.choice.parameters) for each in shared.values()} == {main}
+
+
+def test_search_stops_where_the_next_value_is_worse(monkeypatch) -> None:
+    fitted = []
+    monkeypatch.setattr(
+        choice, "fit_once", lambda name, pairs, parameters, head: fitted.append(parameters) or parameters
+    )
+
+    def peak(fitted, parameters, momenta, *_) -> dict[Variant, np.ndarray]:
+        return {Variant(NEW, each, 0): np.array([-abs(parameters["factors"] - 40)]) for each in momenta}
+
+    monkeypatch.setattr(choice, "trial", peak)
+    pairs = random_history(300, 300)
+    chosen = choice.choose("svd", pairs, pairs, {NEW: Truth(sp.csr_matrix((300, 300)))})
+    assert chosen[NEW].choice.parameters["factors"] == 32
+    assert sorted({each["factors"] for each in fitted}) == [16, 32, 64]
 
 
 def test_weights_tell_tastes_that_equal_pairs_hide() -> None:
