@@ -88,7 +88,7 @@ def no_readable_file(folders: list[str], left_out: list[Quarantined]) -> InputEr
     where = " or ".join(folders)
     if not left_out:
         return InputError(
-            f"{where} has no delivery for these arrival days (FOLDER/arrival=YYYY-MM-DD/FILE); load one, or select "
+            f"No delivery for these arrival days lies in {where}; load one into FOLDER/arrival=YYYY-MM-DD/, or select "
             "other days."
         )
     reasons = "; ".join(f"{name_of(file)}: {reason}" for file, reason in left_out[:3])
