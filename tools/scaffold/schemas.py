@@ -16,8 +16,6 @@ from typing import Any
 from common import contracts
 from common.handover.job_toml import Job, Parameter, Resources, SparkSizes, Table, load
 from common.protocol import PARSERS
-from common.sources import source
-from common.sources.tracking_plan import EventType
 
 ROOT = Path(__file__).resolve().parents[2]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -91,8 +89,7 @@ def schemas(root: Path) -> dict[str, str]:
     """Return the schemas of a checkout: paths and texts."""
     jobs = [load(file.parent) for file in sorted(root.glob("jobs/*/job.toml"))]
     documents = {"schemas/job.schema.json": job_schema(), "schemas/contract.schema.json": contract_schema()}
-    documents |= {f"schemas/{kind}_source.schema.json": source_schema(kind) for kind in source.COLUMNS}
-    documents["schemas/tracking_plan.schema.json"] = tracking_plan_schema()
+    documents |= source_schemas()
     documents |= {f"schemas/settings/{job.name}.schema.json": settings_schema(job) for job in jobs}
     texts = {path: json.dumps({"$schema": DRAFT, **schema}, indent=1) + "\n" for path, schema in documents.items()}
     return texts | {".vscode/settings.json": json.dumps(editor_settings(jobs), indent=2) + "\n"}
@@ -145,25 +142,28 @@ def contract_schema() -> dict[str, Any]:
     return {**contract, "title": "The schema of a table that crosses between tasks"}
 
 
-def source_schema(kind: str) -> dict[str, Any]:
-    """Return the schema of a source's file of deliveries of a kind."""
-    others = {table for tables in source.TABLES.values() for table in tables} - set(source.TABLES[kind])
-    schema = of_class(source.Source, without={"name", "kind", *others, *([] if kind == "items" else ["mode"])})
-    text = {"type": "string"}
-    schema["properties"] |= {table: by_name(text) for table in ("fields", *source.TABLES[kind])}
-    columns = source.COLUMNS[kind]
-    required = [name for name, needed in columns.items() if needed]
-    schema["properties"]["columns"] = strict(dict.fromkeys(columns, text), required)
-    for key, values in (("format", source.FORMATS), ("compression", source.SUFFIXES), ("mode", source.MODES)):
-        if key in schema["properties"]:
-            schema["properties"][key] |= {"enum": list(values)}
-    schema["required"].remove("deliveries")  # its default has the name of the source
-    return {**schema, "title": f"How deliveries of {kind} map to columns"}
+def source_schemas() -> dict[str, dict[str, Any]]:
+    """Return the paths and schemas of the files in the folder `sources`."""
+    # Imported here, because Airflow's environment, in which some of these schemas are tested, has no sqlglot.
+    from common.sources import source
+    from common.sources.tracking_plan import EventType
 
-
-def tracking_plan_schema() -> dict[str, Any]:
-    """Return the schema of the tracking plan."""
-    return {**strict({"types": by_name(of_class(EventType))}, ["types"]), "title": "The event types that a team knows"}
+    text, documents = {"type": "string"}, {}
+    for kind, columns in source.COLUMNS.items():
+        others = {table for tables in source.TABLES.values() for table in tables} - set(source.TABLES[kind])
+        schema = of_class(source.Source, without={"name", "kind", *others, *([] if kind == "items" else ["mode"])})
+        schema["properties"] |= {table: by_name(text) for table in ("fields", *source.TABLES[kind])}
+        required = [name for name, needed in columns.items() if needed]
+        schema["properties"]["columns"] = strict(dict.fromkeys(columns, text), required)
+        for key, values in (("format", source.FORMATS), ("compression", source.SUFFIXES), ("mode", source.MODES)):
+            if key in schema["properties"]:
+                schema["properties"][key] |= {"enum": list(values)}
+        schema["required"].remove("deliveries")  # its default has the name of the source
+        title = f"How deliveries of {kind} map to columns"
+        documents[f"schemas/{kind}_source.schema.json"] = {**schema, "title": title}
+    plan = strict({"types": by_name(of_class(EventType))}, ["types"])
+    documents["schemas/tracking_plan.schema.json"] = {**plan, "title": "The event types that a team knows"}
+    return documents
 
 
 def settings_schema(job: Job) -> dict[str, Any]:
