@@ -535,7 +535,7 @@ def only(delivered: Any, level: str) -> list[str]:
 def deploy_version(folder: Path, number: int) -> None:
     """Copy the code of this checkout, mark it as another version, and point the link at it."""
     version = folder / "versions" / str(number)
-    for name in ("airflow_dags", "jobs", "common"):
+    for name in ("airflow_dags", "jobs", "common", "sources"):
         shutil.copytree(ROOT / name, version / name, ignore=shutil.ignore_patterns("__pycache__"))
     (version / ".venv").symlink_to(ROOT / ".venv")
     dags = version / "airflow_dags"

@@ -64,7 +64,7 @@ def cluster(release, serve_s3, tmp_path_factory):
 def dags(cluster, tmp_path_factory):
     """The pipeline in a checkout whose pods go into the test's namespace."""
     checkout = tmp_path_factory.mktemp("checkout")
-    for name in (".venv", "jobs", "common"):
+    for name in (".venv", "jobs", "common", "sources"):
         (checkout / name).symlink_to(ROOT / name)
     dags = checkout / "airflow_dags"
     others = [each.parent.name for each in ROOT.glob("airflow_dags/*/dag.py") if each.parent.name != DAG]
