@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import zstandard
-
 from common.errors import GateRefused, InputError
 from common.handover import storage
 from common.handover.inputs import Input
@@ -217,7 +215,16 @@ def plain(file: File) -> Iterator[bytes]:
 
 
 def unzstd(file: File) -> Iterator[bytes]:
-    """Yield the bytes of a file that zstd packed; Unreadable if it is cut off, corrupt or not zstd."""
+    """Yield the bytes of a file that zstd packed; Unreadable if it is cut off, corrupt or not zstd.
+
+    The library is compiled, so a cluster does not get it with the libraries of a job, which Python loads from a zip.
+    """
+    try:
+        import zstandard
+    except ImportError:
+        raise Unreadable(
+            "zstd, but this machine lacks the library zstandard; install it there or deliver gzip"
+        ) from None
     total = 0
     inflate = None
     for block in storage.blocks(file):

@@ -15,9 +15,9 @@ FOLDER = "common/contracts"
 
 @exit_on_task_error()
 def main() -> None:
-    tag = last_release(ROOT)
+    tag = last_release(ROOT) if (ROOT / ".git").exists() else None  # a copy of a checkout may be without history
     if tag is None:
-        print("No tag v* is reachable from HEAD, so contracts were not compared with a release.")
+        print("No tag v* is reachable, so contracts were not compared with a release.")
         return
     changelog = section((ROOT / "CHANGELOG.md").read_text("utf-8"), "Unreleased")
     problems = broken(released(ROOT, tag), present(ROOT), tag, changelog)

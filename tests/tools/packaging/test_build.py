@@ -191,10 +191,10 @@ def test_unknown_job_is_reported_with_nearest_name():
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a Python with its standard library, pyspark and two libraries of bundles only."""
+    """The environment of a Python with its standard library, pyspark, and a library of bundles only."""
     folder = tmp_path_factory.mktemp("bare")
     site = Path(pyspark.__file__).parents[1]
-    for package in ("pyspark", "py4j", "sqlglot", "zstandard"):  # the last two are in the bundle's libraries
+    for package in ("pyspark", "py4j", "sqlglot"):  # the last is in the bundle's libraries
         (folder / package).symlink_to(site / package)
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')

@@ -87,4 +87,4 @@ def test_repository_without_a_release_says_so(repository, monkeypatch, capsys):
     git(repository, "tag", "vision")
     write(repository, {"common/contracts/visits@1.toml": VISITS + CITY})
     assert compare(monkeypatch) == []
-    assert "No tag v* is reachable from HEAD" in capsys.readouterr().out
+    assert "No tag v* is reachable" in capsys.readouterr().out

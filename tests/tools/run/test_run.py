@@ -26,7 +26,7 @@ def test_job_runs_in_its_image_on_local_data(docker_engine, lake):
     assert result.returncode == 0, result.stderr
     manifest = json.loads(storage.read(f"{lake}/intermediate/by_hand/r/ingest_items/manifest.json")[0])
     assert manifest["fingerprint"] == product("ingest_items").fingerprint
-    assert manifest["metrics"]["goods"] == 1
+    assert manifest["metrics"]["items"] == 1
 
 
 def test_exit_code_and_last_line_are_the_jobs(docker_engine, lake):
