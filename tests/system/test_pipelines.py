@@ -44,8 +44,8 @@ def lake(s3_server, tmp_path_factory):
         yield root
 
 
-def kill_once(task_id, within=900):
-    """Kill the first process of a task, as the kernel does when memory runs out; return its attempt."""
+def kill_once(task_id, lake, within=900):
+    """Kill the first process of a task on a lake, as the kernel does when memory runs out; return its attempt."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         for process in Path("/proc").glob("[0-9]*"):
@@ -53,7 +53,7 @@ def kill_once(task_id, within=900):
                 arguments = (process / "cmdline").read_text().split("\0")
             except OSError:
                 continue
-            if arguments[1:2] == [f"{ROOT}/jobs/{task_id}/main.py"]:
+            if arguments[1:2] == [f"{ROOT}/jobs/{task_id}/main.py"] and lake in " ".join(arguments):
                 time.sleep(1.5)  # it is working by now
                 os.kill(int(process.name), signal.SIGKILL)
                 return next(int(text.removeprefix("--attempt=")) for text in arguments if text.startswith("--attempt="))
@@ -74,7 +74,7 @@ def ran(lake, make_home):
 def run_all(lake, home, clock):
     with start(lake, home=home) as airflow:
         with ThreadPoolExecutor(1) as pool:
-            killed = pool.submit(kill_once, KILLED)
+            killed = pool.submit(kill_once, KILLED, lake)
             runs = demo.run_pipelines(airflow, clock)
             assert killed.result() == 1
         found = demo.manifests(airflow, runs)
