@@ -28,6 +28,7 @@ from common.recommending.models import MIXED, NEW, STYLES
 from common.recommending.popularity import popularity
 from common.recommending.ranking import Ranking
 from common.recommending.scoring import Scoring
+from common.recommending.windows import Window
 
 SOURCE = Path(__file__).parents[1] / "sample_data" / "online-retail-ii" / "transactions.parquet"
 TUNING, TEST, END = datetime(2011, 3, 1), datetime(2011, 6, 1), datetime(2011, 9, 1)
@@ -92,9 +93,8 @@ class Problem:
 
     def of_style(self, style: str) -> "Problem":
         """Return the users with later purchases that a style can reach, and these."""
-        truth = models.of_style(self.truth, self.scored, style)
-        rows = np.flatnonzero(truth.counts)
-        return Problem(self.pairs, self.scored.rows(rows), Truth(truth.items[rows]))
+        reached = Window(self.scored, self.truth).of_style(style)
+        return Problem(self.pairs, reached.queries, reached.truth)
 
 
 def online_retail(table: pa.Table, cut: datetime, end: datetime) -> Problem:

@@ -3,7 +3,7 @@
 import codecs
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -215,7 +215,20 @@ def plain(file: File) -> Iterator[bytes]:
 
 
 def unzstd(file: File) -> Iterator[bytes]:
-    """Yield the bytes of a file that zstd packed; Unreadable if it is cut off, corrupt or not zstd.
+    """Yield the bytes of a file that zstd packed, at most CHUNK at a time; Unreadable if it is cut off or not zstd."""
+    if not file.bytes:
+        raise Unreadable("empty, not zstd")
+    total = 0
+    steps = (block[at : at + STEP] for block in storage.blocks(file) for at in range(0, len(block), STEP))
+    for piece in zstd_pieces(steps):
+        total += len(piece)
+        if total > MAX_UNPACKED:
+            raise Unreadable(f"it unpacks to more than {MAX_UNPACKED >> 30} GiB")
+        yield from (piece[begin : begin + CHUNK] for begin in range(0, len(piece), CHUNK))
+
+
+def zstd_pieces(packed: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the content of packed bytes; Unreadable if they are cut off, corrupt or not zstd, caused by its error.
 
     The library is compiled, so a cluster does not get it with the libraries of a job, which Python loads from a zip.
     """
@@ -225,24 +238,20 @@ def unzstd(file: File) -> Iterator[bytes]:
         raise Unreadable(
             "zstd, but this machine lacks the library zstandard; install it there or deliver gzip"
         ) from None
-    total = 0
-    inflate = None
-    for block in storage.blocks(file):
-        for start in range(0, len(block), STEP):
-            packed = block[start : start + STEP]
-            while packed:
-                inflate = inflate or zstandard.ZstdDecompressor().decompressobj()
-                try:
-                    piece = inflate.decompress(packed)
-                except zstandard.ZstdError:
-                    raise Unreadable("corrupt zstd" if total else "not zstd") from None
-                total += len(piece)
-                if total > MAX_UNPACKED:
-                    raise Unreadable(f"it unpacks to more than {MAX_UNPACKED >> 30} GiB")
-                yield from (piece[begin : begin + CHUNK] for begin in range(0, len(piece), CHUNK))
-                packed, inflate = (inflate.unused_data, None) if inflate.eof else (b"", inflate)
-    if inflate or not file.bytes:
-        raise Unreadable("zstd that is cut off" if file.bytes else "empty, not zstd")
+    begun, inflate = False, None
+    for step in packed:
+        rest = step
+        while rest:
+            inflate = inflate or zstandard.ZstdDecompressor().decompressobj()
+            try:
+                piece = inflate.decompress(rest)
+            except zstandard.ZstdError as error:
+                raise Unreadable("corrupt zstd" if begun else "not zstd") from error
+            begun = begun or bool(piece)
+            yield piece
+            rest, inflate = (inflate.unused_data, None) if inflate.eof else (b"", inflate)
+    if inflate:
+        raise Unreadable("zstd that is cut off")
 
 
 def gunzipped(file: File) -> Iterator[bytes]:

@@ -5,7 +5,7 @@ import json
 import re
 from typing import Any
 
-from common.contracts import CONTROL, MAX_BYTES
+from common.contracts import CONTROL
 
 MAX_RECORD = 1 << 20  # bytes; a longer record is quarantined unread
 MAX_KEPT = 4096  # bytes of a record that quarantine keeps
@@ -30,7 +30,7 @@ _LEADING, _TRAILING = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-f
 # In a text without its escaped backslashes.
 HALF = rf"{_LEADING}(?!{_TRAILING})|(?<!{_LEADING}){_TRAILING}"
 
-_CONTROL, _TIME, _HALF = re.compile(CONTROL), re.compile(TIME), re.compile(HALF)
+_CONTROL, _HALF = re.compile(CONTROL), re.compile(HALF)
 
 
 class Unusable(Exception):
@@ -73,43 +73,6 @@ def decode(record: bytes, encoding: str = "utf-8") -> str:
         return record.decode(encoding)
     except UnicodeDecodeError:
         raise Unusable(NOT_UTF8 if encoding == "utf-8" else f"not {encoding}") from None
-
-
-def text(value: Any, field: str, max_bytes: int = MAX_BYTES) -> str | None:
-    """Return an ID or a word: text, or the digits of an integer; None if it is missing, null or empty."""
-    if value is None or value == "":
-        return None
-    if type(value) is int:
-        value = str(value)
-    if not isinstance(value, str) or len(value.encode()) > max_bytes or _CONTROL.search(value):
-        raise Unusable(bad(field))
-    return value
-
-
-def required_text(value: Any, field: str, max_bytes: int = MAX_BYTES) -> str:
-    """Return a text like `text`; Unusable if there is none."""
-    result = text(value, field, max_bytes)
-    if result is None:
-        raise Unusable(missing(field))
-    return result
-
-
-def moment(value: Any, arrival: datetime.date) -> datetime.datetime:
-    """Return a time in UTC from ISO 8601, from 1970 to one day after the day of arrival; without a zone it is UTC."""
-    try:
-        if not isinstance(value, str) or not _TIME.fullmatch(value):
-            raise ValueError(value)
-        time = datetime.datetime.fromisoformat(value)
-    except ValueError:
-        raise Unusable(BAD_TIME) from None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=datetime.UTC)
-    if time < FIRST_TIME:
-        raise Unusable(BAD_TIME)
-    after = datetime.datetime.combine(arrival + CLOCKS_AHEAD, datetime.time.max, datetime.UTC)
-    if time > after:
-        raise Unusable(AFTER_ARRIVAL)
-    return time.astimezone(datetime.UTC)
 
 
 def too_many(unusable: int, records: int, max_share: float) -> bool:

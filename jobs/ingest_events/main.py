@@ -84,7 +84,7 @@ def no_readable_file(task: Task, configured: list[Source], left_out: list[Quaran
 def readable(session: SparkSession, files: dict[int, Delivered], left_out: list[Quarantined]) -> dict[int, Survey]:
     """Return the surveys of the readable files by number, and add the others to those that are left out.
 
-    A Parquet file has an empty survey.
+    A Parquet file has an empty survey; in `files` it gets its schema.
     """
     text = {number: each for number, each in files.items() if each.source.format != "parquet"}
     results: dict[int, Survey | str] = {}
@@ -93,7 +93,8 @@ def readable(session: SparkSession, files: dict[int, Delivered], left_out: list[
         surveyed = session.sparkContext.parallelize(list(text.values()), slices).map(reading.survey_or_reason).collect()
         results |= dict(zip(text, surveyed, strict=True))
     parquet = {number: each for number, each in files.items() if number not in text}
-    readable_parquet, unreadable = reading.parquet_schemas(session, parquet)
+    readable_parquet, unreadable = reading.with_schemas(session, parquet)
+    files |= readable_parquet
     results |= unreadable | dict.fromkeys(readable_parquet, Survey())
     surveys = {number: survey for number, survey in results.items() if isinstance(survey, Survey)}
     left_out += [

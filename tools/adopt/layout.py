@@ -41,11 +41,6 @@ class Layout:
     header: bool = True
     columns: list[str] | None = None
 
-    @property
-    def suffix(self) -> str:
-        """The end of the names of files that the source accepts."""
-        return ".parquet" if self.format == "parquet" else f".{self.format}{SUFFIXES[self.compression]}"
-
 
 @dataclass(frozen=True)
 class Sample:

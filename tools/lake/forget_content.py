@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
+from common.ingestion import deliveries
 from common.ingestion.suppression import People
 
 Named = Counter[str]  # the number of findings by hash of a person
@@ -100,26 +101,19 @@ class Zstd(io.RawIOBase):
     """The content of a file that zstd packed; Unreadable if it is corrupt or cut off, which zstandard ignores."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.frame: Any = None
-        self.left = self.rest = b""  # unpacked and packed bytes
+        self.pieces = deliveries.zstd_pieces(iter(lambda: file.read(ZSTD_STEP), b""))
+        self.left = b""  # unpacked
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while not self.left:
-            self.rest = self.rest or self.file.read(ZSTD_STEP)
-            if not self.rest:
-                if self.frame:
-                    raise Unreadable("zstd that is cut off")
-                return 0
-            self.frame = self.frame or zstandard.ZstdDecompressor().decompressobj()
-            try:
-                self.left = self.frame.decompress(self.rest)
-            except zstandard.ZstdError as error:
-                raise Unreadable(f"corrupt zstd ({error})") from None
-            self.rest, self.frame = (self.frame.unused_data, None) if self.frame.eof else (b"", self.frame)
+        try:
+            while not self.left and (piece := next(self.pieces, None)) is not None:
+                self.left = piece
+        except deliveries.Unreadable as error:
+            cause = error.__cause__
+            raise Unreadable(f"corrupt zstd ({cause})" if cause else str(error)) from None
         count = min(len(buffer), len(self.left))
         buffer[:count], self.left = self.left[:count], self.left[count:]
         return count

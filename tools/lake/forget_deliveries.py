@@ -127,8 +127,7 @@ def user_query(found: Source, raw: pa.Schema) -> str:
     fields, entry = reading.fields_of(found), ""
     if found.each:
         array = duck.Translator(fields).sql_of(found.each)
-        kind = duck.evaluate(fields.empty_table(), {"each": found.each})["each"].type.value_type
-        fields = fields.append(pa.field(ENTRY, kind))
+        fields = fields.append(pa.field(ENTRY, duck.arrow_type(found.known_fields[ENTRY])))
         entry = f", unnest(CASE WHEN len({array}) > 0 THEN {array} ELSE [NULL] END) AS {quoted(ENTRY)}"
     user = duck.Translator(fields).sql_of(found.columns["user_id"])
     return f"""

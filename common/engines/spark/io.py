@@ -139,9 +139,7 @@ def select_contract(frame: DataFrame, contract: Contract) -> DataFrame:
     types = {field.name: field.dataType for field in frame.schema}
     for name, column in contract.columns.items():
         found = types[name].simpleString() if name in types else "missing"
-        if (
-            found != TYPES[column.type].simpleString()
-        ):  # a map is of the same type whether its values may be null or not
+        if found != TYPES[column.type].simpleString():  # by name: values of a map may be null or not
             raise GateRefused(
                 f"The output breaks {contract.name}: column '{name}' is {found}, expected {column.type}; "
                 "fix the job or publish a new contract version."

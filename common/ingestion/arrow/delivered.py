@@ -73,15 +73,12 @@ def accept(task: Task, mappings: list[Mapping]) -> tuple[list[Delivered], list[Q
     left_out: list[Quarantined] = []
     for mapping, found in zip(mappings, inputs, strict=True):
         source = mapping.source
-        left_out += [Quarantined(file, reason) for file, reason in found.left_out]
-        newest = max(found.arrivals.values(), default=None)
-        for file in found.files:
-            if source.kind == "items" and source.mode == "full" and found.arrivals[file.uri] != newest:
-                continue
-            if file.uri.endswith(source.suffix):
-                files.append(Delivered(mapping, file, found.arrivals[file.uri]))
-            else:
-                left_out.append(Quarantined(file, f"not a file *{source.suffix}"))
+        if source.kind == "items" and source.mode == "full":
+            newest = max(found.arrivals.values(), default=None)
+            found.files = [file for file in found.files if found.arrivals[file.uri] == newest]
+        accepted, others = deliveries.split_by_suffix(found, source.suffix)
+        files += [Delivered(mapping, file, found.arrivals[file.uri]) for file in accepted]
+        left_out += others
     if not files:
         raise deliveries.no_readable_file(folders(task, mappings), left_out)
     return sorted(files, key=lambda each: (each.arrival, each.mapping.source.name, each.file.uri)), left_out

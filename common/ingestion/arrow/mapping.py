@@ -42,15 +42,9 @@ class Mapping:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.fields = reading.fields_of(source)
-        known = list(self.fields)
-        if ARRIVAL not in source.fields:
-            known.append(pa.field(ARRIVAL, pa.date32()))
         if source.each:
-            translator = duck.Translator(self.fields)
-            self.each = self.sql_of(translator, source.each, "each")
-            entry = duck.evaluate(self.fields.empty_table(), {"each": source.each})["each"].type.value_type
-            known.append(pa.field(ENTRY, entry))
-        self.translator = duck.Translator(pa.schema(known))
+            self.each = self.sql_of(duck.Translator(self.fields), source.each, "each")
+        self.translator = duck.Translator(reading.schema_of(source.known_fields))
         self.kinds: dict[str, str] = {}  # of the columns, as the expressions give them
         self.columns = self.checked(source.columns, "columns")
         self.attributes = self.checked(source.attributes, "attributes")

@@ -41,7 +41,12 @@ class Batch:
 
 def fields_of(source: Source) -> pa.Schema:
     """Return the fields of a source's records with their types; ArgumentError names a wrong type."""
-    return pa.schema([(name, duck.arrow_type(kind)) for name, kind in source.fields.items()])
+    return schema_of(source.fields)
+
+
+def schema_of(fields: dict[str, str]) -> pa.Schema:
+    """Return fields, given with their Spark SQL types, as a schema."""
+    return pa.schema([(name, duck.arrow_type(kind)) for name, kind in fields.items()])
 
 
 def raw_fields(source: Source) -> pa.Schema:

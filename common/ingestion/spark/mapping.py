@@ -279,7 +279,7 @@ def reason(source: Source) -> Column:
     if source.each and not source.each_optional:
         reasons.append(F.when(F.col("__entry").isNull(), NOT_KEPT))
     for name in [name for name in COLUMNS if name in source.columns]:
-        label = name.replace("_", " ").replace(" id", " ID")
+        label = records.label(name)
         bad = F.col(f"__bad {name}")
         if name in TEXTS:
             bad = bad | F.coalesce(F.octet_length(name) > MAX_BYTES, F.lit(False))

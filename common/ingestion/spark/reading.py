@@ -6,7 +6,7 @@ rows of broken CSV silently, and its own reader of zstd needs native libraries.
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 from urllib.parse import unquote
@@ -58,11 +58,12 @@ Row = tuple[int, int, int, str | None, bytes, list[str] | None]
 
 @dataclass(frozen=True)
 class Delivered:
-    """A file of a source, with its day of arrival."""
+    """A file of a source, with its day of arrival; of Parquet that was found readable, with its schema."""
 
     source: Source
     file: File
     arrival: date
+    schema: StructType | None = None
 
     @property
     def by_spark(self) -> bool:
@@ -231,8 +232,8 @@ def cast_fields(source: Source, frame: DataFrame, values: dict[str, Column]) -> 
     )
 
 
-def parquet_schemas(session: SparkSession, files: dict[int, Delivered]) -> tuple[dict[int, StructType], dict[int, str]]:
-    """Return the schema of each Parquet file, and the reasons why others cannot be read, from their footers."""
+def with_schemas(session: SparkSession, files: dict[int, Delivered]) -> tuple[dict[int, Delivered], dict[int, str]]:
+    """Return the Parquet files with their schemas, and the reasons why others cannot be read, from their footers."""
 
     def schema_or_reason(delivered: Delivered) -> StructType | str:
         try:
@@ -242,8 +243,10 @@ def parquet_schemas(session: SparkSession, files: dict[int, Delivered]) -> tuple
         return unfit(delivered.source, found) or found
 
     results = dict(zip(files, in_parallel(schema_or_reason, list(files.values())), strict=True))
-    schemas = {number: found for number, found in results.items() if not isinstance(found, str)}
-    return schemas, {number: reason for number, reason in results.items() if isinstance(reason, str)}
+    readable = {
+        number: replace(files[number], schema=found) for number, found in results.items() if not isinstance(found, str)
+    }
+    return readable, {number: reason for number, reason in results.items() if isinstance(reason, str)}
 
 
 def unfit(source: Source, schema: StructType) -> str | None:
@@ -260,14 +263,13 @@ def unfit(source: Source, schema: StructType) -> str | None:
 
 def parquet_records(session: SparkSession, source: Source, files: dict[int, Delivered]) -> DataFrame:
     """Return the rows of Parquet files; those of equal columns are read together."""
-    schemas, _ = parquet_schemas(session, files)
     wanted = StructType.fromDDL(ddl(source.fields))
-    groups: dict[str, dict[int, Delivered]] = {}
+    groups: dict[StructType, dict[int, Delivered]] = {}
     for number, each in files.items():
-        groups.setdefault(schemas[number].json(), {})[number] = each
+        assert each.schema is not None
+        groups.setdefault(each.schema, {})[number] = each
     parts = []
-    for group in groups.values():
-        found = schemas[next(iter(group))]
+    for found, group in groups.items():
         # Fields inside of structs are taken by name; other values are cast.
         kinds = [(wanted if "<" in source.fields[name] else found)[name] for name in source.fields]
         reader = session.read.options(recursiveFileLookup="true", __globPaths__="false")
