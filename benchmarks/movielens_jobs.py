@@ -7,14 +7,11 @@ only films new to the user are recommended.
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from benchmarks.job import run
+
 ARRIVAL = "1998-04-23"  # the day after the last rating
 WINDOWS = ["test_days=60", "tuning_days=60"]
 INTERACTIONS = ["--from", "interactions=build_interactions"]
@@ -32,20 +29,6 @@ def deliver(source: Path, lake: Path) -> None:
         copy = lake / "raw" / "items" / "movielens_100k" / f"arrival={ARRIVAL}" / "u.item"
         copy.parent.mkdir(parents=True)
         copy.write_bytes(films.read_bytes())
-
-
-def run(lake: Path, job: str, *arguments: str) -> dict[str, Any]:
-    """Run a job as the task of its name; return its metrics. SystemExit with its last line if it fails."""
-    identity = ["--lake", f"file://{lake}", "--dag-id", "benchmark", "--run-id", "run", "--attempt", "1"]
-    command = [sys.executable, f"jobs/{job}/main.py", *identity, "--task-id", job, *arguments]
-    environment = {**os.environ, "PYSPARK_PYTHON": sys.executable}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{job} failed: {done.stderr.strip().splitlines()[-1]}")
-    mapped = "map-0/" if "--map-index" in arguments else ""
-    manifest = lake / "intermediate" / "benchmark" / "run" / job / f"{mapped}manifest.json"
-    metrics: dict[str, Any] = json.loads(manifest.read_text())["metrics"]
-    return metrics
 
 
 def settings(*values: str) -> list[str]:

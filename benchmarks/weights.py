@@ -7,21 +7,16 @@ who all bought before. Of the views a third are of curiosity: of any topic, and 
 
 import argparse
 import datetime
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import measure
+from benchmarks.job import ROOT, run
 
-ROOT = Path(__file__).parents[1]
 START, DAYS = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC), 120
 PEOPLE, ITEMS, TOPICS = 1500, 800, 40
 SESSIONS = 10  # of a person, after the first, which ends with a purchase
@@ -95,18 +90,6 @@ def code(folder: Path, weights: tuple[float, ...]) -> Path:
     return folder
 
 
-def run(folder: Path, lake: Path, run_id: str, job: str, *arguments: str) -> dict[str, Any]:
-    """Run a job with the code of a folder; return its metrics."""
-    identity = ["--dag-id", "weights", "--run-id", run_id, "--task-id", job, "--attempt", "1"]
-    command = [sys.executable, str(folder / "jobs" / job / "main.py"), "--lake", f"file://{lake}", *identity]
-    subprocess.run(
-        [*command, *arguments], check=True, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(folder)}
-    )
-    manifest = lake / "intermediate" / "weights" / run_id / job / "manifest.json"
-    found: dict[str, Any] = json.loads(manifest.read_bytes())["metrics"]
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, default=1, help="of the events")
@@ -121,10 +104,10 @@ def main() -> None:
         for number, (name, weights) in enumerate(PLANS.items()):
             folder = code(Path(scratch) / f"plan-{number}", weights)
             if number == 0:
-                counts = run(folder, lake, "ingest", "ingest_events")["events_by_type"]
-            run(folder, lake, f"plan-{number}", "build_interactions")
+                counts = run(lake, "ingest_events", run_id="ingest", code=folder)["events_by_type"]
+            run(lake, "build_interactions", run_id=folder.name, code=folder)
             source = ("--from", "interactions=build_interactions")
-            found = run(folder, lake, f"plan-{number}", "train_recommender", *source)
+            found = run(lake, "train_recommender", *source, run_id=folder.name, code=folder)
             best = found["models"][found["model"]]
             cells = (name, *weights, f"{found['test_users']:,}", found["model"], f"{best['ndcg']:.4f}")
             lines.append(f"| {' | '.join(map(str, cells))} | {best['ndcg_low']:.4f} to {best['ndcg_high']:.4f} |")
