@@ -50,6 +50,7 @@ PACKAGES = {
     "common.ingestion.deliveries": {*AWS, "zstandard"},
     "common.ingestion.csv_rows": {*AWS, "zstandard"},
     "common.ingestion.records": set(),
+    "common.ingestion.ledger": AWS,
     "common.ingestion.suppression": AWS,
     "common.ingestion.arrow": {*AWS, "duckdb", "numpy", "pyarrow", "sqlglot", "zstandard"},
     "common.ingestion.spark": {*AWS, "pyspark", "py4j", "sqlglot", "zstandard"},

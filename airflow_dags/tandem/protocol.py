@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
 MAX_NAME = 200  # file systems end at 255 bytes, S3 keys at 1,024: three IDs and a file's name must fit
@@ -50,6 +50,16 @@ EXPECTED = {
     "boolean": "true or false",
     "date": "a date such as 2011-06-01",
 }
+
+LEDGER_FORMAT = 1
+
+
+class LedgerEntry(TypedDict):
+    """A raw file that was ingested: bytes, tag (ETag on S3, st_mtime_ns of a file), records in quarantine."""
+
+    bytes: int
+    tag: str
+    unusable: int
 
 
 # Names in the lake
@@ -95,6 +105,44 @@ def manifest_uri(folder: str) -> str:
 def failure_uri(attempt: str) -> str:
     """URI of the failure document in an attempt's folder."""
     return f"{attempt}/failure.json"
+
+
+def ledger_folder(lake: str, kind: str) -> str:
+    """URI of the folder that contains the ledger of a dataset that is filled from deliveries of a kind."""
+    return f"{lake}/curated/{kind}/ingested"
+
+
+def arrival_day(path: str) -> str | None:
+    """Return the day of a raw file's folder `arrival=YYYY-MM-DD`, by its path in the lake; None without one."""
+    match = re.search(r"/arrival=([0-9]{4}-(?:0[1-9]|1[0-2])-[0-9]{2})/", path)
+    return match[1] if match else None
+
+
+def ledger_uri(lake: str, kind: str, path: str) -> str:
+    """URI of the document of the ledger that has a raw file, by its path in the lake: one for each month of arrival."""
+    return f"{ledger_folder(lake, kind)}/{(arrival_day(path) or 'other')[:7]}.json"
+
+
+def ledger_entries(content: bytes) -> dict[str, LedgerEntry]:
+    """Return the entries of a document of a ledger by path; none if it is cut off or of another format.
+
+    Files without an entry are ingested again, which deduplication makes harmless.
+    """
+    try:
+        document = json.loads(content)
+        if document["format"] != LEDGER_FORMAT:
+            return {}
+        return {
+            path: LedgerEntry(bytes=int(each["bytes"]), tag=str(each["tag"]), unusable=int(each["unusable"]))
+            for path, each in document["files"].items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def is_ingested(entry: LedgerEntry | None, size: int, tag: str) -> bool:
+    """Return True if a ledger's entry is about the raw file of this size and tag, and not about a former one."""
+    return entry is not None and (entry["bytes"], entry["tag"]) == (size, tag)
 
 
 def code_folder(lake: str, job: str, fingerprint: str) -> str:

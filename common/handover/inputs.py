@@ -13,6 +13,8 @@ from common.handover.job_toml import Job, Table
 from common.handover.manifest import Manifest
 from common.handover.storage import File, in_parallel
 
+NOT_COME = "the day of its folder has not come yet"
+
 
 class Reader(Protocol):
     """The attributes of a task that its inputs depend on."""
@@ -168,9 +170,13 @@ def day_problem(name: str, folder: str, folders: list[str]) -> str | None:
         inside = [other.removeprefix(f"{folder}/") for other in folders if other.startswith(f"{folder}/")]
         near = protocol.nearest(name, inside) if inside and not name.startswith("arrival=") else ""
         return f"its folder is not a day of arrival, arrival=YYYY-MM-DD{near and ', nor of a source'}{near}"
-    if day > datetime.datetime.now(datetime.UTC).date() + datetime.timedelta(days=1):
-        return "the day of its folder has not come yet"
+    if day > today() + datetime.timedelta(days=1):
+        return NOT_COME
     return None
+
+
+def today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
 
 
 def misplaced(folder: str, folders: list[str]) -> str:

@@ -14,7 +14,7 @@ from common import protocol
 from common.errors import InputError, TaskError
 from common.handover import manifest, s3, storage
 from common.handover.command_line import parse
-from common.handover.failure_report import handle_sigterm, report_failure
+from common.handover.failure_report import describe_unexpected, handle_sigterm, report_failure
 from common.handover.inputs import resolve
 from common.handover.job_toml import code_folder, load
 from common.handover.task import Task
@@ -72,6 +72,11 @@ def execute(main: Callable[[Task], None], task: Task) -> None:
         with task.effect("published its result"):
             manifest.publish(manifest_uri, document, seen)
             task.published = True
+        for step in task.steps_after:
+            try:
+                step()
+            except Exception as error:
+                task.log("failed after publishing", error=describe_unexpected(error))
         with contextlib.suppress(OSError):  # the result counts even if it cannot be reported
             report_success(task, manifest_uri, document)
 

@@ -162,8 +162,8 @@ class Upload(io.RawIOBase):
                 client().abort_multipart_upload(**self.target)
 
 
-def files(folder: str, first: str = "", last: str = "\U0010ffff") -> Iterator[tuple[str, int]]:
-    """Yield keys below a folder, relative to it, from first to last, with their bytes: one request per 1,000."""
+def files(folder: str, first: str = "", last: str = "\U0010ffff") -> Iterator[tuple[str, int, str]]:
+    """Yield keys below a folder, relative to it, from first to last, with bytes and ETag: one request per 1,000."""
     bucket, prefix = bucket_and_key(f"{folder}/")
     start = {"StartAfter": f"{prefix}{first[:-1]}"} if first else {}
     for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **start):
@@ -172,7 +172,7 @@ def files(folder: str, first: str = "", last: str = "\U0010ffff") -> Iterator[tu
             if name > last:
                 return
             if name and name >= first and not name.endswith("/"):  # no folder markers
-                yield name, entry["Size"]
+                yield name, entry["Size"], entry["ETag"].strip('"')
 
 
 def folders(folder: str) -> list[str]:

@@ -25,10 +25,14 @@ class Conflict(Exception):
 
 
 class File(NamedTuple):
-    """A file in the lake and its size in bytes."""
+    """A file in the lake and its size in bytes; in a listing also a tag, which changes with the content.
+
+    It is the ETag on S3, the time of modification on a file system.
+    """
 
     uri: str
     bytes: int
+    tag: str = ""
 
 
 def read(uri: str) -> tuple[bytes, str]:
@@ -109,7 +113,7 @@ def stream(uri: str) -> Iterator[IO[bytes]]:
 def files(folder: str) -> list[File]:
     """Return all files below a folder, sorted by URI, without those that Hadoop hides (`_…`, `.…`)."""
     if is_s3(folder):
-        return visible(folder, [File(f"{folder}/{name}", size) for name, size in s3.files(folder)])
+        return visible(folder, [File(f"{folder}/{name}", size, tag) for name, size, tag in s3.files(folder)])
     return sorted(files_below(str(local(folder))))
 
 
@@ -125,10 +129,12 @@ def files_below(folder: str) -> Iterator[File]:
             yield from files_below(entry.path)
             continue
         try:
-            yield File(f"file://{entry.path}", entry.stat().st_size)
+            status = entry.stat()
         except FileNotFoundError:
-            if entry.is_symlink():  # broken: reading it is an error
-                yield File(f"file://{entry.path}", entry.stat(follow_symlinks=False).st_size)
+            if not entry.is_symlink():
+                continue
+            status = entry.stat(follow_symlinks=False)  # broken: reading it is an error
+        yield File(f"file://{entry.path}", status.st_size, str(status.st_mtime_ns))
 
 
 def entries(folder: str | Path) -> list["os.DirEntry[str]"]:
@@ -155,7 +161,9 @@ def files_of(folders: list[str]) -> dict[str, list[File]]:
         return {folder: files(folder) for folder in folders}
     above = "s3://" + os.path.commonpath([folder.removeprefix("s3://").rpartition("/")[0] for folder in folders])
     first, last = (folder.removeprefix(f"{above}/") for folder in (min(folders), max(folders)))
-    listed = [File(f"{above}/{name}", size) for name, size in s3.files(above, f"{first}/", f"{last}/\U0010ffff")]
+    listed = [
+        File(f"{above}/{name}", size, tag) for name, size, tag in s3.files(above, f"{first}/", f"{last}/\U0010ffff")
+    ]
     return {
         folder: visible(folder, [file for file in listed if file.uri.startswith(f"{folder}/")]) for folder in folders
     }
@@ -166,7 +174,7 @@ def sizes(uris: list[str]) -> dict[str, int]:
     if uris and is_s3(uris[0]):
         folder = "s3://" + os.path.commonpath([uri.removeprefix("s3://").rpartition("/")[0] for uri in uris])
         first, last = (uri.removeprefix(f"{folder}/") for uri in (min(uris), max(uris)))
-        return {f"{folder}/{name}": size for name, size in s3.files(folder, first, last)}
+        return {f"{folder}/{name}": size for name, size, _ in s3.files(folder, first, last)}
     sizes = {}
     for uri in uris:
         with contextlib.suppress(FileNotFoundError):

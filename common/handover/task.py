@@ -53,6 +53,7 @@ class Task:
         self.effects: list[str] = []
         self.effect_lock = threading.Lock()
         self.published = False
+        self.steps_after: list[Callable[[], None]] = []
 
     def checked_map_count(self) -> int | None:
         """Return the number of map instances of this task, None if the job is not mapped."""
@@ -258,6 +259,10 @@ class Task:
             "processor_seconds": round(sum(usage.ru_utime + usage.ru_stime for usage in usages), 3),
             "peak_memory_bytes": peak_memory(),
         }
+
+    def after_publishing(self, step: Callable[[], None]) -> None:
+        """Add a step that runs once the result is published; it may fail or never run, and the result still counts."""
+        self.steps_after.append(step)
 
     def log(self, event: str, **numbers: object) -> None:
         """Print one line on stdout with time, task, event and numbers."""

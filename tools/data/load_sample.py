@@ -53,7 +53,8 @@ def is_loaded(marker: str, made_from: str, lake: str) -> bool:
         document = json.loads(storage.read(marker)[0])
     except FileNotFoundError:
         return False
-    sizes = dict(file for level in ("events", "items") for file in storage.files(f"{lake}/raw/{level}"))
+    listed = [file for level in ("events", "items") for file in storage.files(f"{lake}/raw/{level}")]
+    sizes = {file.uri: file.bytes for file in listed}
     return document["made_from"] == made_from and all(
         sizes.get(f"{lake}/raw/{name}") == size for name, size in document["files"].items()
     )

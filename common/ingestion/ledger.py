@@ -1,0 +1,123 @@
+"""Ledger of deliveries: the raw files that a dataset has ingested, so that a run takes only new and changed ones.
+
+A run reads the ledger before it lists the raw level, and writes it after its manifest was published. So a kill at any
+moment leads to files that are taken again, never to lost ones. A ledger that is lost or unreadable has the same effect.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from common import protocol
+from common.handover import Task, manifest, storage
+from common.handover.inputs import NOT_COME, Input, in_window
+from common.handover.storage import Conflict, File
+from common.protocol import LedgerEntry
+
+MAX_NAMES = 20  # changed files that a metric names
+
+
+@dataclass
+class Ledger:
+    """The files that a dataset has ingested, by path in the lake, as a run finds them; `gone` are deleted ones."""
+
+    lake: str
+    kind: str
+    entries: dict[str, LedgerEntry]
+    exists: bool
+    gone: dict[str, LedgerEntry] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, task: Task, kind: str) -> "Ledger":
+        """Return the ledger of a kind of deliveries: events, items or users. Load it before listing any delivery."""
+        documents = storage.files(protocol.ledger_folder(task.lake, kind))
+        found = storage.in_parallel(read, [file.uri for file in documents])
+        entries = {path: entry for document, _ in found for path, entry in document.items()}
+        return cls(task.lake, kind, entries, bool(documents))
+
+    def path(self, file: File) -> str:
+        return file.uri.removeprefix(f"{self.lake}/")
+
+    def is_new(self, file: File) -> bool:
+        """Return True for a file that was not ingested yet, or has changed since."""
+        return not protocol.is_ingested(self.entries.get(self.path(file)), file.bytes, file.tag)
+
+    def new(self, files: Iterable[File]) -> list[File]:
+        """Return the files that were not ingested yet, or have changed since."""
+        return [file for file in files if self.is_new(file)]
+
+    def select(self, task: Task, role: str, found: list[Input]) -> list[Input]:
+        """Return deliveries with only the files to ingest: the new ones; those of a window that a person set, all.
+
+        Files that wait for their day of arrival are in neither. Sets the metrics files_new, files_changed (and their
+        names), files_waiting and files_deleted.
+        """
+        table = task.job.inputs[role]
+        windowed = any(task.parameters[name] is not None for name in table.dates or ())
+        paths = {self.path(file) for each in found for file in [*each.files, *(file for file, _ in each.left_out)]}
+        self.gone = {path: entry for path, entry in self.entries.items() if path not in paths}
+        if windowed:  # the days outside of the window were not listed
+            days = {path: protocol.arrival_day(path) for path in self.gone}
+            inside = {None, *in_window(task, [day for day in days.values() if day], table)}
+            self.gone = {path: entry for path, entry in self.gone.items() if days[path] in inside}
+        waiting = sum(reason == NOT_COME for each in found for _, reason in each.left_out)
+        found = [replace(each, left_out=[left for left in each.left_out if left[1] != NOT_COME]) for each in found]
+        new = self.new(file for each in found for file in [*each.files, *(file for file, _ in each.left_out)])
+        changed = sorted(path for path in map(self.path, new) if path in self.entries)
+        task.metrics |= {
+            "files_new": len(new) - len(changed),
+            "files_changed": len(changed),
+            "files_waiting": waiting,
+            "files_deleted": len(self.gone),
+        }
+        if changed:
+            task.metrics["changed_files"] = changed[:MAX_NAMES]
+        task.log("ledger", known=len(self.entries), **task.metrics)
+        if windowed:
+            return found
+        kept = {file.uri for file in new}
+        return [
+            replace(
+                each,
+                files=[file for file in each.files if file.uri in kept],
+                left_out=[left for left in each.left_out if left[0].uri in kept],
+            )
+            for each in found
+        ]
+
+    def record(self, task: Task, unusable: Mapping[File, int]) -> None:
+        """Write files to the ledger once the task has published, with their numbers of quarantined records.
+
+        A quarantined file counts 1. Deleted files leave the ledger; their rows stay.
+        """
+        taken = {
+            self.path(file): LedgerEntry(bytes=file.bytes, tag=file.tag, unusable=count)
+            for file, count in unusable.items()
+        }
+        task.after_publishing(lambda: update(self.lake, self.kind, taken, self.gone))
+
+
+def read(uri: str) -> tuple[dict[str, LedgerEntry], str | None]:
+    """Return the entries of a document of a ledger and its tag; no entries if it is lost or unreadable."""
+    try:
+        content, tag = storage.read(uri)
+    except FileNotFoundError:
+        return {}, None
+    return protocol.ledger_entries(content), tag
+
+
+def update(lake: str, kind: str, taken: dict[str, LedgerEntry], gone: dict[str, LedgerEntry]) -> None:
+    """Add entries to a ledger, and remove those that are still as they were; safe if several do it concurrently."""
+    added: dict[str, dict[str, LedgerEntry]] = {protocol.ledger_uri(lake, kind, path): {} for path in gone}
+    for path, entry in taken.items():
+        added.setdefault(protocol.ledger_uri(lake, kind, path), {})[path] = entry
+    for uri in sorted(added):
+        while True:
+            former, tag = read(uri)
+            entries = {path: entry for path, entry in former.items() if gone.get(path) != entry} | added[uri]
+            if entries == former:
+                break
+            try:
+                storage.replace(uri, manifest.to_json({"format": protocol.LEDGER_FORMAT, "files": entries}), tag)
+                break
+            except Conflict:
+                continue
