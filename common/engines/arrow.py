@@ -3,9 +3,11 @@
 import functools
 import itertools
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
@@ -15,6 +17,7 @@ from common import contracts
 from common.contracts import Column, Contract
 from common.errors import GateRefused, InputError
 from common.handover import s3, storage
+from common.handover.buckets import buckets_for
 from common.handover.inputs import Input
 from common.handover.storage import File
 from common.handover.task import Task
@@ -139,11 +142,35 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
     If the output is a dataset, it replaces its only partition, `all`. Raises GateRefused if a column is missing, of
     another type, or has a value that the contract forbids.
     """
-    table = task.job.outputs[role]
-    contract = contracts.load(table.contract or "")
-    schema = arrow_schema(contract, list(contract.columns))
     folder, publish = destination(task, role)
-    uri = f"{folder}/part-00000.parquet"
+    publish(write_file(task, role, f"{folder}/part-00000.parquet", content))
+
+
+def write_buckets(task: Task, role: str, rows: pa.Table, key: str) -> None:
+    """Write a hand-over in buckets of a key, one file per bucket, rows in their order; raises the errors of `write`.
+
+    Rows without a key are in the first bucket.
+    """
+    buckets = buckets_for(rows.num_rows)
+    of_rows = bucket_of(rows[key].combine_chunks(), buckets)
+    order = np.argsort(of_rows, kind="stable")
+    for bucket in np.unique(of_rows):
+        first, after = np.searchsorted(of_rows, [bucket, bucket + 1], sorter=order)
+        piece = rows.take(pa.array(order[first:after]))
+        write_file(task, role, f"{task.folder(role)}/part-{bucket:05}.parquet", piece)
+    task.record_output(role, rows.num_rows, buckets)
+
+
+def bucket_of(keys: pa.Array, buckets: int) -> np.ndarray:
+    """Return the bucket of each key: the CRC-32 of its UTF-8, equal in every process, modulo the number of buckets."""
+    hashes = (0 if key is None else zlib.crc32(key.encode()) for key in keys.to_pylist())
+    return np.fromiter(hashes, np.int64, len(keys)) % buckets
+
+
+def write_file(task: Task, role: str, uri: str, content: pa.Table | Iterable[pa.Table]) -> int:
+    """Write tables as one file of an output, checked by its contract; return the number of rows."""
+    contract = contracts.load(task.job.outputs[role].contract or "")
+    schema = arrow_schema(contract, list(contract.columns))
     rows = 0
     with (
         storage.stream(uri) as file,
@@ -154,7 +181,7 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table]) -> None
             writer.write_table(checked_table(piece, contract, schema, role))
             rows += piece.num_rows
             task.progress(f"writing {role}, rows", rows, rows)
-    publish(rows)
+    return rows
 
 
 def write_rows(task: Task, role: str, rows: Iterable[tuple[Any, ...]]) -> None:

@@ -1,6 +1,5 @@
 """Interactions of users and items, read from an input into a CSR matrix."""
 
-import zlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,12 +23,6 @@ from common.errors import InputError
 from common.handover.inputs import Input
 from common.handover.storage import File, in_parallel
 from common.handover.task import Task
-
-
-def shard_of(users: pa.Array, shards: int) -> np.ndarray:
-    """Return the shard of each user ID: a hash of its UTF-8, equal in every process, modulo the number of shards."""
-    hashes = np.fromiter((zlib.crc32(user.encode()) for user in users.to_pylist()), np.int64, len(users))
-    return hashes % shards
 
 
 class Interactions(NamedTuple):

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 from common import contracts, protocol
 from common.contracts import Contract, evolution
-from common.errors import InputError
+from common.errors import ArgumentError, InputError
 from common.handover import manifest, partitions, storage
+from common.handover.buckets import shard_of_bucket
 from common.handover.job_toml import Job, Table
 from common.handover.manifest import Manifest
 from common.handover.storage import File, in_parallel
@@ -25,6 +26,8 @@ class Reader(Protocol):
     run_id: str
     predecessors: dict[str, str]
     parameters: dict[str, Any]
+    map_index: int | None
+    map_count: int | None
 
     def now(self) -> datetime.datetime: ...
 
@@ -35,6 +38,7 @@ class Reader(Protocol):
 class Input:
     """An input as its manifests name it: files that exist with their sizes, and the number of rows in them.
 
+    Of a sharded input, `files` are those of this shard, `rows` those of all shards.
     `taken` is the time of the look-up; of a hand-over, that of the oldest input that it was made from. `older` has the
     contract of each file that was written under an older version, by its URI: it lacks the columns added since.
     """
@@ -82,6 +86,8 @@ def resolve(reader: Reader, role: str, table: Table) -> Input:
     result = Input(role, contract, [], 0, manifests, taken)
     for parent in manifests:
         add_output(result, parent, output, table, reader.job.name)
+    if table.sharded and output:
+        select_shard(reader, result, output)
     check_files(result.files)
     return result
 
@@ -126,6 +132,31 @@ def add_output(result: Input, parent: Manifest, output: str | None, table: Table
     }
     result.files += [File(f"{folder}/{file['path']}", file["bytes"]) for file in entry["files"]]
     result.rows += entry["rows"]
+
+
+def select_shard(reader: Reader, source: Input, output: str) -> None:
+    """Leave a sharded input only the files of this task's shard; ArgumentError if the predecessor divides otherwise.
+
+    They are those of the predecessor's shard of the same number, or those of a range of its buckets.
+    """
+    shard, shards = reader.map_index or 0, reader.map_count or 1
+    entries = [parent.document["outputs"][output] for parent in source.manifests]
+    if shards == 1:
+        return
+    if len(entries) == shards:
+        wanted = [(source.manifests[shard], file["path"]) for file in entries[shard]["files"]]
+    elif len(entries) == 1 and (buckets := entries[0].get("buckets", 0)) >= shards:
+        files = [file for file in entries[0]["files"] if shard_of_bucket(file["bucket"], shards, buckets) == shard]
+        wanted = [(source.manifests[0], file["path"]) for file in files]
+    else:
+        number = reader.job.mapped_by
+        expected = f"1 or {len(entries)}" if len(entries) > 1 else f"1 to {entries[0].get('buckets', 1)}"
+        raise ArgumentError(
+            f"Task '{reader.predecessors[source.role]}' (input '{source.role}') does not divide into {shards} shards; "
+            f"set {number} of {reader.job.name} to {expected}."
+        )
+    uris = {f"{parent.uri.rpartition('/')[0]}/{path}" for parent, path in wanted}
+    source.files = [file for file in source.files if file.uri in uris]
 
 
 def list_deliveries(reader: Reader, role: str, table: Table, folders: list[str]) -> list[Input]:

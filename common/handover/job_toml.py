@@ -29,7 +29,8 @@ class Table:
     """An input or output: a hand-over, a dataset of the lake, or (inputs only) a folder of the raw level by arrival.
 
     `dates` names the two parameters, first day and day after the last, that select days of a dataset.
-    `optional` is true of a dataset that may not exist: then it is read as one without rows.
+    `optional` is true of a dataset that may not exist: then it is read as one without rows. `sharded` is true of a
+    hand-over of which each shard of a mapped job reads its own files only.
     `contracts` are the alternatives that an input by hand-over accepts. `oldest` is the oldest version of `contract`
     whose files a dataset may have: the newer versions only add nullable columns.
     """
@@ -41,6 +42,7 @@ class Table:
     raw: str | None = None
     dates: tuple[str, str] | None = None
     optional: bool | None = None
+    sharded: bool | None = None
 
     @property
     def handed_over(self) -> bool:
@@ -152,6 +154,13 @@ def load(folder: Path | zipfile.Path) -> Job:
     mapped_by = job.get("mapped_by")
     if mapped_by and (mapped_by not in parameters or parameters[mapped_by].type != "integer"):
         raise ArgumentError(f"mapped_by of {where} names '{mapped_by}', expected one of its integer parameters.")
+    for role, table in tables.get("inputs", {}).items():
+        if table.sharded and not (mapped_by and table.handed_over):
+            raise ArgumentError(
+                f"[inputs.{role}] of {where} is sharded, which only a hand-over of a mapped job is; remove it."
+            )
+    if any(table.sharded for table in tables.get("outputs", {}).values()):
+        raise ArgumentError(f"[outputs] of {where} has sharded, which only inputs have; remove it.")
     for key, kind in (("resources", Resources), ("spark", SparkSizes)):
         check_keys(document.get(key, {}), set(kind.__annotations__), f"[{key}] of {where}")
         check_types(document.get(key, {}), kind, f"[{key}] of {where}")
@@ -169,7 +178,7 @@ def load(folder: Path | zipfile.Path) -> Job:
 
 
 def read_table(settings: dict[str, Any], where: str) -> Table:
-    check_keys(settings, {"contract", "oldest", "contracts", "dataset", "raw", "dates", "optional"}, where)
+    check_keys(settings, {"contract", "oldest", "contracts", "dataset", "raw", "dates", "optional", "sharded"}, where)
     if "raw" not in settings and len({"contract", "contracts"} & settings.keys()) != 1:
         raise ArgumentError(
             f'{where} names no contract, expected contract = "name@version", or contracts = […] for alternatives.'

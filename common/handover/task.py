@@ -17,6 +17,7 @@ from common import protocol
 from common.contracts import evolution
 from common.errors import ArgumentError, InputError
 from common.handover import manifest, s3, storage
+from common.handover.buckets import bucket_entries
 from common.handover.command_line import checked_predecessors
 from common.handover.heartbeat import Progress, peak_memory
 from common.handover.inputs import Input, list_deliveries
@@ -133,14 +134,16 @@ class Task:
         """Return the URI of the folder that only this process writes an output to."""
         return f"{self.attempt_folder}/{self.process}/{role}"
 
-    def record_output(self, role: str, rows: int) -> None:
-        """Record an output as complete; its files and bytes are taken from one listing."""
+    def record_output(self, role: str, rows: int, buckets: int | None = None) -> None:
+        """Record an output as complete; its files and bytes are those of one listing, their buckets of the names."""
         files = storage.files(self.folder(role))
+        entries = [{"path": file.uri.removeprefix(f"{self.key}/"), "bytes": file.bytes} for file in files]
         self.outputs[role] = {
             "contract": self.job.outputs[role].contract,
             "rows": rows,
             "bytes": sum(file.bytes for file in files),
-            "files": [{"path": file.uri.removeprefix(f"{self.key}/"), "bytes": file.bytes} for file in files],
+            "files": bucket_entries(entries) if buckets else entries,
+            **({"buckets": buckets} if buckets else {}),
         }
 
     @property

@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from common.engines import spark
 from common.errors import InputError
 from common.handover import Task, run
+from common.handover.buckets import buckets_for
 from common.recommending import MICROSECONDS_PER_DAY
 from common.sources import tracking_plan
 from common.sources.tracking_plan import TrackingPlan
@@ -28,9 +29,9 @@ def build_interactions(
     test_days: int,
     tuning_days: int,
     half_life_days: float,
-    partitions: int,
+    buckets: int,
 ) -> DataFrame:
-    """Return rows of `interactions@2`, sorted by user and item within each partition; one shuffle, on user.
+    """Return rows of `interactions@2` in buckets of the user; one shuffle.
 
     The weight as of a moment is log1p(max(0, sum of weight * 2^(-age / half-life))) over the events before it, age in
     days: the plan's weight of a reversal is negative, so it is netted before the logarithm. A pair without a weight
@@ -40,7 +41,7 @@ def build_interactions(
     moments = {"": end, "_before_test": test_start, "_before_tuning": test_start - datetime.timedelta(days=tuning_days)}
     liked_at = F.when(F.col("weight") > 0, F.col("time"))
     aggregates = [F.min(liked_at).alias("first_time"), F.max("reversal").alias("reversed")]
-    columns = [F.col("user_id"), F.col("item_id")]
+    columns = [F.col(spark.PLACE), F.col("user_id"), F.col("item_id")]
     for name, moment in moments.items():
         before = F.col("time") < start_of(moment)
         age = (F.unix_micros(start_of(moment)) - F.unix_micros("time")) / MICROSECONDS_PER_DAY
@@ -52,10 +53,10 @@ def build_interactions(
         ]
         weight = F.log1p(F.greatest(F.lit(0.0), F.col(f"strength{name}"))).cast("float")
         columns += [weight.alias(f"weight{name}"), F.col(f"events{name}"), F.col(f"last_time{name}")]
-    weighed = weigh(events.where(F.col("time") < start_of(end)), plan).repartition(partitions, "user_id")
-    pairs = weighed.groupBy("user_id", "item_id").agg(*aggregates).select(*columns, "first_time", "reversed")
+    weighed = spark.in_buckets(weigh(events.where(F.col("time") < start_of(end)), plan), "user_id", buckets)
+    pairs = weighed.groupBy(spark.PLACE, "user_id", "item_id").agg(*aggregates)
     exists = " OR ".join(f"weight{name} > 0" for name in moments)
-    return pairs.where(f"{exists} OR (events > 0 AND NOT reversed)").sortWithinPartitions("user_id", "item_id")
+    return pairs.select(*columns, "first_time", "reversed").where(f"{exists} OR (events > 0 AND NOT reversed)")
 
 
 def weigh(events: DataFrame, plan: TrackingPlan) -> DataFrame:
@@ -129,9 +130,9 @@ def main(task: Task) -> None:
             end,
             **days,
             half_life_days=task.parameters["half_life_days"],
-            partitions=spark.partitions_for(source.rows),
+            buckets=buckets_for(source.rows),
         )
-        spark.write(task, "interactions", interactions)
+        spark.write_buckets(task, "interactions", interactions, ["user_id", "item_id"], source.rows)
         found = counts.get
         targets = {name: found.pop(f"{TARGET}{name}") for name in plan.targets}
         task.metrics |= {

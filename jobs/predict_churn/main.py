@@ -21,7 +21,7 @@ from common.churn.encoding import Encoding
 from common.churn.models import Calibration, Model
 from common.engines import arrow
 from common.engines.arrays import read_arrays
-from common.engines.interactions import shard_of
+from common.engines.arrow import bucket_of
 from common.handover import Task, run
 
 TOP_FEATURES = 3
@@ -84,7 +84,7 @@ def main(task: Task) -> None:
     def predictions() -> Iterator[pa.Table]:
         for batch in arrow.batches(task, "features"):
             now = batch.filter(batch["churned"].is_null())  # as of the newest cut, whose outcome is not known yet
-            rows = pa.table(now.filter(pa.array(shard_of(now["user_id"], shards) == shard)))
+            rows = pa.table(now.filter(pa.array(bucket_of(now["user_id"], shards) == shard)))
             predicted = predict(rows, model, document, days)
             counts["users"] += rows.num_rows
             counts["at_risk"] += rows.num_rows - predicted["churn_probability"].null_count

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from common.engines import arrow
 from common.engines.arrays import read_arrays, strings_of
-from common.engines.interactions import shard_of
+from common.engines.arrow import bucket_of
 from common.handover import Task, run
 from common.recommending import MICROSECONDS_PER_DAY, models
 from common.recommending.histories import History
@@ -24,7 +24,7 @@ COLUMNS = ["user_id", "item_id", "weight", "events", "last_time"]
 def rows_of_shard(batch: pa.RecordBatch, shard: int, shards: int, items: pa.Array) -> pa.RecordBatch:
     """Return the existing pairs of the shard's users with items of the model, item IDs replaced by positions."""
     users = batch["user_id"].dictionary_encode()
-    in_shard = shard_of(users.dictionary, shards) == shard
+    in_shard = bucket_of(users.dictionary, shards) == shard
     kept = in_shard[users.indices.to_numpy()] & pc.greater(batch["weight"], 0).to_numpy(zero_copy_only=False)
     batch = batch.filter(pa.array(kept))
     batch = batch.set_column(1, "item_id", pc.index_in(batch["item_id"], value_set=items))

@@ -22,7 +22,7 @@ from common.churn.models import Calibration
 from common.churn.training import RULE, Rows
 from common.engines import arrow
 from common.engines.arrays import read_arrays, write_arrays
-from common.engines.interactions import shard_of
+from common.engines.arrow import bucket_of
 from common.errors import GateRefused, InputError
 from common.handover import Task, run, storage
 
@@ -48,7 +48,7 @@ def read_history(task: Task) -> History:
     kept, cuts, oldest = [], [], []
     for batch in arrow.batches(task, "features"):
         known = batch.filter(batch["churned"].is_valid())
-        kept.append(known.filter(pa.array(shard_of(known["user_id"], shards) == 0)))
+        kept.append(known.filter(pa.array(bucket_of(known["user_id"], shards) == 0)))
         cuts.append(pc.max(batch["cut"]).as_py())
         oldest.append(pc.max(batch.filter(pc.equal(batch["cut"], cuts[-1]))["tenure_days"]).as_py())
     rows = pa.Table.from_batches(kept, kept[0].schema) if kept else arrow.read(task, "features")
@@ -95,7 +95,7 @@ def split(history: History, labelled: Labelled, horizon_days: int) -> tuple[Rows
             f"{remedy(history, horizon_days, 2)}."
         )
     training = labelled.rows(older)
-    held_out = np.concatenate([shard_of(history.of(cut)["user_id"].combine_chunks(), HELD_OUT) == 0 for cut in older])
+    held_out = np.concatenate([bucket_of(history.of(cut)["user_id"].combine_chunks(), HELD_OUT) == 0 for cut in older])
     for rows, which in (
         (training, f"before {newest}"),
         (labelled.cuts[newest], f"as of {newest}"),

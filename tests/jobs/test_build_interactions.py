@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import zlib
 from collections import defaultdict
 from pathlib import Path
 from random import Random
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import DataFrame, Observation, SparkSession
+from pyspark.sql.functions import spark_partition_id
 
 from common import contracts
 from common.handover import runner
@@ -61,11 +63,11 @@ def built(
     session: SparkSession,
     events: list[tuple],
     plan: TrackingPlan = SHOP,
-    partitions: int = 2,
+    buckets: int = 2,
     half_life: float = 7.0,
 ) -> DataFrame:
     rows = frame(session, "events@2", event_rows(COLUMNS, events))
-    return job.build_interactions(rows, plan, END, 10, 10, half_life, partitions)
+    return job.build_interactions(rows, plan, END, 10, 10, half_life, buckets)
 
 
 def weight_and_target(kind: str, quantity: int | None, value: float | None, view: float) -> tuple[float, bool]:
@@ -188,25 +190,19 @@ def test_very_short_half_life_does_not_overflow(session: SparkSession) -> None:
     assert all(0 <= row.weight <= math.log1p(1) for row in rows.values())
 
 
-def test_one_shuffle_and_each_user_sorted_in_one_file(session: SparkSession, tmp_path: Path) -> None:
+def test_pairs_are_in_their_buckets_after_one_shuffle(session: SparkSession, tmp_path: Path) -> None:
     times = [midnight(END) - datetime.timedelta(hours=hour) for hour in range(1, 200)]
     events = [(f"u{hour % 23:02}", f"i{hour % 7}", "purchase", 1, None, time) for hour, time in enumerate(times)]
     frame(session, "events@2", event_rows(COLUMNS, events)).write.parquet(f"{tmp_path}/events")
     read = job.count_drops(session.read.parquet(f"{tmp_path}/events"), SHOP, Observation())
-    interactions = job.build_interactions(read, SHOP, END, 10, 10, 7.0, 3)
-    interactions.write.parquet(f"{tmp_path}/out")
-    interactions.collect()
-    plan = interactions._jdf.queryExecution().executedPlan().toString().split("== Initial Plan ==")[0]
+    interactions = job.build_interactions(read, SHOP, END, 10, 10, 7.0, 4)
+    placed = interactions.select("user_id", spark_partition_id().alias("partition"))
+    rows = placed.collect()
+    assert len({row.user_id for row in rows}) == 23
+    assert all(row.partition == zlib.crc32(row.user_id.encode()) % 4 for row in rows)
+    plan = placed._jdf.queryExecution().executedPlan().toString().split("== Initial Plan ==")[0]
     exchanges = [line for line in plan.splitlines() if "Exchange" in line]
     assert len(exchanges) == 1, plan
-    assert "hashpartitioning(user_id" in exchanges[0]
-    users: list[set[str]] = []
-    for file in sorted(Path(f"{tmp_path}/out").glob("*.parquet")):
-        pairs = [(row.user_id, row.item_id) for row in session.read.parquet(str(file)).collect()]
-        assert pairs == sorted(pairs)
-        users.append({user for user, _ in pairs})
-    assert len(users) == 3
-    assert sum(map(len, users)) == len(set().union(*users)) == 23
 
 
 def publish_events(session: SparkSession, lake: str, date: str, events: list) -> None:

@@ -44,6 +44,7 @@ HELP = {
     "dates": "The parameters of the first day and of the day after the last.",
     "at_trigger": "The parameters that the configuration of a run may give over those of the task.",
     "optional": "Whether the dataset may be missing; it then has no rows.",
+    "sharded": "Whether each shard of a mapped job reads its own files of the hand-over only.",
     "default": "Without a default the parameter must be given.",
     "range": "Least and greatest value, both inclusive.",
     "nullable": "Whether a row may have no value.",

@@ -28,10 +28,14 @@ from pyspark.sql.types import (
 
 from common import contracts
 from common.contracts import Column, Contract
+from common.engines.spark.buckets import PLACE, bucket_of, in_buckets
 from common.errors import GateRefused, InputError, TaskError
+from common.handover.buckets import ROWS_PER_BUCKET, buckets_for
 from common.handover.task import Task
 
-ROWS_PER_PARTITION = 500_000  # with more of them the hash aggregate of a 1 GiB heap sorts and spills
+ROWS_PER_PARTITION = ROWS_PER_BUCKET
+TOTAL, MISPLACED = "_rows", "_misplaced"  # names of counts that no column of a contract has
+
 TYPES: dict[str, DataType] = {
     "string": StringType(),
     "int64": LongType(),
@@ -116,14 +120,40 @@ def write(task: Task, role: str, frame: DataFrame) -> None:
     """
     contract = contract_of_output(task, role)
     observation = Observation()
-    total = F.count(F.lit(1)).alias("rows of all")
-    counted = select_contract(frame, contract).observe(observation, total, *forbidden_counts(contract))
-    parquet_writer(counted).save(task.folder(role))
-    counts = observation.get
+    counts = [F.count(F.lit(1)).alias(TOTAL), *forbidden_counts(contract)]
+    parquet_writer(select_contract(frame, contract).observe(observation, *counts)).save(task.folder(role))
+    record(task, role, contract, observation.get)
+
+
+def write_buckets(task: Task, role: str, frame: DataFrame, keys: list[str], rows: int) -> None:
+    """Write a frame as an output in buckets of its first key: one file per bucket, its rows sorted by all keys.
+
+    `rows` is about their number. A frame that `in_buckets` shuffled to as many buckets is not shuffled another time.
+    Raises the errors of `write`.
+    """
+    contract, buckets = contract_of_output(task, role), buckets_for(rows)
+    placed = frame if PLACE in frame.columns else in_buckets(frame, keys[0], buckets)
+    selected = select_contract(placed, contract)
+    marked = selected.withColumn(MISPLACED, ~F.spark_partition_id().eqNullSafe(bucket_of(keys[0], buckets)))
+    observation = Observation()
+    counts = [F.count(F.lit(1)).alias(TOTAL), F.count_if(MISPLACED).alias(MISPLACED), *forbidden_counts(contract)]
+    observed = marked.observe(observation, *counts).drop(MISPLACED)
+    parquet_writer(observed.sortWithinPartitions(*keys)).save(task.folder(role))
+    found = observation.get
+    if found[MISPLACED]:
+        raise TaskError(
+            f"Spark put {found[MISPLACED]} rows of '{role}' into the files of other buckets, so nothing is published; "
+            "check the shuffle in common/engines/spark/buckets.py, then rerun the task."
+        )
+    record(task, role, contract, found, buckets)
+
+
+def record(task: Task, role: str, contract: Contract, counts: dict[str, Any], buckets: int | None = None) -> None:
+    """Record an output that was written; GateRefused or TaskError if the counts made by the write forbid it."""
     refuse_forbidden(role, contract, counts)
-    task.record_output(role, counts["rows of all"])
-    if counts["rows of all"] and not task.outputs[role]["files"]:
-        raise lost_rows(counts["rows of all"], 0, task.folder(role))
+    task.record_output(role, counts[TOTAL], buckets)
+    if counts[TOTAL] and not task.outputs[role]["files"]:
+        raise lost_rows(counts[TOTAL], 0, task.folder(role))
 
 
 def lost_rows(written: int, found: int, folder: str) -> TaskError:

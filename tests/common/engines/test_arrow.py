@@ -42,7 +42,7 @@ class FakeTask:
     def folder(self, role):
         return f"{self.folder_uri}/{role}"
 
-    def record_output(self, role, rows):
+    def record_output(self, role, rows, buckets=None):
         self.counts[role] = rows
 
     def log(self, event, **numbers):

@@ -4,8 +4,11 @@ import argparse
 import datetime
 import json
 import math
+import shutil
+import zlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql.types import LongType, StructField, StructType
@@ -91,6 +94,26 @@ def test_output_is_counted_and_has_no_marker(session: SparkSession, toy: task.Ta
     names = [path.name for path in storage.local(toy.folder("out")).iterdir()]
     assert "_SUCCESS" not in names
     assert len([name for name in names if name.endswith(".parquet")]) == len(output["files"]) == 3
+
+
+def test_buckets_are_files_with_their_own_sorted_keys(session: SparkSession, toy: task.Task) -> None:
+    rows = [event(number, user_id=f"ü{number % 70}") for number in reversed(range(300))]
+    frame = session.createDataFrame(rows, EVENTS)
+    with pytest.raises(TaskError, match="'out' into the files of other buckets"):
+        spark.write_buckets(toy, "out", frame.repartition(32).selectExpr("*", "1 AS _place"), ["user_id"], 1)
+    shutil.rmtree(storage.local(toy.folder("out")))
+    spark.write_buckets(toy, "out", frame, ["user_id", "event_id"], 17_000_000)
+    output = toy.outputs["out"]
+    assert (output["rows"], output["buckets"]) == (300, 64)
+    buckets = [file["bucket"] for file in output["files"]]
+    assert buckets == sorted(set(buckets))
+    users = {}
+    for file in output["files"]:
+        content = pq.read_table(storage.local(f"{toy.key}/{file['path']}"), columns=["user_id", "event_id"])
+        pairs = list(zip(*content.to_pydict().values(), strict=True))
+        assert pairs == sorted(pairs)
+        users |= {user: file["bucket"] for user, _ in pairs}
+    assert users == {f"ü{number}": zlib.crc32(f"ü{number}".encode()) % 64 for number in range(70)}
 
 
 FORBIDDEN = [

@@ -330,6 +330,66 @@ def test_shards_of_different_counts_stop_the_reader(make_job, reader):
     assert "is one of 3 shards" in last_line(process)
 
 
+SHARDED = 'mapped_by = "shards"\n' + INPUT + "sharded = true\n" + PARAMETER.replace("factors", "shards")
+WRITE_BUCKETS = program(
+    """for bucket in (1, 0, 3, 30):
+        storage.write(f"{task.folder('table')}/part-{bucket:05}-x.parquet", b"12")
+    task.record_output("table", 9, 32)"""
+)
+
+
+def test_shard_reads_its_own_buckets_only(make_job, writer):
+    buckets, reader = make_job(OUTPUT, WRITE_BUCKETS, "buckets"), make_job(SHARDED, READ, "sharded")
+    assert buckets.run(task="one").returncode == 0
+    entry = buckets.document("manifest.json", "one")["outputs"]["table"]
+    assert entry["buckets"] == 32
+    assert [file["bucket"] for file in entry["files"]] == [0, 1, 3, 30]
+
+    def read(shard, shards, attempt):
+        settings = ["--map-index", str(shard), "--set", f"shards={shards}", "--from", "table=one"]
+        process = reader.run(*settings, task="two", attempt=attempt)
+        return process if process.returncode else reader.document(f"map-{shard}/manifest.json", "two")["metrics"]
+
+    wanted = [["part-00000-x.parquet", "part-00001-x.parquet"], ["part-00003-x.parquet"], *[[]] * 13]
+    for shard in (0, 1, 2, 15):
+        expected = ["part-00030-x.parquet"] if shard == 15 else wanted[shard]
+        assert read(shard, 16, 1) == {"files": expected, "rows": 9}
+    assert read(0, 1, 2)["files"] == [file["path"].rpartition("/")[2] for file in entry["files"]]
+    (storage.local(buckets.key("one")) / entry["files"][0]["path"]).unlink()
+    assert read(1, 16, 3)["files"] == ["part-00003-x.parquet"]  # the file of another shard is not even looked for
+    process = read(0, 64, 4)
+    assert process.returncode == 2
+    assert last_line(process) == (
+        "Task 'one' (input 'table') does not divide into 64 shards; set shards of sharded to 1 to 32."
+    )
+    assert writer.run(task="one", attempt=2).returncode == 0
+    assert "set shards of sharded to 1 to 1." in last_line(read(0, 2, 5))
+
+
+def test_shard_reads_the_shard_of_the_same_number(make_job):
+    mapped, reader = make_job(MAPPED, WRITE, "mapped"), make_job(SHARDED, READ, "sharded")
+    for index in range(3):
+        assert mapped.run("--map-index", str(index), task="one").returncode == 0
+    assert reader.run("--map-index", "1", "--set", "shards=3", "--from", "table=one", task="two").returncode == 0
+    document = reader.document("map-1/manifest.json", "two")
+    assert document["metrics"] == {"files": ["part-0"], "rows": 3}
+    assert len(document["parents"]) == 3
+    storage.local(f"{mapped.key('one')}/map-2/attempt-1").rename(storage.local(f"{mapped.key('one')}/gone"))
+    again = ["--map-index", "1", "--set", "shards=3", "--from", "table=one"]
+    assert reader.run(*again, task="two", attempt=2).returncode == 0
+    process = reader.run("--map-index", "1", "--set", "shards=4", "--from", "table=one", task="three")
+    assert process.returncode == 2
+    assert last_line(process).endswith("does not divide into 4 shards; set shards of sharded to 1 or 3.")
+
+
+def test_sharded_needs_a_hand_over_of_a_mapped_job(make_job):
+    dataset = SHARDED.replace("contract =", 'dataset = "x"\ncontract =')
+    for name, tables in (("unmapped", INPUT + "sharded = true\n"), ("stored", dataset)):
+        process = make_job(tables, READ, name).run()
+        assert process.returncode == 2
+        assert "is sharded, which only a hand-over of a mapped job is" in last_line(process)
+
+
 def test_map_index_out_of_range_is_refused(make_job):
     process = make_job(MAPPED, WRITE, "mapped").run("--map-index", "3")
     assert process.returncode == 2
