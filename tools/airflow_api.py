@@ -57,14 +57,6 @@ class Airflow:
         runs: list[dict[str, Any]] = self.call(f"/api/v2/dags/{dag}/dagRuns?order_by=-run_after")["dag_runs"]
         return runs
 
-    def next_run(self, dag: str, known: set[str], seconds: float = 60) -> str:
-        """Wait for a run of a pipeline that is not a known one, started by an asset for example; return its ID."""
-        for _ in poll(seconds, f"No new run of {dag} began within {seconds:.0f} s"):
-            for run in self.runs(dag):
-                if run["dag_run_id"] not in known:
-                    return str(run["dag_run_id"])
-        raise AssertionError
-
     def wait(
         self, dag: str, run: str, seconds: float = 3600, show: Callable[[list[Instance]], None] = lambda instances: None
     ) -> str:

@@ -2,5 +2,5 @@
 
 from tandem import Pipeline
 
-with Pipeline(__file__, schedule=None, tags=["curated"], default_args={"owner": "data"}) as dag:
+with Pipeline(__file__, tags=["curated"], default_args={"owner": "data"}) as dag:
     dag.container("ingest_items")

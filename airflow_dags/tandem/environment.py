@@ -1,6 +1,7 @@
 """The environment that pipelines run in: environments/<TANDEM_ENVIRONMENT>.toml, `laptop` if that is not set."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from datetime import timedelta
 from pathlib import Path
@@ -37,8 +38,9 @@ VARIABLES = {"container": "TANDEM_CONTAINERS", "spark": "TANDEM_SPARK"}  # each 
 
 @dataclass(frozen=True)
 class Environment:
-    """The lake, the retries and limits of tasks, and the runtimes of an environment."""
+    """The lake, the schedules, the retries and limits of tasks, and the runtimes of an environment."""
 
+    name: str
     lake: str  # a template with the macro `code`
     code: Path  # the folder that contains `jobs`
     tables: str  # prefix of the names of DynamoDB tables; the macro `tables` of templates
@@ -47,6 +49,7 @@ class Environment:
     deadline_seconds: int  # of an attempt, if its job.toml names none
     max_active_runs: int  # of a pipeline
     max_active_tis_per_dagrun: int  # of a mapped task in a run
+    pipelines: Mapping[str, Mapping[str, Any]]  # schedule and overdue_hours of each, both optional
     failure_notice: FailureNotice
     container: Runtime
     spark: SparkRuntime
@@ -58,6 +61,7 @@ def load(folder: Path) -> Environment:
     code = Path(os.environ.get("TANDEM_CODE", folder / loaded["code"])).resolve()
     shared = {"code": code, "registry": loaded.get("registry") or ""}
     return Environment(
+        name=loaded.name,
         lake=loaded["lake"],
         code=code,
         tables=loaded["delivery"]["tables"],
@@ -66,6 +70,7 @@ def load(folder: Path) -> Environment:
         deadline_seconds=loaded["deadline_seconds"],
         max_active_runs=loaded["max_active_runs"],
         max_active_tis_per_dagrun=loaded["max_active_tis_per_dagrun"],
+        pipelines=loaded.get("pipelines") or {},
         failure_notice=FailureNotice(loaded.name, **loaded["failures"]),
         container=runtime(CONTAINER_RUNTIMES, "container", loaded, shared),
         spark=runtime(SPARK_RUNTIMES, "spark", loaded, shared),

@@ -33,7 +33,7 @@ class SharedCluster(NamedTuple):
 
 
 class Pipeline:
-    """The DAG of an app folder, named after it: `with Pipeline(__file__, schedule=…) as dag:`.
+    """The DAG of an app folder, named after it: `with Pipeline(__file__) as dag:`.
 
     `dag.spark("job", …)` and `dag.container("job", …)` return Airflow operators, which you can combine with others by
     `>>`. A keyword is a role of the job (its value: the task that hands over) or the parameter that its job.toml calls
@@ -42,6 +42,7 @@ class Pipeline:
     "at_trigger" names the parameters that the configuration of a run may override: Airflow params of the DAG. A dataset
     of the lake that a job writes is an Airflow asset of the same name.
 
+    The environment has the schedule, in its table [pipelines.<name>]; without one, only a person starts the pipeline.
     README.md of the folder is the DAG's documentation on Airflow's page, its first paragraph the description. Other
     options are Airflow's: `tags=["team"]`, or `default_args={"owner": "team", "retries": 3}`, which override the
     environment's.
@@ -51,9 +52,7 @@ class Pipeline:
     cluster.json; `reopen=True` closes the cluster before the tasks in between, and opens another one like it.
     """
 
-    def __init__(
-        self, file: str, *, schedule: Any, default_args: Mapping[str, Any] | None = None, **options: Any
-    ) -> None:
+    def __init__(self, file: str, *, default_args: Mapping[str, Any] | None = None, **options: Any) -> None:
         self.folder = Path(file).parent
         self.environment = environment.load(self.folder.parent / "environments")
         self.jobs: dict[str, Job] = {}
@@ -62,7 +61,7 @@ class Pipeline:
         documentation = self.text("README.md", "Airflow shows it, and its first paragraph is the DAG's description")
         self.dag = DAG(
             self.folder.name,
-            schedule=schedule,
+            schedule=self.schedule(),
             description=first_paragraph(documentation),
             doc_md=documentation,
             catchup=False,
@@ -78,6 +77,20 @@ class Pipeline:
             },
             **options,
         )
+
+    def schedule(self) -> str | None:
+        """The schedule that the environment gives this pipeline; PipelineError if it does not know it, or others."""
+        tables, file = self.environment.pipelines, f"{self.environment.name}.toml"
+        folders = {each.parent.name for each in self.folder.parent.glob("*/dag.py")}
+        for name in tables:
+            check_known("pipeline", name, folders, f"[pipelines.{name}] of {file} or shared.toml")
+        if self.folder.name not in tables:
+            raise PipelineError(
+                f"{self.folder.name} has no table [pipelines.{self.folder.name}] in {file} or shared.toml; add it, "
+                "with a schedule, or empty if only a person starts it."
+            )
+        schedule: str | None = tables[self.folder.name].get("schedule")
+        return schedule
 
     def __enter__(self) -> "Pipeline":
         self.dag.__enter__()

@@ -62,14 +62,17 @@ def of_known(known: Mapping[Any, Any]) -> dict[str, Any]:
     """The schema of a table of settings.KNOWN, in which `...` stands for keys of any name."""
     properties = {}
     for key, expected in known.items():
+        if key is ...:
+            continue
         if isinstance(expected, dict):
             properties[key] = of_known(expected)
-        elif key is not ...:
+        else:
             kinds = [PRIMITIVES[kind] for kind in settings.as_tuple(expected) if kind is not settings.OPTIONAL]
             properties[key] = {"type": "number" if "number" in kinds else kinds[0]}
+    others = of_known(known[...]) if isinstance(known.get(...), dict) else {"type": "object"}
     return {
         "type": "object",
-        "additionalProperties": {"type": "object"} if ... in known else False,
+        "additionalProperties": others if ... in known else False,
         "properties": properties,
     }
 

@@ -30,6 +30,7 @@ KNOWN: dict[str, Any] = {
     "forget_grace_minutes": int,
     "delivery": {"tables": str, "billing": str, "read_units": (int, OPTIONAL), "write_units": (int, OPTIONAL)},
     "failures": {"email": (str, OPTIONAL), "webhook": (str, OPTIONAL)},
+    "pipelines": {...: {"schedule": (str, OPTIONAL), "overdue_hours": (int, float, OPTIONAL)}},
     "container": {"runtime": str, ...: dict},
     "spark": {"runtime": str, ...: dict},
 }
@@ -109,7 +110,8 @@ def check_keys(table: Mapping[str, Any], known: Mapping[Any, Any], where: str) -
             check_known("key", key, [name for name in known if name is not ...], where)
             expected = known[key]
         if isinstance(expected, dict) and isinstance(value, dict):
-            check_keys(value, expected, f"[{key}] of {where}")
+            above, _, file = where.rpartition(" of ")
+            check_keys(value, expected, f"[{above[1:-1]}.{key}] of {file}" if above else f"[{key}] of {file}")
             continue
         types = [dict] if isinstance(expected, dict) else [kind for kind in as_tuple(expected) if kind is not OPTIONAL]
         if type(value) not in types:  # true is not a number

@@ -1,14 +1,11 @@
 """Characteristics of all users: features on Spark, churn in containers, join on Spark, delivery.
 
-Runs whenever the Airflow asset curated/users gets new subscriptions or cancellations.
+An Airflow pipeline that runs once a day, if there is new input.
 """
 
-from airflow.sdk import Asset
 from tandem import Pipeline
 
-with Pipeline(
-    __file__, schedule=[Asset("curated/users")], tags=["characteristics"], default_args={"owner": "personalization"}
-) as dag:
+with Pipeline(__file__, tags=["characteristics"], default_args={"owner": "personalization"}) as dag:
     features = dag.spark("build_user_features")
     model = dag.container("train_churn", features=features)
     predictions = dag.container("predict_churn", shards=4, features=features, model=model)

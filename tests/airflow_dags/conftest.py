@@ -104,8 +104,10 @@ class Workshop:
         for shared in ("common", "dockerfiles", "requirements"):
             (self.code / shared).symlink_to(ROOT / shared)
         (self.dags / "environments").mkdir(parents=True)
-        for shared in ("tandem", ".airflowignore", "environments/shared.toml"):
+        for shared in ("tandem", ".airflowignore"):
             (self.dags / shared).symlink_to(ROOT / "airflow_dags" / shared)
+        shared_settings = (ROOT / "airflow_dags/environments/shared.toml").read_text().partition("\n[pipelines.")[0]
+        (self.dags / "environments/shared.toml").write_text(f"{shared_settings}\n")
         submit = folder / "spark-submit"
         submit.write_text(SUBMIT)
         submit.chmod(0o755)
@@ -169,10 +171,12 @@ releaseLabel = "emr-7.9.0"
         (folder / "main.py").write_text(MAIN.format(body=body))
         (self.dags / "job_catalogue.json").write_text(catalogue(self.code / "jobs"))
 
-    def pipeline(self, name: str, body: str, **settings: Any) -> None:
-        """Add a pipeline: the body of its `with`, and its JSON files by name."""
+    def pipeline(self, name: str, body: str, table: str = "", **settings: Any) -> None:
+        """Add a pipeline: the body of its `with`, its table in the environment, and its JSON files by name."""
         folder = self.dags / name
         folder.mkdir()
+        with (self.dags / "environments/shared.toml").open("a") as file:
+            file.write(f"[pipelines.{name}]\n{table}\n")
         (folder / "README.md").write_text(f"# {name}\nMade for a\ntest.\n\nNothing more.\n")
         for task in settings:
             (folder / f"{task}.json").write_text(json.dumps(settings[task]))
@@ -180,7 +184,7 @@ releaseLabel = "emr-7.9.0"
         (folder / "dag.py").write_text(
             '"""An Airflow DAG made for a test."""\n\n'
             "from airflow.providers.standard.operators.empty import EmptyOperator\n"
-            f"from tandem import Pipeline\n\nwith Pipeline(__file__, schedule=None) as dag:\n{lines}\n"
+            f"from tandem import Pipeline\n\nwith Pipeline(__file__) as dag:\n{lines}\n"
         )
 
     def pods(self, template: dict[str, Any]) -> None:

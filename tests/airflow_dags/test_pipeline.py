@@ -130,8 +130,8 @@ def test_readme_is_documentation_and_options_override_environment(jobs):
     jobs.job("single")
     jobs.pipeline("p", 'dag.container("single")', single={})
     dag_file = jobs.dags / "p" / "dag.py"
-    options = 'schedule=None, tags=["team"], default_args={"owner": "ann", "retries": 7}'
-    dag_file.write_text(dag_file.read_text().replace("schedule=None", options))
+    options = '__file__, tags=["team"], default_args={"owner": "ann", "retries": 7}'
+    dag_file.write_text(dag_file.read_text().replace("__file__", options))
     dag = jobs.load("p")
     assert (dag.description, dag.tags) == ("Made for a test.", {"team"})
     assert dag.doc_md.endswith("Nothing more.\n")
@@ -165,6 +165,25 @@ def test_unknown_environment_and_misspelt_key_are_refused(jobs, monkeypatch):
     monkeypatch.setenv("TANDEM_ENVIRONMENT", "labtop")
     with pytest.raises(AssertionError, match=r"names the environment 'labtop'.*did you mean 'laptop'"):
         jobs.load("p")
+
+
+def test_environment_has_the_schedule_of_every_pipeline(jobs):
+    jobs.pipeline("daily", 'dag.spark("build")', 'schedule = "5 4 * * *"', cluster={}, build={})
+    jobs.pipeline("by_hand", 'dag.spark("build")', cluster={}, build={})
+    assert (jobs.load("daily").schedule, jobs.load("by_hand").schedule) == ("5 4 * * *", None)
+    shared = jobs.dags / "environments" / "shared.toml"
+    known = shared.read_text()
+    shared.write_text(known.replace("[pipelines.daily]", "[pipelines.dayly]"))
+    with pytest.raises(AssertionError, match=r"names the pipeline 'dayly', which does not exist; did you mean 'daily'"):
+        jobs.load("by_hand")
+    shared.write_text(known.replace("[pipelines.by_hand]", ""))
+    with pytest.raises(
+        AssertionError, match=r"by_hand has no table \[pipelines.by_hand\] in laptop.toml or shared.toml"
+    ):
+        jobs.load("by_hand")
+    shared.write_text(known.replace("schedule =", "shedule ="))
+    with pytest.raises(AssertionError, match=r"\[pipelines.daily\] of shared.toml names the key 'shedule'.*'schedule'"):
+        jobs.load("daily")
 
 
 def test_cluster_opens_before_first_spark_task_and_closes_after_last(clustered):

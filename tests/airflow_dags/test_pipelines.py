@@ -92,10 +92,9 @@ def test_parsing_reads_only_dag_files_within_a_second(parsed, folder):
     assert seconds < 1
 
 
-def test_daily_recommendations_is_short_and_follows_events(bag):
+def test_daily_recommendations_is_short_and_in_order(bag):
     daily = bag.dags["daily_recommendations"]
     assert len((DAGS / "daily_recommendations" / "dag.py").read_text().splitlines()) <= 35
-    assert [asset.name for asset in daily.timetable.asset_condition.objects] == ["curated/events"]
     assert [asset.name for asset in bag.dags["ingest_events"].get_task("ingest_events").outlets] == ["curated/events"]
     assert daily.get_task("predict_recommendations").upstream_task_ids == {"build_interactions", "train_recommender"}
     assert daily.get_task("select_recommendations").upstream_task_ids == {
@@ -104,16 +103,20 @@ def test_daily_recommendations_is_short_and_follows_events(bag):
     }
 
 
-def test_every_product_has_a_schedule_and_ends_in_delivery(bag):
-    """After new input, or each night."""
-    products = {name: dag for name, dag in bag.dags.items() if "publish_product" in dag.task_ids}
-    assert products.keys() >= {"daily_recommendations", "user_characteristics", "similar_items", "trending_items"}
-    assert [asset.name for asset in products["user_characteristics"].schedule] == ["curated/users"]
-    assert [products[name].schedule for name in ("similar_items", "trending_items")] == ["@daily"] * 2
-    for dag in products.values():
-        assert dag.schedule is not None
+def test_ingestion_runs_each_quarter_of_an_hour_and_products_daily_one_after_another(bag):
+    products = [name for name, dag in bag.dags.items() if "publish_product" in dag.task_ids]
+    assert {*products} >= {"daily_recommendations", "user_characteristics", "trending_items"}
+    at = {}
+    for name, dag in bag.dags.items():
         assert not dag.catchup
-        assert [task.task_id for task in dag.tasks if not task.downstream_task_ids] == ["publish_product"]
+        minute, hour, *days = dag.schedule.split()
+        if name.startswith("ingest_"):
+            assert (minute, hour, days) == ("*/15", "*", ["*"] * 3)
+        elif name in products:
+            assert (minute, days) == ("0", ["*"] * 3)
+            at[name] = int(hour)
+    assert len(set(at.values())) == len(products)
+    assert min(at, key=at.__getitem__) == "daily_recommendations"
 
 
 def test_catalogue_matches_job_toml():

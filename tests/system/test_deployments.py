@@ -53,7 +53,7 @@ DAG = """
 '''An Airflow DAG made for a test.'''
 from tandem import Pipeline
 
-with Pipeline(__file__, schedule=None) as dag:
+with Pipeline(__file__) as dag:
     dag.container("greet", task_id="first") >> dag.container("greet", task_id="second")
 """
 ENVIRONMENT = """
@@ -88,8 +88,10 @@ class Checkout:
         self.write("airflow_dags/greetings/README.md", "# greetings\nCounts, then greets.\n")
         self.write("airflow_dags/greetings/first.json", '{"parameters": {"wait": true}}')
         self.write("airflow_dags/greetings/second.json", "{}")
-        for part in (".airflowignore", "environments/shared.toml", "environments/pod.json"):
+        for part in (".airflowignore", "environments/pod.json"):
             self.write(f"airflow_dags/{part}", (ROOT / "airflow_dags" / part).read_text())
+        shared = (ROOT / "airflow_dags/environments/shared.toml").read_text().partition("\n[pipelines.")[0]
+        self.write("airflow_dags/environments/shared.toml", f"{shared}\n[pipelines.greetings]\n")
         self.ports = {"preprod": free_port(), "prod": free_port()}
         for name, port in self.ports.items():
             given = {"name": name, "place": folder.parent.name + folder.name, "registry": registry, "port": port}

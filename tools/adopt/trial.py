@@ -100,12 +100,10 @@ def run_pipelines(
 
     Raises AirflowError if the ingestion fails.
     """
-    known = {run["dag_run_id"] for run in airflow.runs(demo.RECOMMENDING)}
     runs = demo.ingest(airflow, clock, ingesting)
-    runs[demo.RECOMMENDING] = airflow.next_run(demo.RECOMMENDING, known)
-    clock.report(f"the events are new, so Airflow starts {demo.RECOMMENDING}; {' and '.join(RANKED)} follow")
-    runs |= {pipeline: airflow.trigger(pipeline) for pipeline in RANKED}
     products = (demo.RECOMMENDING, *RANKED)
+    clock.report(f"the events are published; {', '.join(products)} follow")
+    runs |= {pipeline: airflow.trigger(pipeline) for pipeline in products}
     with ThreadPoolExecutor(len(products)) as pool:
         states = pool.map(lambda dag: airflow.wait(dag, runs[dag], show=clock.show(dag)), products)
         failed = [dag for dag, state in zip(products, states, strict=True) if state != "success"]

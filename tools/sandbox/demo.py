@@ -126,11 +126,10 @@ def run(lake: str, sample: Path, clock: Clock) -> Published:
 
 
 def run_pipelines(airflow: Airflow, clock: Clock) -> dict[str, str]:
-    """Run all pipelines to their end; Airflow starts the recommendations when the events are published."""
-    known = {run["dag_run_id"] for run in airflow.runs(RECOMMENDING)}
+    """Run all pipelines to their end; the recommendations once events and items are published."""
     runs = ingest(airflow, clock, INGESTING)
-    runs[RECOMMENDING] = airflow.next_run(RECOMMENDING, known)
-    clock.report(f"the events are new, so Airflow starts {RECOMMENDING}")
+    runs[RECOMMENDING] = airflow.trigger(RECOMMENDING)
+    clock.report(f"events and items are published; {RECOMMENDING} follows")
     finish(airflow, RECOMMENDING, runs[RECOMMENDING], clock)
     return runs
 

@@ -25,7 +25,7 @@ PROGRAMS = ROOT / ".venv-airflow" / "bin"
 GRACE_SECONDS = 3  # between SIGTERM and SIGKILL: the scheduler does not always exit
 LOCK_SECONDS = 30  # maximum wait of a component for a write lock of the database
 COMPONENTS = ("api-server", "scheduler", "dag-processor")  # without the triggerer: no pipeline defers
-# Short intervals for a single user, and settings that a local Airflow needs.
+# Short intervals for a single user, and settings that a local Airflow needs. Demos and tests start each run themselves.
 SETTINGS = {
     "CORE__EXECUTOR": "LocalExecutor",
     "CORE__PARALLELISM": "4",
@@ -33,12 +33,14 @@ SETTINGS = {
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
     "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
     "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+    "SCHEDULER__USE_JOB_SCHEDULE": "False",
     "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
     "DAG_PROCESSOR__REFRESH_INTERVAL": "30",
     "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
     "DAG_PROCESSOR__PRINT_STATS_INTERVAL": "0",
     "API__HOST": "127.0.0.1",
 }
+ON_SCHEDULE = {"SCHEDULER__USE_JOB_SCHEDULE": "True"}  # start the pipelines by themselves, too
 
 
 @contextlib.contextmanager
@@ -203,7 +205,8 @@ def main() -> None:
     try:
         from tools.sandbox import local_dynamodb  # here, so that importing this module needs no moto
 
-        with local_dynamodb.running(), start(port=int(os.environ.get("PORT", "0")), report=print) as airflow:
+        port = int(os.environ.get("PORT", "0"))
+        with local_dynamodb.running(), start(port=port, report=print, options=ON_SCHEDULE) as airflow:
             print(f"Airflow is at {airflow.url} with the pipelines of airflow_dags; Ctrl-C stops it.", flush=True)
             signal.pause()
     except KeyboardInterrupt:

@@ -16,9 +16,11 @@ from tools.scaffold import schemas
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / "templates"
 CLUSTERS = ROOT / "airflow_dags" / "trending_items"  # the clusters of a new pipeline with Spark, for every runtime
+SCHEDULES = ROOT / "airflow_dags" / "environments" / "shared.toml"  # every pipeline has a table in it
 NEXT = {
     "job": "The job is in the catalogue; name it in a dag.py, then continue with docs/new_job.md.",
-    "pipeline": "Name your jobs in dag.py and add the JSON of settings of each; continue with docs/new_pipeline.md.",
+    "pipeline": "Name your jobs in dag.py and add the JSON of settings of each; its schedule is in shared.toml of "
+    "airflow_dags/environments; continue with docs/new_pipeline.md.",
 }
 
 
@@ -56,6 +58,9 @@ def create(kind: str, template: str, name: str) -> list[Path]:
     if kind == "job":
         (ROOT / "airflow_dags" / "job_catalogue.json").write_text(catalogue(ROOT / "jobs"))
         schemas.write(ROOT)
+    elif f"[pipelines.{name}]" not in (tables := SCHEDULES.read_text()):
+        hint = 'schedule = "0 6 * * *" and overdue_hours = 30 start it daily'
+        SCHEDULES.write_text(f"{tables}[pipelines.{name}]  # {hint}\n")
     format_files([file for file in texts if file.suffix == ".py"])
     return sorted(texts)
 

@@ -2,5 +2,5 @@
 
 from tandem import Pipeline
 
-with Pipeline(__file__, schedule=None, tags=["new"], default_args={"owner": "personalization"}) as dag:
+with Pipeline(__file__, tags=["new"], default_args={"owner": "personalization"}) as dag:
     dag.spark("build_trending_items")
