@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
-from common.recommending.blocks import blocks, in_parallel
+from common.recommending.blocks import blocks, in_parallel, one_thread
 from common.recommending.histories import Floats
 
 BLOCK_VALUES = 250_000  # gathered factors per block of rows: 1 MB, to stay in a core's cache
@@ -77,7 +76,7 @@ def _solve(weights: sp.csr_matrix, other: Floats, regularization: float, factors
     lengths = np.diff(weights.indptr)
     order = np.argsort(lengths, kind="stable")
     factors[order[: np.searchsorted(lengths[order], 1)]] = 0  # rows without entries
-    with threadpool_limits(1):  # OpenBLAS's threads would spin after it
+    with one_thread():  # OpenBLAS's threads would spin after it
         common = other.T @ other
     common[np.diag_indices(len(common))] += np.float32(regularization)
     solve_block = partial(_solve_block, weights, other, common, factors, order, exact)

@@ -8,9 +8,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import cython_lapack
-from threadpoolctl import threadpool_limits
 
-from common.recommending.blocks import blocks, in_parallel
+from common.recommending.blocks import blocks, in_parallel, one_thread
 from common.recommending.histories import Floats
 
 MAX_HEAD = 20_000  # beyond it the memory grows past 2 GiB, and OpenBLAS has crashed at 37,000
@@ -48,7 +47,7 @@ def ease(matrix: sp.csr_matrix, regularization: float, dropout: float = 0.0) -> 
     inverse = _gram(matrix)
     diagonal = np.diag_indices(items)
     inverse[diagonal] += np.float32(regularization) + np.float32(dropout / (1 - dropout)) * inverse[diagonal]
-    with threadpool_limits(1):
+    with one_thread():
         problem = _lapack("spotrf", inverse) or _lapack("spotri", inverse)
     if problem != 0:
         raise ValueError(

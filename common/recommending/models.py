@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from threadpoolctl import threadpool_limits
 
 from common.recommending.als import als
 from common.recommending.blend import Blend, Model
+from common.recommending.blocks import one_thread
 from common.recommending.ease import MAX_HEAD, ease, head_items
 from common.recommending.evaluation import DEPTH, Truth
 from common.recommending.factor_model import FactorModel
@@ -172,7 +172,7 @@ def fit_once(name: str, pairs: History, parameters: Parameters, head: int = MAX_
     matrix = fitting_matrix(pairs, parameters["fit_half_life"], parameters["counting"])
     model = MODELS[name].fit(matrix, parameters, head)
     if isinstance(model, FactorModel):
-        with threadpool_limits(1):
+        with one_thread():
             typical = _typical_weight(_sampled_weights(model))
     else:
         typical = _typical_weight(model.dense if len(model.head) else model.sparse)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import scipy.sparse as sp
-from threadpoolctl import threadpool_limits
 
+from common.recommending.blocks import one_thread
 from common.recommending.histories import Floats
 
 USER_POWER = 0.25
@@ -33,7 +33,7 @@ def svd(matrix: sp.csr_matrix, factors: int, item_power: float, seed: int = 1) -
     row_scale = np.maximum(np.diff(matrix.indptr), 1.0) ** -USER_POWER
     item_scale = np.maximum(np.bincount(matrix.indices, minlength=items), 1.0) ** item_power
     scaled = (sp.diags(row_scale) @ matrix @ sp.diags(1 / item_scale)).astype(np.float32).tocsr()
-    with threadpool_limits(1):
+    with one_thread():
         vectors = randomized_svd(scaled, kept, n_iter=4, random_state=seed)[2].T
     inputs, outputs = vectors / item_scale[:, None], vectors * item_scale[:, None]
     return inputs.astype(np.float32), outputs.astype(np.float32)
