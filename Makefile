@@ -210,6 +210,10 @@ render: setup ## print a task's request to its runtime: pod, Job, step, command 
 graph: setup .venv-graph/ready ## write a picture of a pipeline's newest run from Airflow's page (DAG=… FILE=PNG), with Chromium
 	.venv-graph/bin/python -m tools.sandbox.graph --dag $(DAG) --file $(or $(FILE),docs/images/$(DAG).png)
 
+requeue: setup ## let the next ingestion take files with quarantined records again (KIND=events SOURCE=… SINCE= UNTIL= ENV= LAKE=)
+	@$(JOBS_PYTHON) -m tools.lake.requeue --kind "$(KIND)" --source "$(SOURCE)" $(if $(SINCE),--since $(SINCE)) \
+	    $(if $(UNTIL),--until $(UNTIL)) $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE))
+
 retention: setup ## list runs and versions that nothing needs (ENV=… LAKE=… DAYS=…; APPLY=1 deletes them)
 	$(JOBS_PYTHON) -m tools.lake.retention $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(if $(DAYS),--days $(DAYS)) $(if $(filter 1,$(APPLY)),--apply)

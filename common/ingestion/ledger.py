@@ -4,8 +4,10 @@ A run reads the ledger before it lists the raw level, and writes it after its ma
 moment leads to files that are taken again, never to lost ones. A ledger that is lost or unreadable has the same effect.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from common import protocol
 from common.handover import Task, manifest, storage
@@ -13,18 +15,25 @@ from common.handover.inputs import NOT_COME, Input, in_window
 from common.handover.storage import Conflict, File
 from common.protocol import LedgerEntry
 
+Value = TypeVar("Value")
 MAX_NAMES = 20  # changed files that a metric names
 
 
 @dataclass
 class Ledger:
-    """The files that a dataset has ingested, by path in the lake, as a run finds them; `gone` are deleted ones."""
+    """The files that a dataset has ingested, by path in the lake, as a run finds them.
+
+    `select` sets the others: `gone` are deleted ones, `waiting` have a day of arrival that has not come yet, and
+    `may_be_idle` is True if a run without any readable file is not an error.
+    """
 
     lake: str
     kind: str
     entries: dict[str, LedgerEntry]
     exists: bool
     gone: dict[str, LedgerEntry] = field(default_factory=dict)
+    waiting: list[tuple[File, str]] = field(default_factory=list)
+    may_be_idle: bool = False
 
     @classmethod
     def load(cls, task: Task, kind: str) -> "Ledger":
@@ -59,14 +68,15 @@ class Ledger:
             days = {path: protocol.arrival_day(path) for path in self.gone}
             inside = {None, *in_window(task, [day for day in days.values() if day], table)}
             self.gone = {path: entry for path, entry in self.gone.items() if days[path] in inside}
-        waiting = sum(reason == NOT_COME for each in found for _, reason in each.left_out)
+        self.may_be_idle = self.exists and not windowed
+        self.waiting = [left for each in found for left in each.left_out if left[1] == NOT_COME]
         found = [replace(each, left_out=[left for left in each.left_out if left[1] != NOT_COME]) for each in found]
         new = self.new(file for each in found for file in [*each.files, *(file for file, _ in each.left_out)])
         changed = sorted(path for path in map(self.path, new) if path in self.entries)
         task.metrics |= {
             "files_new": len(new) - len(changed),
             "files_changed": len(changed),
-            "files_waiting": waiting,
+            "files_waiting": len(self.waiting),
             "files_deleted": len(self.gone),
         }
         if changed:
@@ -107,17 +117,50 @@ def read(uri: str) -> tuple[dict[str, LedgerEntry], str | None]:
 
 def update(lake: str, kind: str, taken: dict[str, LedgerEntry], gone: dict[str, LedgerEntry]) -> None:
     """Add entries to a ledger, and remove those that are still as they were; safe if several do it concurrently."""
-    added: dict[str, dict[str, LedgerEntry]] = {protocol.ledger_uri(lake, kind, path): {} for path in gone}
-    for path, entry in taken.items():
-        added.setdefault(protocol.ledger_uri(lake, kind, path), {})[path] = entry
-    for uri in sorted(added):
-        while True:
-            former, tag = read(uri)
-            entries = {path: entry for path, entry in former.items() if gone.get(path) != entry} | added[uri]
-            if entries == former:
-                break
-            try:
-                storage.replace(uri, manifest.to_json({"format": protocol.LEDGER_FORMAT, "files": entries}), tag)
-                break
-            except Conflict:
-                continue
+
+    def changed(former: dict[str, LedgerEntry], added: dict[str, LedgerEntry]) -> dict[str, LedgerEntry]:
+        return {path: entry for path, entry in former.items() if gone.get(path) != entry} | added
+
+    added = by_document(lake, kind, taken)
+    for uri in sorted(added.keys() | by_document(lake, kind, gone).keys()):
+        change(uri, functools.partial(changed, added=added.get(uri, {})))
+
+
+def by_document(lake: str, kind: str, values: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
+    """Return values by path, grouped by the document of the ledger that has the path."""
+    groups: dict[str, dict[str, Value]] = {}
+    for path, value in values.items():
+        groups.setdefault(protocol.ledger_uri(lake, kind, path), {})[path] = value
+    return groups
+
+
+def change(uri: str, changed: Callable[[dict[str, LedgerEntry]], dict[str, LedgerEntry]]) -> None:
+    """Apply a function to the entries of a document, again after each conflict."""
+    while True:
+        former, tag = read(uri)
+        entries = changed(former)
+        if entries == former:
+            return
+        try:
+            storage.replace(uri, manifest.to_json({"format": protocol.LEDGER_FORMAT, "files": entries}), tag)
+            return
+        except Conflict:
+            continue
+
+
+def keep_ingested(lake: str, kind: str, rewritten: Mapping[str, tuple[File, File]]) -> None:
+    """Record that files which were ingested have been rewritten, so that no run takes them again.
+
+    `rewritten` has each file before and after, by path.
+    """
+
+    def changed(former: dict[str, LedgerEntry], files: dict[str, tuple[File, File]]) -> dict[str, LedgerEntry]:
+        entries = dict(former)
+        for path, (before, after) in files.items():
+            entry = former.get(path)
+            if entry and protocol.is_ingested(entry, before.bytes, before.tag):
+                entries[path] = LedgerEntry(bytes=after.bytes, tag=after.tag, unusable=entry["unusable"])
+        return entries
+
+    for uri, files in by_document(lake, kind, rewritten).items():
+        change(uri, functools.partial(changed, files=files))

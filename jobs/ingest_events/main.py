@@ -4,6 +4,9 @@ The key of the deduplication, within a delivery and against earlier ones, is the
 and the ID. So only the partitions of the dates in a delivery are read, and an ID with a time on another day is another
 event. The first arrival wins.
 
+Without a window, a run takes the files that are new or have changed by the ledger of the dataset. If there are none, it
+publishes no partition.
+
 First Python on the workers reads each file to its end, as a stream. That finds corrupt files, and lines that are too
 long, which Spark's reader drops silently. Then the complete files are read, and each source's expressions applied. A
 record that breaks a rule of common/ingestion/records.py or of its source goes to quarantine, a file with too many of
@@ -12,6 +15,7 @@ them is left out entirely, the rest is used.
 
 import datetime
 import functools
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,9 +31,10 @@ from common.engines.spark import ROWS_PER_PARTITION
 from common.errors import InputError, TaskError
 from common.handover import Task, manifest, run
 from common.handover.manifest import Manifest
-from common.handover.storage import in_parallel
+from common.handover.storage import File, in_parallel
 from common.ingestion import deliveries, records, suppression
 from common.ingestion.deliveries import Quarantined, Survey
+from common.ingestion.ledger import Ledger
 from common.ingestion.spark import mapping, reading
 from common.ingestion.spark.mapping import NOT_KEPT
 from common.ingestion.spark.reading import Delivered
@@ -41,6 +46,7 @@ from common.sources.source import Source
 EVENNESS = 8  # buckets per partition of a large date, so that hashes spread evenly
 SUPPRESSED = "of a person who was forgotten"  # a reason without quarantine
 MAX_UNKNOWN = 20  # unknown types that a metric names
+QUARANTINE = {"file": "STRING", "line": "BIGINT", "reason": "STRING", "bytes": "BIGINT", "content": "STRING"}
 
 
 @dataclass
@@ -57,17 +63,18 @@ class Summary:
     not_kept: int = 0
 
 
-def delivered_files(task: Task, configured: list[Source]) -> tuple[dict[int, Delivered], list[Quarantined]]:
-    """Return the files of all sources, by number, and those that are left out; InputError if there is no file."""
-    found = task.deliveries("deliveries", [source.deliveries for source in configured])
+def delivered_files(
+    task: Task, known: Ledger, configured: list[Source]
+) -> tuple[dict[int, Delivered], list[Quarantined]]:
+    """Return the files to ingest of all sources, by number, and those that are left out."""
+    listed = task.deliveries("deliveries", [source.deliveries for source in configured])
+    found = known.select(task, "deliveries", listed)
     files: list[Delivered] = []
     left_out: list[Quarantined] = []
     for source, each in zip(configured, found, strict=True):
         accepted, others = deliveries.split_by_suffix(each, source.suffix)
         files += [Delivered(source, file, each.arrivals[file.uri]) for file in accepted]
         left_out += others
-    if not files:
-        raise no_readable_file(task, configured, left_out)
     return dict(enumerate(files)), left_out
 
 
@@ -222,7 +229,6 @@ def quarantine(
     forgotten: People | None,
 ) -> DataFrame:
     """Return rows of quarantine@2: files that are left out, unusable lines, and all lines of bad files."""
-    columns = {"file": "STRING", "line": "BIGINT", "reason": "STRING", "bytes": "BIGINT", "content": "STRING"}
     rows = deliveries.quarantine_of_files(left_out)
     skipped = {number: surveys[number].too_long if files[number].by_spark else [] for number in surveys}
     for number, lines in skipped.items():
@@ -231,7 +237,7 @@ def quarantine(
             for line in lines
             if not (forgotten and forgotten.named_in_line(line.content))
         ]
-    result = spark.small_table(session, columns, rows)
+    result = spark.small_table(session, QUARANTINE, rows)
 
     def starts(firsts: dict[int, int]) -> DataFrame:
         kinds = {"file": "BIGINT", "name": "STRING", "first": "BIGINT", "skipped": "ARRAY<BIGINT>"}
@@ -320,45 +326,83 @@ def count(
 
 
 def main(task: Task) -> None:
-    max_share = task.parameters["max_quarantined_share"]
-    configured, known = sources.load("events"), list(tracking_plan.load().types)
+    configured = sources.load("events")
     with spark.session(task) as session:
         types = {source.name: mapping.check_types(session, source) for source in configured}
-        forgotten = suppression.load(task.lake)
-        files, left_out = delivered_files(task, configured)
+        ledger = Ledger.load(task, "events")
+        files, left_out = delivered_files(task, ledger, configured)
         surveys = readable(session, files, left_out)
-        if not surveys:
-            raise no_readable_file(task, configured, left_out)
-        parsed = parse(session, {number: files[number] for number in surveys}, types)
-        parsed = suppress(session, task, forgotten, parsed).persist(StorageLevel.DISK_ONLY)
-        with mapping.expression_errors({files[number].source.file: None for number in surveys}):
-            summaries = summarise(parsed, files, surveys, known)
-        bad_files = {
-            number
-            for number, summary in summaries.items()
-            if records.too_many(summary.unusable.total(), summary.records, max_share)
-        }
-        metrics, reasons = count(summaries, files, bad_files, len(left_out))
-        usable = used(parsed, bad_files)
-        if any(summary.types[""] for number, summary in summaries.items() if number not in bad_files):
-            metrics["unknown_types"] = unknown_types(usable, known)
-        task.metrics |= metrics
-        task.log("parsed", **task.metrics)
-        events = sum((summary.events for number, summary in summaries.items() if number not in bad_files), Counter())
-        kept = events.total() + task.metrics["suppressed"] + sum(task.metrics["not_kept"].values())
+        if surveys:
+            ingest(session, task, ledger, types, files, surveys, left_out)
+        elif ledger.may_be_idle:
+            publish_nothing(session, task, ledger, left_out)
+        else:
+            raise no_readable_file(task, configured, [*left_out, *itertools.starmap(Quarantined, ledger.waiting)])
+
+
+def ingest(
+    session: SparkSession,
+    task: Task,
+    ledger: Ledger,
+    types: dict[str, dict[str, DataType]],
+    files: dict[int, Delivered],
+    surveys: dict[int, Survey],
+    left_out: list[Quarantined],
+) -> None:
+    """Publish the new events of readable files, and the quarantine."""
+    max_share, known = task.parameters["max_quarantined_share"], list(tracking_plan.load().types)
+    forgotten = suppression.load(task.lake)
+    parsed = parse(session, {number: files[number] for number in surveys}, types)
+    parsed = suppress(session, task, forgotten, parsed).persist(StorageLevel.DISK_ONLY)
+    with mapping.expression_errors({files[number].source.file: None for number in surveys}):
+        summaries = summarise(parsed, files, surveys, known)
+    bad_files = {
+        number
+        for number, summary in summaries.items()
+        if records.too_many(summary.unusable.total(), summary.records, max_share)
+    }
+    metrics, reasons = count(summaries, files, bad_files, len(left_out))
+    usable = used(parsed, bad_files)
+    if any(summary.types[""] for number, summary in summaries.items() if number not in bad_files):
+        metrics["unknown_types"] = unknown_types(usable, known)
+    task.metrics |= metrics
+    task.log("parsed", **task.metrics)
+    events = sum((summary.events for number, summary in summaries.items() if number not in bad_files), Counter())
+    kept = events.total() + task.metrics["suppressed"] + sum(task.metrics["not_kept"].values())
+    if reasons or not ledger.may_be_idle:  # else files without any record
         deliveries.refuse_unusable(kept, task.metrics["lines"], reasons, max_share)
 
-        all_of_bad_files = None
-        if bad_files:
-            bad = parse(session, {number: files[number] for number in bad_files}, types, records.IN_BAD_FILE)
-            all_of_bad_files = suppress(session, task, forgotten, bad).persist(StorageLevel.DISK_ONLY)
-        quarantined = quarantine(
-            session, parsed, all_of_bad_files, files, surveys, summaries, bad_files, left_out, forgotten
-        )
-        quarantined = quarantined.repartition(1 + reasons.total() // ROWS_PER_PARTITION)
-        spark.write(task, "quarantine", quarantined.sortWithinPartitions("file", "line"))
-        added = publish(session, task, usable, events)
-        task.metrics |= {"events": added, "duplicates": events.total() - added}
+    all_of_bad_files = None
+    if bad_files:
+        bad = parse(session, {number: files[number] for number in bad_files}, types, records.IN_BAD_FILE)
+        all_of_bad_files = suppress(session, task, forgotten, bad).persist(StorageLevel.DISK_ONLY)
+    quarantined = quarantine(
+        session, parsed, all_of_bad_files, files, surveys, summaries, bad_files, left_out, forgotten
+    )
+    quarantined = quarantined.repartition(1 + reasons.total() // ROWS_PER_PARTITION)
+    spark.write(task, "quarantine", quarantined.sortWithinPartitions("file", "line"))
+    added = publish(session, task, usable, events)
+    task.metrics |= {"events": added, "duplicates": events.total() - added}
+    ledger.record(task, quarantined_counts(files, summaries, bad_files, left_out))
+
+
+def publish_nothing(session: SparkSession, task: Task, ledger: Ledger, left_out: list[Quarantined]) -> None:
+    """Hand over the quarantine and the metrics of a run without a readable file."""
+    task.metrics |= count({}, {}, set(), len(left_out))[0] | {"events": 0, "duplicates": 0}
+    rows = deliveries.quarantine_of_files(left_out)
+    spark.write(task, "quarantine", spark.small_table(session, QUARANTINE, rows))
+    ledger.record(task, quarantined_counts({}, {}, set(), left_out))
+
+
+def quarantined_counts(
+    files: dict[int, Delivered], summaries: dict[int, Summary], bad_files: set[int], left_out: list[Quarantined]
+) -> dict[File, int]:
+    """Return the number of quarantined records of each file; 1 for a file that was not read to its end."""
+    counts = {file: 1 for file, _ in left_out}
+    for number, summary in summaries.items():
+        in_bad_file = summary.events.total() if number in bad_files else 0
+        counts[files[number].file] = summary.unusable.total() + in_bad_file
+    return counts
 
 
 def publish(session: SparkSession, task: Task, usable: DataFrame, events: Counter[datetime.date]) -> int:

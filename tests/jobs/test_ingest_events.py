@@ -15,6 +15,7 @@ from jobs.ingest_events import main as job
 
 FOLDER = Path(job.__file__).parent
 NOTHING_LEFT_OUT = {"files_quarantined": 0, "files_left_out": 0, "suppressed": 0, "not_kept": {}}
+FILES = {"files_new": 0, "files_changed": 0, "files_waiting": 0, "files_deleted": 0}
 
 
 class Shop:
@@ -54,6 +55,11 @@ class Shop:
     def task_manifest(self, run: str) -> dict:
         return json.loads((self.root / "intermediate" / "d" / run / "ingest" / "manifest.json").read_bytes())
 
+    def files(self, run: str) -> dict:
+        """Return the numbers of files by the ledger."""
+        metrics = self.task_manifest(run)["metrics"]
+        return {name: metrics[name] for name in FILES}
+
     def quarantine(self, run: str) -> list:
         files = self.task_manifest(run)["outputs"]["quarantine"]["files"]
         uris = [f"{self.lake}/intermediate/d/{run}/ingest/{file['path']}" for file in files]
@@ -87,24 +93,92 @@ def test_events_are_typed_deduplicated_and_partitioned_by_day(shop: Shop) -> Non
     assert metrics == {"lines": 7, "unusable": 0, "reasons": {}, **NOTHING_LEFT_OUT, "events": 5, "duplicates": 2} | {
         "events_by_type": {"purchase": 6, "cancellation": 1},
         "unknown_types": {},
+        **FILES,
+        "files_new": 2,
     }
 
 
-def test_repeated_delivery_changes_nothing_and_a_later_one_its_days(shop: Shop) -> None:
+def test_run_takes_new_deliveries_and_changes_their_days_only(shop: Shop) -> None:
     shop.deliver("2011-01-05", [event(1), event(2, "2011-01-04"), event(3)])
     assert shop.ingest("one") == 0
     before = shop.manifests()
     assert len(before) == 2
     assert shop.ingest("two") == 0
     assert shop.manifests() == before
-    assert shop.task_manifest("two")["metrics"]["events"] == 0
+    assert shop.files("two") == FILES
+    assert shop.task_manifest("two")["metrics"]["lines"] == shop.task_manifest("two")["metrics"]["events"] == 0
+    assert "events" not in shop.task_manifest("two")["outputs"]
 
     shop.deliver("2011-01-06", [event(1, quantity=9), event(4, "2011-01-04")])
-    assert shop.ingest("three", "--set", "since=2011-01-06") == 0
+    assert shop.ingest("three") == 0
     after = shop.manifests()
     assert after["date=2011-01-05"] == before["date=2011-01-05"]
     assert [row.event_id for row in shop.curated()["date=2011-01-04"]] == ["e2", "e4"]
     assert [row.quantity for row in shop.curated()["date=2011-01-05"]] == [1, 1]
+    assert shop.files("three") == {**FILES, "files_new": 1}
+    assert shop.task_manifest("three")["metrics"]["lines"] == 2
+    assert shop.ingest("window", "--set", "since=2011-01-06") == 0
+    assert shop.task_manifest("window")["metrics"]["duplicates"] == 2
+    assert shop.manifests() == after
+
+
+def test_changed_copied_and_deleted_deliveries_add_no_event_twice(shop: Shop) -> None:
+    lines = [event(1), event(2), "no"]
+    shop.deliver("2011-01-05", lines)
+    assert shop.ingest("one") == 0
+    shop.deliver("2011-01-05", lines, "copy")
+    shop.deliver("2011-01-05", [*lines, event(3)])
+    assert shop.ingest("two") == 0
+    assert shop.files("two") == {**FILES, "files_new": 1, "files_changed": 1}
+    metrics = shop.task_manifest("two")["metrics"]
+    assert metrics["changed_files"] == ["raw/events/arrival=2011-01-05/events.jsonl.gz"]
+    assert (metrics["events"], metrics["duplicates"]) == (1, 4)
+    entries = json.loads((shop.root / "curated/events/ingested/2011-01.json").read_text())["files"]
+    assert {path[-15:]: entry["unusable"] for path, entry in entries.items()} == {
+        "events.jsonl.gz": 1,
+        "5/copy.jsonl.gz": 1,
+    }
+    (shop.root / "raw/events/arrival=2011-01-05/copy.jsonl.gz").unlink()
+    before = shop.manifests()
+    assert shop.ingest("three") == 0
+    assert shop.files("three") == {**FILES, "files_deleted": 1}
+    assert shop.manifests() == before
+
+
+def test_unreadable_or_empty_deliveries_alone_fail_no_later_run(shop: Shop) -> None:
+    shop.deliver("2011-01-05", [event(1)])
+    assert shop.ingest("one") == 0
+    shop.deliver("2011-01-06", [], "empty")
+    assert shop.ingest("two") == 0
+    (shop.root / "raw/events/arrival=2011-01-06/cut.jsonl.gz").write_bytes(gzip.compress(b"{}")[:-4])
+    (shop.root / "raw/events/latest").mkdir()
+    (shop.root / "raw/events/latest/stray.jsonl.gz").write_bytes(b"x")
+    assert shop.ingest("three") == 0
+    assert {row.file.rpartition("/")[2] for row in shop.quarantine("three")} == {"cut.jsonl.gz", "stray.jsonl.gz"}
+    assert shop.task_manifest("three")["metrics"]["files_quarantined"] == 2
+    assert shop.ingest("four") == 0
+    assert shop.files("four") == FILES
+    shop.deliver("2011-01-07", ["no"] * 10)
+    assert [shop.ingest("five"), shop.ingest("six")] == [4, 4]  # until a record of any file can be used
+
+
+def test_of_two_runs_at_once_one_retries_and_adds_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.deliver("2011-01-05", [event(1), event(2, "2011-01-04")])
+    publish = task.Task.publish_partition
+
+    def after_another_run(self: task.Task, *arguments: object) -> None:
+        monkeypatch.undo()
+        assert shop.ingest("other") == 0
+        publish(self, *arguments)
+
+    monkeypatch.setattr(task.Task, "publish_partition", after_another_run)
+    assert shop.ingest("one") == 1
+    assert shop.ingest("one", attempt=2) == 0
+    assert shop.files("one") == FILES
+    assert {partition: len(rows) for partition, rows in shop.curated().items()} == {
+        "date=2011-01-04": 1,
+        "date=2011-01-05": 1,
+    }
 
 
 def test_unusable_lines_are_quarantined_with_file_line_and_reason(shop: Shop) -> None:
@@ -180,6 +254,7 @@ def test_retry_after_death_before_publishing_repeats_nothing(shop: Shop, monkeyp
     assert shop.ingest("one") == 1
     monkeypatch.undo()
     assert len(shop.manifests()) == 1
+    assert not (shop.root / "curated" / "events" / "ingested").exists()  # so that the next run takes the file again
     assert shop.ingest("one") == 0  # the same attempt, rerun manually: its remains must not be counted twice
     assert {partition: len(rows) for partition, rows in shop.curated().items()} == {
         "date=2011-01-03": 1,

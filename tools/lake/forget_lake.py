@@ -31,6 +31,8 @@ from common.errors import TaskError
 from common.handover import manifest, s3, storage
 from common.handover.job_toml import Job, load
 from common.handover.manifest import Manifest
+from common.handover.storage import File
+from common.ingestion import ledger
 from common.ingestion.suppression import People
 from tools.lake import forget_content, forget_deliveries, garbage
 from tools.lake.forget_content import Named, Unreadable
@@ -66,6 +68,10 @@ class Entry(NamedTuple):
         return self.path.startswith("raw/")
 
     @property
+    def is_ledger(self) -> bool:
+        return re.match(r"curated/[^/]+/ingested/", self.path) is not None
+
+    @property
     def is_document(self) -> bool:
         return self.name in ("manifest.json", "failure.json")
 
@@ -94,6 +100,7 @@ class Lake:
         self.console = console
         self.sources = forget_deliveries.load()
         self.clean: set[Entry] = set()
+        self.rewritten: dict[str, dict[str, tuple[File, File]]] = {}  # deliveries before and after, by kind and path
         self.result = Pass()
 
     def sweep(self) -> Pass:
@@ -123,6 +130,9 @@ class Lake:
                 by_unit.setdefault(unit_of(entry.path, units), {})[entry] = named
         for unit, found in self.with_progress(by_unit.items(), "writing", len(by_unit)):
             self.publish(unit, found)
+        for kind, rewritten in self.rewritten.items():
+            ledger.keep_ingested(self.root, kind, rewritten)
+        self.rewritten.clear()
         self.abort_uploads()
         self.requests.save()
         return self.result
@@ -136,7 +146,7 @@ class Lake:
         """Return the people in a file, or the reason why it is unreadable."""
         if LEFTOVER.fullmatch(entry.name):
             return Unreadable("its writer was killed")
-        if entry.name.endswith(OTHER) and not entry.is_delivery:
+        if (entry.name.endswith(OTHER) and not entry.is_delivery) or entry.is_ledger:
             return Counter()
         if not storage.is_s3(self.root) and is_special(storage.local(self.uri(entry))):
             return Unreadable("not a regular file")
@@ -168,7 +178,9 @@ class Lake:
             self.requests.record(entry.path, named)
             self.requests.save()
             with self.opened(entry) as file:
-                replace_stream(uri, tag, lambda target: forget_deliveries.copy(source, file, target, records))
+                after = replace_stream(uri, tag, lambda target: forget_deliveries.copy(source, file, target, records))
+            kind = entry.path.split("/")[1]
+            self.rewritten.setdefault(kind, {})[entry.path] = File(uri, entry.bytes, listed_tag(tag)), after
         self.result.changed += 1
 
     def report_unreadable(self, entry: Entry, reason: Unreadable) -> None:
@@ -381,20 +393,27 @@ def tag_of(uri: str) -> Any:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def replace_stream(uri: str, tag: Any, write: Callable[[IO[bytes]], None]) -> None:
-    """Replace a file by written bytes, through a local temporary file; Conflict if its tag changed."""
+def listed_tag(tag: Any) -> str:
+    """Return the tag that a listing has for a file, from that of `tag_of`."""
+    return tag.strip('"') if isinstance(tag, str) else str(tag[-1])
+
+
+def replace_stream(uri: str, tag: Any, write: Callable[[IO[bytes]], None]) -> File:
+    """Replace a file by written bytes, through a local temporary file, and return it; Conflict if its tag changed."""
     if storage.is_s3(uri):
         bucket, key = s3.bucket_and_key(uri)
         with tempfile.TemporaryFile() as file:
             write(file)
+            size = file.seek(0, io.SEEK_END)
             file.seek(0)
             try:
-                s3.client().put_object(Bucket=bucket, Key=key, Body=file, IfMatch=tag, **s3.encryption())
+                options = s3.encryption()
+                response = s3.client().put_object(Bucket=bucket, Key=key, Body=file, IfMatch=tag, **options)
+                return File(uri, size, listed_tag(response["ETag"]))
             except s3.client().exceptions.ClientError as error:
                 if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
                     raise storage.Conflict(uri) from None
                 raise
-        return
     target = storage.local(uri)
     hidden = target.with_name(f".{uuid.uuid4().hex}")
     try:
@@ -405,6 +424,8 @@ def replace_stream(uri: str, tag: Any, write: Callable[[IO[bytes]], None]) -> No
             os.fsync(file.fileno())
         if tag_of(uri) != tag:
             raise storage.Conflict(uri)
+        status = hidden.stat()
         hidden.rename(target)
+        return File(uri, status.st_size, str(status.st_mtime_ns))
     finally:
         hidden.unlink(missing_ok=True)

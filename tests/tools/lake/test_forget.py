@@ -32,7 +32,7 @@ from common.engines import arrow
 from common.errors import TaskError
 from common.handover import manifest, s3, storage
 from common.handover.job_toml import load
-from common.ingestion import suppression
+from common.ingestion import ledger, suppression
 from jobs.publish_product.main import shortened
 from tools import environment
 from tools.lake import forget, forget_content, forget_lake
@@ -370,7 +370,15 @@ def test_later_data_of_forgotten_users_is_found_by_hash(shop_of_files: Shop) -> 
     shop.raw("events", "late.jsonl.gz", [as_line(event(1, "ann")), as_line(event(2, "bob"))])
     late = {"rows": ("interactions@2", 2, {"attempt-1/rows/p.parquet": content_of("interactions@2", ["ann", "bob"])})}
     shop.publish("intermediate/dag/late/build", late)
+    ingested = next(file for file in storage.files(f"{shop.root}/raw/events") if file.uri.endswith("late.jsonl.gz"))
+    name = ingested.uri.removeprefix(f"{shop.root}/")
+    entry = protocol.LedgerEntry(bytes=ingested.bytes, tag=ingested.tag, unusable=2)
+    ledger.update(shop.root, "events", {name: entry, f"{name}.other": entry}, {})
     assert shop.forget() == 0
+    after = next(file for file in storage.files(f"{shop.root}/raw/events") if file.uri == ingested.uri)
+    assert after != ingested
+    known = ledger.read(protocol.ledger_uri(shop.root, "events", name))[0]
+    assert known == {name: {"bytes": after.bytes, "tag": after.tag, "unusable": 2}, f"{name}.other": entry}
     assert shop.deliveries()["raw/events/arrival=2011-01-05/late.jsonl.gz"] == [as_line(event(2, "bob"))]
     assert [row["user_id"] for row in shop.published()["intermediate/dag/late/build:rows"]] == ["bob"]
     assert [user["places"] for receipt in shop.receipts()[1:] for user in receipt["users"]] == [
