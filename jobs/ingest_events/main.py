@@ -415,6 +415,8 @@ def publish(session: SparkSession, task: Task, usable: DataFrame, events: Counte
     buckets = spark.small_table(session, {"date": "DATE", "buckets": "BIGINT"}, zip(rows, parts, strict=True))
     partitions = max(session.sparkContext.defaultParallelism, -(-sum(rows.values()) // ROWS_PER_PARTITION))
     fresh = new_events(usable, known_events(session, list(seen.values())), buckets, partitions)
+    if max(parts, default=1) > 1 and sum(rows.values()) > EVENNESS * events.total():
+        fresh = fresh.repartition("date")  # few new events of large dates: one file each, not one per partition
     return spark.append(task, "events", fresh, {str(date): manifest for date, manifest in seen.items()})
 
 

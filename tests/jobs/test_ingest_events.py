@@ -305,6 +305,10 @@ def test_large_dates_are_split_without_losing_the_key(shop: Shop, monkeypatch: p
     manifest = json.loads(shop.manifests()["date=2011-01-05"])
     assert len(manifest["outputs"]["events"]["files"]) > 2
     assert len(json.loads(shop.manifests()["date=2011-01-06"])["outputs"]["events"]["files"]) == 1
+    shop.deliver("2011-01-07", [event(number) for number in range(100, 106)])
+    assert shop.ingest("late") == 0
+    late = json.loads(shop.manifests()["date=2011-01-05"])["outputs"]["events"]
+    assert (len(late["files"]), late["rows"]) == (2, 106)  # the former ones as one, and the new one
 
 
 def test_date_in_many_small_files_is_compacted_without_loss(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Append rows to the partitions of a dataset, and compact partitions with many small files."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable
 
 from pyspark.sql import DataFrame, Observation, SparkSession
@@ -8,7 +9,6 @@ from pyspark.sql import functions as F
 
 from common.contracts import Contract
 from common.engines.spark.io import (
-    ROWS_PER_PARTITION,
     contract_of_output,
     forbidden_counts,
     lost_rows,
@@ -22,7 +22,8 @@ from common.handover.partitions import register
 from common.handover.storage import File
 from common.handover.task import Task
 
-MANY_FILES = 24  # small files of one partition that are worth a compaction
+MANY_FILES = 8  # of about the same size in a partition, which are worth a compaction
+MAX_SMALL = 32 << 20  # bytes; larger files are never rewritten
 
 
 def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manifest | None]) -> int:
@@ -30,15 +31,15 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
 
     `partitions` has, for each date that may get rows, the manifest that the task read. Files are written directly to
     their partitions, into a folder of this process, and count once the partition's manifest names them in addition to
-    the former ones. A partition that got no rows is left unchanged. A partition with many small files is compacted: its
-    former rows are rewritten together with the new ones, and its manifest names only the new files.
+    the former ones. A partition that got no rows is left unchanged. Many small files of a partition are compacted: they
+    are rewritten as one, together with the new rows.
     Returns the number of added rows. Raises StaleAttempt or TaskError if a partition changed concurrently, TaskError if
     the files do not contain all rows, GateRefused for a value that the contract forbids.
     """
     dataset = f"{task.lake}/{task.job.outputs[role].dataset}"
     contract = contract_of_output(task, role)
     seen = {f"{dataset}/date={date}": partition for date, partition in partitions.items()}
-    compacted = {folder: partition_files(each) for folder, each in seen.items() if needs_compaction(each)}
+    compacted = {folder: small for folder, each in seen.items() if (small := files_to_compact(partition_files(each)))}
     counts = Observation()
     frame = frame.observe(counts, *forbidden_counts(contract))
     if compacted:
@@ -51,20 +52,28 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
         raise lost_rows(written, sum(rows.values()), dataset)
     # Days with former rows, too: redelivering the days of a lost index restores it.
     register(dataset, {day_of(folder) for folder in seen if seen[folder] or folder in files})
+    rewritten = rows_by_date(dataset, compacted.values(), contract)
     for folder, added in files.items():
-        count = rows[day_of(folder)]
-        if folder in compacted:
-            task.publish_partition(role, folder, seen[folder], count, added)
-        else:
-            count += partition_rows(seen[folder])
-            task.publish_partition(role, folder, seen[folder], count, partition_files(seen[folder]) + added)
-    return written - sum(partition_rows(seen[folder]) for folder in compacted)
+        kept = [file for file in partition_files(seen[folder]) if file not in compacted.get(folder, ())]
+        count = partition_rows(seen[folder]) - rewritten.get(day_of(folder), 0) + rows[day_of(folder)]
+        task.publish_partition(role, folder, seen[folder], count, kept + added)
+    return written - sum(rewritten.values())
 
 
-def needs_compaction(partition: Manifest | None) -> bool:
-    """Return True if opening the many small files of a partition costs more than rewriting them once."""
-    files = len(partition_files(partition))
-    return files >= MANY_FILES and partition_rows(partition) < files * ROWS_PER_PARTITION // MANY_FILES
+def files_to_compact(files: list[File]) -> list[File]:
+    """Return the files of a partition that are worth rewriting as one: many of about the same size, and smaller ones.
+
+    So a row is rewritten once for each size that its file grows through, and a partition keeps few files.
+    """
+    small = [file for file in files if file.bytes < MAX_SMALL]
+    sizes = Counter(map(magnitude, small))
+    full = [size for size, number in sizes.items() if number >= MANY_FILES]
+    return [file for file in small if magnitude(file) <= max(full)] if full else []
+
+
+def magnitude(file: File) -> int:
+    """Return the order of magnitude of a file, by factors of 8: 0 up to 256 KiB."""
+    return (file.bytes >> 16).bit_length() // 3
 
 
 def write_by_date(task: Task, dataset: str, frame: DataFrame) -> int:
