@@ -16,7 +16,7 @@ def frame(session: SparkSession, contract: str, rows: Iterable[dict[str, Any]]) 
 
 
 def event_rows(columns: str, values: Iterable[tuple]) -> list[dict[str, Any]]:
-    """Return rows of events@2 from tuples of the named columns; the rest are a purchase of one cup by ann."""
+    """Return rows of events@3 from tuples of the named columns; the rest are a purchase of one cup by ann."""
     usual = {"source": "shop", "user_id": "ann", "item_id": "cup", "type": "purchase", "quantity": 1, "unit_price": 1.0}
     return [
         {**usual, "event_id": f"e{number}", **dict(zip(columns.split(), each, strict=True))}

@@ -1,5 +1,6 @@
 """Reading and writing Arrow tables in Python jobs, checked by their contracts."""
 
+import datetime
 import functools
 import itertools
 import os
@@ -46,8 +47,8 @@ def read(task: Task, role: str, columns: list[str] | None = None) -> pa.Table:
 
     def read_file(file: File) -> pa.Table:
         with open_checked(source, file) as parquet:
-            rows = parquet.read(held(source, file, names), use_threads=False)
-        return with_finite_numbers(with_added_columns(rows, schema).cast(schema), file)
+            rows = parquet.read(held(source, file, with_arrival(source, names)), use_threads=False)
+        return with_finite_numbers(with_added_columns(known_before(rows, source.until), schema).cast(schema), file)
 
     return pa.concat_tables([schema.empty_table(), *storage.in_parallel(read_file, source.files, MAX_OPEN_FILES)])
 
@@ -59,13 +60,28 @@ def batches(task: Task, role: str, columns: list[str] | None = None) -> Iterator
     schema = arrow_schema(contract_of(source), names)
     for file in source.files:
         with open_checked(source, file) as parquet:
-            for batch in parquet.iter_batches(BATCH, columns=held(source, file, names), use_threads=False):
-                yield with_finite_numbers(with_added_columns(batch, schema).cast(schema), file)
+            columns = held(source, file, with_arrival(source, names))
+            for batch in parquet.iter_batches(BATCH, columns=columns, use_threads=False):
+                known = known_before(batch, source.until)
+                yield with_finite_numbers(with_added_columns(known, schema).cast(schema), file)
 
 
 def held(source: Input, file: File, names: list[str]) -> list[str]:
     """Return those of the named columns that a file has: one of an older version lacks the columns added since."""
     return [name for name in names if name in contract_of_file(source, file).columns]
+
+
+def with_arrival(source: Input, names: list[str]) -> list[str]:
+    """Return the columns to read for some columns: also `arrival`, by which rows count in a window with a set end."""
+    by_arrival = source.until and "arrival" in contract_of(source).columns
+    return list(dict.fromkeys([*names, "arrival"])) if by_arrival else names
+
+
+def known_before(rows: Rows, day: datetime.date | None) -> Rows:
+    """Return the rows that had arrived before a day; those of unknown arrival, too. All without a day."""
+    if day is None or "arrival" not in rows.schema.names:
+        return rows
+    return rows.filter(pc.fill_null(pc.less(rows["arrival"], pa.scalar(day)), True))
 
 
 def with_added_columns(rows: Rows, schema: pa.Schema) -> Rows:

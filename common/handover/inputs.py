@@ -41,6 +41,7 @@ class Input:
     Of a sharded input, `files` are those of this shard, `rows` those of all shards.
     `taken` is the time of the look-up; of a hand-over, that of the oldest input that it was made from. `older` has the
     contract of each file that was written under an older version, by its URI: it lacks the columns added since.
+    `until` is the end that was set for a dataset's window: only rows that arrived before it count, and are read.
     """
 
     role: str
@@ -52,6 +53,7 @@ class Input:
     folder: str = ""  # of raw deliveries, with the day of arrival of each file
     arrivals: dict[str, datetime.date] = field(default_factory=dict)
     older: dict[str, Contract] = field(default_factory=dict)
+    until: datetime.date | None = None
     left_out: list[tuple[File, str]] = field(default_factory=list)  # files that are not deliveries, with reasons
 
     @property
@@ -60,8 +62,8 @@ class Input:
         return min(map(day_of, self.manifests))
 
     @property
-    def day_after_newest(self) -> datetime.date:
-        """The day after the newest partition of a dataset by date."""
+    def end(self) -> datetime.date:
+        """The day after the window's last: after the newest partition in it, never after `until`."""
         return max(map(day_of, self.manifests)) + datetime.timedelta(days=1)
 
 
@@ -74,16 +76,19 @@ def resolve(reader: Reader, role: str, table: Table) -> Input:
     """Return the files of an input, checked by their sizes; InputError names a missing or wrong one."""
     contract = contracts.load(table.contract) if table.contract else None
     taken = reader.now()
+    until = None
     if table.raw:
         return list_deliveries(reader, role, table, [table.raw])[0]
     if table.dataset:
+        until = end_of_window(reader, table)
+        taken = min(taken, start_of(until)) if until else taken  # so that it does not replace a result of a later day
         manifests = dataset_manifests(reader, role, table)
         output = None  # a partition's manifest has a single output
     else:
         manifests = predecessor_manifests(reader, role)
         output = predecessor_output(manifests[0], role, table)
         taken = min(manifest.basis(parent.document) for parent in manifests)
-    result = Input(role, contract, [], 0, manifests, taken)
+    result = Input(role, contract, [], 0, manifests, taken, until=until)
     for parent in manifests:
         add_output(result, parent, output, table, reader.job.name)
     if table.sharded and output:
@@ -95,16 +100,48 @@ def resolve(reader: Reader, role: str, table: Table) -> Input:
 def dataset_manifests(reader: Reader, role: str, table: Table) -> list[Manifest]:
     """Return the manifests of a dataset's partitions in the input's window; InputError if a required one has none."""
     folder = f"{reader.lake}/{table.dataset}"
-    names = ["all"]
     if table.dates:
-        names = [f"date={day}" for day in in_window(reader, partitions.registered(folder), table)]
-    found = in_parallel(manifest.load_or_none, [protocol.manifest_uri(f"{folder}/{name}") for name in names])
-    manifests = [partition for partition in found if partition]
+        manifests = days_in_window(reader, folder, table)
+    else:
+        found = manifest.load_or_none(protocol.manifest_uri(f"{folder}/all"))
+        manifests = [found] if found else []
     if not manifests and not table.optional:
+        until = end_of_window(reader, table)
+        arrived = f" in its window with rows that had arrived before {until}; set a later end, or" if until else ";"
         raise InputError(
-            f"The dataset {folder} (input '{role}') has no published partition; run the job that fills it."
+            f"The dataset {folder} (input '{role}') has no published partition{arrived} run the job that fills it."
         )
     return manifests
+
+
+def days_in_window(reader: Reader, folder: str, table: Table) -> list[Manifest]:
+    """Return the manifests of a dataset's days in the input's window, without days all of whose rows arrived later.
+
+    Without a first day the window has the days that the table's `window` names, up to the newest of these manifests.
+    """
+    until = end_of_window(reader, table)
+
+    def load(day: str) -> Manifest | None:
+        found = manifest.load_or_none(protocol.manifest_uri(f"{folder}/date={day}"))
+        late = manifest.rows_arrived_since(found, until) if found and until else 0
+        return None if late and late == manifest.partition_rows(found) else found
+
+    days = in_window(reader, partitions.registered(folder), table)
+    if table.window and table.dates and reader.parameters[table.dates[0]] is None:
+        newest = next(filter(None, map(load, reversed(days))), None)  # a registered day may be empty
+        length = datetime.timedelta(days=reader.parameters[table.window] - 1)
+        days = [day for day in days if newest and day >= str(day_of(newest) - length)]
+    return [found for found in in_parallel(load, days) if found]
+
+
+def end_of_window(reader: Reader, table: Table) -> datetime.date | None:
+    """Return the day after the last of an input's window, None if it is not set."""
+    return reader.parameters[table.dates[1]] if table.dates else None
+
+
+def start_of(day: datetime.date) -> datetime.datetime:
+    """Return midnight (UTC) at the beginning of a day."""
+    return datetime.datetime.combine(day, datetime.time(), datetime.UTC)
 
 
 def add_output(result: Input, parent: Manifest, output: str | None, table: Table, job: str) -> None:
@@ -131,7 +168,7 @@ def add_output(result: Input, parent: Manifest, output: str | None, table: Table
         f"{folder}/{path}": contracts.load(found) for path, found in of_files.items() if found != newest.name
     }
     result.files += [File(f"{folder}/{file['path']}", file["bytes"]) for file in entry["files"]]
-    result.rows += entry["rows"]
+    result.rows += entry["rows"] - (manifest.rows_arrived_since(parent, result.until) if result.until else 0)
 
 
 def select_shard(reader: Reader, source: Input, output: str) -> None:

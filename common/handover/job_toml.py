@@ -28,11 +28,13 @@ class Parameter:
 class Table:
     """An input or output: a hand-over, a dataset of the lake, or (inputs only) a folder of the raw level by arrival.
 
-    `dates` names the two parameters, first day and day after the last, that select days of a dataset.
+    `dates` names the two parameters, first day and day after the last, that select days of a dataset. `window` names
+    the parameter with the number of days that are read if no first day is set.
     `optional` is true of a dataset that may not exist: then it is read as one without rows. `sharded` is true of a
     hand-over of which each shard of a mapped job reads its own files only.
     `contracts` are the alternatives that an input by hand-over accepts. `oldest` is the oldest version of `contract`
-    whose files a dataset may have: the newer versions only add nullable columns.
+    whose files a dataset may have: the newer versions only add nullable columns. `when` names the boolean parameter
+    without which an output is not written.
     """
 
     contract: str | None = None
@@ -41,6 +43,8 @@ class Table:
     dataset: str | None = None
     raw: str | None = None
     dates: tuple[str, str] | None = None
+    window: str | None = None
+    when: str | None = None
     optional: bool | None = None
     sharded: bool | None = None
 
@@ -151,6 +155,9 @@ def load(folder: Path | zipfile.Path) -> Job:
         name: read_parameter(settings, f"[parameters.{name}] of {where}")
         for name, settings in tables_by_name(document.get("parameters", {}), f"[parameters] of {where}").items()
     }
+    for group, roles in tables.items():
+        for role, table in roles.items():
+            check_named_parameters(table, parameters, f"[{group}.{role}] of {where}")
     mapped_by = job.get("mapped_by")
     if mapped_by and (mapped_by not in parameters or parameters[mapped_by].type != "integer"):
         raise ArgumentError(f"mapped_by of {where} names '{mapped_by}', expected one of its integer parameters.")
@@ -178,7 +185,8 @@ def load(folder: Path | zipfile.Path) -> Job:
 
 
 def read_table(settings: dict[str, Any], where: str) -> Table:
-    check_keys(settings, {"contract", "oldest", "contracts", "dataset", "raw", "dates", "optional", "sharded"}, where)
+    known = {"contract", "oldest", "contracts", "dataset", "raw", "dates", "window", "when", "optional", "sharded"}
+    check_keys(settings, known, where)
     if "raw" not in settings and len({"contract", "contracts"} & settings.keys()) != 1:
         raise ArgumentError(
             f'{where} names no contract, expected contract = "name@version", or contracts = […] for alternatives.'
@@ -188,8 +196,24 @@ def read_table(settings: dict[str, Any], where: str) -> Table:
         if not {"contract", "dataset"} <= settings.keys():
             raise ArgumentError(f"{where} has oldest, which only a dataset with a contract has; remove it.")
         evolution.check_extends(settings["contract"], settings["oldest"], where)
+    if "window" in settings and not {"dataset", "dates"} <= settings.keys():
+        raise ArgumentError(f"{where} has window, which only a dataset with dates has; remove it, or add dates.")
     lists: dict[str, Any] = {name: tuple(settings[name]) for name in ("contracts", "dates") if name in settings}
     return Table(**{**settings, **lists})
+
+
+def check_named_parameters(table: Table, parameters: dict[str, Parameter], where: str) -> None:
+    """Raise ArgumentError, with the nearest known name, if a table names a parameter that does not fit."""
+    named: list[tuple[str, str | None, str]] = [("dates", name, "date") for name in table.dates or ()]
+    named += [("window", table.window, "integer"), ("when", table.when, "boolean")]
+    for key, name, kind in named:
+        if name is None:
+            continue
+        fitting = sorted(each for each, parameter in parameters.items() if parameter.type == kind)
+        if name not in fitting:
+            raise ArgumentError(
+                f"{key} of {where} names '{name}', expected a parameter of type {kind}{nearest(name, fitting)}."
+            )
 
 
 def read_parameter(settings: dict[str, Any], where: str) -> Parameter:

@@ -71,6 +71,13 @@ def partition_rows(partition: Manifest | None) -> int:
     return sum(output["rows"] for output in partition.document["outputs"].values()) if partition else 0
 
 
+def rows_arrived_since(partition: Manifest, day: datetime.date) -> int:
+    """Return the number of a partition's rows that arrived on a day or later; rows of unknown arrival are older."""
+    outputs = partition.document["outputs"].values()
+    arrivals = [entry for output in outputs for entry in output.get("arrivals", {}).items()]
+    return sum(rows for arrival, rows in arrivals if arrival >= str(day))
+
+
 def to_json(document: dict[str, Any]) -> bytes:
     """Return a document as JSON in UTF-8, the same bytes for the same document; dates as ISO 8601.
 

@@ -10,6 +10,7 @@ import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ class Task:
     """One run of a job: its arguments, inputs, outputs and metrics."""
 
     def __init__(self, job: Job, folder: Path | zipfile.Path, arguments: argparse.Namespace) -> None:
-        self.job = job
+        self.parameters = parameter_values(job, dict(arguments.settings))
+        written = {role: table for role, table in job.outputs.items() if not table.when or self.parameters[table.when]}
+        self.job = replace(job, outputs=written)
         self.lake: str = arguments.lake.rstrip("/")
         self.dag_id: str = arguments.dag_id
         self.run_id: str = arguments.run_id
@@ -39,7 +42,6 @@ class Task:
         self.run_started: str | None = arguments.run_started
         self.map_index: int | None = arguments.map_index
         self.predecessors = checked_predecessors(job, dict(arguments.predecessors))
-        self.parameters = parameter_values(job, dict(arguments.settings))
         self.map_count = self.checked_map_count()
         self.metrics: dict[str, Any] = {}
         self.key = protocol.task_key(self.lake, self.dag_id, self.run_id, self.task_id, self.map_index)
@@ -183,7 +185,7 @@ class Task:
         Raises StaleAttempt or TaskError if the state has changed since; then it is left unchanged.
         """
         folder = f"{self.lake}/{self.job.outputs[role].dataset}/all"
-        self.publish_partition(role, folder, self.replaced[role], rows, files, manifest.publish_replacement)
+        self.publish_partition(role, folder, self.replaced[role], rows, files, publish=manifest.publish_replacement)
 
     def publish_partition(
         self,
@@ -192,16 +194,19 @@ class Task:
         seen: Manifest | None,
         rows: int,
         files: list[File],
+        arrivals: dict[str, int] | None = None,
         publish: Callable[[str, dict[str, Any], Manifest | None], None] = manifest.publish_partition,
     ) -> None:
         """Publish the new content of a partition: files below its folder, in place of the state seen before.
 
-        Raises StaleAttempt or TaskError if the state has changed since; then it is left unchanged.
+        `arrivals` has the rows by day of arrival, where it is known. Raises StaleAttempt or TaskError if the state has
+        changed since; then it is left unchanged.
         """
         table = self.job.outputs[role]
         size = sum(file.bytes for file in files)
         paths = self.listed(table.contract or "", folder, seen, files)
-        document = self.document({role: {"contract": table.contract, "rows": rows, "bytes": size, "files": paths}})
+        entry = {"contract": table.contract, "rows": rows, "bytes": size, "files": paths}
+        document = self.document({role: entry | ({"arrivals": arrivals} if arrivals else {})})
         document["dropped"] = manifest.dropped_versions(seen, paths, datetime.datetime.now(datetime.UTC))
         with self.effect(f"published {folder.removeprefix(f'{self.lake}/')}"):
             publish(protocol.manifest_uri(folder), document, seen)

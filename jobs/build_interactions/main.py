@@ -19,6 +19,7 @@ from common.sources.tracking_plan import TrackingPlan
 
 MAX_DAYS = 30  # of the windows for tests and tuning, unless they are set
 MOST_TYPES = 8  # that a message lists
+QUANTUM = 2.0**-32  # of strength: a purchase of 15 half-lives ago keeps 5 digits, sums up to 2 million are exact
 TARGET = "target "  # prefix of the counts of target events by type
 
 
@@ -36,6 +37,7 @@ def build_interactions(
     The weight as of a moment is log1p(max(0, sum of weight * 2^(-age / half-life))) over the events before it, age in
     days: the plan's weight of a reversal is negative, so it is netted before the logarithm. A pair without a weight
     has a row if it has target events (such as low ratings), and none of its events was reversed.
+    Events are summed in whole quanta, and each counts one more, so that a very old one still makes a pair.
     """
     test_start = end - datetime.timedelta(days=test_days)
     moments = {"": end, "_before_test": test_start, "_before_tuning": test_start - datetime.timedelta(days=tuning_days)}
@@ -45,7 +47,8 @@ def build_interactions(
     for name, moment in moments.items():
         before = F.col("time") < start_of(moment)
         age = (F.unix_micros(start_of(moment)) - F.unix_micros("time")) / MICROSECONDS_PER_DAY
-        strength = F.col("weight") * F.pow(F.lit(2.0), -age / half_life_days)
+        strength = spark.rounded(F.col("weight") * F.pow(F.lit(2.0), -age / half_life_days), QUANTUM)
+        strength += F.signum("weight") * QUANTUM
         aggregates += [
             F.sum(F.when(before, strength).otherwise(0.0)).alias(f"strength{name}"),
             F.count_if(before & F.col("target")).alias(f"events{name}"),
@@ -118,14 +121,13 @@ def default_days(window: int) -> int:
 
 def main(task: Task) -> None:
     source = task.input("events")
-    end = task.parameters["until"] or source.day_after_newest
+    end = source.end
     window = (end - source.oldest).days
     days = {name: task.parameters[name] or default_days(window) for name in ("test_days", "tuning_days")}
     plan, counts = tracking_plan.load(), Observation()
     with spark.session(task):
-        events = spark.read(task, "events").where(F.col("time") < start_of(end))
         interactions = build_interactions(
-            count_drops(events, plan, counts),
+            count_drops(spark.read(task, "events"), plan, counts),
             plan,
             end,
             **days,
@@ -144,7 +146,7 @@ def main(task: Task) -> None:
             "interactions": task.outputs["interactions"]["rows"],
         }
         if not task.metrics["interactions"]:
-            raise nothing_left(events, plan)
+            raise nothing_left(spark.read(task, "events"), plan)
 
 
 if __name__ == "__main__":

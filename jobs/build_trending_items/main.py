@@ -11,6 +11,7 @@ score is (B - E) / sqrt(E + 1): the excess in standard deviations of a count by 
 """
 
 import datetime
+from typing import Any
 
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, Row, Window
@@ -24,6 +25,7 @@ from common.sources import tracking_plan
 from common.sources.tracking_plan import TrackingPlan
 
 DIMENSIONS = ("country", "platform", "family")
+QUANTUM = 2.0**-32  # of a person's decayed day: sums up to 2 million people are exact
 EXAMPLES = 3  # items that a message names
 
 
@@ -64,7 +66,7 @@ def count_visits(
         .groupBy("segment", "item_id", "listed", "person", "day")
         .agg(F.count("*").alias("events"), F.max("target").alias("target"))
         .withColumn("recent", age < recent_days)
-        .withColumn("decayed", F.pow(F.lit(2.0), -age / half_life_days))
+        .withColumn("decayed", spark.rounded(F.pow(F.lit(2.0), -age / half_life_days), QUANTUM))
         .persist(StorageLevel.DISK_ONLY)
     )
 
@@ -132,7 +134,8 @@ def count_people(visits: DataFrame, usual_days: int) -> DataFrame:
 
 def weigh_usual_days(visits: DataFrame, by_weekday: list[float]) -> DataFrame:
     """Return the decayed days by segment, weighted by the distribution of its usual people over the week."""
-    weight = F.get(F.array(*map(F.lit, by_weekday)), F.weekday("day"))
+    rounded = [F.lit(round(weight / QUANTUM) * QUANTUM) for weight in by_weekday]
+    weight = F.get(F.array(*rounded), F.weekday("day"))
     return visits.where("NOT recent").groupBy("segment").agg((7 * F.avg(weight)).alias("decayed_days"))
 
 
@@ -161,6 +164,16 @@ def read_dimensions(text: str) -> list[str]:
     return names
 
 
+def refuse_short_window(settings: dict[str, Any]) -> None:
+    """Raise ArgumentError if a window by its length has fewer days than the recent and the usual ones."""
+    days = settings["recent_days"] + 7 * settings["usual_weeks"]
+    if settings["since"] is None and settings["window_days"] < days:
+        raise ArgumentError(
+            f"window_days is {settings['window_days']}, but recent_days and usual_weeks have {days} days; set it to at "
+            f"least {days}."
+        )
+
+
 def check_listed(task: Task, visits: DataFrame, found: Row) -> None:
     """Report the events of items in no catalogue; GateRefused if they are too many."""
     task.metrics |= {"events": found.events, "events_without_item_in_catalogue": found.unlisted}
@@ -178,8 +191,9 @@ def check_listed(task: Task, visits: DataFrame, found: Row) -> None:
 
 def main(task: Task) -> None:
     source, settings, plan = task.input("events"), task.parameters, tracking_plan.load()
-    dimensions, end = read_dimensions(settings["dimensions"]), settings["until"] or source.day_after_newest
+    dimensions, end = read_dimensions(settings["dimensions"]), source.end
     days = (settings["recent_days"], settings["half_life_days"], 7 * settings["usual_weeks"])
+    refuse_short_window(settings)
     with spark.session(task):
         items = spark.read(task, "items") if task.input("items").rows else None
         visits = count_visits(spark.read(task, "events"), items, plan, dimensions, end, *days)

@@ -7,13 +7,14 @@ and day; a day then counts for every cut with a window that contains it. One shu
 
 import datetime
 import math
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
 from common import contracts
 from common.engines import spark
-from common.errors import InputError
+from common.errors import ArgumentError, InputError
 from common.handover import Task, run
 from common.sources import tracking_plan
 from common.sources.tracking_plan import TrackingPlan
@@ -21,6 +22,8 @@ from common.sources.tracking_plan import TrackingPlan
 WINDOWS = (7, 28, 90, 180)  # days before a cut
 ANGLES = ("hour_sine", "hour_cosine", "weekday_sine", "weekday_cosine")
 MAX_VALUE = 1e9  # of one event: one corrupt price must not outweigh all others
+QUANTUM = 2.0**-20  # of a value: sums up to 8 billion are exact
+QUANTUM_OF_ANGLES = 2.0**-32
 
 
 def cuts_before(end: datetime.date, horizon_days: int, count: int, spacing_days: int) -> list[datetime.date]:
@@ -69,13 +72,18 @@ def by_day(events: DataFrame, plan: TrackingPlan, partitions: int) -> DataFrame:
         *[F.coalesce(F.sum(name), F.lit(0.0)).alias(name) for name in summed_by_day()],
         F.greatest(F.lit(1.0), F.size(F.collect_set("session_id"))).alias("sessions"),
         F.collect_set("platform").alias("platforms"),
-        F.max_by("platform", F.when(F.col("platform").isNotNull(), F.col("time"))).alias("platform"),
-        F.max_by("country", F.when(F.col("country").isNotNull(), F.col("time"))).alias("country"),
+        latest("platform"),
+        latest("country"),
     )
     earlier = Window.partitionBy("user_id").orderBy("day").rowsBetween(Window.unboundedPreceding, -1)
     target_day = F.when(F.col("targets") > 0, F.col("day"))
     gap = F.datediff(target_day, F.last(target_day, ignorenulls=True).over(earlier))
     return days.withColumns({"gap": gap.cast("double"), "target_day": target_day})
+
+
+def latest(name: str) -> Column:
+    """Return the last value of a column by time; of several at the same time the greatest."""
+    return F.max(F.when(F.col(name).isNotNull(), F.struct("time", name)))[name].alias(name)
 
 
 def summed_by_day() -> dict[str, Column]:
@@ -96,7 +104,9 @@ def summed_by_day() -> dict[str, Column]:
         "weekday_cosine": F.cos(weekday),
         "weekend": F.weekday("time") >= 5,
     }
-    return {name: column.cast("double") for name, column in summed.items()}
+    quanta = dict.fromkeys(ANGLES, QUANTUM_OF_ANGLES) | {"value": QUANTUM, "reversed_value": QUANTUM}
+    doubles = {name: column.cast("double") for name, column in summed.items()}
+    return doubles | {name: spark.rounded(doubles[name], quantum) for name, quantum in quanta.items()}
 
 
 def as_of_cuts(days: DataFrame, cuts: list[datetime.date], horizon_days: int) -> DataFrame:
@@ -104,6 +114,7 @@ def as_of_cuts(days: DataFrame, cuts: list[datetime.date], horizon_days: int) ->
     later = F.filter(F.array(*map(F.lit, cuts)), lambda cut: F.date_add(cut, horizon_days) > F.col("day"))
     age = F.datediff("cut", "day")
     before, has_target = age >= 1, F.col("targets") > 0
+    gap = F.when(before, F.col("gap"))
     in_windows = {
         "target_days": has_target.cast("double"),
         "active_days": F.lit(1.0),
@@ -123,8 +134,9 @@ def as_of_cuts(days: DataFrame, cuts: list[datetime.date], horizon_days: int) ->
         F.max_by("country", F.when(before & F.col("country").isNotNull(), F.col("day"))).alias("country_of_events"),
         F.mode(F.when(before, F.col("platform")), deterministic=True).alias("platform_of_events"),
         F.size(F.array_distinct(F.flatten(F.collect_list(F.when(before, F.col("platforms")))))).alias("platforms"),
-        F.avg(F.when(before, F.col("gap"))).alias("gap_days"),
-        F.stddev_pop(F.when(before, F.col("gap"))).alias("gap_deviation_days"),
+        F.avg(gap).alias("gap_days"),
+        # Of whole days: exact, while stddev_pop depends on the order of rows.
+        (F.sqrt(F.count(gap) * F.sum(gap * gap) - F.sum(gap) * F.sum(gap)) / F.count(gap)).alias("gap_deviation_days"),
         within(90, F.col("new_items")).alias("new_items_90"),
         within(90, F.col("reversals")).alias("reversals_90"),
         *[within(None, F.col(name)).alias("items" if name == "new_items" else name) for name in ever],
@@ -213,6 +225,17 @@ def counted(plan: TrackingPlan) -> list[Column]:
     ]
 
 
+def refuse_short_window(settings: dict[str, Any]) -> None:
+    """Raise ArgumentError if a window by its length lacks days that decide who is at risk as of the oldest cut."""
+    oldest = settings["horizon_days"] + (settings["labelled_cuts"] - 1) * settings["cut_spacing_days"]
+    days = oldest + settings["active_days"]
+    if settings["since"] is None and settings["window_days"] < days:
+        raise ArgumentError(
+            f"window_days is {settings['window_days']}, but the oldest labelled cut is {oldest} days before the end, "
+            f"and active_days is {settings['active_days']}; set it to at least {days}, or lower labelled_cuts."
+        )
+
+
 def main(task: Task) -> None:
     events, users = task.input("events"), task.input("users")
     settings = task.parameters
@@ -221,8 +244,8 @@ def main(task: Task) -> None:
             "churn is 'cancelled', but the dataset curated/users has no subscription; run ingest_users first, or set "
             "churn to 'inactive'."
         )
-    end = settings["until"] or events.day_after_newest
-    cuts = cuts_before(end, settings["horizon_days"], settings["labelled_cuts"], settings["cut_spacing_days"])
+    refuse_short_window(settings)
+    cuts = cuts_before(events.end, settings["horizon_days"], settings["labelled_cuts"], settings["cut_spacing_days"])
     plan, counts = tracking_plan.load(), Observation()
     with spark.session(task) as session:
         features = build_user_features(

@@ -283,7 +283,7 @@ def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitio
     first = spread.repartition(partitions, "date", "bucket").withColumn("number", F.row_number().over(same_event))
     columns = [
         F.col(field.name) if field.name in first.columns else F.lit(None).cast(field.dataType).alias(field.name)
-        for field in spark.schema(contracts.load("events@2"))
+        for field in spark.schema(contracts.load("events@3"))
     ]
     return first.where("number = 1 AND arrival IS NOT NULL").select("date", *columns)  # known events have no arrival
 
@@ -293,7 +293,7 @@ def known_events(session: SparkSession, published: list[Manifest | None]) -> Dat
     files = [file.uri for partition in published for file in manifest.partition_files(partition)]
     if not files:
         return spark.small_table(session, {"date": "DATE", "source": "STRING", "event_id": "STRING"}, [])
-    events = session.read.schema(spark.schema(contracts.load("events@2"))).parquet(*files)
+    events = session.read.schema(spark.schema(contracts.load("events@3"))).parquet(*files)
     return events.select(F.to_date("time").alias("date"), "source", "event_id")
 
 

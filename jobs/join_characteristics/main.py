@@ -101,7 +101,7 @@ def main(task: Task) -> None:
             spark.read(task, "items"),
             spark.read(task, "users"),
             tracking_plan.load(),
-            task.parameters["until"] or events.day_after_newest,
+            events.end,
             partitions=spark.partitions_for(events.rows),
             counts=counts,
         )

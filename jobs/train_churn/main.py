@@ -199,7 +199,7 @@ def ship(task: Task, evaluation: Evaluation, document: dict[str, Any]) -> None:
     arrays |= {f"{JUDGED}{part}": array for part, array in walked.fitted.models[name].arrays().items()}
     plot = calibration.plot(bins, f"{name}, {len(churned):,} users as of {newest}")
     storage.write(f"{task.folder('model')}/calibration.svg", plot.encode())
-    for role in ("model", "next_in_place"):
+    for role in task.job.outputs:
         write_arrays(task, role, arrays, document)
 
 

@@ -29,7 +29,7 @@ def put_features(lake: Lake, rows: pa.Table) -> None:
 
 
 def put_shop(lake: Lake, events: list[dict], items: list[dict]) -> None:
-    lake.put_day("events", "events@2", table("events@2", events), "curated/events", TIME.date())
+    lake.put_day("events", "events@3", table("events@3", events), "curated/events", TIME.date())
     lake.put("items", "items@2", table("items@2", items), dataset="curated/items")
 
 
@@ -294,16 +294,16 @@ def test_selecting_recommendations(
 
 
 VERSIONS = [  # of a contract that a job reads from another task, or in a dataset; the job, the role, the contract
-    ("build_interactions", None, "events@2"),
+    ("build_interactions", None, "events@3"),
     ("train_recommender", "interactions", "interactions@2"),
     ("predict_recommendations", "interactions", "interactions@2"),
     ("select_recommendations", "predictions", "predictions@3"),
-    ("build_user_features", None, "events@2"),
+    ("build_user_features", None, "events@3"),
     ("train_churn", "features", "user_features@2"),
     ("predict_churn", "features", "user_features@2"),
     ("join_characteristics", "predictions", "churn_predictions@2"),
     ("build_similar_items", None, "items@2"),
-    ("build_trending_items", None, "events@2"),
+    ("build_trending_items", None, "events@3"),
     ("publish_product", "product", "recommendations@2"),
 ]
 

@@ -66,7 +66,7 @@ def built(
     buckets: int = 2,
     half_life: float = 7.0,
 ) -> DataFrame:
-    rows = frame(session, "events@2", event_rows(COLUMNS, events))
+    rows = frame(session, "events@3", event_rows(COLUMNS, events))
     return job.build_interactions(rows, plan, END, 10, 10, half_life, buckets)
 
 
@@ -193,7 +193,7 @@ def test_very_short_half_life_does_not_overflow(session: SparkSession) -> None:
 def test_pairs_are_in_their_buckets_after_one_shuffle(session: SparkSession, tmp_path: Path) -> None:
     times = [midnight(END) - datetime.timedelta(hours=hour) for hour in range(1, 200)]
     events = [(f"u{hour % 23:02}", f"i{hour % 7}", "purchase", 1, None, time) for hour, time in enumerate(times)]
-    frame(session, "events@2", event_rows(COLUMNS, events)).write.parquet(f"{tmp_path}/events")
+    frame(session, "events@3", event_rows(COLUMNS, events)).write.parquet(f"{tmp_path}/events")
     read = job.count_drops(session.read.parquet(f"{tmp_path}/events"), SHOP, Observation())
     interactions = job.build_interactions(read, SHOP, END, 10, 10, 7.0, 4)
     placed = interactions.select("user_id", spark_partition_id().alias("partition"))
@@ -211,10 +211,10 @@ def publish_events(session: SparkSession, lake: str, date: str, events: list) ->
 
     partitions.register(f"{lake}/curated/events", {date})
     folder = f"{lake}/curated/events/date={date}"
-    frame(session, "events@2", event_rows(COLUMNS, events)).coalesce(1).write.parquet(f"{folder}/version=a-1")
+    frame(session, "events@3", event_rows(COLUMNS, events)).coalesce(1).write.parquet(f"{folder}/version=a-1")
     files = storage.files(f"{folder}/version=a-1")
     paths = [{"path": file.uri.removeprefix(f"{folder}/"), "bytes": file.bytes} for file in files]
-    output = {"contract": "events@2", "rows": len(events), "bytes": 1, "files": paths}
+    output = {"contract": "events@3", "rows": len(events), "bytes": 1, "files": paths}
     document = {"outputs": {"events": output}, "task": {}}
     storage.write(f"{folder}/manifest.json", manifest.to_json(document))
 

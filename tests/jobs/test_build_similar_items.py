@@ -40,7 +40,7 @@ def put(lake: Lake, bought: list[tuple], names: dict[str, str] = NAMES) -> None:
         }
         for n, (user, item, days) in enumerate(bought)
     ]
-    lake.put_day("events", "events@2", table("events@2", rows), "curated/events", NOW.date())
+    lake.put_day("events", "events@3", table("events@3", rows), "curated/events", NOW.date())
     goods = [{"item_id": item, "name": name, "family": item} for item, name in names.items()]
     if goods:
         lake.put("items", "items@2", table("items@2", goods), dataset="curated/items")

@@ -35,7 +35,7 @@ def trending(
     session: SparkSession, events: list[dict], items: list[dict] | None, dimensions: list[str], min_people: int = 2
 ) -> dict:
     """Return rows by segment and item."""
-    rows, catalogue = frame(session, "events@2", events), items and frame(session, "items@2", items)
+    rows, catalogue = frame(session, "events@3", events), items and frame(session, "items@2", items)
     visits = job.count_visits(rows, catalogue, PLAN, dimensions, END, 7, 3.0, 14)
     counted = visits.where("listed AND target" if job.totals(visits).targets else "listed")
     found = job.trending_items(counted, catalogue, END, 7, 3.0, 14, min_people, 10).collect()
@@ -140,7 +140,7 @@ def test_items_that_are_not_available_are_left_out(session: SparkSession) -> Non
 def test_too_many_events_of_unlisted_items_are_refused(session: SparkSession, tmp_path: Path, capsys) -> None:
     lake = Lake(tmp_path)
     events = [*chosen("purchase", "cup", "ann bob cid"), *chosen("purchase", "banana", "ann bob cid dan")]
-    lake.put_day("events", "events@2", table("events@2", events), "curated/events", at(1).date())
+    lake.put_day("events", "events@3", table("events@3", events), "curated/events", at(1).date())
     lake.put("items", "items@2", table("items@2", [{"item_id": "cup"}]), dataset="curated/items")
     assert lake.run("build_trending_items") == 4
     sentence = capsys.readouterr().err.splitlines()[-1]

@@ -38,7 +38,7 @@ def built(
 ) -> dict[tuple, dict]:
     """Return rows by user and cut. Events: COLUMNS; users: USERS."""
     frames = [
-        frame(session, "events@2", event_rows(COLUMNS, events)),
+        frame(session, "events@3", event_rows(COLUMNS, events)),
         frame(session, "users@2", [dict(zip(USERS, row, strict=True)) for row in users]),
     ]
     rows = job.build_user_features(*frames, PLAN, CUTS, churn, 30, active_days, 2).collect()
@@ -205,8 +205,8 @@ def test_horizon_of_the_newest_labelled_cut_ends_at_the_end() -> None:
 
 
 def test_events_are_shuffled_once(session: SparkSession, tmp_path) -> None:
-    frame(session, "events@2", []).write.parquet(f"{tmp_path}/events")
-    read = session.read.schema(frame(session, "events@2", []).schema).parquet(f"{tmp_path}/events")
+    frame(session, "events@3", []).write.parquet(f"{tmp_path}/events")
+    read = session.read.schema(frame(session, "events@3", []).schema).parquet(f"{tmp_path}/events")
     session.conf.set("spark.sql.adaptive.enabled", "false")
     try:
         days = job.by_day(read.observe(Observation(), *job.counted(PLAN)), PLAN, 3)

@@ -52,6 +52,10 @@ class Shop:
             result[partition] = rows
         return result
 
+    def arrivals(self, partition: str) -> dict[str, int]:
+        """Return the rows of a partition by day of arrival, as its manifest has them."""
+        return json.loads(self.manifests()[partition])["outputs"]["events"]["arrivals"]
+
     def task_manifest(self, run: str) -> dict:
         return json.loads((self.root / "intermediate" / "d" / run / "ingest" / "manifest.json").read_bytes())
 
@@ -86,6 +90,8 @@ def test_events_are_typed_deduplicated_and_partitioned_by_day(shop: Shop) -> Non
     assert curated["date=2011-01-05"][0].quantity == 7  # the first arrival wins
     assert [row.user_id for row in curated["date=2011-01-05"]] == ["ann", "ann", None]
     assert curated["date=2011-01-03"][0].user_id is None
+    assert [str(row.arrival) for row in curated["date=2011-01-05"]] == ["2011-01-05"] * 3
+    assert shop.arrivals("date=2011-01-03") == {"2011-01-06": 1}
     row = curated["date=2011-01-06"][0]
     assert row.type == "cancellation"
     assert row.time.astimezone(datetime.UTC) == datetime.datetime(2011, 1, 6, 10, tzinfo=datetime.UTC)
@@ -323,11 +329,14 @@ def test_date_in_many_small_files_is_compacted_without_loss(shop: Shop, monkeypa
         assert shop.ingest(f"run-{number}", "--set", f"since=2011-01-0{5 + number}") == 0
     small = files()
     assert len(small) == 2
+    assert shop.arrivals(day) == {"2011-01-05": 1, "2011-01-06": 1}
     shop.deliver("2011-01-07", [event(2, quantity=3), event(0, quantity=9), event(3, "2011-01-06")])
     assert shop.ingest("run-2", "--set", "since=2011-01-07") == 0
     assert not set(files()) & set(small)
     assert len(files()) <= 2
     assert {row.event_id: row.quantity for row in shop.curated()[day]} == {"e0": 1, "e1": 2, "e2": 3}
+    assert [str(row.arrival) for row in shop.curated()[day]] == ["2011-01-05", "2011-01-06", "2011-01-07"]
+    assert shop.arrivals(day) == {"2011-01-05": 1, "2011-01-06": 1, "2011-01-07": 1}
     assert shop.task_manifest("run-2")["metrics"]["events"] == 2
     for path in small:  # readers of the previous manifest still find its files
         assert (shop.root / "curated" / "events" / day / path).exists()

@@ -52,7 +52,7 @@ def test_each_predicted_user_has_one_row_with_known_habits(session: SparkSession
         frame(session, contract, rows)
         for contract, rows in (
             ("churn_predictions@2", predictions),
-            ("events@2", events),
+            ("events@3", events),
             ("items@2", items),
             ("users@2", periods),
         )
@@ -72,7 +72,7 @@ def test_each_predicted_user_has_one_row_with_known_habits(session: SparkSession
 
 def test_events_are_read_and_shuffled_once_and_need_no_catalogue(session: SparkSession, tmp_path) -> None:
     frames = []
-    rows = {"churn_predictions@2": [], "events@2": event_rows("time", [(at(1, 9),)]), "items@2": [], "users@2": []}
+    rows = {"churn_predictions@2": [], "events@3": event_rows("time", [(at(1, 9),)]), "items@2": [], "users@2": []}
     for contract, some in rows.items():
         made = frame(session, contract, some)
         made.write.parquet(f"{tmp_path}/{contract}")

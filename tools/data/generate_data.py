@@ -148,8 +148,9 @@ def write_curated_events(
         "unit_price": events["pennies"] / 100,
         "time": pa.array(events["time"]).cast(pa.timestamp("s", "UTC")).cast(pa.timestamp("us", "UTC")),
         "country": coded(events["country"], shop_model.COUNTRIES),
+        "arrival": pa.array(events["time"] // DAY, pa.int32()).cast(pa.date32()),
     }
-    schema = arrow_schema(contracts.load("events@2"), list(contracts.load("events@2").columns))
+    schema = arrow_schema(contracts.load("events@3"), list(contracts.load("events@3").columns))
     table = pa.table({field.name: columns.get(field.name, pa.nulls(count, field.type)) for field in schema})
     files = []
     for day, rows in by_day(events["time"]):
@@ -277,7 +278,8 @@ def publish(root: str, parameters: dict[str, Any], events: list[DayFile]) -> Non
     def publish_day(day: str, files: list[DayFile]) -> None:
         folder = f"{root}/curated/events/date={day}"
         paths = [{"path": each.file.uri.removeprefix(f"{folder}/"), "bytes": each.file.bytes} for each in files]
-        output = {"contract": "events@2", "rows": sum(each.rows for each in files), "files": paths}
+        output = {"contract": "events@3", "rows": sum(each.rows for each in files), "files": paths}
+        output["arrivals"] = {day: output["rows"]}
         output["bytes"] = sum(each.file.bytes for each in files)
         storage.write(protocol.manifest_uri(folder), manifest.to_json({**common, "outputs": {"events": output}}))
 

@@ -164,9 +164,12 @@ def count_parquet(file: Any, people: People) -> Named:
     return found
 
 
-def copy_parquet(file: Any, target: IO[bytes], people: People) -> int:
-    """Copy a file without the rows that name people, the others in order; return the number of dropped rows."""
-    dropped = 0
+def copy_parquet(file: Any, target: IO[bytes], people: People) -> Counter[str]:
+    """Copy a file without the rows that name people, the others in order; return the number of dropped rows by arrival.
+
+    Rows without a day of arrival are counted under the empty text.
+    """
+    dropped = Counter[str]()
     with (
         parquet(file) as source,
         pa.PythonFile(target, mode="w") as sink,
@@ -174,10 +177,16 @@ def copy_parquet(file: Any, target: IO[bytes], people: People) -> int:
     ):
         users, texts = user_columns(source.schema_arrow), text_columns(source.schema_arrow)
         for batch in source.iter_batches(BATCH, use_threads=False):
-            rows = batch.filter(pc.invert(find_rows(batch, users, texts, people)[0]))
-            dropped += batch.num_rows - rows.num_rows
-            writer.write_batch(rows)
+            named = find_rows(batch, users, texts, people)[0]
+            writer.write_batch(batch.filter(pc.invert(named)))
+            dropped.update(arrivals_of(batch.filter(named)))
     return dropped
+
+
+def arrivals_of(rows: pa.RecordBatch) -> list[str]:
+    """Return the day of arrival of each row, the empty text if it is not known."""
+    days = rows["arrival"].to_pylist() if "arrival" in rows.schema.names else [None] * rows.num_rows
+    return [str(day or "") for day in days]
 
 
 @contextlib.contextmanager

@@ -258,7 +258,10 @@ class Lake:
         new = "/".join([f"version={folder}", *rest] if first.startswith("version=") else [first, folder, *rest])
         uri = f"{self.root}/{unit}/{new}"
         with self.opened(entry) as source, storage.stream(uri) as target:
-            output["rows"] -= forget_content.copy_parquet(source, target, self.people)
+            dropped = forget_content.copy_parquet(source, target, self.people)
+        output["rows"] -= dropped.total()
+        for arrival in output.get("arrivals", ()):
+            output["arrivals"][arrival] -= dropped[arrival]
         file |= {"path": new, "bytes": storage.sizes([uri])[uri]}
         output["bytes"] = sum(each["bytes"] for each in output["files"])
 

@@ -42,6 +42,8 @@ HELP = {
     "dataset": "A dataset of the lake, such as curated/events.",
     "raw": "A folder of the raw level, by day of arrival.",
     "dates": "The parameters of the first day and of the day after the last.",
+    "window": "The parameter of the number of days to read if no first day is set.",
+    "when": "The boolean parameter without which the output is not written.",
     "at_trigger": "The parameters that the configuration of a run may give over those of the task.",
     "optional": "Whether the dataset may be missing; it then has no rows.",
     "sharded": "Whether each shard of a mapped job reads its own files of the hand-over only.",
@@ -112,7 +114,7 @@ def job_schema() -> dict[str, Any]:
     hints, table = typing.get_type_hints(Job), of_class(Table)
     tables = {name for name, hint in hints.items() if typing.get_origin(hint) is dict}
     table["anyOf"] = [{"required": ["raw"]}, {"oneOf": [{"required": ["contract"]}, {"required": ["contracts"]}]}]
-    table["dependentRequired"] = {"oldest": ["contract", "dataset"]}
+    table["dependentRequired"] = {"oldest": ["contract", "dataset"], "window": ["dataset", "dates"]}
     parameter = of_class(Parameter)
     parameter["properties"]["type"] = {"enum": list(PARSERS)}
     job = of_class(Job, without={"name", *tables})

@@ -1,7 +1,7 @@
 """Append rows to the partitions of a dataset, and compact partitions with many small files."""
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 
 from pyspark.sql import DataFrame, Observation, SparkSession
@@ -48,16 +48,17 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     files = new_files(task, seen)
     rows = rows_by_date(dataset, files.values(), contract)
     refuse_forbidden(role, contract, counts.get)
-    if written != sum(rows.values()):
-        raise lost_rows(written, sum(rows.values()), dataset)
+    if written != total_of(rows):
+        raise lost_rows(written, total_of(rows), dataset)
     # Days with former rows, too: redelivering the days of a lost index restores it.
     register(dataset, {day_of(folder) for folder in seen if seen[folder] or folder in files})
     rewritten = rows_by_date(dataset, compacted.values(), contract)
     for folder, added in files.items():
         kept = [file for file in partition_files(seen[folder]) if file not in compacted.get(folder, ())]
-        count = partition_rows(seen[folder]) - rewritten.get(day_of(folder), 0) + rows[day_of(folder)]
-        task.publish_partition(role, folder, seen[folder], count, kept + added)
-    return written - sum(rewritten.values())
+        arrivals = former_arrivals(seen[folder]) - rewritten[day_of(folder)] + rows[day_of(folder)]
+        dated = {arrival: count for arrival, count in arrivals.items() if arrival}
+        task.publish_partition(role, folder, seen[folder], arrivals.total(), kept + added, dated)
+    return written - total_of(rewritten)
 
 
 def files_to_compact(files: list[File]) -> list[File]:
@@ -109,9 +110,26 @@ def rows_with_date(dataset: str, files: Iterable[list[File]], contract: Contract
     return reader.parquet(*[file.uri for each in files for file in each]).select(*contract.columns, "date")
 
 
-def rows_by_date(dataset: str, files: Collection[list[File]], contract: Contract) -> dict[str, int]:
-    """Return the number of rows in the files of each date; Spark reads it from the footers, and no column."""
+def rows_by_date(dataset: str, files: Collection[list[File]], contract: Contract) -> defaultdict[str, Counter[str]]:
+    """Return the number of rows in the files of each date, by day of arrival; '' where that is not known."""
+    rows: defaultdict[str, Counter[str]] = defaultdict(Counter)
     if not files:
-        return {}
-    counted = rows_with_date(dataset, files, contract).groupBy(F.col("date").cast("string")).count()
-    return {row[0]: row[1] for row in counted.collect()}
+        return rows
+    arrival = F.col("arrival") if "arrival" in contract.columns else F.lit(None)
+    by_day = [F.col("date").cast("string"), F.coalesce(arrival.cast("string"), F.lit(""))]
+    for date, day, count in rows_with_date(dataset, files, contract).groupBy(*by_day).count().collect():
+        rows[date][day] = count
+    return rows
+
+
+def total_of(rows: dict[str, Counter[str]]) -> int:
+    """Return the number of rows of all dates and days of arrival."""
+    return sum(arrivals.total() for arrivals in rows.values())
+
+
+def former_arrivals(partition: Manifest | None) -> Counter[str]:
+    """Return the number of rows of a partition by day of arrival; '' where that is not known."""
+    arrivals = Counter[str]()
+    for output in partition.document["outputs"].values() if partition else ():
+        arrivals += Counter(output.get("arrivals", {}))
+    return arrivals + Counter({"": partition_rows(partition) - arrivals.total()})

@@ -1,6 +1,7 @@
 """Reading and writing tables in Spark jobs, checked by their contracts."""
 
 import contextlib
+import datetime
 import json
 import math
 import re
@@ -53,12 +54,19 @@ def read(task: Task, role: str) -> DataFrame:
     """Return an input with the columns of its contract, from only the files that the manifests name.
 
     A file that is not Parquet, lacks a column, or has one of another type or with a forbidden null, ends the job with
-    InputError, which names the file, once the frame is evaluated within `session`.
+    InputError, which names the file, once the frame is evaluated within `session`. Of a dataset whose window has a set
+    end, only rows that had arrived before it are returned.
     """
     source = task.input(role)
     contract = contract_of(role, source.contract)
     frame = SparkSession.active().read.schema(schema(contract)).parquet(*[file.uri for file in source.files])
-    return frame.select(*[checked_column(name, column, contract) for name, column in contract.columns.items()])
+    checked = frame.select(*[checked_column(name, column, contract) for name, column in contract.columns.items()])
+    return known_before(checked, source.until) if source.until and "arrival" in contract.columns else checked
+
+
+def known_before(frame: DataFrame, day: datetime.date) -> DataFrame:
+    """Return the rows that had arrived before a day; those of unknown arrival, too."""
+    return frame.where(F.coalesce(F.col("arrival") < F.lit(day), F.lit(True)))
 
 
 def checked_column(name: str, column: Column, contract: Contract) -> SparkColumn:

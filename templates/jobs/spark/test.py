@@ -35,7 +35,7 @@ def lake(tmp_path: Path, session: SparkSession) -> Lake:
         )
     ]
     lake = Lake(tmp_path)
-    lake.put_day("events", "events@2", table("events@2", rows), "curated/events", NOW.date())
+    lake.put_day("events", "events@3", table("events@3", rows), "curated/events", NOW.date())
     return lake
 
 

@@ -19,15 +19,15 @@ from common.engines.spark.io import forbidden_counts, input_errors
 from common.errors import GateRefused, InputError, TaskError
 from common.handover import job_toml, storage, task
 
-EVENTS = spark.schema(contracts.load("events@2"))
+EVENTS = spark.schema(contracts.load("events@3"))
 TIME = datetime.datetime(2011, 1, 5, 10, tzinfo=datetime.UTC)
 
 
 @pytest.fixture
 def toy(lake: str) -> task.Task:
     """A task that reads events and writes events, as a hand-over and to a dataset."""
-    table = job_toml.Table(contract="events@2")
-    dataset = job_toml.Table(contract="events@2", dataset="curated/events")
+    table = job_toml.Table(contract="events@3")
+    dataset = job_toml.Table(contract="events@3", dataset="curated/events")
     toy = job_toml.Job("toy", "A toy.", "spark", inputs={"events": table}, outputs={"out": table, "events": dataset})
     names = {"dag_id": "d", "run_id": "r", "task_id": "t", "attempt": 1, "map_index": None, "run_started": None}
     arguments = argparse.Namespace(lake=lake, predecessors=[("events", "before")], settings=[], **names)
@@ -35,7 +35,7 @@ def toy(lake: str) -> task.Task:
 
 
 def event(number: int, **changes: object) -> tuple:
-    """Return a row of events@2, null where nothing is said."""
+    """Return a row of events@3, null where nothing is said."""
     whole = dict.fromkeys(EVENTS.names) | {"source": "shop", "event_id": f"e{number}", "item_id": "cup"}
     whole |= {"type": "purchase", "time": TIME, "quantity": 1, "position": 1}
     return tuple({**whole, **changes}.values())
@@ -43,7 +43,7 @@ def event(number: int, **changes: object) -> tuple:
 
 def set_input(toy: task.Task, folder: Path) -> None:
     """Make the files of a folder the task's input."""
-    toy.inputs["events"] = task.Input("events", contracts.load("events@2"), storage.files(f"file://{folder}"))
+    toy.inputs["events"] = task.Input("events", contracts.load("events@3"), storage.files(f"file://{folder}"))
 
 
 def test_only_listed_files_are_read(session: SparkSession, toy: task.Task, tmp_path: Path) -> None:
@@ -60,8 +60,8 @@ def test_only_listed_files_are_read(session: SparkSession, toy: task.Task, tmp_p
     [
         ("quantity", "cast(quantity AS STRING)", r"can't be read by its contract \(.*column \[quantity\]"),
         ("time", "cast(time AS STRING)", r"can't be read by its contract \(.*column \[time\]"),
-        ("event_id", None, "breaks events@2: column 'event_id' is missing or null"),
-        ("event_id", "cast(null AS STRING)", "breaks events@2: column 'event_id' is missing or null"),
+        ("event_id", None, "breaks events@3: column 'event_id' is missing or null"),
+        ("event_id", "cast(null AS STRING)", "breaks events@3: column 'event_id' is missing or null"),
     ],
 )
 def test_file_of_another_contract_is_named(
@@ -133,7 +133,7 @@ ANYTHING = StructType([StructField(field.name, field.dataType) for field in EVEN
 def test_values_that_break_the_contract_are_counted_by_column(session: SparkSession) -> None:
     rows = [(number, *event(number, **changes)) for number, (changes, _) in enumerate([({}, ""), *FORBIDDEN])]
     frame = session.createDataFrame(rows, StructType([StructField("row", LongType()), *ANYTHING])).coalesce(1)
-    counts = frame.groupBy("row").agg(*forbidden_counts(contracts.load("events@2"))).orderBy("row").collect()
+    counts = frame.groupBy("row").agg(*forbidden_counts(contracts.load("events@3"))).orderBy("row").collect()
     found = [{name for name, count in row.asDict().items() if name != "row" and count == 1} for row in counts]
     assert found == [set(), *({column} for _, column in FORBIDDEN)]
 
@@ -201,6 +201,6 @@ def test_rows_of_another_contract_are_not_appended(session: SparkSession, toy: t
     frame = session.createDataFrame([event(1)], EVENTS).selectExpr("*", "cast('2011-01-05' AS DATE) AS date")
     spark.append(toy, "events", frame, {"2011-01-05": None})
     toy.job.outputs["events"] = job_toml.Table(contract="items@2", dataset="curated/events")
-    with pytest.raises(InputError, match="date=2011-01-05 has files of events@2, but toy adds rows of items@2"):
+    with pytest.raises(InputError, match="date=2011-01-05 has files of events@3, but toy adds rows of items@2"):
         toy.partition("events", "date=2011-01-05")
     assert toy.partition("events", "date=2011-01-06")[1] is None

@@ -97,11 +97,11 @@ class Shop:
         self.raw("events", "odd.jsonl.gz", odd)
         self.raw("users", "plain.jsonl", [as_line({"user_id": user, "plan": "free"}) for user in users], bytes)
         for day in ("2011-01-05", "2011-01-06"):
-            named = content_of("events@2", users)
-            self.publish(f"curated/events/date={day}", {"events": ("events@2", len(users), {"version=a-1/p": named})})
+            named = content_of("events@3", users)
+            self.publish(f"curated/events/date={day}", {"events": ("events@3", len(users), {"version=a-1/p": named})})
             self.publish(
                 f"curated/events/date={day}",
-                {"events": ("events@2", len(users), {"version=b-1/part-0.parquet": named})},
+                {"events": ("events@3", len(users), {"version=b-1/part-0.parquet": named})},
             )
         self.orphan("curated/events/date=2011-01-05/version=lost-1/part-0.parquet", users)
         self.publish(
@@ -134,7 +134,7 @@ class Shop:
         self.orphan("curated/events/_temporary/0/task-1/date=2011-01-05/part-0.parquet", users)
 
     def orphan(self, path: str, users: list[str]) -> None:
-        storage.write(f"{self.root}/{path}", content_of("events@2", users))
+        storage.write(f"{self.root}/{path}", content_of("events@3", users))
 
     # reading
 
@@ -660,7 +660,7 @@ def test_running_tasks_lose_no_rows_and_restore_nobody(shop_of_files: Shop, monk
     monkeypatch.setattr(forget_lake, "MAX_CONFLICTS", 10_000)  # writers publish more often here than tasks do
     shop, uri = shop_of_files, "curated/events/date=2011-01-05"
     shop.publish(
-        uri, {"events": ("events@2", 3, {"version=a-1/p.parquet": content_of("events@2", ["ann", "bob", "x"])})}
+        uri, {"events": ("events@3", 3, {"version=a-1/p.parquet": content_of("events@3", ["ann", "bob", "x"])})}
     )
     errors: list[Exception] = []
     ended = threading.Event()
@@ -668,7 +668,7 @@ def test_running_tasks_lose_no_rows_and_restore_nobody(shop_of_files: Shop, monk
     def write(number: int) -> None:
         users = ["ann", f"user-{number}", "x"]
         name = f"version=w{number}-1/p.parquet"
-        storage.write(f"{shop.root}/{uri}/{name}", content := content_of("events@2", users))
+        storage.write(f"{shop.root}/{uri}/{name}", content := content_of("events@3", users))
         while True:  # as a retry does
             seen = manifest.load_or_none(protocol.manifest_uri(f"{shop.root}/{uri}"))
             assert seen
@@ -755,8 +755,8 @@ def test_versions_that_name_the_user_are_deleted_and_no_others(versioned: Shop) 
     shop.raw("events", "gone.gz", [as_line(event(1, "ann"))])
     storage.delete_files([f"{shop.root}/raw/events/arrival=2011-01-05/gone.gz"])
     for users in (["bob", "x"], ["bob", "ann", "x"], ["ann", "eve", "x"]):
-        named = {"version=a-1/p.parquet": content_of("events@2", users)}
-        shop.publish("curated/events/date=2011-01-05", {"events": ("events@2", len(users), named)})
+        named = {"version=a-1/p.parquet": content_of("events@3", users)}
+        shop.publish("curated/events/date=2011-01-05", {"events": ("events@3", len(users), named)})
     before = versions_of(shop)
     assert shop.forget("ann") == 0
     after = versions_of(shop)

@@ -34,11 +34,29 @@ contracts = ["rows@1", "rows@2"]
 dataset = "curated/rows"
 contract = "rows@1"
 dates = ["since", "until"]
+window = "window_days"
 optional = true
 [inputs.raw]
 raw = "raw/rows"
 [outputs.rows]
 contract = "rows@1"
+when = "wanted"
+[parameters.since]
+type = "date"
+default = ""
+help = "first"
+[parameters.until]
+type = "date"
+default = ""
+help = "after"
+[parameters.window_days]
+type = "integer"
+default = 7
+help = "days"
+[parameters.wanted]
+type = "boolean"
+default = true
+help = "write it"
 [parameters.shards]
 type = "integer"
 default = 2
@@ -73,6 +91,11 @@ JOB_CASES = {
     "contract twice": (f'{HEAD}[inputs.rows]\ncontract = "a@1"\ncontracts = ["b@1"]\n', False),
     "oldest of a hand-over": (f'{HEAD}[inputs.rows]\ncontract = "a@2"\noldest = "a@1"\n', False),
     "oldest of alternatives": (f'{HEAD}[inputs.a]\ndataset = "a"\ncontracts = ["a@2"]\noldest = "a@1"\n', False),
+    "window without dates": (
+        f'{HEAD}[inputs.a]\ndataset = "a"\ncontract = "a@1"\nwindow = "b"\n'
+        '[parameters.b]\ntype = "integer"\nhelp = "b"\n',
+        False,
+    ),
     "raw without contract": (f'{HEAD}[inputs.rows]\nraw = "raw/rows"\n', True),
     "parameter without help": (f'{HEAD}[parameters.a]\ntype = "string"\n', False),
     "parameter without type": (f'{HEAD}[parameters.a]\nhelp = "a"\n', False),
