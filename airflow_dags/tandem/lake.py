@@ -1,21 +1,31 @@
-"""Read manifests, failure documents and logs from the lake.
+"""List files of the lake; read manifests, ledgers, failure documents and logs from it.
 
 Jobs wrote these files, and a job may be faulty or foreign: sizes are bounded, and no link is followed.
 """
 
+import contextlib
 import json
 import logging
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from tandem.protocol import S3_ATTEMPTS
 
 MAX_DOCUMENT = 64 << 20  # bytes; a manifest names all files of its task
 log = logging.getLogger(__name__)
+
+
+class File(NamedTuple):
+    """A file of the lake: URI, bytes, tag (ETag on S3, st_mtime_ns in a file system), seconds of the last change."""
+
+    uri: str
+    bytes: int
+    tag: str
+    changed: float
 
 
 class Unreadable(Exception):
@@ -25,11 +35,7 @@ class Unreadable(Exception):
 def read_document(uri: str) -> dict[str, Any] | None:
     """The JSON object at a file:// or s3:// URI, None if there is none or it cannot be read."""
     try:
-        if uri.startswith("s3://"):
-            content = read_s3(uri, lambda body: bounded(body, uri, MAX_DOCUMENT))
-        else:
-            content = read_file(Path(uri.removeprefix("file://")), MAX_DOCUMENT)
-        document = json.loads(content)
+        document = json.loads(read(uri))
         if not isinstance(document, dict):
             raise Unreadable(f"{uri} does not contain a JSON object")
         return document
@@ -38,6 +44,13 @@ def read_document(uri: str) -> dict[str, Any] | None:
     except (Unreadable, ValueError, RecursionError) as error:
         log.warning("A document of the job is ignored: %s (%s).", uri, error)
         return None
+
+
+def read(uri: str) -> bytes:
+    """The content of a document at a file:// or s3:// URI; raises FileNotFoundError or Unreadable."""
+    if uri.startswith("s3://"):
+        return read_s3(uri, lambda body: bounded(body, uri, MAX_DOCUMENT))
+    return read_file(Path(uri.removeprefix("file://")), MAX_DOCUMENT)
 
 
 def read_file(path: Path, limit: int) -> bytes:
@@ -91,10 +104,34 @@ def read_s3(uri: str, read: Callable[[Any], bytes]) -> bytes:
     raise AssertionError
 
 
-def list_s3(prefix: str) -> list[str]:
-    """The URIs of all objects with this prefix."""
+def files(folder: str) -> list[File]:
+    """All files below a folder, sorted by URI, without those that jobs do not see (`_…`, `.…`)."""
+    listed = list_s3(f"{folder}/") if folder.startswith("s3://") else files_below(folder.removeprefix("file://"))
+    return sorted(
+        file
+        for file in listed
+        if not any(name.startswith(("_", ".")) for name in file.uri.removeprefix(folder).split("/"))
+        and not file.uri.endswith("/")  # a marker of a folder
+    )
+
+
+def files_below(folder: str) -> Iterator[File]:
+    """The files below a folder of a file system; none without the folder."""
+    for path, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # deleted concurrently
+                status = os.stat(f"{path}/{name}")
+                yield File(f"file://{path}/{name}", status.st_size, str(status.st_mtime_ns), status.st_mtime)
+
+
+def list_s3(prefix: str) -> list[File]:
+    """All objects with this prefix."""
     import boto3
 
     bucket, _, key = prefix.removeprefix("s3://").partition("/")
     pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
-    return [f"s3://{bucket}/{entry['Key']}" for page in pages for entry in page.get("Contents", [])]
+    return [
+        File(f"s3://{bucket}/{each['Key']}", each["Size"], each["ETag"].strip('"'), each["LastModified"].timestamp())
+        for page in pages
+        for each in page.get("Contents", [])
+    ]

@@ -17,7 +17,9 @@ from tandem.failure_notice import exception_lines, recording_failure
 from tandem.lake import read_document
 from tandem.parameters import Declarations, check_configuration, check_parameters, effective_values, needs_its_task
 from tandem.protocol import EXIT_STALE, FINAL, MAX_RESULT, attempt_folder, failure_uri, fit_result, manifest_uri
+from tandem.run_kind import is_backfill
 from tandem.runtimes.base import Attempt, Outcome, Runtime
+from tandem.skipping import skip
 from tandem.texts import IN_NAMES, check_texts
 
 MAX_SENTENCE = 2000  # characters of a sentence from a failure document
@@ -48,6 +50,7 @@ class JobOperator(BaseOperator):
         at_trigger: Sequence[str] = (),
         deadline_seconds: float | None = None,
         shard: int | None = None,
+        publishes: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -62,10 +65,13 @@ class JobOperator(BaseOperator):
         self.at_trigger = at_trigger  # the names of those that a run may set
         self.deadline_seconds = deadline_seconds
         self.shard = shard
+        self.publishes = publishes  # to frontends, so not in a backfill
         self.attempt: Attempt | None = None
         self.handle: Any = None
 
     def execute(self, context: Context) -> Any:
+        if self.publishes and is_backfill(context):
+            skip(context["ti"], f"A backfill publishes nothing, so '{self.job}' is skipped; frontends read as before.")
         with recording_failure(context["ti"]):
             self.attempt = self.make_attempt(context)
             self.check(self.attempt)
@@ -75,7 +81,18 @@ class JobOperator(BaseOperator):
             ran = self.attempt
             if outcome.attempt_number not in (None, ran.number):  # an older one, maybe from before the run was cleared
                 ran = replace(ran, number=outcome.attempt_number, run_started=None)
-            return conclude(ran, outcome)
+            result, manifest = conclude(ran, outcome)
+        self.describe_assets(context, manifest, manifest_uri(ran.key))
+        return result
+
+    def describe_assets(self, context: Context, manifest: Mapping[str, Any], uri: str) -> None:
+        """Give the asset event of each dataset the days, rows and manifest; without new rows there is no event."""
+        outputs = {output.get("dataset"): output for output in manifest.get("outputs", {}).values()}
+        self.outlets = [asset for asset in self.outlets if outputs.get(asset.name, {}).get("rows")]
+        for asset in self.outlets:
+            output = outputs[asset.name]
+            days = sorted(name.removeprefix("date=") for name in output["partitions"] if name.startswith("date="))
+            context["outlet_events"][asset].extra = {"days": days, "rows": output["rows"], "manifest": uri}
 
     def make_attempt(self, context: Context) -> Attempt:
         """This attempt of the task, once its templates are rendered."""
@@ -126,8 +143,8 @@ class JobOperator(BaseOperator):
             self.runtime.cancel(self.handle)
 
 
-def conclude(attempt: Attempt, outcome: Outcome) -> Any:
-    """Return the XCom of an attempt that ended and published; raise AirflowException with the reason otherwise.
+def conclude(attempt: Attempt, outcome: Outcome) -> tuple[Any, dict[str, Any]]:
+    """Return XCom and manifest of an attempt that ended and published, else raise AirflowException with the reason.
 
     The manifest decides: a job that is killed after it published, or in its last clean-up, has completed its task.
     """
@@ -138,7 +155,7 @@ def conclude(attempt: Attempt, outcome: Outcome) -> Any:
         if outcome.exit_code:
             end = describe_end(outcome, None, attempt)
             log.warning("%s It had published before, so the task succeeded: %s", end, uri)
-        return result_xcom(outcome) or fit_result(uri, manifest.get("metrics", {}))
+        return result_xcom(outcome) or fit_result(uri, manifest.get("metrics", {})), manifest
     document = read_failure_document(failure_uri(attempt_folder(attempt.key, attempt.number)), attempt)
     if outcome.exit_code and document is None and published > attempt.number:
         outcome = outcome._replace(exit_code=EXIT_STALE, guessed=False)  # clusters do not report exit codes

@@ -1,11 +1,8 @@
-"""Pin the release of a run: the build products that the Airflow variable `release` names when its first task runs."""
+"""Pin the release of a run: the build products that the Airflow variable `release` names when the run begins."""
 
-from collections.abc import Callable
 from typing import Any
 
 from airflow.sdk import BaseOperator, Context, Variable
-
-from tandem.failure_notice import recording_failure
 
 TASK = "pin_release"
 
@@ -14,16 +11,10 @@ class PinRelease(BaseOperator):
     """Returns the Airflow variable `release`, {job: fingerprint}, the build products of all tasks of the run.
 
     A deployment in the middle of a run therefore does not change the run. To give the run the new release, clear this
-    task with its downstream tasks. As the first task it also checks the configuration and parameters of the run.
+    task with its downstream tasks.
     """
 
-    def __init__(self, *, check: Callable[[Context], None], **options: Any) -> None:
-        super().__init__(**options)
-        self.check = check
-
     def execute(self, context: Context) -> Any:
-        with recording_failure(context["ti"]):
-            self.check(context)
         release = Variable.get("release", default={}, deserialize_json=True)
         self.log.info("This run uses %s.", ", ".join(f"{job} {release[job]}" for job in sorted(release)) or "nothing")
         return release

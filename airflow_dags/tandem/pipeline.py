@@ -1,5 +1,6 @@
 """A pipeline: an Airflow DAG that names jobs and their order; the rest comes from the catalogue and the environment."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any, NamedTuple
 from airflow.sdk import DAG, Asset, BaseOperator
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from tandem import catalogue, environment
+from tandem import catalogue, environment, look_for_input, pin_release
 from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError, check_known
+from tandem.look_for_input import LookForInput
 from tandem.operator import JobOperator, log_failure
 from tandem.parameters import airflow_param, check_parameters
-from tandem.pin_release import TASK, PinRelease
-from tandem.run_check import check_run
+from tandem.pin_release import PinRelease
+from tandem.run_kind import publishes, until
 from tandem.runtimes.base import Cluster, Runtime
 from tandem.watcher import Watcher
 
@@ -56,6 +58,7 @@ class Pipeline:
         self.folder = Path(file).parent
         self.environment = environment.load(self.folder.parent / "environments")
         self.jobs: dict[str, Job] = {}
+        self.described: dict[str, Any] = {}  # the settings of each task
         self.needs_release = False  # True if any task runs a build product
         self.clusters: list[SharedCluster] = []
         documentation = self.text("README.md", "Airflow shows it, and its first paragraph is the DAG's description")
@@ -67,7 +70,12 @@ class Pipeline:
             catchup=False,
             on_failure_callback=self.environment.failure_notice,
             max_active_runs=self.environment.max_active_runs,
-            user_defined_macros={"code": self.environment.code, "tables": self.environment.tables},
+            user_defined_macros={
+                "code": self.environment.code,
+                "tables": self.environment.tables,
+                "until": until,
+                "publishes": publishes,
+            },
             default_args={
                 "retries": self.environment.retries,
                 "retry_delay": self.environment.retry_delay,
@@ -101,6 +109,7 @@ class Pipeline:
     ) -> None:
         if error is None:
             self.prepend_pin_release()
+            self.prepend_look_for_input()
             self.wrap_spark_with_clusters()
         self.dag.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
@@ -189,6 +198,7 @@ class Pipeline:
             "deadline_seconds": job.resources.get("deadline_seconds", self.environment.deadline_seconds),
             "request": request,
             "cluster": cluster.open.output if cluster else None,
+            "publishes": "dynamodb" in job.services,
             "outlets": [Asset(dataset) for dataset in job.datasets],
         }
         task = self.operator(options, shards)
@@ -197,6 +207,7 @@ class Pipeline:
         for predecessor in predecessors.values():
             predecessor >> task
         self.jobs[task_id] = job
+        self.described[task_id] = [job.name, parameters, request, options["predecessors"]]
         return task
 
     def predecessors(self, where: str, job: Job, links: Mapping[str, Any]) -> dict[str, Any]:
@@ -255,8 +266,29 @@ class Pipeline:
     def prepend_pin_release(self) -> None:
         """Put the task that pins the release first, if any task runs a build product."""
         if self.needs_release:
-            first = [task for task in self.dag.tasks if not task.upstream_task_ids]
-            PinRelease(task_id=TASK, check=check_run) >> first
+            self.prepend(PinRelease(task_id=pin_release.TASK))
+
+    def prepend_look_for_input(self) -> None:
+        """Put the task before all others that skips a scheduled run without new input."""
+        inputs = [entry for job in self.jobs.values() for entry in job.inputs.values()]
+        written = {dataset for job in self.jobs.values() for dataset in job.datasets}
+        settings = json.dumps(self.described, sort_keys=True, default=str)
+        self.prepend(
+            LookForInput(
+                task_id=look_for_input.TASK,
+                lake=self.environment.lake,
+                raw=sorted({entry["raw"] for entry in inputs if "raw" in entry}),
+                datasets=sorted({entry["dataset"] for entry in inputs if "dataset" in entry} - written),
+                jobs=sorted({job.name for job in self.jobs.values()}),
+                settings=hashlib.sha256(settings.encode()).hexdigest(),
+                as_of_day="{{ until() }}" in settings,
+            )
+        )
+
+    def prepend(self, task: BaseOperator) -> None:
+        """Put a task before the first ones; clusters find their places later."""
+        around = {task.task_id, *(each.task_id for shared in self.clusters for each in shared.operators or ())}
+        task >> [each for each in self.dag.tasks if each.task_id not in around and each.upstream_task_ids <= around]
 
     def wrap_spark_with_clusters(self) -> None:
         """Open each cluster once all that its tasks wait for has run, close it after the last; add the watcher."""
@@ -268,7 +300,7 @@ class Pipeline:
             self.wrap_with_cluster(cluster, tasks, before)
         if opened:
             openers = {task.task_id for cluster, _ in opened for task in (cluster.open, cluster.ready)}
-            watcher = Watcher(task_id="watcher", watched={TASK, *self.jobs, *openers})
+            watcher = Watcher(task_id="watcher", watched={look_for_input.TASK, pin_release.TASK, *self.jobs, *openers})
             [*last, *(cluster.close for cluster, _ in opened)] >> watcher
             watcher.as_teardown(on_failure_fail_dagrun=True)
 

@@ -8,12 +8,13 @@ from airflow.sdk.bases.skipmixin import SkipMixin
 from airflow.sdk.exceptions import AirflowFailException
 
 from tandem.failure_notice import FAILURE, record_failure
+from tandem.skipping import SKIPPED
 
 FAILED = ("failed", "upstream_failed")
 
 
 class Watcher(BaseOperator):
-    """Fails with the reasons if a task of its run failed or was skipped manually; `watched` tasks skip none.
+    """Fails with the reasons if a task of its run failed or was skipped manually; `watched` tasks skip no other.
 
     Airflow decides on a run by its last tasks. The task that closes a cluster is one of them and succeeds after a
     failure, too. If a run is marked failed manually, Airflow skips all tasks that did not run yet, which counts as
@@ -33,7 +34,11 @@ class Watcher(BaseOperator):
         if failed := sorted({task for task, state in states if state in FAILED}):
             reasons = [f"The run failed because these tasks failed: {', '.join(failed)}."]
             reasons += filter(None, instance.xcom_pull(task_ids=failed, key=FAILURE))
-        elif skipped := self.skipped_manually({task for task, state in states if state == "skipped"}):
+        elif skipped := [
+            task
+            for task in self.skipped_manually({task for task, state in states if state == "skipped"})
+            if not instance.xcom_pull(task_ids=task, key=SKIPPED)
+        ]:
             reasons = [
                 f"The run was marked failed manually, or these tasks were skipped manually: {', '.join(skipped)}."
             ]

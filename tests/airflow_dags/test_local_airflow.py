@@ -127,11 +127,11 @@ def test_run_passes_scheduler_and_returns_its_results(started):
     seen = []
     assert airflow.wait("works", run, 120, show=seen.append) == "success"
     instances = airflow.instances("works", run)
-    assert [(each.task_id, each.map_index) for each in instances[:1]] == [("first", -1)]
-    assert {(each.task_id, each.map_index) for each in instances[1:]} == {("second", 0), ("second", 1)}
+    assert [(each.task_id, each.map_index) for each in instances[:2]] == [("look_for_input", -1), ("first", -1)]
+    assert {(each.task_id, each.map_index) for each in instances[2:]} == {("second", 0), ("second", 1)}
     assert {each.state for each in instances} == {"success"}
     assert seen[-1] == instances
-    returned = airflow.xcom("works", run, instances[0])
+    returned = airflow.xcom("works", run, instances[1])
     assert returned["metrics"] == {"rows": 7}
     assert Path(returned["manifest"].removeprefix("file://")).is_relative_to(workshop.lake)
 

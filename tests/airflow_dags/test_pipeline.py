@@ -239,7 +239,7 @@ dag.spark("refine", task_id="again", interactions=built, cluster="cluster_large"
 
 def test_runtime_without_cluster_adds_no_tasks(jobs):
     jobs.pipeline("p", HYBRID, cluster={"Name": "big"}, build={}, train={})
-    assert set(jobs.load("p").task_dict) == {"before", "build", "train", "after"}
+    assert set(jobs.load("p").task_dict) == {"look_for_input", "before", "build", "train", "after"}
 
 
 @pytest.mark.parametrize(
@@ -266,8 +266,8 @@ class Ended:
 
     dag_id, run_id = "p", "r"
 
-    def __init__(self, states):
-        self.states = states
+    def __init__(self, states, reasons):
+        self.states, self.reasons = states, reasons
 
     def get_task_states(self, dag_id, run_ids):
         assert (dag_id, run_ids) == ("p", ["r"])
@@ -276,10 +276,16 @@ class Ended:
     def xcom_push(self, key, value):
         self.pushed = {key: value}
 
+    def xcom_pull(self, task_ids, key):
+        return self.reasons.get(task_ids)
+
 
 @pytest.mark.parametrize(
     ("skipped", "manual"),
     [
+        (["look_for_input", "before", "open", "ready", "build", "close", "train", "after"], ["look_for_input"]),
+        (["nothing_new", "before", "open", "ready", "build", "close", "train", "after", "parts_0", "parts_1"], []),
+        (["backfill_0", "backfill_1", "after"], []),
         (["open", "ready", "build", "close", "train", "after", "parts_0", "parts_1"], ["open"]),
         (["train", "after", "parts_0", "parts_1"], ["parts", "train"]),
         (["parts_1"], ["parts"]),
@@ -293,9 +299,14 @@ def test_watcher_tells_manual_skips_from_consequent_ones(clustered, skipped, man
     body = f'{HYBRID}dag.container("parts", factors=2, interactions=built)'
     clustered.pipeline("p", body, cluster={"Name": "big"}, build={}, train={}, parts={})
     watcher = clustered.load("p").get_task("watcher")
-    all_of_them = ["before", "open", "ready", "build", "close", "train", "after", "parts_0", "parts_1"]
+    all_of_them = ["look_for_input", "before", "open", "ready", "build", "close", "train", "after"]
+    own_reasons = {"nothing_new": ("look_for_input", "look_for_input"), "backfill": ("parts", "parts_0")}
+    reasons = {task: "a reason" for name, (task, _) in own_reasons.items() if f"{name}_0" in skipped or name in skipped}
+    skipped = {each.replace("nothing_new", "look_for_input").replace("backfill", "parts") for each in skipped}
     instance = Ended(
-        {task: "skipped" if task in skipped else "success" for task in all_of_them} | {"watcher": "running"}
+        {task: "skipped" if task in skipped else "success" for task in [*all_of_them, "parts_0", "parts_1"]}
+        | {"watcher": "running"},
+        reasons,
     )
     if not manual:
         watcher.execute({"ti": instance})
@@ -316,6 +327,7 @@ def test_run_succeeds_if_other_operator_skips_its_successors(clustered):
     ran = clustered.run("p")
     assert ran.state == "success"
     assert ran.states == {
+        "look_for_input": "success",
         "enough": "success",
         "open": "skipped",
         "ready": "skipped",

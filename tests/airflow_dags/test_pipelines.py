@@ -3,11 +3,16 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.definitions.mappedoperator import MappedOperator
+from airflow.sdk.exceptions import AirflowSkipException
 from tandem.environment import SPARK_RUNTIMES
+from tandem.operator import JobOperator
 
 ROOT = Path(__file__).parents[2]
 DAGS = ROOT / "airflow_dags"
@@ -47,7 +52,8 @@ def test_every_folder_has_documentation_and_teardowns(bag, folder):
 
 
 def jobs(dag):
-    return [task if hasattr(task, "runtime") else task.unmap({"shard": 0}) for task in dag.tasks]
+    tasks = [task.unmap({"shard": 0}) if isinstance(task, MappedOperator) else task for task in dag.tasks]
+    return [task for task in tasks if isinstance(task, JobOperator)]
 
 
 @pytest.mark.parametrize("runtime", [name for name in SPARK_RUNTIMES if name != "spark_submit"])
@@ -67,7 +73,8 @@ def test_spark_runtime_changes_operators_but_no_folder(bag, monkeypatch, runtime
         around += len(added)
         for task in jobs(default):
             same = next(each for each in jobs(changed) if each.task_id == task.task_id)
-            assert same.upstream_task_ids - added == task.upstream_task_ids
+            first = {"look_for_input"}
+            assert same.upstream_task_ids - added - first == task.upstream_task_ids - first
             assert same.downstream_task_ids - added == task.downstream_task_ids
             assert (same.job, same.lake, same.predecessors, same.parameters) == (
                 task.job,
@@ -117,6 +124,46 @@ def test_ingestion_runs_each_quarter_of_an_hour_and_products_daily_one_after_ano
             at[name] = int(hour)
     assert len(set(at.values())) == len(products)
     assert min(at, key=at.__getitem__) == "daily_recommendations"
+
+
+def test_every_pipeline_looks_for_its_input_first(bag):
+    for dag in bag.dags.values():
+        assert [task.task_id for task in dag.tasks if not task.upstream_task_ids] == ["look_for_input"]
+    look = {name: dag.get_task("look_for_input") for name, dag in bag.dags.items()}
+    for kind in ("events", "items", "users"):
+        assert look[f"ingest_{kind}"].raw == [f"raw/{kind}"]
+    characteristics = look["user_characteristics"]
+    assert characteristics.datasets == ["curated/events", "curated/items", "curated/users"], "not the model it writes"
+    assert "train_churn" in characteristics.jobs
+    assert all(look[name].as_of_day for name, dag in bag.dags.items() if "publish_product" in dag.task_ids)
+    assert len({task.settings for task in look.values()}) == len(look)
+
+
+@pytest.mark.parametrize(
+    ("run_type", "until", "publishes"),
+    [("scheduled", "2011-06-02", "True"), ("backfill", "2011-06-02", "False"), ("manual", "", "True")],
+)
+def test_scheduled_runs_read_the_days_before_theirs_and_backfills_do_not_publish(bag, run_type, until, publishes):
+    moment = datetime(2011, 6, 2, 2, tzinfo=UTC)
+    run = SimpleNamespace(run_type=run_type, logical_date=moment, conf={}, run_id="r", start_date=None)
+    takes_until = 0
+    for dag in bag.dags.values():
+        for task in jobs(dag):
+            environment = task.get_template_env(dag)
+            assert task.render_template("{{ publishes() }}", {"dag_run": run}, environment) == publishes
+            if "until" in task.parameters:
+                takes_until += 1
+                assert task.render_template(task.parameters["until"], {"dag_run": run}, environment) == until
+            assert ("until" in task.parameters) == (
+                "until" in task.declarations and not dag.dag_id.startswith("ingest")
+            )
+            assert task.publishes == ("tables" in task.declarations)
+            if run_type == "backfill" and task.publishes:
+                pushed = {}
+                with pytest.raises(AirflowSkipException, match="A backfill publishes nothing"):
+                    task.execute({"ti": SimpleNamespace(xcom_push=pushed.__setitem__), "dag_run": run})
+                assert "skipped" in pushed
+    assert takes_until >= 4
 
 
 def test_catalogue_matches_job_toml():

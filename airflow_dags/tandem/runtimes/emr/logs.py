@@ -37,7 +37,8 @@ def step_log(logs: str, step: Submission) -> dict[str, str]:
 
 def texts(prefix: str, ending: str = r"/std(out|err)\.gz$") -> dict[str, str]:
     """The ends of all outputs with this prefix and ending, by URI, without empty ones."""
-    ends = {uri: read_s3(uri, end_of).decode(errors="replace") for uri in list_s3(prefix) if re.search(ending, uri)}
+    uris = [file.uri for file in list_s3(prefix) if re.search(ending, file.uri)]
+    ends = {uri: read_s3(uri, end_of).decode(errors="replace") for uri in uris}
     return {uri: text for uri, text in ends.items() if text.strip()}
 
 

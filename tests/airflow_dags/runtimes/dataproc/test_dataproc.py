@@ -81,7 +81,7 @@ def test_run_closes_the_cluster_that_it_opened(load, monkeypatch):
     monkeypatch.setattr(dataproc, "DataprocHook", Hook)
     monkeypatch.setattr(dataproc.DataprocClusterLink, "persist", lambda **options: None)
     dag = load()
-    assert set(dag.task_dict) == {"pin_release", "open_cluster", "build", "close_cluster", "watcher"}
+    assert set(dag.task_dict) == {"look_for_input", "pin_release", "open_cluster", "build", "close_cluster", "watcher"}
     opened, closed = dag.get_task("open_cluster"), dag.get_task("close_cluster")
     assert closed.is_teardown
     for run in ("one", "other"):

@@ -39,7 +39,7 @@ def test_application_opens_and_closes_within_configured_times(workshop, monkeypa
     monkeypatch.setenv("TANDEM_SPARK", "emr_serverless")
     dag = load(workshop, maximumCapacity={"cpu": "1 vCPU", "memory": "1 GB"})
     opened, closed = dag.get_task("open_cluster"), dag.get_task("close_cluster")
-    assert set(dag.task_dict) == {"pin_release", "open_cluster", "build", "close_cluster", "watcher"}
+    assert set(dag.task_dict) == {"look_for_input", "pin_release", "open_cluster", "build", "close_cluster", "watcher"}
     assert opened.release_label == "emr-7.9.0"
     assert opened.waiter_delay * opened.waiter_max_attempts == closed.waiter_delay * closed.waiter_max_attempts == 600
     assert closed.is_teardown
@@ -83,7 +83,9 @@ def test_flaky_job_is_retried_and_no_application_is_left(workshop, aws, monkeypa
     described = {"cluster.emr_serverless": APPLICATION}
     workshop.pipeline("serverless", 'dag.spark("flaky")\ndag.spark("killed")', flaky={}, killed={}, **described)
     ran = workshop.run("serverless")
-    around = dict.fromkeys(("pin_release", "open_cluster", "close_cluster"), "success") | {"watcher": "failed"}
+    around = dict.fromkeys(("look_for_input", "pin_release", "open_cluster", "close_cluster"), "success") | {
+        "watcher": "failed"
+    }
     assert ran.states == {**around, "flaky": "success", "killed": "failed"}
     assert ran.state == "failed"
     ((state, runs),) = applications("serverless")
