@@ -108,11 +108,18 @@ def table() -> pa.Table:
     return pa.Table.from_pylist(records(), schema)
 
 
+@pytest.fixture(scope="module")
+def duck_values(table: pa.Table) -> dict[str, list[Any]]:
+    found = duck.evaluate(table, dict(zip(NAMES, CASES)))
+    return {case: found[name].to_pylist() for name, case in zip(NAMES, CASES)}
+
+
 @pytest.mark.parametrize("case", CASES)
-def test_expression_has_the_values_of_spark(case: str, table: pa.Table, spark_values: dict[str, list[Any]]) -> None:
-    found = duck.evaluate(table, {"value": case})["value"].to_pylist()
+def test_expression_has_the_values_of_spark(
+    case: str, table: pa.Table, duck_values: dict[str, list[Any]], spark_values: dict[str, list[Any]]
+) -> None:
     expected = [plain(value) for value in spark_values[case]]
-    for record, value, wanted in zip(table.to_pylist(), found, expected, strict=True):
+    for record, value, wanted in zip(table.to_pylist(), duck_values[case], expected, strict=True):
         value = None if value != value else value
         value = value.replace(tzinfo=None) if isinstance(value, datetime.datetime) else value
         assert (float(value) if isinstance(value, decimal.Decimal) else value) == wanted, record
