@@ -77,7 +77,7 @@ class Lake:
 
     def raw_items(self, day: str, text: str) -> None:
         file = self.folder / "lake" / "raw" / "items" / f"arrival={day}" / "items.csv"
-        file.parent.mkdir(parents=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
     def manifest(self, task: str) -> dict:
@@ -89,7 +89,13 @@ class Lake:
         return pa.concat_tables([pq.read_table(file) for file in sorted(base.rglob("*.parquet"))])
 
     def dataset(self, name: str) -> pa.Table:
-        files = sorted((self.folder / "lake" / name).rglob("*.parquet"))
+        """Return the rows of a dataset, as its manifests list them."""
+        files = [
+            manifest.parent / file["path"]
+            for manifest in sorted((self.folder / "lake" / name).glob("*/manifest.json"))
+            for output in json.loads(manifest.read_text())["outputs"].values()
+            for file in output["files"]
+        ]
         return pa.concat_tables([pq.read_table(file) for file in files])
 
     def model(self, task: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

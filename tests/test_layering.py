@@ -52,7 +52,7 @@ PACKAGES = {
     "common.ingestion.records": set(),
     "common.ingestion.ledger": AWS,
     "common.ingestion.suppression": AWS,
-    "common.ingestion.arrow": {*AWS, "duckdb", "numpy", "pyarrow", "sqlglot", "zstandard"},
+    "common.ingestion.arrow": {*AWS, "duckdb", "numpy", "pandas", "pyarrow", "sqlglot", "zstandard"},
     "common.ingestion.spark": {*AWS, "pyspark", "py4j", "sqlglot", "zstandard"},
     "common.engines.spark": {*AWS, "pyspark", "py4j"},
     "common.engines.arrow": {*AWS, "numpy", "pyarrow"},

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from common import contracts
 from common.contracts import Column, Contract
 from common.errors import GateRefused, InputError
-from common.handover import s3, storage
+from common.handover import manifest, s3, storage
 from common.handover.buckets import buckets_for
 from common.handover.inputs import Input
 from common.handover.storage import File
@@ -148,6 +148,12 @@ def contract_type(kind: pa.DataType) -> pa.DataType:
     return TYPES["timestamp"] if pa.types.is_timestamp(kind) and kind.tz else kind
 
 
+def schema_of(contract: str) -> pa.Schema:
+    """Return all columns of a contract, by its name and version."""
+    columns = contracts.load(contract).columns
+    return pa.schema([pa.field(name, TYPES[column.type]) for name, column in columns.items()])
+
+
 def arrow_schema(contract: Contract, names: list[str]) -> pa.Schema:
     return pa.schema([pa.field(name, TYPES[contract.columns[name].type]) for name in names])
 
@@ -212,6 +218,19 @@ def batched(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> Iterator[pa.T
     while batch := list(itertools.islice(rows, BATCH)):
         columns = [pa.array(values, kind) for values, kind in zip(zip(*batch, strict=True), schema.types, strict=True)]
         yield pa.Table.from_arrays(columns, schema=schema)
+
+
+def former(task: Task, role: str) -> pa.Table | None:
+    """Return the rows of a dataset that this task replaces; None if it has none, or ones of another contract."""
+    seen, contract = task.replaced[role], task.job.outputs[role].contract or ""
+    if seen is None or any(output["contract"] != contract for output in seen.document["outputs"].values()):
+        return None
+    schema = schema_of(contract)
+    tables = [schema.empty_table()]
+    for file in manifest.partition_files(seen):
+        with pq.ParquetFile(filesystem(file.uri).open_input_file(path(file.uri)), pre_buffer=False) as parquet:
+            tables.append(parquet.read(schema.names, use_threads=False).cast(schema))
+    return pa.concat_tables(tables)
 
 
 def refuse_lost_keys(task: Task, role: str, name: str, keys: pa.ChunkedArray, max_drop: float) -> None:

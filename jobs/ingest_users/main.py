@@ -1,38 +1,39 @@
 """Ingest subscription changes into periods: the plan of each user over time, contradictions resolved.
 
-All deliveries of all sources in sources/*/users.toml are read together, so the result does not depend on the order of
-their arrival. The rules:
+New deliveries of all sources in sources/*/users.toml are added to the changes that are known, and the periods of the
+users in them are computed anew from all their changes. So the result is that of reading all deliveries at once, in
+whichever order they came. The rules:
 - Of several changes of one user at the same moment, the one that arrived last counts, in a delivery the later one.
 - `subscribe` and `change` begin a period with the plan that they name, whatever there was before.
 - `cancel` begins a period without a plan. Without a plan to end, it goes to quarantine.
 - A change without a country, a platform or an attribute keeps the previous one.
 - A period equal to the previous one is merged into it.
+- The changes of a file that is taken again replace those that it had.
 
 Files are read as a stream. A record that is unusable or breaks a rule of its source goes to quarantine, a file that is
 corrupt or has too many of them is left out entirely, and the rest is used.
 """
 
-import datetime
 from collections import Counter
 from collections.abc import Iterator
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.engines import arrow
 from common.handover import Task, run
 from common.ingestion import deliveries, suppression
-from common.ingestion.arrow import delivered
-from common.ingestion.arrow.delivered import Delivered, Outcome
-from common.ingestion.arrow.mapping import ATTRIBUTE, Mapped, Mapping
+from common.ingestion.arrow import delivered, state
+from common.ingestion.arrow.delivered import Delivered, Outcome, Selection
+from common.ingestion.arrow.mapping import Mapped, Mapping
+from common.ingestion.arrow.periods import CHANGES, USERS, join_attributes, replace_files, replace_periods
+from common.ingestion.arrow.state import State
 from common.ingestion.deliveries import Quarantined, Unreadable
+from common.ingestion.ledger import Ledger
 from common.ingestion.suppression import People
 from common.sources import source
 
-STATE = ["plan", "country", "platform"]  # and attributes
 CANCELS_NOTHING = "cancels a plan that the user does not have"
-ORDER = ["user_id", "time", "arrival", "file", "row"]
 
 
 def mapped_rows(each: Delivered, forgotten: People | None) -> Iterator[Mapped]:
@@ -66,10 +67,9 @@ def suppressed(mapped: Mapped, forgotten: People | None) -> pa.Array:
     return pa.array(hidden, pa.bool_())
 
 
-def read(each: Delivered, number: int, max_share: float, forgotten: People | None) -> tuple[Outcome, pa.Table | None]:
-    """Return the outcome of a file and its usable changes, which name it by its number; None if it is left out."""
+def read(each: Delivered, max_share: float, forgotten: People | None) -> tuple[Outcome, list[pa.Table]]:
+    """Return the outcome of a file and its usable changes with their rows in it; none if it is left out."""
     outcome, changes = Outcome(each), []
-    day = datetime.datetime.combine(each.arrival, datetime.time(), datetime.UTC)
     before = 0
     for _, rows in mapped_rows(each, forgotten):
         outcome.count(rows)
@@ -78,22 +78,19 @@ def read(each: Delivered, number: int, max_share: float, forgotten: People | Non
         before += rows.num_rows
         outcome.suppress(pc.sum(rows["_suppressed"]).as_py() or 0)
         changes.append(rows.filter(usable).drop_columns(["_position", "_kept", "_reason", "_broken", "_suppressed"]))
-    if outcome.leave_out_if_bad(max_share) or not changes:
-        return outcome, None
-    table = pa.concat_tables(changes)
-    table = table.append_column("arrival", pa.repeat(pa.scalar(day, arrow.TYPES["timestamp"]), table.num_rows))
-    return outcome, table.append_column("file", pa.repeat(pa.scalar(number, pa.int32()), table.num_rows))
+    return outcome, [] if outcome.leave_out_if_bad(max_share) else changes
 
 
 def quarantine(
-    outcomes: list[Outcome], idle: dict[int, list[int]], forgotten: People | None
+    outcomes: list[Outcome], idle: dict[str, list[int]], forgotten: People | None
 ) -> Iterator[tuple[object, ...]]:
-    """Yield rows of quarantine@2 for the unused records; `idle` has the rows that cancel nothing, by file."""
-    for number, outcome in enumerate(outcomes):
-        if not (outcome.left_out or outcome.reasons or number in idle):
+    """Yield rows of quarantine@2 for the unused records; `idle` has the rows that cancel nothing, by URI of file."""
+    for outcome in outcomes:
+        file = outcome.delivered.file.uri
+        if not (outcome.left_out or outcome.reasons or file in idle):
             continue
         before = 0
-        rows_of_file = pa.array(idle.get(number, []), pa.int64())
+        rows_of_file = pa.array(idle.get(file, []), pa.int64())
         for mapped in mapped_rows(outcome.delivered, forgotten):
             rows = pa.array(range(before, before + mapped.rows.num_rows), pa.int64())
             before += mapped.rows.num_rows
@@ -102,106 +99,94 @@ def quarantine(
             yield from delivered.quarantine(outcome, mapped, reasons)
 
 
-def as_categories(changes: pa.Table) -> pd.DataFrame:
-    """Return the changes with categories for their texts, many times as fast and as small; users in sorted order."""
-    texts = [each.name for each in changes.schema if pa.types.is_string(each.type)]
-    rows: pd.DataFrame = changes.to_pandas(categories=texts)
-    users = rows["user_id"].cat
-    return rows.assign(user_id=users.reorder_categories(users.categories.sort_values(), ordered=True))
+def as_changes(each: Delivered, path: str, usable: pa.Table) -> pa.Table:
+    """Return usable changes of a file, by its path in the lake, as rows of user_changes@1."""
+    rows = join_attributes(usable)
+    values = {"source": each.mapping.source.name, "arrival": each.arrival, "file": path}
+    for name, value in values.items():
+        rows = rows.append_column(name, pa.repeat(pa.scalar(value, CHANGES.field(name).type), rows.num_rows))
+    return arrow.with_added_columns(rows, CHANGES).cast(CHANGES)
 
 
-def periods(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return rows of users@2, by user and time, and the cancellations without a plan to end."""
-    attributes = [name for name in changes.columns if name.startswith(ATTRIBUTE)]
-    changes = changes.sort_values(ORDER).drop_duplicates(["user_id", "time"], keep="last")
-    before = changes.groupby("user_id", sort=False, observed=True)["change"].shift()
-    idle = (changes["change"] == "cancel") & (before.isna() | (before == "cancel"))
-    changes, cancels_nothing = changes[~idle], changes[idle]
-    kept = [*STATE[1:], *attributes]
-    changes = changes.assign(
-        plan=changes["plan"].where(changes["change"] != "cancel", None),
-        **changes.groupby("user_id", sort=False, observed=True)[kept].ffill(),
-    )
-    state = pd.DataFrame({name: changes[name].cat.codes for name in ("user_id", *STATE, *attributes)})
-    begins = changes[(state != state.shift()).any(axis=1)].rename(columns={"time": "since"})
-    return begins.assign(until=begins.groupby("user_id", sort=False, observed=True)["since"].shift(-1)), cancels_nothing
+def read_all(
+    task: Task, selection: Selection, ledger: Ledger, forgotten: People | None
+) -> tuple[list[Outcome], list[pa.Table]]:
+    """Return the outcomes of the files of a selection, and their changes; unreadable files join those left out."""
+    outcomes: list[Outcome] = []
+    changes = [CHANGES.empty_table()]
+    for number, each in enumerate(selection.files):
+        task.progress("deliveries read", number, len(selection.files))
+        try:
+            outcome, usable = read(each, task.parameters["max_quarantined_share"], forgotten)
+            outcomes.append(outcome)
+            changes += [as_changes(each, ledger.path(each.file), rows) for rows in usable]
+        except Unreadable as error:
+            selection.left_out.append(Quarantined(each.file, str(error)))
+    return outcomes, changes
 
 
-def users_of(begins: pd.DataFrame) -> pa.Table:
-    """Return rows of users@2 with their attributes, as a map without empty values."""
-    table = pa.Table.from_pandas(begins, preserve_index=False)
-    columns = {name: table[name].cast(pa.string()).to_pylist() for name in table.column_names if ATTRIBUTE in name}
-    if not columns:
-        return table.append_column("attributes", pa.nulls(table.num_rows, arrow.TYPES["map"]))
-    keys = [name.removeprefix(ATTRIBUTE) for name in columns]
-    maps = [
-        [(key, value) for key, value in zip(keys, values, strict=True) if value is not None] or None
-        for values in zip(*columns.values(), strict=True)
-    ]
-    return table.append_column("attributes", pa.array(maps, arrow.TYPES["map"]))
+def refuse_unusable(task: Task, outcomes: list[Outcome], usable: int) -> None:
+    """Raise GateRefused if no record that was read is of use."""
+    reasons = sum((outcome.reasons for outcome in outcomes), Counter())
+    unused = sum(outcome.suppressed + outcome.not_kept for outcome in outcomes)
+    if reasons or not task.replaced["user_changes"]:  # else files without any record
+        max_share = task.parameters["max_quarantined_share"]
+        deliveries.refuse_unusable(usable + unused, task.metrics["lines"], reasons, max_share)
 
 
-def complete(changes: list[pa.Table], mappings: list[Mapping]) -> pa.Table:
-    """Return the changes of all files as one table with the columns of all sources."""
-    keys = sorted({ATTRIBUTE + key for mapping in mappings for key in mapping.attributes})
-    texts = {name: pa.string() for name in ("user_id", "change", *STATE, *keys)}
-    times = dict.fromkeys(("time", "arrival"), arrow.TYPES["timestamp"])
-    schema = pa.schema(texts | times | {"row": pa.int64(), "file": pa.int32()})
-    whole = [
-        pa.table(
-            {
-                each.name: table[each.name] if each.name in table.column_names else pa.nulls(table.num_rows, each.type)
-                for each in schema
-            },
-        ).cast(schema)
-        for table in changes
-    ]
-    return pa.concat_tables([schema.empty_table(), *whole])
+def user_metrics(users: pa.Table) -> dict[str, object]:
+    """Return the numbers of users and periods, and of users by their present plan."""
+    now = users.filter(pc.is_null(users["until"]))
+    plans = pc.value_counts(now["plan"].drop_null()).to_pylist()
+    return {
+        "users": now.num_rows,
+        "users_without_plan": now["plan"].null_count,
+        "periods": users.num_rows,
+        "users_by_plan": {each["values"]: each["counts"] for each in sorted(plans, key=lambda each: -each["counts"])},
+    }
+
+
+def renew(task: Task, former: State, outcomes: list[Outcome], new: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Return all changes, all users, and the files and rows of the new changes that cancel nothing."""
+    known = CHANGES.empty_table() if former.rows is None else former.rows
+    files = [former.ledger.path(outcome.delivered.file) for outcome in outcomes]
+    changes, touched = replace_files(known, files, new)
+    users = arrow.former(task, "users") if former.up_to_date else None
+    if users is None:
+        users, touched = USERS.empty_table(), pc.unique(changes["user_id"])
+    users, idle = replace_periods(users, changes, touched)
+    arrow.refuse_lost_keys(task, "users", "user_id", users["user_id"], task.parameters["max_key_drop"])
+    return changes, users, idle.filter(pc.is_in(idle["file"], value_set=pa.array(files, pa.string())))
 
 
 def main(task: Task) -> None:
-    max_share, max_key_drop = task.parameters["max_quarantined_share"], task.parameters["max_key_drop"]
     mappings = [Mapping(each) for each in source.load("users")]
     forgotten = suppression.load(task.lake)
-    files, left_out = delivered.accept(task, mappings)
-    outcomes: list[Outcome] = []
-    changes: list[pa.Table] = []
-    for number, each in enumerate(files):
-        task.progress("deliveries read", number, len(files))
-        try:
-            outcome, usable = read(each, len(outcomes), max_share, forgotten)
-            outcomes.append(outcome)
-            changes += [] if usable is None else [usable]
-        except Unreadable as error:
-            left_out.append(Quarantined(each.file, str(error)))
-    if not outcomes:
-        raise deliveries.no_readable_file(delivered.folders(task, mappings), left_out)
-    suppressed_records = sum(outcome.suppressed for outcome in outcomes)
-    task.metrics |= {**delivered.metrics(outcomes, left_out), "suppressed": suppressed_records}
+    former = state.load(task, "users", "user_changes", "users")
+    selection = delivered.select(task, former.ledger, mappings)
+    outcomes, new = read_all(task, selection, former.ledger, forgotten)
+    if not outcomes and former.rows is None:
+        raise delivered.no_readable_file(task, mappings, former.ledger, selection)
+    task.metrics |= delivered.metrics(outcomes, selection.left_out)
+    task.metrics["suppressed"] = sum(outcome.suppressed for outcome in outcomes)
     task.log("parsed", **task.metrics)
-    every = complete(changes, mappings)
-    reasons = sum((outcome.reasons for outcome in outcomes), Counter())
-    unused = suppressed_records + sum(outcome.not_kept for outcome in outcomes)
-    deliveries.refuse_unusable(every.num_rows + unused, task.metrics["lines"], reasons, max_share)
-    begins, cancels_nothing = periods(as_categories(every))
-    idle = {int(str(number)): rows.tolist() for number, rows in cancels_nothing.groupby("file")["row"]}
-    users = users_of(begins)
-    arrow.refuse_lost_keys(task, "users", "user_id", users["user_id"].cast(pa.string()), max_key_drop)
+    refuse_unusable(task, outcomes, sum(each.num_rows for each in new))
+    renewed = renew(task, former, outcomes, pa.concat_tables(new)) if outcomes or not former.up_to_date else None
+    idle: dict[str, list[int]] = {}
+    for each in renewed[2].to_pylist() if renewed else ():
+        idle.setdefault(f"{task.lake}/{each['file']}", []).append(each["row"])
 
     def rows() -> Iterator[tuple[object, ...]]:
-        yield from deliveries.quarantine_of_files(left_out)
+        yield from deliveries.quarantine_of_files(selection.left_out)
         yield from quarantine(outcomes, idle, forgotten)
 
     arrow.write_rows(task, "quarantine", rows())
-    arrow.write(task, "users", users)
-    now = begins[begins["until"].isna()]
-    task.metrics |= {
-        "users": len(now),
-        "users_without_plan": int(now["plan"].isna().sum()),
-        "periods": len(begins),
-        "cancellations_of_nothing": len(cancels_nothing),
-        "users_by_plan": {str(plan): int(count) for plan, count in now["plan"].value_counts().items()},
-    }
+    if renewed:
+        arrow.write(task, "user_changes", renewed[0])
+        arrow.write(task, "users", renewed[1])
+        task.metrics |= user_metrics(renewed[1])
+    task.metrics["cancellations_of_nothing"] = sum(map(len, idle.values()))
+    delivered.record(task, former.ledger, selection, outcomes)
     task.log("users", **task.metrics)
 
 

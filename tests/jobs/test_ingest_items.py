@@ -1,7 +1,6 @@
 """Catalogue from contradictory descriptions, and from the deliveries of any sources."""
 
 import datetime
-import itertools
 import json
 import random
 from collections.abc import Callable
@@ -14,7 +13,11 @@ import pytest
 import zstandard
 from recommending_lake import Lake
 
+from common.engines import arrow
+from common.handover import Task
 from common.ingestion.arrow import catalogue
+from common.ingestion.arrow.mapping import Mapping
+from common.sources.source import load as load_sources
 
 MakeSources = Callable[[dict[str, str]], Path]
 UTC = datetime.UTC
@@ -76,6 +79,8 @@ def test_rows_without_stock_code_or_name_are_quarantined(lake: Lake) -> None:
         (5, "no description is a name", "20852,,2011-01-01T00:00:00Z"),
     ]
     assert lake.manifest("ingest_items")["metrics"] == {
+        "files_new": 1,
+        **dict.fromkeys(("files_changed", "files_waiting", "files_deleted"), 0),
         "lines": 4,
         "unusable": 0,
         "reasons": {},
@@ -173,31 +178,85 @@ def test_change_log_of_properties_becomes_the_last_value_of_each(
     assert (metrics["lines"], metrics["not_kept"], metrics["unusable"]) == (8, {"shop": 1}, 0)
 
 
-def test_order_of_rows_and_files_does_not_matter(lake: Lake, make_sources: MakeSources, tmp_path: Path) -> None:
-    make_sources({"shop/items.toml": PROPERTIES})
+def merged(
+    mapping: Mapping, state: pa.Table, files: dict[str, list[tuple]], again: list[str]
+) -> tuple[pa.Table, pa.Table]:
+    """Return the items and the new state after files of rows (item, time, name, preference, size) were read."""
+    day_of = {path: datetime.date(2011, 1, 1 + int(path[-1]) % 2) for path in files}
+    result = catalogue.Catalogue([mapping], state, [(day_of[path], path) for path in files])
+    for path, rows in files.items():
+        columns = dict(zip(("item_id", "time", "name", "preference", "attribute size"), zip(*rows), strict=True))
+        table = pa.table({**columns, "_position": range(len(rows))})
+        result.add(mapping, day_of[path], path, table)
+        result.end_file(True)
+    result.add_state(again, [])
+    result.judge()
+    return result.items(), result.new_state()
+
+
+def test_increments_in_any_order_and_again_equal_all_at_once(make_sources: MakeSources) -> None:
+    columns = 'name = "name"\npreference = "preference"\ntime = "time"\n[attributes]\nsize = "size"'
+    fields = 'id = "string"\ntime = "timestamp"\nname = "string"\npreference = "double"\nsize = "string"'
+    make_sources({"shop/items.toml": source('format = "parquet"\nmode = "increments"', fields, columns)})
+    (mapping,) = map(Mapping, load_sources("items"))
     shuffled = random.Random(5)
-    rows = [
-        (time, item, key, f"{key}{time}")
-        for time, item, key in itertools.product(range(1, 20), (1, 2), ("brand", "size", "categoryid"))
-    ]
-    rows = shuffled.sample(rows, 80)
-    last = {(item, key): value for _, item, key, value in sorted(rows)}
-    for attempt in range(3):
-        shuffled.shuffle(rows)
-        other = Lake(tmp_path / str(attempt))
-        for number in range(4):
-            lines = "".join(f"{','.join(map(str, row))}\n" for row in rows[number::4])
-            deliver(
-                other, f"shop/2011-01-0{1 + number % 2}/{number}.csv", f"timestamp,id,property,value\n{lines}".encode()
-            )
-        assert other.run("ingest_items") == 0
-        assert items(other) == {
-            str(item): {
-                "family": last[item, "categoryid"],
-                "attributes": {key: last[item, key] for key in ("brand", "size")},
-            }
-            for item in (1, 2)
-        }
+    moments = [datetime.datetime(2011, 1, 1, hour, tzinfo=UTC) for hour in range(3)]
+
+    def row() -> tuple:
+        choose = shuffled.choice
+        return choose("ab"), choose(moments), choose(["X", "Y", None]), choose([1.0, 2.0, None]), choose([None, *"stu"])
+
+    files = {f"raw/items/{number}": [row() for _ in range(5)] for number in range(4)}
+    empty = catalogue.STATE.empty_table()
+    items, state = merged(mapping, empty, files, [])
+    assert {row["item_id"] for row in items.to_pylist()} == {"a", "b"} and None not in items["name"].to_pylist()
+    for _ in range(2):
+        order = shuffled.sample([*files], len(files))
+        found = empty
+        for path in [*order, order[0]]:  # one is taken twice, as after a kill
+            result, found = merged(mapping, found, {path: files[path]}, [path])
+        assert result.equals(items)
+        assert found.equals(state)
+
+
+def manifest_of(lake: Lake, dataset: str) -> str:
+    return (lake.folder / "lake" / "curated" / dataset / "all" / "manifest.json").read_text()
+
+
+def test_new_increments_merge_into_the_known_items(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake.raw_items("2011-02-01", HEADER + "22719,OLD NAME,2011-01-05T00:00:00Z\n22720,KEPT ITEM,2011-01-01T00:00:00Z\n")
+    assert lake.run("ingest_items") == 0
+    notes = "".join(f"2{number},damages,2011-02-01T00:00:00Z\n" for number in (1111, 2222))
+    lake.raw_items("2011-02-02", HEADER + "22719,OLDER NAME,2011-01-02T00:00:00Z\n" + notes)
+    assert lake.run("ingest_items", task="late") == 0
+    assert names(lake) == {"22719": "OLD NAME", "22720": "KEPT ITEM"}
+    metrics = lake.manifest("late")["metrics"]
+    assert (metrics["files_new"], metrics["lines"], metrics["items"]) == (1, 3, 2)
+    assert metrics["dropped"] == {"no description is a name": 2}
+    assert [row["line"] for row in lake.rows("late").to_pylist()] == [3, 4]
+
+    before = manifest_of(lake, "items"), manifest_of(lake, "item_state")
+    assert lake.run("ingest_items", task="nothing") == 0
+    assert (manifest_of(lake, "items"), manifest_of(lake, "item_state")) == before
+    assert [*lake.manifest("nothing")["outputs"]] == ["quarantine"]
+
+    lake.raw_items("2011-02-01", HEADER + "22720,KEPT ITEM,2011-01-01T00:00:00Z\n")  # the file that won is another
+    write = arrow.write
+
+    def killed(task: Task, role: str, content: Any) -> None:
+        if role == "items":
+            raise KeyboardInterrupt
+        write(task, role, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrow, "write", killed)
+        assert lake.run("ingest_items", task="killed") == 1
+    assert names(lake)["22719"] == "OLD NAME"
+    assert lake.run("ingest_items", task="changed") == 0
+    assert names(lake) == {"22719": "OLDER NAME", "22720": "KEPT ITEM"}
+    (lake.folder / "lake" / "curated" / "item_state" / "all" / "manifest.json").unlink()
+    assert lake.run("ingest_items", task="lost_state") == 0
+    assert names(lake) == {"22719": "OLDER NAME", "22720": "KEPT ITEM"}
 
 
 def test_sources_of_any_format_fill_one_catalogue(lake: Lake, make_sources: MakeSources) -> None:
@@ -253,12 +312,35 @@ def test_sources_of_any_format_fill_one_catalogue(lake: Lake, make_sources: Make
 
 
 def test_newest_full_delivery_is_the_catalogue(lake: Lake, make_sources: MakeSources) -> None:
-    make_sources({"shop/items.toml": source('format = "csv"', 'id = "string"\ntitle = "string"', 'name = "title"')})
+    full = source('format = "csv"', 'id = "string"\ntitle = "string"', 'name = "title"')
+    make_sources({"shop/items.toml": full, "other/items.toml": full})
+    deliver(lake, "other/2011-01-01/a.csv", b"id,title\n9,Kept\n")
     deliver(lake, "shop/2011-01-01/a.csv", b"id,title\n1,Old\n2,Gone\n")
     deliver(lake, "shop/2011-01-02/a.csv", b"id,title\n1,New\n")
     deliver(lake, "shop/2011-01-02/b.csv", b"title,id\nOther,3\n")
+    found = lambda: {item: row["name"] for item, row in items(lake).items()}  # noqa: E731
     assert lake.run("ingest_items") == 0
-    assert {item: row["name"] for item, row in items(lake).items()} == {"1": "New", "3": "Other"}
+    assert found() == {"1": "New", "3": "Other", "9": "Kept"}
+
+    deliver(lake, "shop/2011-01-01/b.csv", b"id,title\n4,Late\n")
+    before = manifest_of(lake, "items")
+    assert lake.run("ingest_items", task="late") == 0
+    assert manifest_of(lake, "items") == before
+
+    deliver(lake, "shop/2011-01-02/c.csv", b"id,title\n5,More\n")  # the rest of the newest day
+    assert lake.run("ingest_items", task="more") == 0
+    assert found() == {"1": "New", "3": "Other", "5": "More", "9": "Kept"}
+
+    deliver(lake, "shop/2011-01-03/a.csv", b"id,title\n1,Newest\n")
+    assert lake.run("ingest_items", "--set", "max_key_drop=0.5", task="newest") == 0
+    assert found() == {"1": "Newest", "9": "Kept"}
+    assert lake.manifest("newest")["metrics"]["lines"] == 1
+
+    deliver(lake, "shop/2011-01-04/a.csv", b"")
+    assert lake.run("ingest_items", task="empty") == 0
+    assert found() == {"1": "Newest", "9": "Kept"}
+    assert lake.run("ingest_items", task="after") == 0
+    assert lake.manifest("after")["metrics"]["files_new"] == 0
 
 
 def test_items_that_break_a_rule_of_their_source_are_dropped_with_all_rows(

@@ -1,18 +1,22 @@
 """Periods of plans, from deliveries of any sources that repeat and contradict each other."""
 
+import datetime
 import gzip
 import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recommending_lake import Lake
 
+from common.engines import arrow
+from common.handover import Task
 from common.ingestion import suppression
+from common.ingestion.arrow import periods
 
 ARRIVAL = "2011-02-01"
 
@@ -22,11 +26,12 @@ def lake(tmp_path: Path) -> Lake:
     return Lake(tmp_path)
 
 
-def deliver(lake: Lake, *rows: dict | str, arrival: str = ARRIVAL) -> None:
+def deliver(lake: Lake, *rows: dict | str, arrival: str = ARRIVAL) -> Path:
     file = lake.folder / "lake" / "raw" / "users" / f"arrival={arrival}" / "users.jsonl.gz"
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     file.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode()))
+    return file
 
 
 def row(day: int, change: str, plan: str | None = "basic", user: str = "ann", **more: str) -> dict:
@@ -122,23 +127,21 @@ def test_missing_and_ungzipped_deliveries_are_input_errors(lake: Lake, capsys) -
     assert "users.jsonl.gz: not gzip" in capsys.readouterr().err.splitlines()[-1]
 
 
-CHANGES = st.lists(
-    st.tuples(
-        st.sampled_from(["ann", "bob"]),
-        st.integers(1, 9),
-        st.sampled_from(["subscribe", "change", "cancel"]),
-        st.sampled_from(["free", "basic"]),
-        st.sampled_from(["ios", "web", None]),
-    ),
-    max_size=12,
-    unique_by=lambda change: change[:2],
+CHANGE = st.tuples(
+    st.sampled_from(["ann", "bob"]),
+    st.integers(1, 9),
+    st.sampled_from(["subscribe", "change", "cancel"]),
+    st.sampled_from(["free", "basic"]),
+    st.sampled_from(["ios", "web", None]),
 )
+FILES = st.lists(st.lists(CHANGE, max_size=6), min_size=1, max_size=3)
 
 
-def reference(changes: list[tuple]) -> list[tuple]:
+def reference(files: list[list[tuple]]) -> list[tuple]:
     """Return user, first day, last day, plan and platform of each period, one change after the other."""
+    last_of_moment = {change[:2]: change for file in files for change in file}
     periods: list[list[Any]] = []
-    for user, day, change, plan, platform in sorted(changes):
+    for user, day, change, plan, platform in sorted(last_of_moment.values(), key=lambda each: each[:2]):
         last = periods[-1] if periods and periods[-1][0] == user else None
         cancelled = last is None or last[5] == "cancel"
         if change == "cancel" and cancelled:
@@ -154,21 +157,110 @@ def reference(changes: list[tuple]) -> list[tuple]:
     return [tuple(period[:5]) for period in periods]
 
 
-@settings(max_examples=15)
-@given(CHANGES, st.randoms(use_true_random=False), st.integers(1, 3))
-def test_order_of_arrival_does_not_matter(changes: list[tuple], shuffled: Any, files: int) -> None:
-    expected = reference(changes)
-    shuffled.shuffle(changes)
-    with tempfile.TemporaryDirectory() as folder:
-        lake = Lake(Path(folder))
-        rows = [row(day, change, plan, user, platform=platform) for user, day, change, plan, platform in changes]
-        for number in range(files):
-            deliver(lake, *rows[number::files], arrival=f"2011-02-0{1 + number}")
-        code = lake.run("ingest_users")
-        assert code == (0 if expected else 4)
-        users = sorted({period[0] for period in expected})
-        found = [(user, *period[:3], period[4]) for user in users for period in history(lake, user)]
-        assert found == expected
+def changes_of(number: int, rows: list[tuple]) -> pa.Table:
+    """Return rows of user_changes@1 of the file with this number, which arrived two files a day."""
+    names = ("user_id", "time", "change", "plan", "platform")
+    table = [
+        dict(zip(names, row, strict=True))
+        | {"time": datetime.datetime(2011, 1, row[1], tzinfo=datetime.UTC), "row": position}
+        | {"source": "shop", "arrival": datetime.date(2011, 2, 1 + number // 2), "file": str(number)}
+        | {"attributes": [("seen", row[4])] if row[4] else None}
+        for position, row in enumerate(rows)
+    ]
+    return pa.Table.from_pylist(table, periods.CHANGES)
+
+
+@settings(max_examples=12)
+@given(FILES, FILES, st.randoms(use_true_random=False))
+def test_deliveries_in_any_order_and_again_equal_all_at_once(
+    files: list[list[tuple]], earlier: list[list[tuple]], shuffled: Any
+) -> None:
+    taken = [*enumerate(files)]
+    shuffled.shuffle(taken)
+    taken = [*enumerate(earlier[: len(files)]), *taken]  # earlier contents of some of the files
+    known, users = periods.CHANGES.empty_table(), periods.USERS.empty_table()
+    for number, rows in taken:
+        known, touched = periods.replace_files(known, [str(number)], changes_of(number, rows))
+        users, _ = periods.replace_periods(users, known, touched)
+    expected = reference(files)
+    found = [(each["user_id"], each["since"].day, each["until"] and each["until"].day) for each in users.to_pylist()]
+    assert found == [period[:3] for period in expected]
+    assert [*zip(users["plan"].to_pylist(), users["platform"].to_pylist())] == [period[3:] for period in expected]
+    seen = [dict(each or ()).get("seen") for each in users["attributes"].to_pylist()]
+    assert seen == users["platform"].to_pylist()
+    assert known.num_rows == sum(map(len, files))
+
+
+def published(lake: Lake, dataset: str) -> str:
+    return (lake.folder / "lake" / "curated" / dataset / "all" / "manifest.json").read_text()
+
+
+def test_new_deliveries_add_to_the_known_changes(lake: Lake) -> None:
+    first = [row(5, "cancel", None), row(9, "change", "premium"), row(1, "subscribe", user="bob")]
+    deliver(lake, *first, arrival="2011-02-01")
+    assert lake.run("ingest_users") == 0
+    assert [entry["line"] for entry in lake.rows("ingest_users").to_pylist()] == [1]
+    assert history(lake) == [(9, None, "premium", None, None)]
+
+    deliver(lake, row(1, "subscribe", "free"), arrival="2011-02-02")  # late: it has a plan that the first one cancels
+    assert lake.run("ingest_users", task="late") == 0
+    expected = [(1, 5, "free", None, None), (5, 9, None, None, None), (9, None, "premium", None, None)]
+    assert history(lake) == expected and history(lake, "bob") == [(1, None, "basic", None, None)]
+    metrics = lake.manifest("late")["metrics"]
+    assert (metrics["files_new"], metrics["lines"], metrics["cancellations_of_nothing"]) == (1, 1, 0)
+    assert (metrics["users"], metrics["periods"], metrics["users_by_plan"]) == (2, 4, {"basic": 1, "premium": 1})
+
+    before = published(lake, "users"), published(lake, "user_changes")
+    assert lake.run("ingest_users", task="nothing") == 0
+    assert (published(lake, "users"), published(lake, "user_changes")) == before
+    document = lake.manifest("nothing")
+    assert (document["metrics"]["files_new"], document["metrics"]["lines"]) == (0, 0)
+    assert [*document["outputs"]] == ["quarantine"]
+
+    deliver(lake, *first[1:], arrival="2011-02-01")  # the same file again, without the cancellation
+    assert lake.run("ingest_users", task="changed") == 0
+    assert history(lake) == [(1, 9, "free", None, None), (9, None, "premium", None, None)]
+    assert lake.manifest("changed")["metrics"]["files_changed"] == 1
+
+    for lost, lines in (("user_changes", 3), ("users", 0)):  # the state; the dataset that is made from it
+        (lake.folder / "lake" / "curated" / lost / "all" / "manifest.json").unlink()
+        assert lake.run("ingest_users", task=f"lost_{lost}") == 0
+        assert history(lake) == [(1, 9, "free", None, None), (9, None, "premium", None, None)]
+        assert lake.manifest(f"lost_{lost}")["metrics"]["lines"] == lines
+
+
+def test_kill_between_the_two_publications_is_repaired(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver(lake, row(1, "subscribe"), arrival="2011-02-01")
+    assert lake.run("ingest_users") == 0
+    file = deliver(lake, row(3, "change", "premium"), arrival="2011-02-02")
+    write = arrow.write
+
+    def killed(task: Task, role: str, content: Any) -> None:
+        if role == "users":
+            raise KeyboardInterrupt
+        write(task, role, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrow, "write", killed)
+        assert lake.run("ingest_users", task="killed") == 1
+    assert history(lake) == [(1, None, "basic", None, None)]
+    file.unlink()  # so the next task reads nothing
+    assert lake.run("ingest_users", task="next") == 0
+    assert history(lake) == [(1, 3, "basic", None, None), (3, None, "premium", None, None)]
+
+
+def test_bad_delivery_after_a_good_one_leaves_the_users(lake: Lake) -> None:
+    deliver(lake, row(1, "subscribe"), arrival="2011-02-01")
+    assert lake.run("ingest_users") == 0
+    stray = lake.folder / "lake" / "raw" / "users" / "arrival=2011-02-02" / "README.txt"
+    stray.parent.mkdir()
+    stray.write_text("Hello.")
+    before = published(lake, "users")
+    assert lake.run("ingest_users", task="stray") == 0
+    assert published(lake, "users") == before
+    assert lake.manifest("stray")["metrics"]["files_quarantined"] == 1
+    assert lake.run("ingest_users", task="next") == 0
+    assert lake.manifest("next")["metrics"]["files_quarantined"] == 0
 
 
 SUBSCRIPTIONS = """
@@ -219,7 +311,7 @@ def test_source_maps_plans_changes_and_attributes(lake: Lake, make_sources: Make
     metrics = lake.manifest("ingest_users")["metrics"]
     assert metrics["reasons"] == {"unknown change": 1, "bad account": 1, "bad age": 1}
     assert (metrics["lines"], metrics["not_kept"], metrics["suppressed"]) == (9, {"music": 1}, 1)
-    assert metrics["users_by_plan"] == {"GOLD": 0, "PLATINUM": 0}
+    assert (metrics["users"], metrics["users_without_plan"], metrics["users_by_plan"]) == (1, 1, {})
     content = lake.rows("ingest_users").to_pylist()
     assert sorted(entry["line"] for entry in content) == [7, 8, 9]
 

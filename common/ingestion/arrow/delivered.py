@@ -1,19 +1,22 @@
 """Files of the deliveries of sources: which of them a job reads, in which order, and what became of their records."""
 
 import datetime
+import itertools
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from common.errors import InputError
 from common.handover.storage import File
 from common.handover.task import Task
 from common.ingestion import deliveries, records
 from common.ingestion.arrow.mapping import Mapped, Mapping
 from common.ingestion.deliveries import Quarantined
+from common.ingestion.ledger import Ledger
 
 
 class Delivered(NamedTuple):
@@ -63,29 +66,51 @@ def counted(values: pa.ChunkedArray) -> Counter[str]:
     return Counter({each["values"]: each["counts"] for each in pc.value_counts(values.drop_null()).to_pylist()})
 
 
-def accept(task: Task, mappings: list[Mapping]) -> tuple[list[Delivered], list[Quarantined]]:
-    """Return the files to read by day of arrival, and the files left out; InputError if there is none to read.
+class Selection(NamedTuple):
+    """The files to read by day of arrival, those left out, and new ones of full deliveries that are not the newest."""
 
-    Of a source of full deliveries these are the files of its newest day.
+    files: list[Delivered]
+    left_out: list[Quarantined]
+    outdated: list[File]
+
+
+def select(task: Task, ledger: Ledger, mappings: list[Mapping], known: Container[str] = ()) -> Selection:
+    """Return the files that the ledger does not have; `known` are the paths of files that the state has values of.
+
+    Of a source of full deliveries these are all files of the newest day, if one of them is new. A source of increments
+    is read entirely if one of its new files is known: the state lacks the values that the former ones replaced.
     """
-    inputs = task.deliveries("deliveries", [mapping.source.deliveries for mapping in mappings])
-    files: list[Delivered] = []
-    left_out: list[Quarantined] = []
-    for mapping, found in zip(mappings, inputs, strict=True):
-        source = mapping.source
+    found = task.deliveries("deliveries", [mapping.source.deliveries for mapping in mappings])
+    result = Selection([], [], [])
+    for mapping, every, new in zip(mappings, found, ledger.select(task, "deliveries", found), strict=True):
+        source, every.left_out = mapping.source, new.left_out
+        chosen = new
         if source.kind == "items" and source.mode == "full":
-            newest = max(found.arrivals.values(), default=None)
-            found.files = [file for file in found.files if found.arrivals[file.uri] == newest]
-        accepted, others = deliveries.split_by_suffix(found, source.suffix)
-        files += [Delivered(mapping, file, found.arrivals[file.uri]) for file in accepted]
-        left_out += others
-    if not files:
-        raise deliveries.no_readable_file(folders(task, mappings), left_out)
-    return sorted(files, key=lambda each: (each.arrival, each.mapping.source.name, each.file.uri)), left_out
+            newest = max(every.arrivals.values(), default=None)
+            result.outdated.extend(file for file in new.files if every.arrivals[file.uri] != newest)
+            every.files = [file for file in every.files if every.arrivals[file.uri] == newest]
+            chosen = every if set(every.files).intersection(new.files) else replace(every, files=[])
+        elif any(ledger.path(file) in known for file in new.files):
+            chosen = every
+        accepted, others = deliveries.split_by_suffix(chosen, source.suffix)
+        result.files.extend(Delivered(mapping, file, every.arrivals[file.uri]) for file in accepted)
+        result.left_out.extend(others)
+    result.files.sort(key=lambda each: (each.arrival, each.mapping.source.name, each.file.uri))
+    return result
 
 
-def folders(task: Task, mappings: list[Mapping]) -> list[str]:
-    return [f"{task.lake}/{mapping.source.deliveries}" for mapping in mappings]
+def record(task: Task, ledger: Ledger, selection: Selection, outcomes: list[Outcome]) -> None:
+    """Write all files of a selection to the ledger once the task has published, with their unusable records."""
+    unusable = dict.fromkeys(selection.outdated, 0)
+    unusable |= {each.file: 1 for each in selection.left_out}
+    unusable |= {each.delivered.file: each.reasons.total() + each.broken.total() for each in outcomes}
+    ledger.record(task, unusable)
+
+
+def no_readable_file(task: Task, mappings: list[Mapping], ledger: Ledger, selection: Selection) -> InputError:
+    """Return the error for deliveries without a readable file; it names the first three."""
+    left_out = [*selection.left_out, *itertools.starmap(Quarantined, ledger.waiting)]
+    return deliveries.no_readable_file([f"{task.lake}/{each.source.deliveries}" for each in mappings], left_out)
 
 
 def metrics(outcomes: list[Outcome], left_out: list[Quarantined]) -> dict[str, object]:
