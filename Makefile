@@ -147,6 +147,9 @@ bench-delivery: setup ## items per second into DynamoDB, compared with a plain l
 bench-preprocessing: setup .venv-peers/ready ## build_interactions and ingest_events, compared with duckdb and naive Spark (LARGE=1)
 	$(JOBS_PYTHON) -m benchmarks.preprocessing $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
+bench-growth: setup ## CPU of a daily ingestion on day 7, 100 and 700 of a lake, with a plot (ARGS="--jobs ingest_events")
+	$(JOBS_PYTHON) -m benchmarks.growth $(ARGS)
+
 bench-handover: setup ## from Spark to a CSR in Python: files, compared with toPandas and toArrow (LARGE=1)
 	$(JOBS_PYTHON) -m benchmarks.handover $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
