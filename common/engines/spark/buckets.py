@@ -30,10 +30,10 @@ def places_of(session: SparkSession, partitions: int) -> list[int]:
     Spark places rows by the hash of a value: the numbers of buckets would leave partitions empty, and double others.
     """
     java: Any = session._jvm
-    spark_hash = java.org.apache.spark.unsafe.hash.Murmur3_x86_32
+    spark_hash = java.org.apache.spark.unsafe.hash.Murmur3_x86_32(SEED)  # Py4J may miss its static method
     places: dict[int, int] = {}
     numbers = itertools.count()
     while len(places) < partitions:
         number = next(numbers)
-        places.setdefault(spark_hash.hashInt(number, SEED) % partitions, number)
+        places.setdefault(spark_hash.hashInt(number) % partitions, number)
     return [places[partition] for partition in range(partitions)]
