@@ -102,6 +102,7 @@ class Chaos:
     triggered: set[tuple[str, str]] = field(default_factory=set)
     runs: dict[str, tuple[str, list[str]]] = field(default_factory=dict)  # by ID: pipeline, deliveries before the run
     former: set[tuple[str, str]] = field(default_factory=set)  # runs of earlier rounds
+    quarantined: set[tuple[str, int]] = field(default_factory=set)  # files and lines, by runs of all rounds
     checked: float = 0  # time until which outputs were searched for secrets
     others: list[subprocess.Popen[bytes]] = field(default_factory=list)
     threads: list[threading.Thread] = field(default_factory=list)
@@ -458,11 +459,12 @@ class Chaos:
                 manifest = f"{PREFIX}/intermediate/{folder}/ingest_events/manifest.json"
                 if manifest in found:
                     content = found[manifest]
-                    chaos_check.check_quarantine(
-                        reader, listing, manifest, content, ledger, only(delivered, "events"), self.delivered
+                    self.quarantined |= chaos_check.check_quarantine(
+                        reader, listing, manifest, content, ledger, self.delivered
                     )
         events = only(before[chaos_plan.INGEST_EVENTS], "events")
         chaos_check.check_events(reader, listing, found, ledger, events, self.delivered)
+        chaos_check.check_quarantined(reader, ledger, events, self.quarantined)
         for dataset in ("users", "items"):
             if delivered := only(before[f"ingest_{dataset}"], dataset):
                 chaos_check.check_replaced(reader, listing, found, ledger, dataset, delivered)
@@ -475,7 +477,8 @@ class Chaos:
         processes = [f"{each.identity} is process {each.pid}" for each in chaos_processes.running(self.root)]
         named = {f"{folder}/{file['path']}" for folder, file in chaos_check.files_of(found)}
         unnamed = [key for key in listing if key.startswith(f"{PREFIX}/curated/") and key not in named | found.keys()]
-        self.counts["objects left for make retention"] = len(unnamed) - 1  # days.json
+        kept = [key for key in unnamed if key.endswith("/days.json") or "/ingested/" in key]
+        self.counts["objects left for make retention"] = len(unnamed) - len(kept)
         chaos_check.check_left(reader, listing, processes, held)
         chaos_check.check_secrets(reader, [self.folder], [os.environ["AWS_SECRET_ACCESS_KEY"]], self.checked)
         self.checked = time.time() - 5

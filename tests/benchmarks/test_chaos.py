@@ -167,7 +167,8 @@ class Lake:
         chaos_check.check_chain(reader, found, RUN, self.history)
         chaos_check.check_events(reader, listing, found, self.ledger, files, files)
         ingest = f"{TASKS}/ingest_events/manifest.json"
-        chaos_check.check_quarantine(reader, listing, ingest, found[ingest], self.ledger, files, files)
+        lines = chaos_check.check_quarantine(reader, listing, ingest, found[ingest], self.ledger, files)
+        chaos_check.check_quarantined(reader, self.ledger, files, lines)
         chaos_check.check_replaced(reader, listing, found, self.ledger, "users", self.ledger.users)
         chaos_check.check_replaced(reader, listing, found, self.ledger, "items", self.ledger.items)
         chaos_check.check_switches(reader, self.switches)
