@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from churn_features import CUTS, NOW, features
+from pyspark.sql import SparkSession
 from recommending_lake import JOBS, Lake, table
 
 from common.engines.arrays import string_arrays
@@ -155,7 +156,9 @@ FROM_SHOPS = [  # the job, the shop, the exit code, its message or log
 
 
 @pytest.mark.parametrize("job, shop, code, message", FROM_SHOPS, ids=[f"{case[0]}: {case[1]}" for case in FROM_SHOPS])
-def test_products_of_a_shop(lake: Lake, capsys, job: str, shop: str, code: int, message: str) -> None:
+def test_products_of_a_shop(
+    session: SparkSession, lake: Lake, capsys, job: str, shop: str, code: int, message: str
+) -> None:
     put_shop(lake, *SHOPS[shop])
     put_predicted(lake, USERS)
     arguments = ["--from", "predictions=predicted"] if "predictions" in load(JOBS / job).inputs else []
@@ -194,7 +197,7 @@ def test_training_a_recommender(
     assert message in log_or_message(capsys, code)
 
 
-def test_characteristics_without_users_have_no_rows(lake: Lake) -> None:
+def test_characteristics_without_users_have_no_rows(session: SparkSession, lake: Lake) -> None:
     put_shop(lake, sold(USERS), ITEMS)
     put_predicted(lake, [])
     assert lake.run("join_characteristics", "--from", "predictions=predicted") == 0

@@ -138,10 +138,8 @@ def test_values_that_break_the_contract_are_counted_by_column(session: SparkSess
     assert found == [set(), *({column} for _, column in FORBIDDEN)]
 
 
-@pytest.mark.parametrize(("changes", "column"), [FORBIDDEN[0], FORBIDDEN[2], FORBIDDEN[-1]])
-def test_values_that_break_the_contract_are_refused(
-    session: SparkSession, toy: task.Task, changes: dict, column: str
-) -> None:
+def test_values_that_break_the_contract_are_refused(session: SparkSession, toy: task.Task) -> None:
+    changes, column = FORBIDDEN[0]
     frame = session.createDataFrame([event(1), event(2, **changes)], ANYTHING)
     with pytest.raises(GateRefused, match=f"1 values of column '{column}'"):
         spark.write(toy, "out", frame)

@@ -15,7 +15,7 @@ from tools.packaging.fingerprint import ROOT, jobs
 LAKE = "arn:aws:s3:::bucket/lake"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a worker may come back to this module
 def known() -> list[pipelines.TaskOfPipeline]:
     return pipelines.tasks("dev")
 

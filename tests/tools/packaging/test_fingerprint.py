@@ -164,12 +164,7 @@ def test_changed_module_affects_exactly_its_importers(graph, tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     before = fingerprints(ROOT)
     assert fingerprints(tmp_path) == before
-    for module in (
-        "common.engines.spark",
-        "common.engines.arrow",
-        "common.recommending.ease",
-        "common.handover.storage",
-    ):
+    for module in ("common.engines.spark", "common.recommending.ease", "common.handover.storage"):
         file = module_file(module, tmp_path)
         importers = {each.split(".")[1] for each in graph.find_downstream_modules(module) if each.startswith("jobs.")}
         file.write_text(file.read_text() + "#\n")
