@@ -19,7 +19,9 @@ TASKS: dict[str, list[tuple[str, int | None]]] = {  # tasks of each pipeline, wi
         ("build_interactions", None),
         ("train_recommender", None),
         *[("predict_recommendations", shard) for shard in range(SHARDS)],
-        ("select_recommendations", None),
+        *[("select_recommendations", shard) for shard in range(SHARDS)],
+        ("build_similar_items", None),
+        ("publish_similar_items", None),
         (PUBLISH, None),
     ],
 }

@@ -48,7 +48,8 @@ def main() -> None:
         run(lake, "build_interactions", *settings(*WINDOWS))
         trained = run(lake, "train_recommender", *INTERACTIONS, *settings("repeats=false"))
         run(lake, "predict_recommendations", *INTERACTIONS, *MODEL, "--map-index", "0")
-        selected = run(lake, "select_recommendations", "--from", "predictions=predict_recommendations", *MODEL)
+        predictions = ["--from", "predictions=predict_recommendations"]
+        selected = run(lake, "select_recommendations", *predictions, *MODEL, "--map-index", "0")
     print(json.dumps({"train_recommender": trained, "select_recommendations": selected}, indent=1, default=str))
 
 

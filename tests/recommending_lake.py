@@ -48,6 +48,10 @@ class Lake:
 
         self.write(task, contract, main, dataset)
 
+    def put_buckets(self, task: str, contract: str, rows: pa.Table) -> None:
+        """Publish rows in buckets of their users, as the output of a task."""
+        self.write(task, contract, lambda writer: arrow.write_buckets(writer, "rows", rows, "user_id"))
+
     def put_day(self, task: str, contract: str, rows: pa.Table, dataset: str, date: datetime.date) -> None:
         """Publish rows as the partition of a day in a dataset."""
 

@@ -1,4 +1,4 @@
-"""Daily recommendations: interactions on Spark; training, prediction, selection and delivery in containers.
+"""Daily recommendations and similar items: interactions on Spark; all else in containers.
 
 An Airflow pipeline that runs once a day, if there is new input.
 """
@@ -9,5 +9,7 @@ with Pipeline(__file__, tags=["recommendations"], default_args={"owner": "person
     interactions = dag.spark("build_interactions")
     model = dag.container("train_recommender", interactions=interactions)
     predictions = dag.container("predict_recommendations", shards=4, interactions=interactions, model=model)
-    recommendations = dag.container("select_recommendations", predictions=predictions, model=model)
+    recommendations = dag.container("select_recommendations", shards=4, predictions=predictions, model=model)
     dag.container("publish_product", product=recommendations)
+    similar = dag.container("build_similar_items", interactions=interactions)
+    dag.container("publish_product", task_id="publish_similar_items", product=similar)

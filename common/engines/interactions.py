@@ -21,8 +21,12 @@ from common.engines.arrow import (
 )
 from common.errors import InputError
 from common.handover.inputs import Input
+from common.handover.job_toml import Job
 from common.handover.storage import File, in_parallel
 from common.handover.task import Task
+
+BYTES_PER_PAIR = 128  # in training: the columns of a pair, and its entries in the matrices made of them
+MEMORY_UNITS = {"Mi": 2**20, "Gi": 2**30}
 
 
 class Interactions(NamedTuple):
@@ -57,12 +61,12 @@ def read_interactions(task: Task, role: str, values: list[str]) -> Interactions:
     InputError for a number that is null, NaN or infinite.
     """
     source = task.input(role)
-    rows = source.rows
+    counts = rows_of_files(source)
+    rows = sum(counts)
+    if rows != source.rows and not source.partial:
+        raise InputError(f"Input '{role}' has {rows} rows, its manifests list {source.rows}; rerun its task.")
     indices = np.empty(rows, np.int32)
     numbers = {name: np.empty(rows, column_dtype(source, name)) for name in values}
-    counts = in_parallel(lambda file: count_rows(source, file), source.files, MAX_OPEN_FILES)
-    if sum(counts) != rows:
-        raise InputError(f"Input '{role}' has {sum(counts)} rows, its manifests list {rows}; rerun its task.")
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
     def decode(position: int) -> DecodedFile:
@@ -80,6 +84,45 @@ def read_interactions(task: Task, role: str, values: list[str]) -> Interactions:
         task.log("unsorted", role=role, note="'rows are not grouped by user, sorting them costs time and memory'")
         users, indptr, indices, numbers = grouped_by_user(users, lengths, indices, numbers, len(items))
     return Interactions(users, items, indptr, indices, numbers)
+
+
+def max_pairs(task: Task) -> int:
+    """Return the number of pairs to read at most: `max_training_pairs`, or as many as fit into half of the memory."""
+    limit: int = task.parameters["max_training_pairs"]
+    return limit or memory_of(task.job) // (2 * BYTES_PER_PAIR)
+
+
+def memory_of(job: Job) -> int:
+    """Return the limit in `[resources]` of `job.toml` in bytes."""
+    text = job.resources["memory"]
+    return int(float(text[:-2]) * MEMORY_UNITS[text[-2:]])
+
+
+def take_files(task: Task, role: str, max_rows: int) -> dict[str, int]:
+    """Leave an input only its first files of together at most `max_rows` rows, at least one; return their numbers.
+
+    A file holds all rows of its users, in buckets of a hash of their IDs: the first ones are a sample of the users.
+    """
+    source = task.input(role)
+    totals = np.cumsum([0, *rows_of_files(source)])
+    taken = min(max(1, int(np.searchsorted(totals, max_rows, "right")) - 1), len(source.files))
+    sample = {"rows": int(totals[taken]), "of_rows": int(totals[-1]), "files": taken, "of_files": len(source.files)}
+    source.partial |= taken < len(source.files)
+    source.files = source.files[:taken]
+    task.log("sample", role=role, **sample)
+    return sample
+
+
+def rows_of_files(source: Input) -> list[int]:
+    """Return the number of rows of each file of an input."""
+    return in_parallel(lambda file: count_rows(source, file), source.files, MAX_OPEN_FILES)
+
+
+def target_events(task: Task, role: str) -> dict[str, int]:
+    """Return the number of target events by type that became the interactions of an input, as their task counted."""
+    (made,) = task.input(role).manifests
+    counts: dict[str, int] = made.document.get("metrics", {}).get("target_events", {})
+    return counts
 
 
 def column_dtype(source: Input, name: str) -> Any:

@@ -38,7 +38,7 @@ class Reader(Protocol):
 class Input:
     """An input as its manifests name it: files that exist with their sizes, and the number of rows in them.
 
-    Of a sharded input, `files` are those of this shard, `rows` those of all shards.
+    `partial` is true if `files` are not all: of a sharded input those of this shard. Then `rows` are those of all.
     `taken` is the time of the look-up; of a hand-over, that of the oldest input that it was made from. `older` has the
     contract of each file that was written under an older version, by its URI: it lacks the columns added since.
     `until` is the end that was set for a dataset's window: only rows that arrived before it count, and are read.
@@ -54,6 +54,7 @@ class Input:
     arrivals: dict[str, datetime.date] = field(default_factory=dict)
     older: dict[str, Contract] = field(default_factory=dict)
     until: datetime.date | None = None
+    partial: bool = False
     left_out: list[tuple[File, str]] = field(default_factory=list)  # files that are not deliveries, with reasons
 
     @property
@@ -193,7 +194,7 @@ def select_shard(reader: Reader, source: Input, output: str) -> None:
             f"set {number} of {reader.job.name} to {expected}."
         )
     uris = {f"{parent.uri.rpartition('/')[0]}/{path}" for parent, path in wanted}
-    source.files = [file for file in source.files if file.uri in uris]
+    source.files, source.partial = [file for file in source.files if file.uri in uris], True
 
 
 def list_deliveries(reader: Reader, role: str, table: Table, folders: list[str]) -> list[Input]:

@@ -3,10 +3,9 @@
 score of i for j = trust * users(i, j) / strongest of j + (1 - trust) * names(i, j), trust = n / (n + prior_strength)
 with n the users of j: a new item is compared by its name, an item of many users by their other items. An item
 without similar ones gets those with most users. Only available items are shown, for any item of the catalogue; without
-a catalogue, of the events.
+a catalogue, of the interactions.
 """
 
-from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +16,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from common.engines import arrow
 from common.engines.catalogue import NEVER, check_listed, positions, read_catalogue
+from common.engines.interactions import Interactions, max_pairs, read_interactions, take_files, target_events
 from common.errors import InputError
 from common.handover import Task, run
 from common.recommending import MICROSECONDS_PER_DAY
@@ -29,55 +29,31 @@ COMMON_WORD = 0.05  # share of names above which a part of a word is ignored; at
 
 
 class Uses(NamedTuple):
-    """Which user had which item, users x items; the last event of each item: microseconds since 1970, or NEVER.
-
-    `types` has the number of events by type.
-    """
+    """Which user had which item, users x items; the last event of each item: microseconds since 1970, or NEVER."""
 
     had: sp.csr_matrix
     last: np.ndarray
-    types: Counter[str]
 
 
-def interest(batch: pa.RecordBatch, types: pa.Array) -> pa.RecordBatch:
-    """Return the events that show interest in an item: of types of positive weight."""
-    return batch.filter(pc.and_(pc.is_in(batch["type"], value_set=types), batch["item_id"].is_valid()))
+def liked_items(pairs: Interactions) -> pa.Array:
+    """Return the items of the pairs with a weight: the catalogue, if there is no other."""
+    liked = np.bincount(pairs.indices, pairs.values["weight"] > 0, minlength=len(pairs.items)) > 0
+    return pairs.items.filter(pa.array(liked))
 
 
-def items_of_events(task: Task, types: pa.Array) -> pa.Array:
-    """Return the items of the events in the order of their bytes: the catalogue, if there is no other."""
-    found = pa.array([], pa.string())
-    for batch in arrow.batches(task, "events", ["item_id", "type"]):
-        found = pc.unique(pa.concat_arrays([found, interest(batch, types)["item_id"]]))
-    return found.take(pc.sort_indices(found))
-
-
-def read_uses(task: Task, items: pa.Array, types: pa.Array) -> Uses:
-    """Return the uses of items of the catalogue by users, or by sessions where an event has no user."""
+def uses_of(task: Task, pairs: Interactions, items: pa.Array) -> Uses:
+    """Return the uses of items of the catalogue, from pairs with a weight."""
+    liked, column = pairs.values["weight"] > 0, positions(pairs.items, items)[pairs.indices]
+    kept = liked & (column >= 0)
+    check_listed(task, "interactions", pairs.items.take(pa.array(pairs.indices[liked & ~kept])), int(liked.sum()))
     last = np.full(len(items), NEVER)
-    users, columns = [pa.array([], pa.string())], [np.zeros(0, dtype=np.int64)]
-    unlisted, total, counts = [pa.array([], pa.string())], 0, Counter[str]()
-    for batch in arrow.batches(task, "events", ["user_id", "session_id", "item_id", "type", "time"]):
-        batch = interest(batch, types)
-        counts.update({each["values"]: each["counts"] for each in pc.value_counts(batch["type"]).to_pylist()})
-        session = pc.binary_join_element_wise("\n", batch["session_id"], "")  # no ID of a user begins with a newline
-        user, position = pc.coalesce(batch["user_id"], session), positions(batch["item_id"], items)
-        known = pa.array(position >= 0)
-        unlisted.append(batch["item_id"].filter(pc.invert(known)))
-        total += batch.num_rows
-        np.maximum.at(last, position[position >= 0], batch["time"].filter(known).cast(pa.int64()).to_numpy())
-        known = pc.and_(known, user.is_valid())
-        users.append(user.filter(known))
-        columns.append(position[known.to_numpy(zero_copy_only=False)])
-        task.progress("events read", sum(map(len, columns)), task.input("events").rows)
-    check_listed(task, "events", pa.concat_arrays(unlisted), total)
-    codes = pa.concat_arrays(users).dictionary_encode()
-    rows, column = codes.indices.to_numpy(), np.concatenate(columns)
-    shape = (len(codes.dictionary), len(items))
-    had = sp.csr_matrix((np.ones(len(rows), dtype=np.float32), (rows, column)), shape=shape)
-    had.sum_duplicates()
-    had.data[:] = 1
-    return Uses(had, last, counts)
+    np.maximum.at(last, column[kept], pairs.values["last_time"][kept].astype(np.int64))
+    indptr = np.concatenate(([0], np.cumsum(kept)))[pairs.indptr]
+    had = sp.csr_matrix(
+        (np.ones(indptr[-1], np.float32), column[kept].astype(np.int32), indptr), shape=(len(pairs.users), len(items))
+    )
+    had.sort_indices()
+    return Uses(had, last)
 
 
 def compare_names(names: list[str]) -> sp.csr_matrix:
@@ -153,22 +129,23 @@ def similar_items(
 
 
 def main(task: Task) -> None:
-    plan = tracking_plan.load()
-    types = pa.array(plan.positive_types, pa.string())
-    others = pa.array([], pa.string()) if task.input("items").rows else items_of_events(task, types)
+    task.metrics["sample"] = take_files(task, "interactions", max_pairs(task))
+    pairs = read_interactions(task, "interactions", ["weight", "last_time"])
+    others = pa.array([], pa.string()) if task.input("items").rows else liked_items(pairs)
     catalogue = read_catalogue(task, "items", others)
-    uses = read_uses(task, catalogue.ids, types)
+    uses = uses_of(task, pairs, catalogue.ids)
     within, newest = task.parameters["available_within_days"], int(uses.last.max(initial=0))
     shown = catalogue.available(uses.last, newest - within * MICROSECONDS_PER_DAY, newest)
     if shown.sum() < 2:
         raise InputError(
             f"{int(shown.sum())} items of curated/items are available, by their dates or by an event in the last "
-            f"{within} days of the events, expected at least two; check the events and the catalogue, or raise "
+            f"{within} days of the interactions, expected at least two; check the events and the catalogue, or raise "
             "available_within_days."
         )
     limits = task.parameters["prior_strength"], task.parameters["count"]
     similar, reason = similar_items(catalogue.ids, catalogue.names, uses.had, shown, *limits)
-    texts = np.array(["similar name", f"{plan.verb_of(uses.types)} by the same users", "popular"], dtype=object)
+    verb = tracking_plan.load().verb_of(target_events(task, "interactions"))
+    texts = np.array(["similar name", f"{verb} by the same users", "popular"], dtype=object)
     similar = similar.append_column("reason", pa.array(texts[reason], pa.string()))
     task.metrics |= {
         "items": len(catalogue.ids),

@@ -258,7 +258,7 @@ def main(task: Task) -> None:
             settings["active_days"],
             partitions=spark.partitions_for(events.rows),
         )
-        spark.write(task, "features", features)
+        spark.write_buckets(task, "features", features, ["user_id", "cut"], events.rows)
         written = session.read.parquet(task.folder("features")).groupBy("cut")
         totals = written.agg(F.count("*"), F.count_if("at_risk"), F.count_if("churned")).sort("cut").collect()
     task.metrics |= counts.get

@@ -105,7 +105,7 @@ def main(task: Task) -> None:
             partitions=spark.partitions_for(events.rows),
             counts=counts,
         )
-        spark.write(task, "characteristics", characteristics)
+        spark.write_buckets(task, "characteristics", characteristics, ["user_id"], predictions.rows)
         task.metrics |= counts.get
     rows = task.outputs["characteristics"]["rows"]
     if rows != predictions.rows:

@@ -21,7 +21,6 @@ from common.churn.encoding import Encoding
 from common.churn.models import Calibration, Model
 from common.engines import arrow
 from common.engines.arrays import read_arrays
-from common.engines.arrow import bucket_of
 from common.handover import Task, run
 
 TOP_FEATURES = 3
@@ -77,14 +76,12 @@ def predict(rows: pa.Table, model: Model, document: dict[str, Any], days: tuple[
 def main(task: Task) -> None:
     arrays, document = read_arrays(task, "model")
     model = models.from_arrays(arrays)
-    shards, shard = task.parameters["shards"], task.map_index or 0
     days = task.parameters["active_within_days"], task.parameters["cooling_within_days"]
     counts = {"users": 0, "at_risk": 0, "expected_churn": 0.0}
 
     def predictions() -> Iterator[pa.Table]:
         for batch in arrow.batches(task, "features"):
-            now = batch.filter(batch["churned"].is_null())  # as of the newest cut, whose outcome is not known yet
-            rows = pa.table(now.filter(pa.array(bucket_of(now["user_id"], shards) == shard)))
+            rows = pa.table(batch.filter(batch["churned"].is_null()))  # of the newest cut: its outcome is not known yet
             predicted = predict(rows, model, document, days)
             counts["users"] += rows.num_rows
             counts["at_risk"] += rows.num_rows - predicted["churn_probability"].null_count

@@ -1,8 +1,13 @@
 """Select recommendations: predictions of available items by style, few per family, each with its reason.
 
 The default rows, without a user, are the trending items under the same rules: for users without a history, and for
-those without a remaining prediction. Without a catalogue, all items of the model take part.
+those without a remaining prediction; the first shard writes them. Without a catalogue, all items of the model take
+part. A shard has the predictions of some users in memory at a time, whose rows follow each other.
 """
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +16,8 @@ import pyarrow.compute as pc
 from common.engines import arrow
 from common.engines.arrays import read_arrays, strings_of
 from common.engines.catalogue import NEVER, Catalogue, positions, read_catalogue
-from common.errors import ArgumentError, GateRefused
+from common.engines.interactions import has_duplicates
+from common.errors import ArgumentError, GateRefused, InputError
 from common.handover import Task, run
 from common.protocol import nearest
 from common.recommending import MICROSECONDS_PER_DAY
@@ -19,6 +25,8 @@ from common.recommending.models import STYLES
 from common.recommending.ranking import cumcount
 
 TRENDING = "trending"  # style and reason of the default rows
+STYLE = "style "  # prefix of the counts of rows by style
+ROWS_AT_ONCE = 1_000_000
 
 
 def select(
@@ -56,11 +64,45 @@ def wanted_styles(task: Task) -> list[str]:
     return styles
 
 
-def for_users(task: Task, catalogue: Catalogue, available: np.ndarray, styles: list[str], verb: str) -> pa.Table:
-    """Return rows of recommendations@2 with a user, the styles of a user in their given order."""
+def whole_users(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield the rows in tables of about ROWS_AT_ONCE, each with all rows of its users, which follow each other."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(each.num_rows for each in waiting) >= ROWS_AT_ONCE:
+            rows = pa.Table.from_batches(waiting).combine_chunks()
+            others = np.flatnonzero(pc.not_equal(rows["user_id"], rows["user_id"][-1]).to_numpy(zero_copy_only=False))
+            end = int(others[-1]) + 1 if len(others) else 0
+            yield rows.slice(0, end)
+            waiting = rows.slice(end).to_batches()
+    if waiting:
+        yield pa.Table.from_batches(waiting).combine_chunks()
+
+
+def for_users(
+    task: Task, catalogue: Catalogue, available: np.ndarray, styles: list[str], verb: str, counts: Counter[str]
+) -> Iterator[pa.Table]:
+    """Yield rows of recommendations@2 with a user, and count them; InputError for a user with rows apart."""
     names = ["user_id", "style", "rank", "item_id", "score", "explained_by_item_id"]
-    table = arrow.read(task, "predictions", names)
-    table = table.filter(pc.is_in(table["style"], value_set=pa.array(styles)))
+    seen = [pa.array([], pa.string())]
+    for table in whole_users(arrow.batches(task, "predictions", names)):
+        wanted = table.filter(pc.is_in(table["style"], value_set=pa.array(styles)))
+        seen.append(pc.unique(wanted["user_id"]))
+        yield select_for_users(task, wanted, catalogue, available, styles, verb, counts)
+    if has_duplicates(pa.concat_arrays(seen)):
+        raise InputError("The rows of a user do not follow each other in the predictions; rerun their task.")
+
+
+def select_for_users(
+    task: Task,
+    table: pa.Table,
+    catalogue: Catalogue,
+    available: np.ndarray,
+    styles: list[str],
+    verb: str,
+    counts: Counter[str],
+) -> pa.Table:
+    """Return the recommendations of all users of a table of predictions, the styles of a user in their given order."""
     users = table["user_id"].combine_chunks().dictionary_encode()
     items, explained_by = (positions(table[name], catalogue.ids) for name in ("item_id", "explained_by_item_id"))
     shown = np.flatnonzero((items >= 0) & available[items]) if len(catalogue.ids) else np.zeros(0, np.int64)
@@ -70,13 +112,12 @@ def for_users(task: Task, catalogue: Catalogue, available: np.ndarray, styles: l
     kept, _ = select(user * len(styles) + style, rank, catalogue.families[items[shown]], *limits)
     entry = shown[kept]
     with_rows = len(np.unique(user[kept]))
-    task.metrics |= {
-        "predictions": table.num_rows,
-        "no_longer_available": table.num_rows - len(shown),
-        "users": with_rows,
-        "users_with_default_rows_only": len(users.dictionary) - with_rows,
-        "rows_by_style": dict(zip(styles, np.bincount(style[kept], minlength=len(styles)).tolist(), strict=True)),
-    }
+    counts["predictions"] += table.num_rows
+    counts["no_longer_available"] += table.num_rows - len(shown)
+    counts["users"] += with_rows
+    counts["users_with_default_rows_only"] += len(users.dictionary) - with_rows
+    for name, count in zip(styles, np.bincount(style[kept], minlength=len(styles)).tolist(), strict=True):
+        counts[f"{STYLE}{name}"] += count
     return rows(
         users.dictionary.take(pa.array(user[kept])),
         pa.array(styles).take(pa.array(style[kept])),
@@ -150,12 +191,20 @@ def main(task: Task) -> None:
             f"{task.parameters['available_within_days']} days, so no rows can be shown to users without a history; "
             "check the catalogue, or raise available_within_days."
         )
+    default = default.slice(0, 0 if task.map_index else None)
+    counts = Counter[str]()
+    selected = for_users(task, catalogue, available, styles, document["verb"], counts)
+    arrow.write(task, "recommendations", itertools.chain([default], selected))
     task.metrics |= {
         "items": len(catalogue.ids),
         "items_available": int(available.sum()),
         "default_rows": default.num_rows,
+        "predictions": counts["predictions"],
+        "no_longer_available": counts["no_longer_available"],
+        "users": counts["users"],
+        "users_with_default_rows_only": counts["users_with_default_rows_only"],
+        "rows_by_style": {style: counts[f"{STYLE}{style}"] for style in styles},
     }
-    arrow.write(task, "recommendations", [default, for_users(task, catalogue, available, styles, document["verb"])])
     task.log("selected", **task.metrics)
 
 

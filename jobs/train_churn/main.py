@@ -23,6 +23,7 @@ from common.churn.training import RULE, Rows
 from common.engines import arrow
 from common.engines.arrays import read_arrays, write_arrays
 from common.engines.arrow import bucket_of
+from common.engines.interactions import take_files
 from common.errors import GateRefused, InputError
 from common.handover import Task, run, storage
 
@@ -43,12 +44,11 @@ class History(NamedTuple):
 
 
 def read_history(task: Task) -> History:
-    """Read the features of all users, or of as many as fit into training_rows."""
-    shards = -(-task.input("features").rows // task.parameters["training_rows"])
+    """Read the features of all users, or of the first buckets of them that fit into training_rows."""
+    task.metrics["sample"] = take_files(task, "features", task.parameters["training_rows"])
     kept, cuts, oldest = [], [], []
     for batch in arrow.batches(task, "features"):
-        known = batch.filter(batch["churned"].is_valid())
-        kept.append(known.filter(pa.array(bucket_of(known["user_id"], shards) == 0)))
+        kept.append(batch.filter(batch["churned"].is_valid()))
         cuts.append(pc.max(batch["cut"]).as_py())
         oldest.append(pc.max(batch.filter(pc.equal(batch["cut"], cuts[-1]))["tenure_days"]).as_py())
     rows = pa.Table.from_batches(kept, kept[0].schema) if kept else arrow.read(task, "features")

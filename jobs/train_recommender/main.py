@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from common.engines import arrow
 from common.engines.arrays import string_arrays, write_arrays
 from common.engines.catalogue import check_listed
-from common.engines.interactions import Interactions, read_interactions
+from common.engines.interactions import Interactions, max_pairs, read_interactions, take_files, target_events
 from common.errors import GateRefused
 from common.handover import Task, run
 from common.recommending import choice, evaluation, models
@@ -110,6 +110,7 @@ class Evaluation:
 
 def read_data(task: Task) -> Data:
     """Read the interactions with items of the catalogue, and cut them into snapshots and windows."""
+    task.metrics["sample"] = take_files(task, "interactions", max_pairs(task))
     columns = [f"{name}{suffix}" for suffix in MOMENTS.values() for name in ("weight", "events", "last_time")]
     items, interactions = select_listed(task, read_interactions(task, "interactions", [*columns, "first_time"]))
     count, most = len(items), task.parameters["max_user_items"]
@@ -299,8 +300,7 @@ def ship(
 
 def verb(task: Task) -> str:
     """Return the verb for reasons: that of the most frequent type of the targets that became interactions."""
-    (made,) = task.input("interactions").manifests
-    return tracking_plan.load().verb_of(made.document.get("metrics", {}).get("target_events", {}))
+    return tracking_plan.load().verb_of(target_events(task, "interactions"))
 
 
 def ship_trending(task: Task, data: Data, half_life: float, because: str, document: dict[str, Any]) -> None:

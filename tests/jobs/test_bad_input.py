@@ -133,13 +133,6 @@ SHOPS = {  # events and items
     "names that say nothing": (sold([None]), [{**item, "name": " "} for item in ITEMS]),
 }
 FROM_SHOPS = [  # the job, the shop, the exit code, its message or log
-    ("build_similar_items", "no events", 3, "0 items of curated/items are available"),
-    ("build_similar_items", "no items", 0, "items_with_rows=3"),
-    ("build_similar_items", "one user", 0, "items_with_rows=3"),
-    ("build_similar_items", "one item", 3, "1 items of curated/items are available"),
-    ("build_similar_items", "nobody is known", 0, "items_with_rows=3"),
-    ("build_similar_items", "NaN and infinite values", 0, "items_with_rows=3"),
-    ("build_similar_items", "names that say nothing", 0, "'popular': 6"),
     ("build_trending_items", "no events", 4, "nothing is trending"),
     ("build_trending_items", "no items", 0, "output role=trending rows=3 "),
     ("build_trending_items", "one user", 4, "No item had 3 people in 7 days"),
@@ -235,8 +228,8 @@ PREDICTED = [  # users, items of the model, changed values, the model's weight, 
     ("a model without items", USERS, [], {}, 1.0, 0, "output role=predictions rows=0 "),
     ("all users new", USERS, ITEMS, {"weight": 0.0}, 1.0, 0, "output role=predictions rows=0 "),
     ("nothing differs", USERS, ITEMS, {}, 1.0, 0, "output role=predictions rows=60 "),
-    ("NaN", USERS, ITEMS, {"weight": np.nan}, 1.0, 3, "a NaN or infinite number in 'weight'"),
-    ("infinite", USERS, ITEMS, {"weight": np.inf}, 1.0, 3, "a NaN or infinite number in 'weight'"),
+    ("NaN", USERS, ITEMS, {"weight": np.nan}, 1.0, 3, "a null, NaN or infinite number in 'weight'"),
+    ("infinite", USERS, ITEMS, {"weight": np.inf}, 1.0, 3, "a null, NaN or infinite number in 'weight'"),
     ("an infinite model", USERS, ITEMS, {}, np.inf, 4, "Output 'predictions' has NaN or infinite numbers in 'score'"),
 ]
 
@@ -283,7 +276,39 @@ def test_selecting_recommendations(
     ]
     lake.put("predictions", "predictions@3", table("predictions@3", rows))
     inputs = ["--from", "predictions=predictions", "--from", "model=model"]
-    assert lake.run("select_recommendations", *inputs) == code
+    assert lake.run("select_recommendations", *inputs, map_index=0) == code
+    assert message in log_or_message(capsys, code)
+
+
+SIMILAR = [  # users, items of the pairs, changed values, the catalogue, the exit code, its message or log
+    ("no rows", [], ITEMS, {}, ITEMS, 3, "0 items of curated/items are available"),
+    ("one user", USERS[:1], ITEMS, {}, ITEMS, 0, "items_with_rows=3"),
+    ("one item", USERS, ITEMS[:1], {}, ITEMS[:1], 3, "1 items of curated/items are available"),
+    ("no catalogue", USERS, ITEMS, {}, [], 0, "items_with_rows=3"),
+    (
+        "no weights",
+        USERS,
+        ITEMS,
+        {"weight": 0.0, "last_time": None},
+        ITEMS,
+        3,
+        "0 items of curated/items are available",
+    ),
+    ("NaN", USERS, ITEMS, {"weight": np.nan}, ITEMS, 3, "a null, NaN or infinite number in 'weight'"),
+    ("blank names", USERS[:1], ITEMS, {}, [{**item, "name": " "} for item in ITEMS], 0, "items_with_rows=3"),
+]
+
+
+@pytest.mark.parametrize(
+    "users, items, other, catalogue, code, message", [case[1:] for case in SIMILAR], ids=[case[0] for case in SIMILAR]
+)
+def test_comparing_items(
+    lake: Lake, capsys, users: list, items: list, other: dict, catalogue: list, code: int, message: str
+) -> None:
+    lake.put("items", "items@2", table("items@2", catalogue), dataset="curated/items")
+    rows = [{**BOUGHT, **NEW, "user_id": user, "item_id": item["item_id"], **other} for user in users for item in items]
+    lake.put("interactions", "interactions@2", table("interactions@2", rows))
+    assert lake.run("build_similar_items", "--from", "interactions=interactions") == code
     assert message in log_or_message(capsys, code)
 
 
@@ -296,7 +321,7 @@ VERSIONS = [  # of a contract that a job reads from another task, or in a datase
     ("train_churn", "features", "user_features@2"),
     ("predict_churn", "features", "user_features@2"),
     ("join_characteristics", "predictions", "churn_predictions@2"),
-    ("build_similar_items", None, "items@2"),
+    ("build_similar_items", "interactions", "interactions@2"),
     ("build_trending_items", None, "events@3"),
     ("publish_product", "product", "recommendations@2"),
 ]
@@ -314,13 +339,13 @@ def test_table_of_another_contract_version_names_both(lake: Lake, capsys, job: s
     other = f"{contract.partition('@')[0]}@9"
     for manifest in (lake.folder / "lake").rglob("manifest.json"):
         manifest.write_text(manifest.read_text().replace(f'"{contract}"', f'"{other}"'))
-    mapped = 0 if "predict" in job else None
+    mapped = 0 if load(JOBS / job).mapped_by else None
     assert lake.run(job, *arguments, map_index=mapped) == 3
     line = log_or_message(capsys, 3)
     assert contract in line and other in line
 
 
-@pytest.mark.parametrize("job", ["build_similar_items", "build_trending_items", "build_user_features"])
+@pytest.mark.parametrize("job", ["build_trending_items", "build_user_features"])
 def test_lake_without_the_datasets_is_reported(lake: Lake, capsys, job: str) -> None:
     (lake.folder / "lake").mkdir()
     assert lake.run(job) == 3

@@ -18,7 +18,7 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def put(lake: Lake, rows: pa.Table, task: str = "features") -> None:
-    lake.put(task, "user_features@2", rows)
+    lake.put_buckets(task, "user_features@2", rows)
 
 
 def last_line(capsys: pytest.CaptureFixture) -> str:

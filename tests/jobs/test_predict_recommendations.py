@@ -1,6 +1,7 @@
 """Predictions of one small model, against scores computed manually."""
 
 import datetime
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,10 @@ import pyarrow as pa
 import pytest
 from recommending_lake import Lake, table
 
+from common.engines import interactions as interactions_of_lake
 from common.engines.arrays import string_arrays
+from common.handover.inputs import Input
+from common.handover.storage import File
 
 AS_OF = datetime.datetime(2011, 6, 1, tzinfo=datetime.UTC)
 ITEMS = ["apple", "bread", "cheese", "dates"]
@@ -16,7 +20,7 @@ ITEMS = ["apple", "bread", "cheese", "dates"]
 WEIGHTS = np.array([[0, 0.9, 0.4, 0], [0, 0, 0, 0.5], [0, 0, 0, 0], [0, 0, 0, 0]], dtype=np.float32)
 
 
-def model(lake: Lake, style: str = "mixed", self_weight: float = 0.0) -> None:
+def model(lake: Lake, *styles: str, self_weight: float = 0.0) -> None:
     arrays = {
         **string_arrays("items", pa.array(ITEMS, pa.string())),
         "0_dense": WEIGHTS,
@@ -30,8 +34,8 @@ def model(lake: Lake, style: str = "mixed", self_weight: float = 0.0) -> None:
     scoring = {"half_life": 10.0, "counting": 1.0, "self_weight": self_weight, "momentum": 0.0}
     members = [{"fit": 0, "weight": 1.0, "scoring": scoring}]
     fits = [{"name": "ease", "kind": "items", "numbers": {}}]
-    styles = {style: {"model": "ease", "members": members}}
-    lake.put_model("model", arrays, {"model": "ease", "fits": fits, "styles": styles, "as_of": as_of})
+    of_styles = {style: {"model": "ease", "members": members} for style in styles or ("mixed",)}
+    lake.put_model("model", arrays, {"model": "ease", "fits": fits, "styles": of_styles, "as_of": as_of})
 
 
 def interactions(lake: Lake, bought: list[tuple[str, str, int, int]], weight: float = 1) -> None:
@@ -45,7 +49,7 @@ def interactions(lake: Lake, bought: list[tuple[str, str, int, int]], weight: fl
             f"{key}{suffix}": value for suffix in ("_before_test", "_before_tuning") for key, value in none.items()
         }
         rows.append({**row, "last_time": time, **before})
-    lake.put("interactions", "interactions@2", table("interactions@2", rows))
+    lake.put_buckets("interactions", "interactions@2", table("interactions@2", rows))
 
 
 def predict(lake: Lake, shards: int = 1, candidates: int = 3) -> list[tuple]:
@@ -97,10 +101,11 @@ def test_trending_model_predicts_nothing(lake: Lake) -> None:
     assert predict(lake) == []
 
 
-def test_shards_contain_each_user_once_with_equal_rows(tmp_path: Path) -> None:
+def test_shards_contain_each_user_once_with_equal_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.predict_recommendations.main.USERS_PER_BLOCK", 7)
     bought = [(f"user {number}", ITEMS[number % 3], 1 + number % 4, number % 30) for number in range(200)]
     found = []
-    for shards in (1, 3, 40):
+    for shards in (1, 3, 32):
         lake = Lake(tmp_path / str(shards))
         model(lake)
         interactions(lake, sorted(bought))
@@ -109,15 +114,37 @@ def test_shards_contain_each_user_once_with_equal_rows(tmp_path: Path) -> None:
     assert {row[0] for row in found[0]} == {user for user, item, *_ in bought if item != "cheese"}
 
 
-def test_rows_of_a_user_need_not_be_adjacent(tmp_path: Path) -> None:
-    bought = [(f"u{number % 7}", ITEMS[number % 4], 1, number) for number in range(28)]
-    found = []
-    for order in (sorted(bought), bought):
-        lake = Lake(tmp_path / str(len(found)))
-        model(lake)
-        interactions(lake, order)
-        found.append(predict(lake, 2))
-    assert found[0] == found[1]
+def test_all_shards_together_read_the_hand_over_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    monkeypatch.setattr(interactions_of_lake, "open_checked", recorded(opened, interactions_of_lake.open_checked))
+    model(lake)
+    interactions(lake, [(f"user {number}", ITEMS[number % 3], 1, 0) for number in range(200)])
+    predict(lake, 32)
+    whole = lake.manifest("interactions")["outputs"]["rows"]
+    assert len(set(opened)) == len(whole["files"])
+    assert sum(file.bytes for file in set(opened)) == whole["bytes"]
+    assert max(map(opened.count, opened)) == 2  # the footer for the number of rows, then the rows
+
+
+def recorded(opened: list, function: Callable) -> Callable:
+    """Return a function that records the file that it is to open."""
+
+    def open_file(source: Input, file: File, *more: object) -> object:
+        opened.append(file)
+        return function(source, file, *more)
+
+    return open_file
+
+
+def test_rows_of_a_user_of_all_styles_follow_each_other(lake: Lake) -> None:
+    model(lake, "mixed", "again", self_weight=2.0)
+    interactions(lake, [("u", "apple", 1, 0), ("v", "apple", 1, 0)])
+    predict(lake, candidates=2)
+    rows = lake.rows("predict_recommendations").to_pylist()
+    found = [tuple(row[name] for name in ("user_id", "style", "rank", "item_id")) for row in rows]
+    of_user = [("again", 1, "apple"), ("mixed", 1, "apple"), ("mixed", 2, "bread")]
+    assert [row[0] for row in found] in (["u"] * 3 + ["v"] * 3, ["v"] * 3 + ["u"] * 3)
+    assert [row[1:] for row in found] == of_user * 2
 
 
 def test_items_unknown_to_the_model_are_ignored(lake: Lake) -> None:

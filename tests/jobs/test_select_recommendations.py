@@ -14,6 +14,7 @@ from common.engines.arrays import string_arrays
 from jobs.select_recommendations.main import select
 
 DAY = 86_400_000_000
+SOURCES = ["--from", "predictions=predictions", "--from", "model=model"]
 AS_OF = int(datetime.datetime(2011, 6, 1, tzinfo=datetime.UTC).timestamp()) * 1_000_000
 #            item, family, days since the last event, trending score
 CATALOGUE = [
@@ -60,8 +61,7 @@ def shown(lake: Lake, predictions: list[tuple], *arguments: str, styles: tuple[s
         for user, rank, item, because in predictions
     ]
     lake.put("predictions", "predictions@3", table("predictions@3", rows))
-    inputs = ["--from", "predictions=predictions", "--from", "model=model"]
-    assert lake.run("select_recommendations", *inputs, *arguments) == 0
+    assert lake.run("select_recommendations", *SOURCES, *arguments, map_index=0) == 0
     found = lake.rows("select_recommendations").to_pylist()
     assert all(row["item_name"] == row["item_id"].upper() for row in found)
     return [(row["user_id"], row["rank"], row["item_id"], row["reason"]) for row in found]
@@ -87,7 +87,7 @@ def test_items_no_longer_available_are_dropped_without_rank_gaps(lake: Lake) -> 
         ("u", 1, "green cup", "bought with RED CUP"),
         ("u", 2, "lamp", "bought before"),
     ]
-    metrics = lake.manifest("select_recommendations")["metrics"]
+    metrics = lake.manifest("select_recommendations/map-0")["metrics"]
     assert (metrics["predictions"], metrics["no_longer_available"], metrics["users"]) == (5, 3, 1)
 
 
@@ -118,7 +118,7 @@ def test_styles_of_a_user_follow_each_other(lake: Lake) -> None:
         ("v", 2, "red cup"),
     ]
     assert lake.rows("select_recommendations")["style"].to_pylist() == ["trending", "new", "again", "new", "again"]
-    assert lake.manifest("select_recommendations")["metrics"]["rows_by_style"] == {"new": 2, "again": 2}
+    assert lake.manifest("select_recommendations/map-0")["metrics"]["rows_by_style"] == {"new": 2, "again": 2}
 
 
 @pytest.mark.parametrize(
@@ -127,13 +127,13 @@ def test_styles_of_a_user_follow_each_other(lake: Lake) -> None:
 def test_unknown_styles_are_refused(lake: Lake, capsys, styles: str, message: str) -> None:
     lake.put("predictions", "predictions@3", table("predictions@3", []))
     inputs = ["--from", "predictions=predictions", "--from", "model=model"]
-    assert lake.run("select_recommendations", *inputs, "--set", f"styles={styles}") == 2
+    assert lake.run("select_recommendations", *inputs, "--set", f"styles={styles}", map_index=0) == 2
     assert message in capsys.readouterr().err
 
 
 def test_users_without_remaining_predictions_get_default_rows(lake: Lake) -> None:
     assert shown(lake, [("u", 1, "old lamp", "lamp")]) == DEFAULT
-    assert lake.manifest("select_recommendations")["metrics"]["users_with_default_rows_only"] == 1
+    assert lake.manifest("select_recommendations/map-0")["metrics"]["users_with_default_rows_only"] == 1
 
 
 def test_default_rows_remain_without_predictions(lake: Lake) -> None:
@@ -150,7 +150,7 @@ def test_catalogue_without_available_items_is_refused(tmp_path: Path, capsys) ->
         {"as_of": AS_OF, "verb": "bought"},
     )
     lake.put("predictions", "predictions@3", table("predictions@3", []))
-    assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 4
+    assert lake.run("select_recommendations", *SOURCES, map_index=0) == 4
     assert "no rows can be shown" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -161,9 +161,45 @@ def test_without_a_catalogue_items_of_the_model_are_shown_by_id(tmp_path: Path) 
         "model", {**string_arrays("items", pa.array(["cup", "lamp"])), **arrays}, {"as_of": AS_OF, "verb": "bought"}
     )
     lake.put("predictions", "predictions@3", table("predictions@3", []))
-    assert lake.run("select_recommendations", "--from", "predictions=predictions", "--from", "model=model") == 0
+    assert lake.run("select_recommendations", *SOURCES, map_index=0) == 0
     found = lake.rows("select_recommendations").to_pylist()
     assert [(row["item_id"], row["item_name"]) for row in found] == [("lamp", "lamp"), ("cup", "cup")]
+
+
+def test_shards_select_their_users_and_the_first_one_the_default_rows(lake: Lake, monkeypatch) -> None:
+    monkeypatch.setattr("jobs.select_recommendations.main.ROWS_AT_ONCE", 1)
+    monkeypatch.setattr("common.engines.arrow.BATCH", 2)  # rows of a user continue in the next batch
+    users = [f"u{number}" for number in range(50)]
+    items = [(1, "red cup"), (2, "old lamp"), (3, "lamp")]
+    rows = [
+        {"user_id": user, "style": "mixed", "rank": rank, "item_id": item, "score": 1.0, "model": "ease"}
+        for user in users
+        for rank, item in items
+    ]
+    lake.put_buckets("predictions", "predictions@3", table("predictions@3", rows))
+    for shard in range(4):
+        assert lake.run("select_recommendations", *SOURCES, "--set", "shards=4", map_index=shard) == 0
+    found = lake.rows("select_recommendations")
+    shown = [tuple(row[name] for name in ("user_id", "rank", "item_id")) for row in found.to_pylist()]
+    assert shown[:3] == [row[:3] for row in DEFAULT]
+    assert sorted(shown[3:]) == sorted(
+        (user, rank, item) for user in users for rank, item in [(1, "red cup"), (2, "lamp")]
+    )
+    metrics = [lake.manifest(f"select_recommendations/map-{shard}")["metrics"] for shard in range(4)]
+    assert [each["default_rows"] for each in metrics] == [3, 0, 0, 0]
+    assert sum(each["users"] for each in metrics) == 50
+    assert sum(each["rows_by_style"]["mixed"] for each in metrics) == 100
+    assert sum(each["no_longer_available"] for each in metrics) == 50
+
+
+def test_user_with_rows_apart_is_refused(lake: Lake, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("jobs.select_recommendations.main.ROWS_AT_ONCE", 1)
+    monkeypatch.setattr("common.engines.arrow.BATCH", 1)
+    row = {"style": "mixed", "rank": 1, "item_id": "lamp", "score": 1.0, "model": "ease"}
+    rows = [{**row, "user_id": user} for user in ("u", "v", "u")]
+    lake.put("predictions", "predictions@3", table("predictions@3", rows))
+    assert lake.run("select_recommendations", *SOURCES, map_index=0) == 3
+    assert "The rows of a user do not follow each other" in capsys.readouterr().err.splitlines()[-1]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=40), st.integers(1, 3), st.integers(1, 5))

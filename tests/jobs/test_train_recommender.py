@@ -11,6 +11,7 @@ import pytest
 from recommending_lake import Lake, table
 
 from common.engines.arrays import strings_of
+from common.engines.arrow import bucket_of
 from common.recommending.histories import History
 from common.recommending.models import MODELS, NEW, from_arrays, ranking_of
 
@@ -123,10 +124,17 @@ def of_dense(events: np.ndarray) -> History:
     return History(indptr, items.astype(np.int32), ones, ones, 0 * ones, events.shape[1])
 
 
-def test_small_budget_leaves_out_models_and_logs_them(lake: Lake, capsys) -> None:
-    lake.put("interactions", "interactions@2", interactions(with_taste()))
-    assert train(lake, "--set", "seconds=1") == 0
-    found = lake.manifest("train_recommender")["metrics"]["models"]
+def test_small_budgets_sample_users_and_leave_out_models_and_log_them(lake: Lake, capsys) -> None:
+    rows = interactions(with_taste())
+    lake.put_buckets("interactions", "interactions@2", rows)
+    assert train(lake, "--set", "seconds=1", "--set", f"max_training_pairs={len(rows) * 3 // 4}") == 0
+    metrics = lake.manifest("train_recommender")["metrics"]
+    sample, found = metrics["sample"], metrics["models"]
+    assert len(rows) / 2 < sample["rows"] <= len(rows) * 3 / 4 < sample["of_rows"] == len(rows)
+    buckets = bucket_of(rows["user_id"].combine_chunks(), 32)
+    read = np.isin(buckets, np.unique(buckets)[: sample["files"]])
+    assert sample["rows"] == read.sum()
+    assert metrics["users"] == len(rows.filter(pa.array(read))["user_id"].unique())
     planned = next(line for line in capsys.readouterr().out.splitlines() if " planned " in line)
     assert "cosine" in found
     for name in set(MODELS) - set(found):

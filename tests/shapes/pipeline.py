@@ -98,7 +98,7 @@ class Shop(Lake):
         sources = ("--from", "interactions=build_interactions", "--from", "model=train_recommender")
         self.succeed("predict_recommendations", *sources, map_index=0)
         sources = ("--from", "predictions=predict_recommendations", "--from", "model=train_recommender")
-        self.succeed("select_recommendations", *sources)
+        self.succeed("select_recommendations", *sources, map_index=0)
         table = self.publish("select_recommendations")
         assert reader.read(self.client, table, "a user whom nobody knows")
 
@@ -124,7 +124,7 @@ class Shop(Lake):
         assert sum(fits) >= 0.9 * len(fits)
 
     def similar_items(self) -> Rows:
-        self.succeed("build_similar_items")
+        self.succeed("build_similar_items", "--from", "interactions=build_interactions")
         self.publish("build_similar_items")
         return self.rows("build_similar_items").to_pylist()
 

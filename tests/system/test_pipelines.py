@@ -81,13 +81,13 @@ def run_all(lake, home, clock):
         run = runs[demo.RECOMMENDING]
         instance = next(each for each in airflow.instances(demo.RECOMMENDING, run) if each.task_id == KILLED)
         log = airflow.log(demo.RECOMMENDING, run, dataclasses.replace(instance, try_number=1))
-        yield {published.document["job"]: published for _, _, published in found}, found, log  # while the tables exist
+        yield {each.task_id: published for _, each, published in found}, found, log  # while the tables exist
 
 
 def test_killed_task_is_retried_and_its_retry_published(ran):
-    by_job, _, log = ran
-    assert by_job[KILLED].document["task"]["attempt"] == 2
-    assert "attempt-2/" in by_job[KILLED].document["outputs"]["model"]["files"][0]["path"]
+    by_task, _, log = ran
+    assert by_task[KILLED].document["task"]["attempt"] == 2
+    assert "attempt-2/" in by_task[KILLED].document["outputs"]["model"]["files"][0]["path"]
     end = "\n".join(log[-4:])
     assert "signal 9" in end or "SIGKILL" in end
     assert f"jobs/{KILLED}/main.py" in log[-1]
@@ -104,17 +104,17 @@ def test_spark_jobs_ran_as_steps_of_clusters_closed_in_time(ran):
         for step in emr.list_steps(ClusterId=cluster["Id"])["Steps"]
     }
     assert {name: state for name, (state, _) in steps.items()} == dict.fromkeys(SPARK_JOBS, "COMPLETED")
-    by_job = ran[0]
-    assert {by_job[job].document["fingerprint"] for job in SPARK_JOBS} == {
+    by_task = ran[0]
+    assert {by_task[job].document["fingerprint"] for job in SPARK_JOBS} == {
         product(job).fingerprint for job in SPARK_JOBS
     }
-    trained = datetime.datetime.fromisoformat(by_job[KILLED].document["ended"])
+    trained = datetime.datetime.fromisoformat(by_task[KILLED].document["ended"])
     assert steps["build_interactions"][1] < trained
 
 
 def test_every_task_has_a_manifest_with_existing_parents(ran):
     _, found, _ = ran
-    assert len(found) == 2 + 2 + 4 + 2
+    assert len(found) == 2 + 2 + 4 + 4 + 1 + 2
     parents = {parent["uri"]: parent["digest"] for _, _, each in found for parent in each.document["parents"]}
     assert len(parents) > 4
     for uri, digest in list(parents.items())[:20] + list(parents.items())[-20:]:
@@ -122,22 +122,22 @@ def test_every_task_has_a_manifest_with_existing_parents(ran):
 
 
 def test_recommendations_are_complete_and_ranked(ran):
-    by_job, _, _ = ran
-    table = demo.output(by_job["select_recommendations"], "recommendations").to_table()
+    by_task, found, _ = ran
+    table = demo.all_shards(found, "select_recommendations", "recommendations").to_table()
     default = table.filter(pc.is_null(table["user_id"]))
     assert default.num_rows == 10
     assert pc.count_distinct(table["user_id"]).as_py() > 500
     assert pc.max(table.group_by(["user_id", "style"]).aggregate([([], "count_all")])["count_all"]).as_py() <= 10
-    named = demo.item_names(by_job["ingest_items"].uri.partition("/intermediate/")[0])
+    named = demo.item_names(by_task["ingest_items"].uri.partition("/intermediate/")[0])
     assert set(table["item_id"].to_pylist()) <= set(named)
 
 
 def test_frontends_read_the_selected_rows(ran):
-    by_job, _, _ = ran
-    table = demo.output(by_job["select_recommendations"], "recommendations").to_table()
+    by_task, found, _ = ran
+    table = demo.all_shards(found, "select_recommendations", "recommendations").to_table()
     user = table["user_id"][-1].as_py()
     expected = table.filter(pc.equal(table["user_id"], user)).sort_by("rank")["item_id"].to_pylist()
-    metrics = by_job["publish_product"].document["metrics"]
+    metrics = by_task["publish_product"].document["metrics"]
     assert metrics["table"] == "tandem-laptop-recommendations"
     assert metrics["written"] == len(table["user_id"].drop_null().unique())
     shown = reader.read(client(), metrics["table"], user)
@@ -145,8 +145,8 @@ def test_frontends_read_the_selected_rows(ran):
 
 
 def test_all_events_are_in_the_partition_of_their_day(lake, ran):
-    by_job, _, _ = ran
-    output = by_job["ingest_events"].document["outputs"]["events"]
+    by_task, _, _ = ran
+    output = by_task["ingest_events"].document["outputs"]["events"]
     rows = 0
     for name in list(output["partitions"])[::20]:
         partition = manifest.load_or_none(f"{lake}/curated/events/{name}/manifest.json")

@@ -21,7 +21,7 @@ from tools.sandbox.demo_all import format_value, read
 from tools.sandbox.local_airflow import start
 
 LAKES = ROOT / ".tandem" / "try"
-RANKED = ("trending_items", "similar_items")  # pipelines in addition to the daily recommendations
+RANKED = ("trending_items",)  # pipelines in addition to the daily recommendations
 SHOWN_TRENDING = 10
 SHOWN_ITEMS = 3  # whose similar items are shown
 

@@ -227,10 +227,10 @@ def print_models(published: Manifest) -> None:
 
 def read_products(published: Published) -> dict[str, list[dict[str, Any]]]:
     """Read the published table for three users, as frontends do."""
-    by_job = {each.document["job"]: each for _, _, each in published}
-    table = by_job["publish_product"].document["metrics"]["table"]
-    recommended = output(by_job["select_recommendations"], "recommendations")
-    bought = output(by_job["build_interactions"], "interactions")
+    by_task = {each.task_id: document for _, each, document in published}
+    table = by_task["publish_product"].document["metrics"]["table"]
+    recommended = all_shards(published, "select_recommendations", "recommendations")
+    bought = output(by_task["build_interactions"], "interactions")
     return {user: reader.read(client(), table, user) for user in select_users(bought, recommended)}
 
 
@@ -274,6 +274,11 @@ def output(published: Manifest, role: str) -> ds.Dataset:
     folder = published.uri.rpartition("/")[0]
     files = [arrow.path(f"{folder}/{file['path']}") for file in published.document["outputs"][role]["files"]]
     return ds.dataset(files, filesystem=arrow.filesystem(published.uri), format="parquet")
+
+
+def all_shards(published: Published, task: str, role: str) -> ds.Dataset:
+    """Open the files of an output of all shards of a task as a dataset."""
+    return ds.dataset([output(document, role) for _, each, document in published if each.task_id == task])
 
 
 def item_names(lake: str) -> dict[str, str]:

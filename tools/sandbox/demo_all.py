@@ -23,11 +23,7 @@ from tools.sandbox.demo import ROOT, Clock, console
 from tools.sandbox.local_airflow import start
 
 TABLES = tables.delivery("laptop")["tables"]
-PRODUCTS = (
-    "user_characteristics",
-    "similar_items",
-    "trending_items",
-)  # pipelines in addition to the daily recommendations
+PRODUCTS = ("user_characteristics", "trending_items")  # pipelines in addition to the daily recommendations
 SHOWN = {  # of each product: keys, columns, rows per key
     "recommendations": (("12347", "nobody"), ("item_id", "item_name", "reason"), 3),
     "characteristics": (
@@ -103,12 +99,12 @@ def roll_back(airflow: Airflow, clock: Clock) -> None:
 
 
 def show_refusal(airflow: Airflow, clock: Clock, root: str) -> None:
-    """Publish similar items from the first days' sales only; the guard refuses them, and the table does not change."""
+    """Recommend by the first days' sales only; the guard refuses to publish, and the tables do not change."""
     before = read("similar_items", "22423")
-    run = airflow.trigger("similar_items", {"until": "2009-12-08"})
-    if airflow.wait("similar_items", run, show=clock.show("similar_items")) == "success":
+    run = airflow.trigger(demo.RECOMMENDING, {"until": "2009-12-08"})
+    if airflow.wait(demo.RECOMMENDING, run, show=clock.show(demo.RECOMMENDING)) == "success":
         raise AirflowError("Similar items of one week's sales were published; the guard should have refused them.")
-    key = protocol.task_key(root, "similar_items", run, "publish_product")
+    key = protocol.task_key(root, demo.RECOMMENDING, run, "publish_similar_items")
     failure = json.loads(storage.read(protocol.failure_uri(protocol.attempt_folder(key, 1)))[0])
     clock.report(f"[red]refused[/] with exit code {failure['exit_code']}: {failure['sentence']}")
     same = "the same as" if read("similar_items", "22423") == before else "NOT the same as"

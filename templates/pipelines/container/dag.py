@@ -3,4 +3,4 @@
 from tandem import Pipeline
 
 with Pipeline(__file__, tags=["new"], default_args={"owner": "personalization"}) as dag:
-    dag.container("build_similar_items")
+    dag.container("ingest_items")

@@ -9,4 +9,4 @@ FOLDER = Path(__file__).parents[2] / "airflow_dags" / "new_pipeline"
 
 def test_pipeline_imports_with_its_task():
     (dag,) = DagBag(str(FOLDER)).dags.values()
-    assert "build_similar_items" in dag.task_ids
+    assert "ingest_items" in dag.task_ids

@@ -36,6 +36,7 @@ PREDECESSORS = {
 PARAMETERS = {
     "ingest_events": {"until": "2010-05-01"},
     "predict_recommendations": {"shards": 2},
+    "select_recommendations": {"shards": 2},
 }
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from scipy.sparse import csr_matrix
 from common import contracts
 from common.engines import arrow
 from common.engines.arrays import read_arrays, string_arrays, strings_of, write_arrays
-from common.engines.interactions import read_interactions
+from common.engines.interactions import max_pairs, read_interactions
 from common.errors import GateRefused, InputError
 from common.handover import storage
 from common.handover.inputs import Input
@@ -114,6 +115,14 @@ def test_rows_of_a_user_in_two_files_are_joined(tmp_path):
     found = read_interactions(task, "interactions", ["weight"])
     assert task.events == ["unsorted"]
     assert matrix(found).toarray().tolist() == [[1.0, 2.0]]
+
+
+def test_pairs_to_train_on_are_limited_by_half_of_the_memory(tmp_path):
+    task = FakeTask(tmp_path)
+    task.job = replace(task.job, resources={"memory": "4Gi"})
+    for limit, expected in ((0, 2**32 // 256), (7, 7)):
+        task.parameters = {"max_training_pairs": limit}
+        assert max_pairs(task) == expected
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), None])

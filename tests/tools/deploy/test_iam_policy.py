@@ -102,8 +102,8 @@ def test_listing_is_limited_to_readable_folders(known, job):
 
 def test_publishing_job_uses_tables_of_its_inputs(known):
     prefix = "arn:aws:dynamodb:*:*:table/tandem-test-"
-    one = policy(known, "publish_product", "similar_items")
-    assert resources(one, "dynamodb:BatchWriteItem") == {f"{prefix}similar_items"}
+    one = policy(known, "publish_product", "trending_items")
+    assert resources(one, "dynamodb:BatchWriteItem") == {f"{prefix}trending_items"}
     every = resources(policy(known, "publish_product"), "dynamodb:BatchWriteItem")
     assert every == {
         f"{prefix}{name}" for name in ("characteristics", "recommendations", "similar_items", "trending_items")
@@ -121,7 +121,7 @@ def test_nodes_of_a_pipeline_get_rights_of_its_spark_jobs(known):
     ("job", "pipeline", "sentence"),
     [
         (None, None, "give JOB=…, PIPELINE=… or both"),
-        ("train_recommender", "similar_items", "No task of similar_items runs train_recommender"),
+        ("train_recommender", "trending_items", "No task of trending_items runs train_recommender"),
         (None, "ingest_items", "No task of ingest_items runs a Spark job"),
     ],
 )

@@ -20,6 +20,7 @@ from common.protocol import encode
 from tools.packaging.fingerprint import ROOT
 from tools.run import replay
 
+SOURCE = ["--from", "interactions=build_interactions"]  # which has published nothing
 CSV = b"item_id,description,seen\n22719,LARGE PAPER BAG,2011-01-01T00:00:00Z\n"
 
 
@@ -61,19 +62,19 @@ def test_replay_reruns_a_task_and_compares_results(any_lake, run):
 def test_replay_reproduces_a_failure_without_later_inputs(lake, run):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(lake, "ingest_items", run) == 0
-    assert run_job(lake, "build_similar_items", run, "--set", "count=7") == 3, "there are no events"
+    assert run_job(lake, "build_similar_items", run, *SOURCE, "--set", "count=7") == 3, "there are no pairs"
     result = run_replay(lake, run, "build_similar_items")
     assert result.returncode == 3
-    assert "ended with exit code 3: The dataset" in result.stdout
-    assert "input events is not fetched" in result.stdout
+    assert "ended with exit code 3: Task 'build_interactions'" in result.stdout
+    assert "input interactions is not fetched" in result.stdout
     assert "count=7" in result.stdout
-    assert "curated/events (input 'events') has no published partition" in result.stderr.splitlines()[-1]
+    assert "Task 'build_interactions' (input 'interactions') has published nothing" in result.stderr.splitlines()[-1]
 
 
 def test_changed_inputs_are_reported(lake, run):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(lake, "ingest_items", run) == 0
-    assert run_job(lake, "build_similar_items", run) == 3
+    assert run_job(lake, "build_similar_items", run, *SOURCE) == 3
     failure = next(storage.local(lake).rglob("failure.json"))
     text = failure.read_text()
     uri = f"{lake}/curated/items/all/manifest.json"
@@ -172,7 +173,7 @@ def test_job_outside_the_checkout_is_not_run(lake, run, job, capsys):
 def test_path_out_of_the_lake_is_not_fetched(lake, run, tmp_path):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(lake, "ingest_items", run) == 0
-    assert run_job(lake, "build_similar_items", run) == 3
+    assert run_job(lake, "build_similar_items", run, *SOURCE) == 3
     uri = f"{lake}/curated/items/all/manifest.json"
     document = manifest.load_or_none(uri).document
     (file,) = document["outputs"]["items"]["files"]

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[4]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 DAG = "daily_recommendations"
 KILLED = "train_recommender"
-JOBS = (KILLED, "predict_recommendations", "select_recommendations", "publish_product")
+JOBS = (KILLED, "predict_recommendations", "select_recommendations", "build_similar_items", "publish_product")
 LAKE = "s3://tandem-lake/scheduled"
 SHOP = ("--level", "curated", "--users", "3000", "--items", "2000", "--events", "90000", "--days", "90")
 
@@ -95,7 +95,8 @@ def manifest(run, task):
 def test_hybrid_pipeline_runs_and_leaves_no_pod(ran, cluster):
     _, run, state = ran
     assert state == "success"
-    assert manifest(run, "select_recommendations")["outputs"]["recommendations"]["rows"] > 10_000
+    shards = [manifest(run, f"select_recommendations/map-{shard}") for shard in range(4)]
+    assert sum(shard["outputs"]["recommendations"]["rows"] for shard in shards) > 10_000
     assert manifest(run, "publish_product")["metrics"]["written"] > 1000
     wait_for(lambda: not cluster.resources())
 
