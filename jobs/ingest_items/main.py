@@ -82,7 +82,7 @@ def quarantine(outcomes: list[Outcome], dropped: dict[str, str]) -> Iterator[tup
 def main(task: Task) -> None:
     mappings = [Mapping(each) for each in source.load("items")]
     former = state.load(task, "items", "item_state", "items")
-    known = STATE.empty_table() if former.rows is None else former.rows
+    known = STATE.empty_table() if former.rows is None else former.rows.cast(STATE)
     selection = delivered.select(task, former.ledger, mappings, set(pc.unique(known["file"]).to_pylist()))
     paths = [(each.arrival, former.ledger.path(each.file)) for each in selection.files]
     catalogue = Catalogue(mappings, known, paths)

@@ -21,18 +21,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.engines import arrow
-from common.handover import Task, run
+from common.handover import Task, manifest, run
 from common.ingestion import deliveries, suppression
 from common.ingestion.arrow import delivered, state
 from common.ingestion.arrow.delivered import Delivered, Outcome, Selection
 from common.ingestion.arrow.mapping import Mapped, Mapping
-from common.ingestion.arrow.periods import CHANGES, USERS, join_attributes, replace_files, replace_periods
+from common.ingestion.arrow.periods import CHANGES, USERS, Renewed, join_attributes, renew, without_files
 from common.ingestion.arrow.state import State
 from common.ingestion.deliveries import Quarantined, Unreadable
 from common.ingestion.ledger import Ledger
 from common.ingestion.suppression import People
 from common.sources import source
 
+MAX_FILES = 24  # of the state; then they become one
 CANCELS_NOTHING = "cancels a plan that the user does not have"
 
 
@@ -146,17 +147,26 @@ def user_metrics(users: pa.Table) -> dict[str, object]:
     }
 
 
-def renew(task: Task, former: State, outcomes: list[Outcome], new: pa.Table) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Return all changes, all users, and the files and rows of the new changes that cancel nothing."""
+def renew_all(task: Task, former: State, files: list[str], new: pa.Table) -> tuple[pa.Table, Renewed]:
+    """Return the known changes without those of the files that were read, and the users with their new changes."""
     known = CHANGES.empty_table() if former.rows is None else former.rows
-    files = [former.ledger.path(outcome.delivered.file) for outcome in outcomes]
-    changes, touched = replace_files(known, files, new)
+    kept, touched = without_files(known, files)
+    touched = pa.chunked_array([*touched.chunks, *new["user_id"].chunks], pa.string())
     users = arrow.former(task, "users") if former.up_to_date else None
     if users is None:
-        users, touched = USERS.empty_table(), pc.unique(changes["user_id"])
-    users, idle = replace_periods(users, changes, touched)
-    arrow.refuse_lost_keys(task, "users", "user_id", users["user_id"], task.parameters["max_key_drop"])
-    return changes, users, idle.filter(pc.is_in(idle["file"], value_set=pa.array(files, pa.string())))
+        users, touched = USERS.empty_table(), pa.chunked_array([*kept["user_id"].chunks, *touched.chunks], pa.string())
+    renewed = renew(users, [kept, new], touched)
+    arrow.refuse_lost_keys(task, "users", "user_id", renewed.users["user_id"], task.parameters["max_key_drop"])
+    return kept, renewed
+
+
+def write_changes(task: Task, former: State, kept: pa.Table, new: pa.Table) -> None:
+    """Publish the changes: the new ones in a further file, unless former ones were replaced or there are many files."""
+    files = manifest.partition_files(task.replaced["user_changes"])
+    if former.rows is not None and kept.num_rows == former.rows.num_rows and len(files) < MAX_FILES:
+        arrow.append(task, "user_changes", new)
+    else:
+        arrow.write(task, "user_changes", pa.concat_tables([kept.cast(CHANGES), new]), new)
 
 
 def main(task: Task) -> None:
@@ -171,10 +181,14 @@ def main(task: Task) -> None:
     task.metrics["suppressed"] = sum(outcome.suppressed for outcome in outcomes)
     task.log("parsed", **task.metrics)
     refuse_unusable(task, outcomes, sum(each.num_rows for each in new))
-    renewed = renew(task, former, outcomes, pa.concat_tables(new)) if outcomes or not former.up_to_date else None
+    renewed: Renewed | None = None
     idle: dict[str, list[int]] = {}
-    for each in renewed[2].to_pylist() if renewed else ():
-        idle.setdefault(f"{task.lake}/{each['file']}", []).append(each["row"])
+    if outcomes or not former.up_to_date:
+        files = [former.ledger.path(outcome.delivered.file) for outcome in outcomes]
+        kept, renewed = renew_all(task, former, files, changes := pa.concat_tables(new))
+        places = renewed.cancels_nothing
+        for each in places.filter(pc.is_in(places["file"], value_set=pa.array(files, pa.string()))).to_pylist():
+            idle.setdefault(f"{task.lake}/{each['file']}", []).append(each["row"])
 
     def rows() -> Iterator[tuple[object, ...]]:
         yield from deliveries.quarantine_of_files(selection.left_out)
@@ -182,9 +196,9 @@ def main(task: Task) -> None:
 
     arrow.write_rows(task, "quarantine", rows())
     if renewed:
-        arrow.write(task, "user_changes", renewed[0])
-        arrow.write(task, "users", renewed[1])
-        task.metrics |= user_metrics(renewed[1])
+        write_changes(task, former, kept, changes)
+        arrow.write(task, "users", renewed.users, renewed.new)
+        task.metrics |= user_metrics(renewed.users)
     task.metrics["cancellations_of_nothing"] = sum(map(len, idle.values()))
     delivered.record(task, former.ledger, selection, outcomes)
     task.log("users", **task.metrics)

@@ -180,8 +180,11 @@ def test_deliveries_in_any_order_and_again_equal_all_at_once(
     taken = [*enumerate(earlier[: len(files)]), *taken]  # earlier contents of some of the files
     known, users = periods.CHANGES.empty_table(), periods.USERS.empty_table()
     for number, rows in taken:
-        known, touched = periods.replace_files(known, [str(number)], changes_of(number, rows))
-        users, _ = periods.replace_periods(users, known, touched)
+        new = changes_of(number, rows)
+        kept, touched = periods.without_files(known, [str(number)])
+        touched = pa.chunked_array([*touched.chunks, *new["user_id"].chunks], pa.string())
+        users = periods.renew(users, [kept, new], touched).users
+        known = pa.concat_tables([kept, new])
     expected = reference(files)
     found = [(each["user_id"], each["since"].day, each["until"] and each["until"].day) for each in users.to_pylist()]
     assert found == [period[:3] for period in expected]

@@ -1,5 +1,7 @@
 """Periods of plans from the changes of users: which changes are known, which users new ones touch, their periods."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -13,26 +15,31 @@ STATE = ["plan", "country", "platform"]  # and attributes
 ORDER = ["user_id", "time", "arrival", "file", "row"]
 
 
-def replace_files(known: pa.Table, files: list[str], new: pa.Table) -> tuple[pa.Table, pa.Array]:
-    """Return the known changes with new ones in place of those of some files, and the users whom that touches."""
-    former = pc.is_in(known["file"], value_set=pa.array(files, pa.string()))
-    chunks = [*known.filter(former)["user_id"].chunks, *new["user_id"].chunks]
-    touched = pc.unique(pa.chunked_array(chunks, pa.string()))
-    return pa.concat_tables([known.filter(pc.invert(former)), new]), touched
+class Renewed(NamedTuple):
+    """All rows of users@2, those that were computed, and the files and rows of cancellations without a plan to end."""
+
+    users: pa.Table
+    new: pa.Table
+    cancels_nothing: pa.Table
 
 
-def replace_periods(users: pa.Table, changes: pa.Table, touched: pa.Array) -> tuple[pa.Table, pa.Table]:
-    """Return rows of users@2 with the periods of the touched users computed anew from all changes.
+def without_files(known: pa.Table, files: list[str]) -> tuple[pa.Table, pa.ChunkedArray]:
+    """Return the changes without those of some files, and the users in these."""
+    dropped = pc.is_in(known["file"], value_set=pa.array(files, pa.string()))
+    if not pc.any(dropped).as_py():
+        return known, pa.chunked_array([], pa.string())
+    return known.filter(pc.invert(dropped)), known.filter(dropped)["user_id"]
 
-    The second table has the file and row of their cancellations without a plan to end.
-    """
-    rows = changes.filter(pc.is_in(changes["user_id"], value_set=touched))
-    begins, cancels_nothing = periods(as_categories(split_attributes(rows)))
-    others = users.filter(pc.invert(pc.is_in(users["user_id"], value_set=touched)))
-    new = join_attributes(pa.Table.from_pandas(begins, preserve_index=False)).select(users.column_names)
-    renewed = pa.concat_tables([others, new.cast(users.schema)])
-    places = pa.Table.from_pandas(cancels_nothing[["file", "row"]], preserve_index=False)
-    return renewed.sort_by([("user_id", "ascending"), ("since", "ascending")]), places
+
+def renew(users: pa.Table, changes: list[pa.Table], touched: pa.ChunkedArray) -> Renewed:
+    """Return users with the periods of the touched ones, given with repetitions, computed anew from all changes."""
+    touched = pc.unique(touched)
+    rows = [each.filter(pc.is_in(each["user_id"], value_set=touched)).cast(CHANGES) for each in changes]
+    begins, cancels_nothing = periods(as_categories(split_attributes(pa.concat_tables(rows))))
+    others = users.filter(pc.invert(pc.is_in(users["user_id"], value_set=touched))).cast(USERS)
+    new = join_attributes(pa.Table.from_pandas(begins, preserve_index=False)).select(USERS.names).cast(USERS)
+    every = pa.concat_tables([others, new]).sort_by([("user_id", "ascending"), ("since", "ascending")])
+    return Renewed(every, new, pa.Table.from_pandas(cancels_nothing[["file", "row"]], preserve_index=False))
 
 
 def periods(changes: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
