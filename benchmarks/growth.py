@@ -112,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", nargs="+", default=list(JOBS), choices=JOBS, metavar="JOB", help=", ".join(JOBS))
     parser.add_argument("--ages", nargs="+", type=int, default=[7, 100, 700], metavar="DAYS", help="ages of the lake")
-    parser.add_argument("--runs", type=int, default=3, help="measured days at each age")
+    parser.add_argument("--runs", type=int, default=2, help="measured days at each age")
     parser.add_argument("--records", type=int, default=2000, help="records of a delivery")
     arguments = parser.parse_args()
     shutil.rmtree(FOLDER, ignore_errors=True)

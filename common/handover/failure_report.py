@@ -52,7 +52,7 @@ def write_failure_document(task: Task, code: int, sentence: str, error: BaseExce
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     document = {"format": manifest.FORMAT, "task": task.identity, "job": task.job.name, "fingerprint": task.code}
     document |= {"exit_code": code, "sentence": sentence, "exceptions": chain, "effects": task.effects}
-    document |= {**task.provenance(), **task.timings()}
+    document |= {**task.provenance(), **task.deliveries_taken(), **task.timings()}
     storage.write(protocol.failure_uri(task.attempt_folder), manifest.to_json(document))
 
 

@@ -68,7 +68,7 @@ def execute(main: Callable[[Task], None], task: Task) -> None:
             raise TaskError(
                 f"The job ended without writing its output '{missing[0]}', expected every output of job.toml."
             )
-        document = task.document(task.outputs)
+        document = task.document(task.outputs) | task.deliveries_taken()
         with task.effect("published its result"):
             manifest.publish(manifest_uri, document, seen)
             task.published = True

@@ -26,6 +26,8 @@ from common.handover.job_toml import Job, code_fingerprint, parameter_values
 from common.handover.manifest import Manifest
 from common.handover.storage import File
 
+MAX_TAKEN = 10_000  # raw files that a manifest names, about a megabyte
+
 
 class Task:
     """One run of a job: its arguments, inputs, outputs and metrics."""
@@ -56,6 +58,7 @@ class Task:
         self.effects: list[str] = []
         self.effect_lock = threading.Lock()
         self.published = False
+        self.taken: list[str] = []  # raw files that it takes by a ledger, as paths in the lake
         self.steps_after: list[Callable[[], None]] = []
 
     def checked_map_count(self) -> int | None:
@@ -255,6 +258,10 @@ class Task:
                 for parent in table.manifests
             ],
         }
+
+    def deliveries_taken(self) -> dict[str, list[str]]:
+        """Return the raw files that this task takes by a ledger, for its replay; nothing for very many."""
+        return {"deliveries": self.taken} if 0 < len(self.taken) <= MAX_TAKEN else {}
 
     def timings(self) -> dict[str, Any]:
         """Return start, end, wall and processor seconds of this attempt, and its peak memory."""

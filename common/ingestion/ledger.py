@@ -84,6 +84,7 @@ class Ledger:
         task.log("ledger", known=len(self.entries), **task.metrics)
         if windowed:
             return found
+        task.taken = [self.path(file) for file in new]
         kept = {file.uri for file in new}
         return [
             replace(

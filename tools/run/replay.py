@@ -70,7 +70,7 @@ def replay(arguments: argparse.Namespace) -> int:
         *([] if arguments.map_index is None else [f"{arguments.map_index}"]),
     ]
     scratch = f"file://{ROOT}/.tandem/replay/{'/'.join(map(protocol.encode, folders))}"
-    wanted = list_inputs(task, document["parents"])
+    wanted = list_inputs(task, document["parents"], document.get("deliveries"))
     fetch(wanted, arguments.lake, scratch)
     register_days(wanted, arguments.lake, scratch)
     command = [*program(job), str(folder / "main.py"), *command_line(document, scratch)]
@@ -179,13 +179,17 @@ def program(job: Job) -> list[str]:
     return [str(Path(sys.executable).with_name("spark-submit")), *memory, *conf]
 
 
-def list_inputs(task: Task, parents: list[dict[str, str]]) -> list[File]:
+def list_inputs(task: Task, parents: list[dict[str, str]], taken: list[str] | None) -> list[File]:
     """List the present files and manifests of all inputs, without partitions published after the attempt.
 
+    Of the raw level only the files that the attempt took, if it recorded them.
     An input that can't be read is reported and omitted: the job will report the same.
     """
     wanted = []
     for role, table in task.job.inputs.items():
+        if table.raw and taken is not None:
+            wanted += deliveries(task.lake, role, taken)
+            continue
         then = {parent["uri"]: parent["digest"] for parent in parents if parent["role"] == role}
         try:
             source = resolve(task, role, table)
@@ -202,6 +206,16 @@ def list_inputs(task: Task, parents: list[dict[str, str]]) -> list[File]:
         wanted += [File(uri, len(manifest.to_json(each.document))) for uri, each in kept.items()]
         wanted += files_of(source, list(kept))
     return wanted
+
+
+def deliveries(lake: str, role: str, taken: list[str]) -> list[File]:
+    """List the present ones of the raw files that an attempt took."""
+    inside = [path for path in taken if path.startswith("raw/") and not {"", ".", ".."} & set(path.split("/"))]
+    sizes = storage.sizes([f"{lake}/{path}" for path in inside])
+    present = [File(uri, sizes[uri]) for path in inside if (uri := f"{lake}/{path}") in sizes]
+    if gone := len(taken) - len(present):
+        console.print(f"input {role}: of {len(taken)} files that it took, {gone} are gone")
+    return present
 
 
 def files_of(source: Input, manifests: list[str]) -> list[File]:

@@ -59,6 +59,15 @@ def test_replay_reruns_a_task_and_compares_results(any_lake, run):
     assert "fetching 0 of 1 files" in run_replay(any_lake, run, "ingest_items").stdout
 
 
+def test_replayed_ingestion_takes_the_deliveries_of_the_attempt(lake, run):
+    storage.write(f"{lake}/raw/items/arrival=2011-08-30/items.csv", CSV)
+    assert run_job(lake, "ingest_items", f"{run}-before") == 0
+    storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
+    assert run_job(lake, "ingest_items", run) == 0
+    storage.write(f"{lake}/raw/items/arrival=2011-08-31/later.csv", CSV)
+    assert "fetching 1 of 1 files" in run_replay(lake, run, "ingest_items").stdout
+
+
 def test_replay_reproduces_a_failure_without_later_inputs(lake, run):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(lake, "ingest_items", run) == 0
