@@ -78,9 +78,10 @@ IN_PARALLEL = $(if $(TESTS),,--numprocesses=2 --dist=worksteal)
 JOBS_TESTS = $(if $(TESTS),$(filter-out tests/airflow_dags%,$(TESTS)),tests --ignore=tests/airflow_dags)
 AIRFLOW_TESTS = $(if $(TESTS),$(filter tests/airflow_dags%,$(TESTS)),tests/airflow_dags)
 
-# Both halves at once: either waits for servers, processes and pods much of its time.
+# Both halves at once: either waits for servers, processes and pods much of its time. Workers share the cores, so threads
+# of OpenBLAS would wait for each other by spinning.
 test-jobs: setup
-	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(JOBS_TESTS))
+	$(if $(JOBS_TESTS),OPENBLAS_NUM_THREADS=1 $(JOBS_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(JOBS_TESTS))
 
 test-airflow: setup
 	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m "not system" $(AIRFLOW_TESTS))
