@@ -42,7 +42,7 @@ def build_user_features(
     active_days: int,
     partitions: int,
 ) -> DataFrame:
-    """Return rows of `user_features@2` from those of `events@2` and `users@2`, as of the cuts; the last is now."""
+    """Return rows of `user_features@2` from those of `events@3` and `users@2`, as of the cuts; the last is now."""
     acted = as_of_cuts(by_day(events, plan, partitions), cuts, horizon_days)
     subscribed = subscriptions_as_of_cuts(users, cuts, horizon_days)
     known = acted.join(subscribed, ["user_id", "cut"], "full").where("known_from IS NOT NULL OR first_day IS NOT NULL")

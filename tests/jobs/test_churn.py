@@ -56,7 +56,8 @@ def test_shipped_model_has_learned_from_the_newest_labelled_cut(lake: Lake) -> N
     older = cuts_of(rows) < np.datetime64(CUTS[-1])
     noisy = targets * np.exp(np.random.default_rng(2).normal(size=len(rows)))
     put(lake, replaced(rows, targets=np.where(older, 1.0, targets), value=noisy))
-    assert lake.run("train_churn", *FEATURES) == 0
+    assert lake.run("train_churn", *FEATURES, "--set", "place_model=false") == 0
+    assert not (lake.folder / "lake" / "products").exists()
     arrays, document = lake.model("train_churn")
     assert "targets" in document["features"]
     assert "targets" not in document["judged"]["features"], "it was constant before the cut on which it was judged"
