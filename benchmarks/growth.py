@@ -46,12 +46,12 @@ def events_of(day: int, number: int) -> Iterator[Record]:
 
 
 def changes_of(day: int, number: int) -> Iterator[Record]:
-    """Yield the changes of plans that arrive on a day, of ten times as many users."""
+    """Yield the changes of plans that arrive on a day: a tenth of the number, of ten times as many users."""
     chance = random.Random(day)
-    for _ in range(number):
+    for _ in range(number // 10):
         plan = chance.choice(["free", "basic", "premium"])
         time = f"{START + datetime.timedelta(day)}T{chance.randrange(24):02}:{chance.randrange(60):02}:00Z"
-        user = f"u{chance.randrange(10 * number)}"
+        user = f"u{chance.randrange(number)}"
         yield {"user_id": user, "time": time, "change": "change", "plan": plan, "country": "FR", "platform": "web"}
 
 

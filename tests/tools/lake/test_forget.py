@@ -109,6 +109,8 @@ class Shop:
             {"users": ("users@2", len(users), {"version=c-1/x.parquet": content_of("users@2", users)})},
             ended=None,  # as generate_data writes it
         )
+        changes = {"version=d-1/x.parquet": content_of("user_changes@1", users)}
+        self.publish("curated/user_changes/all", {"user_changes": ("user_changes@1", len(users), changes)})
         for task, contract in {
             "build_interactions": "interactions@2",
             "predict/map-0": "predictions@3",
@@ -280,7 +282,7 @@ def test_user_is_forgotten_and_others_keep_every_row(shop_of_files: Shop, case: 
     assert shop.deliveries() == {
         path: [line for line in all_ if not line_names(line, user)] for path, all_ in lines.items()
     }
-    assert sum(len(found) for found in rows.values()) - sum(map(len, shop.published().values())) == 2 + 1 + 8 * 2
+    assert sum(len(found) for found in rows.values()) - sum(map(len, shop.published().values())) == 2 + 1 + 1 + 8 * 2
     (receipt,) = shop.receipts()
     assert receipt["users"][0]["places"]["raw/events"] == 2
 
