@@ -197,7 +197,7 @@ deploy-dags: setup ## switch an environment to the DAGs of this checkout, if the
 create-tables: setup ## create the missing DynamoDB tables of products (ENV=laptop)
 	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
 
-iam-policy: setup ## print the minimal AWS policy of a job, or of a pipeline's nodes (JOB=publish_product PIPELINE=trending_items ENV=dev)
+iam-policy: setup ## print the minimal AWS policy of a job, or of a pipeline's nodes (JOB=write_product PIPELINE=trending_items ENV=dev)
 	@$(JOBS_PYTHON) -m tools.deploy.iam_policy $(if $(JOB),--job $(JOB)) $(if $(PIPELINE),--pipeline $(PIPELINE)) --environment $(ENV)
 
 lifecycle-rules: setup ## print the S3 lifecycle rules of an environment's bucket (ENV=dev)

@@ -1,4 +1,4 @@
-"""Items per second into DynamoDB: publish_product's writer compared with a loop around boto3's batch_writer."""
+"""Items per second into DynamoDB: write_product's writer compared with a loop around boto3's batch_writer."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ import pyarrow as pa
 from benchmarks import measure
 from common import contracts
 from common.delivery import tables, writer
-from common.delivery.items import make_items
+from common.delivery.items import bucket_count, make_items
 from common.delivery.tables import Table, client
 from tools.sandbox import local_dynamodb
 
@@ -65,11 +65,12 @@ def plain(name: str, rows: pa.Table, delay: float) -> int:
 
 
 def ours(name: str, rows: pa.Table, delay: float) -> int:
-    """Write with the writer of publish_product: convert, look up existing items, write."""
+    """Write with the writer of write_product: convert, write."""
     table = Table(client(PARALLEL), name, PARALLEL)
     add_delay(table.client, delay)
     items = make_items(rows, contracts.load(CONTRACT))
-    return writer.write(table, items, "ours", lambda done: None)["written"]
+    buckets = bucket_count(items.product, items.rows)
+    return writer.write(table, items, "ours", buckets, False, lambda done: None)["written"]
 
 
 def add_delay(caller: Any, delay: float) -> None:

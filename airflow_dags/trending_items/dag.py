@@ -7,4 +7,5 @@ from tandem import Pipeline
 
 with Pipeline(__file__, tags=["recommendations"], default_args={"owner": "personalization"}) as dag:
     trending = dag.spark("build_trending_items")
-    dag.container("publish_product", product=trending)
+    parts = dag.container("write_product", shards=1, product=trending)
+    dag.container("publish_product", parts=parts)

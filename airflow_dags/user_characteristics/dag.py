@@ -10,4 +10,5 @@ with Pipeline(__file__, tags=["characteristics"], default_args={"owner": "person
     model = dag.container("train_churn", features=features)
     predictions = dag.container("predict_churn", shards=4, features=features, model=model)
     characteristics = dag.spark("join_characteristics", predictions=predictions)
-    dag.container("publish_product", product=characteristics)
+    parts = dag.container("write_product", shards=4, product=characteristics)
+    dag.container("publish_product", parts=parts)

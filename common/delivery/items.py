@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.contracts import Contract, Product
-from common.delivery.reader import MAX_KEY, Item, bucket_of
+from common.delivery.reader import MAX_KEY, Item
 from common.errors import GateRefused, InputError
 
 MAX_ITEM = 400 * 1024  # bytes, names and values together
 ITEM_BYTES = 100  # of an item: names of the attributes, the partition's name, the time of expiry
+MAX_BUCKETS = 1024
 POINTER_BYTES = 4096  # of the pointer, in addition to the default rows
 MIN_NUMBER, GREATEST_NUMBER = 1e-130, 9.9e125  # in absolute value
 EXPLAINED = {  # why a key cannot be published
@@ -28,7 +29,7 @@ TAGS = {"string": "S", "date": "S", "timestamp": "S", "boolean": "BOOL"}  # all 
 
 @dataclass
 class Items:
-    """Items by bucket, and in a bucket by key; and the default content for keys that are not listed, if any.
+    """Items in the order of their first rows; and the default content for keys that are not listed, if any.
 
     The rows of item i are starts[i] to starts[i + 1]. Columns are text (or booleans), with DynamoDB's letter for their
     type. A number that DynamoDB would round to nothing is 0.
@@ -37,7 +38,6 @@ class Items:
     product: Product
     keys: list[str]
     starts: np.ndarray
-    buckets: np.ndarray  # the items of bucket b are buckets[b] to buckets[b + 1]
     columns: dict[str, tuple[str, pa.Array]]
     default: Any  # content, None if there is none
     rows: int
@@ -53,9 +53,12 @@ class Items:
         return [{"L": rows[begin:stop]} for begin, stop in itertools.pairwise(bounds)]
 
 
-def bucket_count(keys: int) -> int:
-    """Return the number of partitions of a version: each takes 1,000 writes and 3,000 reads per second."""
-    return min(1024, max(16, keys // 1000))
+def bucket_count(product: Product, rows: int) -> int:
+    """Return the number of partitions of a version: each takes 1,000 writes and 3,000 reads per second.
+
+    It is known before the keys of all shards are: lists are taken to have ten rows.
+    """
+    return min(MAX_BUCKETS, max(16, rows // (10_000 if product.order else 1000)))
 
 
 def make_items(table: pa.Table, contract: Contract) -> Items:
@@ -77,16 +80,15 @@ def make_items(table: pa.Table, contract: Contract) -> Items:
     check_default(faults, contract)
     names = keys.to_pylist()
     unpublishable, left_out = unpublishable_keys(faults, names)
-    order, buckets = order_keys(names, np.flatnonzero(~left_out).tolist())
-    rows, starts = order_rows(codes, positions, order, len(names))
+    kept = np.flatnonzero(~left_out)
+    rows, starts = order_rows(codes, positions, kept, len(names))
     columns = {name: (tag, values.take(pa.array(rows))) for name, (tag, values) in columns.items()}
     default = content_rows(columns, 0, int(starts[0]))
     content = {"L": default} if product.order else next(iter(default), None)
     return Items(
         product,
-        [names[code] for code in order],
+        [names[code] for code in kept],
         starts,
-        buckets,
         columns,
         content if default else None,
         table.num_rows,
@@ -119,21 +121,13 @@ def unpublishable_keys(faults: dict[str, np.ndarray], names: list[str]) -> tuple
     return unpublishable, left_out
 
 
-def order_keys(names: list[str], kept: list[int]) -> tuple[list[int], np.ndarray]:
-    """Sort the kept codes by bucket, then by the bytes of their keys; and return the bounds of each bucket."""
-    count = bucket_count(len(kept))
-    buckets = {code: bucket_of(names[code], count) for code in kept}
-    order = sorted(kept, key=lambda code: (buckets[code], names[code].encode()))
-    return order, np.searchsorted([buckets[code] for code in order], np.arange(count + 1))
-
-
-def order_rows(codes: np.ndarray, positions: np.ndarray, order: list[int], keys: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows to publish, default rows first, then by `order` and position; and the start of each key's."""
+def order_rows(codes: np.ndarray, positions: np.ndarray, kept: np.ndarray, keys: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows to publish, default rows first, then by key and position; and the start of each kept key's."""
     ranks = np.full(keys + 1, -2)  # by code: -2 of keys that are left out, -1 of rows without a key
-    ranks[[*order, -1]] = [*range(len(order)), -1]
+    ranks[kept], ranks[-1] = np.arange(len(kept)), -1
     rank = ranks[codes]
     rows = np.lexsort((positions, rank))[np.count_nonzero(rank == -2) :]
-    return rows, np.searchsorted(rank[rows], np.arange(len(order) + 1))
+    return rows, np.searchsorted(rank[rows], np.arange(len(kept) + 1))
 
 
 def mark_keys(codes: np.ndarray, rows: np.ndarray, keys: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 The first reads the pointer, the second the item in the version that it points to. A key that is not listed in that
 version gets the default rows, which the pointer contains. Each version has its own partitions, named after version and
-bucket, so a version can be counted without reading the others. A key's bucket is its CRC-32 (of ISO 3309, as in zlib
+bucket, so a version can be expired without reading the others. A key's bucket is its CRC-32 (of ISO 3309, as in zlib
 and java.util.zip) modulo the number of buckets.
 """
 

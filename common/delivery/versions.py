@@ -76,6 +76,44 @@ def announce(table: Table, version: Item) -> None:
         put(table, {**version, **key}, ConditionExpression="attribute_not_exists(id)")
 
 
+def refuse_retired(table: Table, version: Item) -> None:
+    """Raise StaleAttempt if a version was refused or left to expire: nothing makes its items last again."""
+    entry = listed(table, version["version"]["S"])
+    if entry is None or "retired" in entry or "expires" in entry:
+        raise expired_version(table, version["version"]["S"])
+
+
+def expired_version(table: Table, name: str) -> StaleAttempt:
+    return StaleAttempt(
+        f"Version {name} of {table.name} was refused, or left to expire before it was complete, so it is not "
+        "published; rerun the pipeline."
+    )
+
+
+def complete(table: Table, name: str, items: int, default: Any) -> Item:
+    """Add the number of items and the default rows to the entry of a version whose shards are written; return it.
+
+    Raises StaleAttempt if the version was refused or left to expire.
+    """
+    values = {":items": {"N": str(items)}, **({":content": default} if default else {})}
+    try:
+        response = request(
+            table,
+            "update_item",
+            TableName=table.name,
+            Key=version_key(name),
+            UpdateExpression="SET #items = :items" + (", #content = :content" if default else ""),
+            ConditionExpression=LISTED,
+            ExpressionAttributeNames={"#items": "items", **({"#content": "content"} if default else {})},
+            ExpressionAttributeValues=values,
+            ReturnValues="ALL_NEW",
+        )
+    except table.client.exceptions.ConditionalCheckFailedException:
+        raise expired_version(table, name) from None
+    entry: Item = response["Attributes"]
+    return entry
+
+
 def abandon(table: Table, version: Item) -> None:
     """Re-list a version that was retired while it was written, so that the next publication expires its items."""
     key, past = version_key(version["version"]["S"]), {"N": "0"}
@@ -101,10 +139,7 @@ def switch(table: Table, version: Item, seen: Item | None) -> None:
         return  # another process of this task moved it
     refuse_older(table, version, current, now)
     if current == seen:
-        raise StaleAttempt(
-            f"Version {name} of {table.name} was left to expire before it was complete, so it is not published; rerun "
-            "the pipeline."
-        )
+        raise expired_version(table, name)
     raise TaskError(
         f"The pointer of {table.name} moved while version {name} was written, and was left unchanged; rerun the "
         "task, it resumes from here."
@@ -185,12 +220,28 @@ def retire(table: Table, keep: datetime.timedelta, progress: Callable[[int, int]
         if version["version"] == live["version"] or version["computed"]["S"] >= live["computed"]["S"]:
             continue
         if "kept_until" not in version:
-            mark(table, live, version, "kept_until", now + keep)
+            mark(table, live, version, now + keep, "kept_until")
         elif int(version["kept_until"]["N"]) > now.timestamp():
             continue
-        elif "retired" in version or mark(table, live, version, "retired", now):
+        elif "retired" in version or mark(table, live, version, now, "retired"):
             due.append(version)
-    total, done = sum(int(version["items"]["N"]) for version in due), 0
+    return expire_versions(table, due, now, progress)
+
+
+def discard(table: Table, version: Item, progress: Callable[[int, int], None]) -> int:
+    """Expire a version that was refused at once, unless it is live; return the number of items."""
+    live, now = observe(table)
+    entry = listed(table, version["version"]["S"])
+    if entry is None or (live and live["version"] == version["version"]):
+        return 0
+    if "retired" not in entry and not mark(table, live, entry, now, "kept_until", "retired"):
+        return 0
+    return expire_versions(table, [entry], now, progress)
+
+
+def expire_versions(table: Table, due: list[Item], now: datetime.datetime, progress: Callable[[int, int], None]) -> int:
+    """Expire all items of retired versions, and their entries; return the number of items."""
+    total, done = sum(int(version.get("items", {"N": "0"})["N"]) for version in due), 0
 
     def count(more: int) -> None:
         nonlocal done
@@ -204,8 +255,8 @@ def retire(table: Table, keep: datetime.timedelta, progress: Callable[[int, int]
     return done
 
 
-def mark(table: Table, live: Item, version: Item, name: str, time: datetime.datetime) -> bool:
-    """Set an attribute of a version to a time; False if the pointer or the version changed since they were read.
+def mark(table: Table, live: Item | None, version: Item, time: datetime.datetime, *names: str) -> bool:
+    """Set attributes of a version to a time; False if the pointer or the version changed since they were read.
 
     A rollback to the version clears `kept_until` and moves the pointer; a `retired` version cannot be rolled back to.
     """
@@ -218,7 +269,7 @@ def mark(table: Table, live: Item, version: Item, name: str, time: datetime.date
             "Update",
             {
                 "Key": version_key(version["version"]["S"]),
-                "UpdateExpression": f"SET {name} = :time",
+                "UpdateExpression": "SET " + ", ".join(f"{name} = :time" for name in names),
                 "ConditionExpression": f"{LISTED} AND {condition}",
                 "ExpressionAttributeValues": {":time": {"N": str(int(time.timestamp()))}, **kept},
             },

@@ -1,110 +1,85 @@
-"""Publish a product where frontends read it: guard, write next to the live version, check, switch.
+"""Publish a product that write_product has written in shards: guard, and one switch of all frontends.
 
-The guard refuses a product before anything is written. Versions that were replaced long ago are left to expire; a
-failure of that step is only reported, because the product is published by then.
+A product that the guard refuses is left to expire at once, versions that were replaced long ago as well; a failure of
+that step is only reported, and the next publication resumes it.
 """
 
 import datetime
-import hashlib
+import itertools
+import json
 import random
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from common.delivery.items import EXPLAINED, Items, make_items
+from common import contracts
+from common.contracts import Product
+from common.delivery.items import EXPLAINED
 from common.delivery.reader import Item
-from common.delivery.tables import Table, client, explained, table_name
-from common.delivery.versions import abandon, announce, observe, refuse_older, retire, switch, timestamp, with_date
-from common.delivery.writer import check, contents_of, write
+from common.delivery.tables import Table, client, explained
+from common.delivery.versions import complete, discard, observe, refuse_older, retire, switch
+from common.delivery.writer import contents_of, items_of
 from common.engines import arrow
-from common.errors import GateRefused
+from common.errors import GateRefused, InputError
 from common.handover import Task, run
-from common.handover.manifest import basis
 
 SAMPLE = 1000  # keys that are compared with the live version
-READ_BACK = 200  # items that are read back after writing
 MIN_UNPUBLISHABLE = 10  # keys from which max_unpublishable_share applies, so that one does not stop a small product
-EXAMPLES = 3  # keys per reason
+Rows = list[dict[str, Any]]
 
 
 def main(task: Task) -> None:
-    source = task.input("product")
-    assert source.contract is not None
-    table = Table(
-        client(task.parameters["parallel"]),
-        table_name(task.parameters["tables"], source.contract.name),
-        task.parameters["parallel"],
-    )
-    items = make_items(arrow.read(task, "product"), source.contract)
-    check_unpublishable(task, items, source.contract.name)
+    parts = read_parts(task)
+    product = contracts.load(parts[0]["product"]).product
+    assert product is not None
+    table = Table(client(task.parameters["parallel"]), parts[0]["table"], task.parameters["parallel"])
+    content = next((json.loads(part["content"]) for part in parts if part["content"]), None)
+    keys = sum(part["keys"] for part in parts)
+    task.metrics |= {"items": keys, "rows": sum(part["rows"] for part in parts)}
     with explained(table.name):
         seen, now = observe(table)
-        version = with_date(table, description(task, items), now)
-        refuse_older(table, version, seen, now)
-        guard(task, items, table, seen)
-        publish(task, items, table, version, seen)
-    expire_replaced(task, table)
+        version = complete(table, parts[0]["version"], keys, content)
+        if seen is None or seen["version"] != version["version"]:
+            refuse_older(table, version, seen, now)
+            try:
+                guard(task, parts, product, table, version, seen)
+            except GateRefused:
+                expire(task, table, partial(discard, table, version))
+                raise
+            with task.effect(f"published version {version['version']['S']} of {table.name}"):
+                switch(table, version, seen)
+    task.metrics |= {"table": table.name, "version": version["version"]["S"]}
+    expire(task, table, partial(retire, table, datetime.timedelta(days=task.parameters["keep_days"])))
     task.log("published", **task.metrics)
 
 
-def check_unpublishable(task: Task, items: Items, contract: str) -> None:
-    """Report the keys that DynamoDB cannot store; GateRefused if they are too many."""
-    if not items.unpublishable:
-        return
-    task.metrics["unpublishable_keys"] = {
-        reason: {"keys": len(keys), "examples": [shortened(key) for key in keys[:EXAMPLES]]}
-        for reason, keys in items.unpublishable.items()
-    }
-    left_out = sum(map(len, items.unpublishable.values()))
-    total, limit = len(items.keys) + left_out, task.parameters["max_unpublishable_share"]
-    if left_out > limit * total and (left_out >= MIN_UNPUBLISHABLE or 2 * left_out > total):
-        reasons = "; ".join(
-            f"{EXPLAINED[reason]}: {len(keys):,}, such as {shortened(keys[0])}"
-            for reason, keys in items.unpublishable.items()
+def read_parts(task: Task) -> Rows:
+    """Return the rows of all shards; InputError unless they are those of one version and of the whole product."""
+    parts: Rows = arrow.read(task, "parts").to_pylist(maps_as_pydicts="strict")
+    newest = max(part["version"] for part in parts)
+    if stale := [str(number) for number, part in enumerate(parts) if part["version"] != newest]:
+        raise InputError(
+            f"The shards of task '{task.predecessors['parts']}' wrote different versions, by different code or "
+            f"products; rerun it with map index {', '.join(stale)}."
         )
-        raise GateRefused(
-            f"{left_out:,} of {total:,} keys of {contract} cannot be stored ({reasons}), "
-            f"max_unpublishable_share allows {limit:.0%}, so nothing is published; correct the task that wrote them, "
-            "or raise max_unpublishable_share."
+    rows, expected = sum(part["rows"] for part in parts), parts[0]["rows_of_product"]
+    if rows != expected:
+        raise InputError(
+            f"The shards of task '{task.predecessors['parts']}' have {rows:,} rows in all, expected the {expected:,} "
+            "of the product; check how its files are divided among shards, and rerun it."
         )
-    task.log("left out", keys=left_out, reasons=task.metrics["unpublishable_keys"])
+    return parts
 
 
-def shortened(key: str) -> str:
-    """Return the beginning of a key, on one line."""
-    return repr(key[:40]) + ("…" if len(key) > 40 else "")
-
-
-def description(task: Task, items: Items) -> Item:
-    """Return the version that this task publishes, as attributes of the pointer.
-
-    Its name contains the moment at which the product was computed, and a hash of its inputs and code: a retry resumes
-    the version of the previous attempt, and a run that was overtaken, or whose input is older than that of the live
-    version, cannot move the pointer.
-    """
-    manifests = task.input("product").manifests
-    computed = max(parent.document["ended"] for parent in manifests)
-    sources = hashlib.sha256("".join([*sorted(parent.digest for parent in manifests), task.code]).encode())
-    text = {
-        "version": f"{computed.removesuffix('+00:00')}Z-{sources.hexdigest()[:8]}",
-        "computed": computed,
-        "basis": timestamp(min(basis(parent.document) for parent in manifests)),
-        "manifest": manifests[0].uri,
-    }
-    numbers = {"items": len(items.keys), "buckets": len(items.buckets) - 1}
-    return {
-        **{name: {"S": value} for name, value in text.items()},
-        **{name: {"N": str(value)} for name, value in numbers.items()},
-        **({"content": items.default} if items.default else {}),
-    }
-
-
-def guard(task: Task, items: Items, table: Table, seen: Item | None) -> None:
+def guard(task: Task, parts: Rows, product: Product, table: Table, version: Item, seen: Item | None) -> None:
     """Raise GateRefused if the product must not replace the live version; its figures become metrics."""
-    parameters, name = task.parameters, table.name
-    if not items.rows:
+    parameters, name, keys = task.parameters, table.name, task.metrics["items"]
+    check_unpublishable(task, parts)
+    if not task.metrics["rows"]:
         raise GateRefused(f"The product for {name} has no rows, so nothing is published; check the task that wrote it.")
-    users, default = count_default_users(task, items)
-    task.metrics |= {"items": len(items.keys), "rows": items.rows, "default_share": round(default / max(users, 1), 4)}
+    users, default = count_default_users(parts, product)
+    task.metrics["default_share"] = round(default / max(users, 1), 4)
     if default > parameters["max_default_share"] * users:
         raise GateRefused(
             f"{default:,} of {users:,} users get only the default rows of {name}, {default / users:.0%}; "
@@ -115,13 +90,13 @@ def guard(task: Task, items: Items, table: Table, seen: Item | None) -> None:
         return
     before = int(seen["items"]["N"])
     task.metrics["items_before"] = before
-    if len(items.keys) < before * (1 - parameters["max_key_drop"]):
+    if keys < before * (1 - parameters["max_key_drop"]):
         raise GateRefused(
-            f"The product for {name} has {len(items.keys):,} keys, {1 - len(items.keys) / before:.0%} fewer than the "
+            f"The product for {name} has {keys:,} keys, {1 - keys / before:.0%} fewer than the "
             f"{before:,} of the live version; max_key_drop allows {parameters['max_key_drop']:.0%}: part of the input "
             "is probably missing; check it, or raise max_key_drop."
         )
-    overlap = mean_overlap(items, table, seen)
+    overlap = mean_overlap(table, product, version, seen)
     if overlap is None:
         return
     task.metrics["overlap"] = round(overlap, 4)
@@ -133,44 +108,59 @@ def guard(task: Task, items: Items, table: Table, seen: Item | None) -> None:
         )
 
 
-def count_default_users(task: Task, items: Items) -> tuple[int, int]:
+def check_unpublishable(task: Task, parts: Rows) -> None:
+    """Raise GateRefused if too many keys cannot be stored."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        counts.update({reason: int(keys) for reason, keys in part["unpublishable"].items()})
+    left_out, limit = counts.total(), task.parameters["max_unpublishable_share"]
+    total = task.metrics["items"] + left_out
+    task.metrics["items_left_out"] = left_out
+    if left_out > limit * total and (left_out >= MIN_UNPUBLISHABLE or 2 * left_out > total):
+        reasons = "; ".join(f"{EXPLAINED[reason]}: {keys:,}" for reason, keys in counts.items())
+        raise GateRefused(
+            f"{left_out:,} of {total:,} keys of {parts[0]['product']} cannot be stored ({reasons}), "
+            f"max_unpublishable_share allows {limit:.0%}, so nothing is published; correct the task that wrote them "
+            "(the metric unpublishable_keys of write_product has examples), or raise max_unpublishable_share."
+        )
+
+
+def count_default_users(parts: Rows, product: Product) -> tuple[int, int]:
     """Return the number of users, and of those who get only the default rows.
 
-    They either have rows equal to the default ones, or none: the task that wrote the product counts the latter in its
+    They either have rows equal to the default ones, or none: the task that made the product counts the latter in its
     metric users_with_default_rows_only. Other keys than users, such as the only country, may have the default rows.
     """
-    if items.product.key != "user_id":
+    if product.key != "user_id":
         return 0, 0
-    unlisted = sum(
-        parent.document["metrics"].get("users_with_default_rows_only", 0) for parent in task.input("product").manifests
-    )
-    same = 0
-    if items.default and items.product.compared:
-        default = compared_values(items.default, items.product.compared)
-        for start in range(0, len(items.keys), 10_000):
-            contents = items.contents(start, min(start + 10_000, len(items.keys)))
-            same += sum(compared_values(content, items.product.compared) == default for content in contents)
-    return len(items.keys) + unlisted, same + unlisted
+    default = next((part["default_list"] for part in parts if part["default_list"]), "")
+    same = sum(int(part["lists"].get(default, 0)) for part in parts)
+    unlisted = parts[0]["users_without_rows"]
+    return sum(part["keys"] for part in parts) + unlisted, same + unlisted
 
 
-def mean_overlap(items: Items, table: Table, seen: Item) -> float | None:
+def mean_overlap(table: Table, product: Product, version: Item, seen: Item) -> float | None:
     """Return the mean, over a sample of keys in both versions, of the share of the longer list that both contain.
 
     None if the product has no values to compare, or no key is in both.
     """
-    name = items.product.compared
+    name = product.compared
     if name is None:
         return None
-    chosen = random.Random(seen["version"]["S"]).sample(range(len(items.keys)), min(SAMPLE, len(items.keys)))
-    keys = [items.keys[position] for position in chosen]
-    before = contents_of(table, seen["version"]["S"], int(seen["buckets"]["N"]), keys)
+    now = sample(table, version["version"]["S"], int(version["buckets"]["N"]))
+    before = contents_of(table, seen["version"]["S"], int(seen["buckets"]["N"]), list(now))
     shares = []
-    for position, key in zip(chosen, keys):
-        if key in before:
-            contents = items.contents(position, position + 1)[0], before[key]
-            now, then = (set(compared_values(content, name)) for content in contents)
-            shares.append(len(now & then) / max(1, len(now), len(then)))
+    for key, content in before.items():
+        new, old = (set(compared_values(each, name)) for each in (now[key], content))
+        shares.append(len(new & old) / max(1, len(new), len(old)))
     return sum(shares) / len(shares) if shares else None
+
+
+def sample(table: Table, version: str, buckets: int) -> dict[str, Any]:
+    """Return the content of some keys of a version: those of buckets in random order, which hashes have filled."""
+    order = random.Random(version).sample(range(buckets), buckets)
+    items = itertools.chain.from_iterable(items_of(table, f"{version}/{bucket}") for bucket in order)
+    return {item["id"]["S"]: item["content"] for item in itertools.islice(items, SAMPLE)}
 
 
 def compared_values(content: Any, name: str) -> list[Any]:
@@ -178,30 +168,11 @@ def compared_values(content: Any, name: str) -> list[Any]:
     return [next(iter(row["M"][name].values())) for row in content.get("L", [content])]
 
 
-def publish(task: Task, items: Items, table: Table, version: Item, seen: Item | None) -> None:
-    """Write, check, switch."""
-    name, total = version["version"]["S"], len(items.keys)
-    announce(table, version)
-    try:
-        counts = write(table, items, name, lambda done: task.progress("items written", done, total))
-        task.log("written", **counts)
-        check(table, items, name, READ_BACK, lambda done: task.progress("items counted", done, total))
-        with task.effect(f"published version {name} of {table.name}"):
-            switch(table, version, seen)
-    except Exception:
-        abandon(table, version)
-        raise
-    task.metrics |= {"table": table.name, "version": name, **counts}
-
-
-def expire_replaced(task: Task, table: Table) -> None:
-    """Expire versions kept long enough; a failure is reported, and the next publication resumes."""
-    keep = datetime.timedelta(days=task.parameters["keep_days"])
-
+def expire(task: Task, table: Table, step: Callable[[Callable[[int, int], None]], int]) -> None:
+    """Let versions expire; a failure is reported, and the next publication resumes."""
     try:
         with explained(table.name):
-            progress = partial(task.progress, "items of old versions left to expire")
-            task.metrics["expired"] = retire(table, keep, progress)
+            task.metrics["expired"] = step(partial(task.progress, "items of old versions left to expire"))
     except Exception as error:
         task.metrics["expiry_error"] = f"{type(error).__name__}: {error}"[:300]
         task.log("expiry failed", error=repr(task.metrics["expiry_error"]))

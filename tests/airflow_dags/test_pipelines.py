@@ -157,7 +157,7 @@ def test_scheduled_runs_read_the_days_before_theirs_and_backfills_do_not_publish
             assert ("until" in task.parameters) == (
                 "until" in task.declarations and not dag.dag_id.startswith("ingest")
             )
-            assert task.publishes == ("tables" in task.declarations)
+            assert task.publishes == (task.job in ("write_product", "publish_product"))
             if run_type == "backfill" and task.publishes:
                 pushed = {}
                 with pytest.raises(AirflowSkipException, match="A backfill publishes nothing"):

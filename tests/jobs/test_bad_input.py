@@ -323,14 +323,15 @@ VERSIONS = [  # of a contract that a job reads from another task, or in a datase
     ("join_characteristics", "predictions", "churn_predictions@2"),
     ("build_similar_items", "interactions", "interactions@2"),
     ("build_trending_items", None, "events@3"),
-    ("publish_product", "product", "recommendations@2"),
+    ("write_product", "product", "recommendations@2"),
+    ("publish_product", "parts", "published_part@1"),
 ]
 
 
 @pytest.mark.parametrize("job, role, contract", VERSIONS, ids=[case[0] for case in VERSIONS])
 def test_table_of_another_contract_version_names_both(lake: Lake, capsys, job: str, role: str, contract: str) -> None:
     put_shop(lake, sold(USERS), ITEMS)
-    arguments = ["--set", "tables=t-"] if job == "publish_product" else []
+    arguments = ["--set", "tables=t-"] if job == "write_product" else []
     if role:
         lake.put("other", contract, table(contract, []))
         arguments += ["--from", f"{role}=other"]

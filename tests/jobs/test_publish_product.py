@@ -22,7 +22,9 @@ from recommending_lake import JOBS, Lake, table
 
 from common.delivery import reader, tables, throttling, versions, writer
 from common.delivery.tables import Table
-from jobs.publish_product import main as job
+from common.engines import arrow
+from jobs.publish_product import main as publishing
+from jobs.write_product import main as writing
 from tools.deploy import iam_policy
 
 CONTRACT = "recommendations@2"
@@ -30,14 +32,14 @@ Lists = dict[str | None, list[str]]
 
 
 class Shop:
-    """Runs of publish_product into one table, each from a lake with freshly written recommendations."""
+    """Runs of write_product and publish_product into one table, each from a lake with fresh recommendations."""
 
     def __init__(self, folder: Path, store: Table) -> None:
         self.folder = folder
         self.store = store
         self.numbers = itertools.count()
 
-    def lake(self, lists: Lists, **changes: Any) -> Lake:
+    def lake(self, lists: Lists, buckets: bool = False, **changes: Any) -> Lake:
         """Return a lake with lists of items by user; `changes` override columns in all rows."""
         rows = [
             {
@@ -53,16 +55,28 @@ class Shop:
             for rank, item in enumerate(items, 1)
         ]
         lake = Lake(self.folder / str(next(self.numbers)))
-        lake.put("select", CONTRACT, table(CONTRACT, rows))
+        if buckets:
+            content = table(CONTRACT, rows)
+            lake.write("select", CONTRACT, lambda task: arrow.write_buckets(task, "rows", content, "user_id"))
+        else:
+            lake.put("select", CONTRACT, table(CONTRACT, rows))
         time.sleep(0.002)  # the next one is computed later
         return lake
 
-    def run(self, lake: Lake, *arguments: str) -> int:
-        return lake.run("publish_product", *self.arguments(), *arguments)
+    def run(self, lake: Lake, *arguments: str, attempt: str = "1") -> int:
+        """Write the only shard and publish it, with these arguments of publish_product; return the exit code."""
+        return self.write(lake, attempt=attempt) or self.switch(lake, *arguments, "--attempt", attempt)
 
-    def arguments(self) -> list[str]:
+    def write(self, lake: Lake, shard: int = 0, shards: int = 1, attempt: str = "1") -> int:
+        return lake.run("write_product", *self.arguments(shards), "--attempt", attempt, map_index=shard)
+
+    def switch(self, lake: Lake, *arguments: str) -> int:
+        return lake.run("publish_product", "--from", "parts=write_product", *arguments)
+
+    def arguments(self, shards: int = 1) -> list[str]:
+        """Return the arguments of write_product."""
         prefix = self.store.name.removesuffix("recommendations")
-        return ["--from", "product=select", "--set", f"tables={prefix}"]
+        return ["--from", "product=select", "--set", f"tables={prefix}", "--set", f"shards={shards}"]
 
     def publish(self, lists: Lists, *arguments: str, **changes: Any) -> int:
         return self.run(self.lake(lists, **changes), *arguments)
@@ -75,6 +89,9 @@ class Shop:
         """Return all items of the table."""
         pages = self.store.client.get_paginator("scan").paginate(TableName=self.store.name)
         return [item for page in pages for item in page["Items"]]
+
+    def lasting(self) -> list[dict[str, Any]]:
+        return sorted((item for item in self.items() if "expires" not in item), key=str)
 
 
 @pytest.fixture
@@ -124,14 +141,14 @@ def test_next_version_replaces_the_previous_one_entirely(shop: Shop) -> None:
     ],
     ids=["users", "lists", "lists by parameter", "default rows", "nothing"],
 )
-def test_guard_refuses_before_anything_is_written(
+def test_guard_refuses_before_the_switch_and_the_refused_version_expires(
     shop: Shop, capsys: pytest.CaptureFixture[str], lists: Lists, arguments: list[str], complaint: str
 ) -> None:
     assert shop.publish(users(10)) == 0
-    before = shop.items()
+    before = shop.lasting()
     assert shop.publish(lists, *arguments) == 4
     assert re.search(complaint, last_line(capsys))
-    assert sorted(shop.items(), key=str) == sorted(before, key=str)
+    assert shop.lasting() == before
 
 
 def test_parameters_relax_the_guard(shop: Shop) -> None:
@@ -158,7 +175,7 @@ def test_users_without_rows_count_as_users_with_default_rows(shop: Shop, capsys)
 
     def select(task):
         task.metrics["users_with_default_rows_only"] = 2
-        job.arrow.write(task, "rows", table(CONTRACT, rows))
+        arrow.write(task, "rows", table(CONTRACT, rows))
 
     lake.write("select", CONTRACT, select)
     assert shop.run(lake) == 4
@@ -186,32 +203,32 @@ def test_version_computed_before_the_live_one_is_fenced(shop: Shop, capsys) -> N
 
 
 @pytest.mark.parametrize(("other", "exit_code", "shown"), [("newer", 5, "c"), ("older", 1, "a")])
-def test_pointer_that_moved_during_the_write_is_left_unchanged(
+def test_pointer_that_moved_after_the_guard_is_left_unchanged(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, other: str, exit_code: int, shown: str
 ) -> None:
     lakes = {"older": shop.lake(users(3, "a")), "own": shop.lake(users(3, "b")), "newer": shop.lake(users(3, "c"))}
     loose = ["--set", "min_overlap=0"]
     with monkeypatch.context() as patch:
 
-        def check_and_be_overtaken(*arguments: Any) -> None:
-            patch.setattr(job, "check", writer.check)
+        def guard_and_be_overtaken(*arguments: Any) -> None:
+            patch.setattr(publishing, "guard", guard)
             assert shop.run(lakes[other], *loose) == 0
-            writer.check(*arguments)
+            guard(*arguments)
 
-        patch.setattr(job, "check", check_and_be_overtaken)
+        guard = publishing.guard
+        patch.setattr(publishing, "guard", guard_and_be_overtaken)
         assert shop.run(lakes["own"], *loose) == exit_code
     assert shop.shown("user-0") == [shown]
-    if exit_code == 1:  # worth a retry, which finds all items written
-        assert shop.run(lakes["own"], *loose) == 0
-        assert lakes["own"].manifest("publish_product")["metrics"]["written"] == 0
+    if exit_code == 1:  # worth a retry
+        assert shop.switch(lakes["own"], *loose, "--attempt", "2") == 0
         assert shop.shown("user-0") == ["b"]
 
 
 def test_attempt_killed_after_the_switch_is_repeated_safely(shop: Shop) -> None:
     lake = shop.lake(users(3))
-    for _ in range(2):
-        assert shop.run(lake) == 0
-        (lake.folder / "lake/intermediate/dag/run/publish_product/manifest.json").unlink()
+    for attempt in "12":
+        assert shop.run(lake, attempt=attempt) == 0
+    assert lake.manifest("write_product/map-0")["metrics"]["written"] == 0
     with pytest.raises(versions.TaskError, match="has no earlier version"):  # it does not follow itself
         versions.roll_back(shop.store)
 
@@ -222,19 +239,18 @@ def test_killed_task_resumes(shop: Shop, dynamodb: str) -> None:
     command = [
         sys.executable,
         "-m",
-        "tests.programs.publish_until_killed",
-        *lake.identity("publish_product"),
+        "tests.programs.write_until_killed",
+        *lake.identity("write_product"),
         *shop.arguments(),
-        "--set",
-        "parallel=2",
+        *("--set", "parallel=2", "--map-index", "0"),
     ]
     killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(JOBS.parent)})
     assert killed.returncode == -signal.SIGKILL
     stored = len(shop.items()) - 100 - 3  # without the previous version, the entries and the pointer
     assert 0 < stored < 400
     assert shop.shown("user-0") == ["a", "b"]
-    assert shop.run(lake) == 0
-    metrics = lake.manifest("publish_product")["metrics"]
+    assert shop.run(lake, attempt="2") == 0
+    metrics = lake.manifest("write_product/map-0")["metrics"]
     assert stored <= metrics["found"] <= stored + 2 * writer.BATCH  # two batches may have been in flight
     assert metrics["written"] == 400 - metrics["found"]
     assert shop.shown("user-399") == list("abcde")
@@ -256,7 +272,8 @@ job.run(job.main)
 
 def test_sigterm_after_the_switch_names_the_published_version(shop: Shop) -> None:
     lake = shop.lake(users(3))
-    command = [sys.executable, "-c", SLOW_EXPIRY, *lake.identity("publish_product"), *shop.arguments()]
+    assert shop.write(lake) == 0
+    command = [sys.executable, "-c", SLOW_EXPIRY, *lake.identity("publish_product"), "--from", "parts=write_product"]
     environment = {**os.environ, "PYTHONPATH": str(JOBS.parent)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
@@ -266,7 +283,7 @@ def test_sigterm_after_the_switch_names_the_published_version(shop: Shop) -> Non
     assert process.returncode == 128 + signal.SIGTERM
     live = versions.pointer(shop.store) or {}
     assert f"published version {live['version']['S']} of {shop.store.name}" in last
-    assert shop.run(lake) == 0
+    assert shop.switch(lake) == 0
 
 
 def test_readers_see_whole_versions_and_never_an_older_one(shop: Shop) -> None:
@@ -299,6 +316,61 @@ def test_readers_see_whole_versions_and_never_an_older_one(shop: Shop) -> None:
             assert items == lists.get(user, lists[None])
 
 
+def write_shards(lake: Lake, shop: Shop, attempt: str = "1", only: str = "012") -> None:
+    for shard in map(int, only):
+        assert shop.write(lake, shard, 3, attempt) == 0
+
+
+def test_shards_write_one_version_that_one_switch_shows(shop: Shop) -> None:
+    lists = {**users(40), "same": ["default"]}
+    lake = shop.lake(lists, buckets=True)
+    write_shards(lake, shop)
+    assert shop.shown("user-0") is None
+    assert shop.switch(lake) == 0
+    assert [shop.shown(user) for user in ("user-0", "user-39", "nobody")] == [list("abcde"), list("abcde"), ["default"]]
+    parts = lake.rows("write_product").to_pylist()
+    assert len({part["version"] for part in parts}) == 1
+    assert all(0 < part["keys"] < 40 for part in parts)
+    metrics = lake.manifest("publish_product")["metrics"]
+    assert (metrics["items"], metrics["rows"]) == (41, 202)
+    assert metrics["default_share"] == round(1 / 41, 4)
+    following = shop.lake(users(41, "abcdx"), buckets=True)
+    write_shards(following, shop)
+    assert shop.switch(following) == 0
+    assert following.manifest("publish_product")["metrics"]["overlap"] == pytest.approx(0.8)
+    assert versions.roll_back(shop.store)[1]["items"] == {"N": "41"}
+    assert [shop.shown(user) for user in ("user-39", "nobody")] == [list("abcde"), ["default"]]
+
+
+def test_refused_shards_expire_in_all_buckets_and_are_not_published_later(shop: Shop, capsys) -> None:
+    assert shop.publish(users(9)) == 0
+    before = shop.lasting()
+    lake = shop.lake(users(6), buckets=True)
+    write_shards(lake, shop)
+    assert shop.switch(lake) == 4
+    assert shop.lasting() == before
+    assert shop.switch(lake, "--set", "max_key_drop=1", "--attempt", "2") == 5
+    assert shop.write(lake, 0, 3, "2") == 5
+    assert "was refused, or left to expire before it was complete" in last_line(capsys)
+    assert shop.lasting() == before
+
+
+def test_shards_of_another_product_or_missing_ones_are_not_published(shop: Shop, capsys) -> None:
+    lake = shop.lake(users(40), buckets=True)
+    write_shards(lake, shop, only="01")
+    assert shop.switch(lake) == 3
+    assert "Task 'write_product' (input 'parts') has published nothing at" in last_line(capsys)
+    write_shards(lake, shop, only="2")
+    manifest = lake.folder / "lake/intermediate/dag/run/select/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"seconds"', '"secs"'))  # made anew
+    write_shards(lake, shop, "2", only="1")
+    assert shop.switch(lake) == 3
+    assert "rerun task 'write_product' with map index 0, 2." in last_line(capsys)
+    write_shards(lake, shop, "2", only="02")
+    assert shop.switch(lake) == 0
+    assert shop.shown("user-7") == list("abcde")
+
+
 def throttled(client: Any, answers: list[str]) -> Callable[..., Any]:
     """Return a batch_write_item that processes all, half or nothing, by `answers` from the last on."""
     real = client.batch_write_item
@@ -323,11 +395,11 @@ def test_unprocessed_items_of_a_throttled_table_are_resent(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = tables.client(4)
-    monkeypatch.setattr(job, "client", lambda connections: client)
+    monkeypatch.setattr(writing, "client", lambda connections: client)
     monkeypatch.setattr(client, "batch_write_item", throttled(client, ["half", "nothing", "half"] * 5))
     lake = shop.lake(users(300))
     assert shop.run(lake) == 0
-    metrics = lake.manifest("publish_product")["metrics"]
+    metrics = lake.manifest("write_product/map-0")["metrics"]
     assert metrics["written"] == 300
     assert metrics["sent_again"] > 15
     monkeypatch.setattr(throttling, "PATIENCE", 0.0)
@@ -353,7 +425,7 @@ def test_version_stored_differently_is_not_switched_to(
             shop.store.client.put_item(TableName=shop.store.name, Item={**item, "content": {"L": []}})
         return written
 
-    monkeypatch.setattr(job, "write", write_and_spoil)
+    monkeypatch.setattr(writing, "write", write_and_spoil)
     assert shop.publish(users(5, "ab")) == 1
     expected = "contains 4 items .* expected 5" if spoilt == "lost" else "returns other content for 'user-"
     assert re.search(expected, last_line(capsys))
@@ -375,14 +447,15 @@ def test_replaced_versions_expire_after_their_days_the_live_one_never(
     called: set[str] = set()
     client = tables.client(4)
     client.meta.events.register("before-call.dynamodb", lambda model, **_: called.add(f"dynamodb:{model.name}"))
-    monkeypatch.setattr(job, "client", lambda connections: client)
+    for job in (writing, publishing):
+        monkeypatch.setattr(job, "client", lambda connections: client)
     assert shop.run(lake := shop.lake(users(10))) == 0
     called -= {
         "dynamodb:TransactWriteItems",
         "dynamodb:BatchExecuteStatement",
     }  # these need the rights of their actions
     called |= {"dynamodb:ConditionCheckItem", "dynamodb:PartiQLUpdate"}
-    assert called == set(iam_policy.TABLE), "the policy allows exactly the requests of the job"
+    assert called == set(iam_policy.TABLE), "the policy allows exactly the requests of the two jobs"
     assert lake.manifest("publish_product")["metrics"]["expired"] == 12
     oldest = replaced["version"]["S"]
     for item in shop.items():
@@ -408,7 +481,8 @@ def test_key_that_cannot_be_stored_is_left_out_and_reported(shop: Shop) -> None:
     lists |= {"u" * 1025: ["c"], "\x00\x1b[31m\u2028": ["d"], "ü" * 512: ["e"], "v\n" * 600: ["f"], **users(5)}
     lake = shop.lake(lists, item_name="n" * 1000)  # DynamoDB takes up to 409,600 bytes
     assert shop.run(lake) == 0
-    assert lake.manifest("publish_product")["metrics"]["unpublishable_keys"] == {
+    assert lake.manifest("publish_product")["metrics"]["items_left_out"] == 4
+    assert lake.manifest("write_product/map-0")["metrics"]["unpublishable_keys"] == {
         "empty_key": {"keys": 1, "examples": ["''"]},
         "long_key": {"keys": 2, "examples": [repr("u" * 40) + "…", repr("v\n" * 20) + "…"]},
         "large_item": {"keys": 1, "examples": ["'big'"]},
@@ -441,7 +515,7 @@ def test_share_of_keys_that_cannot_be_stored_is_limited(
         line = last_line(capsys)
         assert f"{long} of {long + fine} keys of {CONTRACT} cannot be stored (it has more than 1,024 bytes" in line
         assert "max_unpublishable_share allows 1%, so nothing is published" in line
-        assert shop.items() == []
+        assert shop.lasting() == []
 
 
 @pytest.mark.parametrize("changes", [{"score": 1e126}, {"rank": 1}, {"item_name": "n" * 205_000}])
@@ -463,9 +537,9 @@ def test_default_rows_that_cannot_be_stored_are_refused(shop: Shop, capsys, chan
             4,
             "1 of 1 keys of recommendations@2 cannot be stored (a number is not below",
         ),
-        ({"a": ["cup", "pot"]}, {"rank": 1}, 4, "(two rows have the same position: 1, such as 'a')"),
-        ({"": ["cup"]}, {}, 4, "(it is empty: 1, such as '')"),
-        ({"u" * 1025: ["cup"]}, {}, 4, "(it has more than 1,024 bytes: 1, such as 'uuu"),
+        ({"a": ["cup", "pot"]}, {"rank": 1}, 4, "(two rows have the same position: 1)"),
+        ({"": ["cup"]}, {}, 4, "(it is empty: 1)"),
+        ({"u" * 1025: ["cup"]}, {}, 4, "(it has more than 1,024 bytes: 1)"),
         ({}, {}, 4, "has no rows"),
         ({"a": ["cup"]}, {}, 0, ""),
         ({None: ["cup"]}, {}, 0, ""),
@@ -485,7 +559,7 @@ def test_bad_product_ends_in_a_sentence_and_its_exit_code(
     assert shop.publish(lists, **changes) == exit_code
     if complaint:
         assert complaint in last_line(capsys)
-        assert shop.items() == []
+        assert shop.lasting() == []
     else:
         assert {user: shop.shown(user or "nobody") for user in lists} == lists
 
@@ -514,8 +588,9 @@ def test_missing_table_and_credentials_end_in_exit_code_2(shop: Shop, capsys: py
     assert "make create-tables" in last_line(capsys)
     command = [
         sys.executable,
-        str(JOBS / "publish_product" / "main.py"),
-        *shop.lake(users(1)).identity("publish_product"),
+        str(JOBS / "write_product" / "main.py"),
+        *shop.lake(users(1)).identity("write_product"),
+        *("--map-index", "0"),
     ]
     nobody = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     nobody |= {"AWS_EC2_METADATA_DISABLED": "true", "HOME": str(shop.folder), "AWS_DEFAULT_REGION": "eu-central-1"}

@@ -47,9 +47,9 @@ class Shop(Lake):
         (output,) = (each for each in self.manifest(task)["outputs"].values())
         table = tables.table_name(self.prefix, output["contract"])
         tables.create(self.client, table, None)
-        self.succeed(
-            "publish_product", "--from", f"product={task}", "--set", f"tables={self.prefix}", task=f"publish_{task}"
-        )
+        arguments = ["--from", f"product={task}", "--set", f"tables={self.prefix}"]
+        self.succeed("write_product", *arguments, task=f"write_{task}", map_index=0)
+        self.succeed("publish_product", "--from", f"parts=write_{task}", task=f"publish_{task}")
         return table
 
     # -- curated datasets

@@ -114,7 +114,7 @@ def test_spark_jobs_ran_as_steps_of_clusters_closed_in_time(ran):
 
 def test_every_task_has_a_manifest_with_existing_parents(ran):
     _, found, _ = ran
-    assert len(found) == 2 + 2 + 4 + 4 + 1 + 2
+    assert len(found) == 2 + 2 + 4 + 4 + 4 + 1 + 1 + 2
     parents = {parent["uri"]: parent["digest"] for _, _, each in found for parent in each.document["parents"]}
     assert len(parents) > 4
     for uri, digest in list(parents.items())[:20] + list(parents.items())[-20:]:
@@ -139,7 +139,7 @@ def test_frontends_read_the_selected_rows(ran):
     expected = table.filter(pc.equal(table["user_id"], user)).sort_by("rank")["item_id"].to_pylist()
     metrics = by_task["publish_product"].document["metrics"]
     assert metrics["table"] == "tandem-laptop-recommendations"
-    assert metrics["written"] == len(table["user_id"].drop_null().unique())
+    assert metrics["items"] == len(table["user_id"].drop_null().unique())
     shown = reader.read(client(), metrics["table"], user)
     assert [row["item_id"] for row in shown] == expected
 

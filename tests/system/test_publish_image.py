@@ -1,4 +1,4 @@
-"""publish_product as deployed: its image publishes into DynamoDB from a local lake."""
+"""write_product and publish_product as deployed: their images publish into DynamoDB from a local lake."""
 
 from pathlib import Path
 
@@ -42,13 +42,16 @@ def put(folder: Path, lake: str, users: int) -> None:
 def test_image_publishes_with_only_its_lake_and_dynamodb(
     docker_engine: None, tmp_path: Path, product_table: Table
 ) -> None:
-    wanted = product("publish_product")
-    build_image(wanted)
     lake = f"file://{tmp_path}/lake"
     put(tmp_path / "writer", lake, 60)
-    identity = ["--lake", lake, "--dag-id", "dag", "--run-id", "run", "--task-id", "publish", "--attempt", "1"]
+    identity = ["--lake", lake, "--dag-id", "dag", "--run-id", "run", "--attempt", "1"]
     prefix = product_table.name.removesuffix("recommendations")
-    given = ["--from", "product=select", "--set", f"tables={prefix}"]
-    ran = docker("run", *options(wanted.job, lake), image("publish_product", wanted.fingerprint), *identity, *given)
-    assert ran.returncode == 0, ran.stderr
+    of_shard = ["--from", "product=select", "--set", f"tables={prefix}", "--map-index", "0"]
+    for job, given in (("write_product", of_shard), ("publish_product", ["--from", "parts=write_product"])):
+        wanted = product(job)
+        build_image(wanted)
+        ran = docker(
+            "run", *options(wanted.job, lake), image(job, wanted.fingerprint), *identity, "--task-id", job, *given
+        )
+        assert ran.returncode == 0, ran.stderr
     assert [row["item_id"] for row in reader.read(product_table.client, product_table.name, "user-59")] == ["cup"]

@@ -140,7 +140,7 @@ def job_of(task: TaskOfPipeline) -> Job:
 
 
 def products(task: TaskOfPipeline, known: list[TaskOfPipeline]) -> set[str]:
-    """Return the contracts of the products that a task is handed, if it uses DynamoDB."""
+    """Return the contracts of the products that a task, or the one before it, is handed, if it uses DynamoDB."""
     if "dynamodb" not in job_of(task).services:
         return set()
     predecessors = [
@@ -150,7 +150,8 @@ def products(task: TaskOfPipeline, known: list[TaskOfPipeline]) -> set[str]:
         contract for other in predecessors for table in job_of(other).outputs.values() for contract in table.fitting
     }
     taken = {contract for table in job_of(task).inputs.values() for contract in table.fitting}
-    return {contract for contract in written & taken if contracts.load(contract).product}
+    found = {contract for contract in written & taken if contracts.load(contract).product}
+    return found.union(*(products(other, known) for other in predecessors))
 
 
 def encryption(key: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from common.engines.arrow import arrow_schema
 from common.errors import ArgumentError, StaleAttempt, TaskError
 
 CONTRACT = contracts.load("recommendations@2")
+BUCKETS = 16
 AT_ONCE, LONG = datetime.timedelta(0), datetime.timedelta(days=14)
 
 
@@ -36,11 +37,11 @@ def items_that_show(name: str, users: int = 1) -> Items:
 def begin(table: Table, name: str, users: int = 1) -> Item:
     """Write a complete version and return its entry."""
     items = items_that_show(name, users)
-    version = {"version": {"S": name}, "computed": {"S": name}, "buckets": {"N": str(len(items.buckets) - 1)}}
+    version = {"version": {"S": name}, "computed": {"S": name}, "buckets": {"N": str(BUCKETS)}}
     version |= {"items": {"N": str(users)}, "content": items.default}
     versions.announce(table, version)
-    writer.write(table, items, name, lambda done: None)
-    writer.check(table, items, name, 10, lambda done: None)
+    writer.write(table, items, name, BUCKETS, True, lambda done: None)
+    writer.check(table, items, name, BUCKETS, 10, lambda done: None)
     return version
 
 
@@ -131,7 +132,7 @@ def test_expiring_items_are_written_again(product_table: Table) -> None:
     for _ in range(2):
         retire(product_table, AT_ONCE)
     assert lasting(product_table) == {"b": 1}
-    written = writer.write(product_table, items_that_show("a"), "a", lambda done: None)
+    written = writer.write(product_table, items_that_show("a"), "a", BUCKETS, True, lambda done: None)
     assert (written["written"], written["found"]) == (1, 0)
     assert lasting(product_table) == {"a": 1, "b": 1}
 
@@ -142,11 +143,11 @@ def test_switch_to_a_retired_version_is_fenced(product_table: Table) -> None:
     versions.abandon(product_table, version)  # changes nothing: it is listed
     seen = versions.pointer(product_table)
     assert seen
-    assert versions.mark(product_table, seen, version, "kept_until", datetime.datetime.now(datetime.UTC))
+    assert versions.mark(product_table, seen, version, datetime.datetime.now(datetime.UTC), "kept_until")
     entry = versions.listed(product_table, "b")
     assert entry
-    assert versions.mark(product_table, seen, entry, "retired", datetime.datetime.now(datetime.UTC))
-    with pytest.raises(StaleAttempt, match="was left to expire before it was complete"):
+    assert versions.mark(product_table, seen, entry, datetime.datetime.now(datetime.UTC), "retired")
+    with pytest.raises(StaleAttempt, match="or left to expire before it was complete"):
         versions.switch(product_table, version, seen)
     assert shown(product_table) == "a"
 
@@ -158,12 +159,12 @@ def test_mark_is_refused_once_the_pointer_or_the_version_changed(product_table: 
     seen, entry = versions.pointer(product_table), versions.listed(product_table, "a")
     assert seen
     assert entry
-    assert versions.mark(product_table, seen, entry, "kept_until", now)
-    assert not versions.mark(product_table, seen, entry, "kept_until", now)
+    assert versions.mark(product_table, seen, entry, now, "kept_until")
+    assert not versions.mark(product_table, seen, entry, now, "kept_until")
     publish(product_table, "c")
     entry = versions.listed(product_table, "a")
     assert entry
-    assert not versions.mark(product_table, seen, entry, "retired", now)
+    assert not versions.mark(product_table, seen, entry, now, "retired")
 
 
 @pytest.mark.parametrize("write", ["switch", "roll back"])
@@ -200,8 +201,8 @@ BUSY = [
 ]
 WAITS = {
     "pointer": lambda table: versions.pointer(table),
-    "contents": lambda table: writer.contents_of(table, "a", 16, ["user"]),
-    "keys": lambda table: writer.keys_of(table, "a/0"),
+    "contents": lambda table: writer.contents_of(table, "a", BUCKETS, ["user"]),
+    "keys": lambda table: list(writer.items_of(table, "a/0")),
     "write": lambda table: writer.put_batch(table, [{"PutRequest": {"Item": {**reader.POINTER}}}]),
     "expiry": lambda table: writer.expire_batch(table, "a/0", ["user"], 5),
     "announcement": lambda table: versions.announce(table, {"version": {"S": "a"}}),
@@ -246,8 +247,8 @@ def test_every_request_is_retried_until_patience_ends(
 
 def test_expiry_does_not_recreate_deleted_items(product_table: Table) -> None:
     publish(product_table, "a")
-    (part,) = {reader.primary_key("a", 16, "user")["part"]["S"]}
-    product_table.client.delete_item(TableName=product_table.name, Key=reader.primary_key("a", 16, "user"))
+    (part,) = {reader.primary_key("a", BUCKETS, "user")["part"]["S"]}
+    product_table.client.delete_item(TableName=product_table.name, Key=reader.primary_key("a", BUCKETS, "user"))
     writer.expire_batch(product_table, part, ["user"], 5)
     assert list(writer.items_of(product_table, part)) == []
     assert reader.read(product_table.client, product_table.name, "user")[0]["item_id"] == "A"

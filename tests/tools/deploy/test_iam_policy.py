@@ -106,11 +106,12 @@ def test_listing_is_limited_to_readable_folders(known, job):
     assert {f"arn:aws:s3:::bucket/{prefix}" for prefix in prefixes} <= resources(document, "s3:GetObject")
 
 
-def test_publishing_job_uses_tables_of_its_inputs(known):
+@pytest.mark.parametrize("job", ["write_product", "publish_product"])
+def test_publishing_jobs_use_tables_of_their_products(known, job):
     prefix = "arn:aws:dynamodb:*:*:table/tandem-test-"
-    one = policy(known, "publish_product", "trending_items")
+    one = policy(known, job, "trending_items")
     assert resources(one, "dynamodb:BatchWriteItem") == {f"{prefix}trending_items"}
-    every = resources(policy(known, "publish_product"), "dynamodb:BatchWriteItem")
+    every = resources(policy(known, job), "dynamodb:BatchWriteItem")
     assert every == {
         f"{prefix}{name}" for name in ("characteristics", "recommendations", "similar_items", "trending_items")
     }

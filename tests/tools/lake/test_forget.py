@@ -33,7 +33,7 @@ from common.errors import TaskError
 from common.handover import manifest, s3, storage
 from common.handover.job_toml import load
 from common.ingestion import ledger, suppression
-from jobs.publish_product.main import shortened
+from jobs.write_product.main import shortened
 from tools import environment
 from tools.lake import forget, forget_content, forget_lake
 from tools.packaging.fingerprint import ROOT

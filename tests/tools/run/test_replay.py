@@ -94,7 +94,7 @@ def test_changed_inputs_are_reported(lake, run):
 
 
 def test_job_that_writes_to_a_shared_service_is_refused(lake, run):
-    assert run_job(lake, "publish_product", run, "--from", "product=none", "--set", "tables=x-") == 3
+    assert run_job(lake, "publish_product", run, "--from", "parts=none") == 3
     result = run_replay(lake, run, "publish_product")
     assert "publish_product writes to dynamodb" in result.stderr
     assert "running" in run_replay(lake, run, "publish_product", DYNAMODB_ENDPOINT="http://127.0.0.1:1").stdout

@@ -97,7 +97,7 @@ def test_hybrid_pipeline_runs_and_leaves_no_pod(ran, cluster):
     assert state == "success"
     shards = [manifest(run, f"select_recommendations/map-{shard}") for shard in range(4)]
     assert sum(shard["outputs"]["recommendations"]["rows"] for shard in shards) > 10_000
-    assert manifest(run, "publish_product")["metrics"]["written"] > 1000
+    assert manifest(run, "publish_product")["metrics"]["items"] > 1000
     wait_for(lambda: not cluster.resources())
 
 

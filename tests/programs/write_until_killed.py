@@ -1,11 +1,11 @@
-"""Publishes a product, and is killed before its eleventh batch."""
+"""Writes a product, and is killed before its eleventh batch."""
 
 import itertools
 import os
 import signal
 
 from common.delivery import writer
-from jobs.publish_product import main as job
+from jobs.write_product import main as job
 
 batches, put_batch = itertools.count(), writer.put_batch
 
