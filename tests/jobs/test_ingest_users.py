@@ -252,6 +252,21 @@ def test_kill_between_the_two_publications_is_repaired(lake: Lake, monkeypatch: 
     assert history(lake) == [(1, 3, "basic", None, None), (3, None, "premium", None, None)]
 
 
+def test_ingestion_that_was_overtaken_changes_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver(lake, row(1, "subscribe"), arrival="2011-02-01")
+    write_rows = arrow.write_rows
+
+    def overtaken(task: Task, role: str, rows: Any) -> None:
+        monkeypatch.setattr(arrow, "write_rows", write_rows)
+        deliver(lake, row(3, "change", "premium"), arrival="2011-02-02")
+        assert lake.run("ingest_users", task="quick") == 0
+        write_rows(task, role, rows)
+
+    monkeypatch.setattr(arrow, "write_rows", overtaken)
+    assert lake.run("ingest_users", task="slow") in (1, 5)
+    assert history(lake) == [(1, 3, "basic", None, None), (3, None, "premium", None, None)]
+
+
 def test_bad_delivery_after_a_good_one_leaves_the_users(lake: Lake) -> None:
     deliver(lake, row(1, "subscribe"), arrival="2011-02-01")
     assert lake.run("ingest_users") == 0
