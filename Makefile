@@ -204,6 +204,10 @@ lifecycle-rules: setup ## print the S3 lifecycle rules of an environment's bucke
 	@$(JOBS_PYTHON) -m tools.lake.lifecycle_rules --environment $(ENV)
 
 ##@ Operate
+backfill: setup ## make a pipeline's results of past days, each as of its day (PIPELINE= FROM= TO= RUNS=1 ENV=laptop)
+	$(JOBS_PYTHON) -m tools.sandbox.backfill --environment $(or $(ENV),laptop) --pipeline "$(PIPELINE)" --first "$(FROM)" \
+	    --last "$(TO)" $(if $(RUNS),--runs $(RUNS))
+
 replay: setup ## rerun a task of a pipeline here, on its inputs (DAG=… RUN=… TASK=… MAP_INDEX=… LAKE=s3://…)
 	$(JOBS_PYTHON) -m tools.run.replay --dag-id "$(DAG)" --run-id "$(RUN)" --task-id "$(TASK)" \
 	    $(if $(MAP_INDEX),--map-index $(MAP_INDEX)) $(if $(LAKE),--lake $(LAKE))

@@ -85,9 +85,9 @@ class Airflow:
         ]
         return sorted(instances, key=lambda instance: (instance.started or "~", instance.task_id, instance.map_index))
 
-    def xcom(self, dag: str, run: str, instance: Instance) -> Any:
-        """Return the result of a task; None if it has none."""
-        path = f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}/taskInstances/{instance.task_id}/xcomEntries/return_value"
+    def xcom(self, dag: str, run: str, instance: Instance, key: str = "return_value") -> Any:
+        """Return the result of a task, or another XCom; None if it has none."""
+        path = f"/api/v2/dags/{dag}/dagRuns/{quote_id(run)}/taskInstances/{instance.task_id}/xcomEntries/{key}"
         try:
             return self.call(f"{path}?map_index={instance.map_index}&deserialize=true")["value"]
         except urllib.error.HTTPError as error:

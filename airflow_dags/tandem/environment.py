@@ -54,6 +54,11 @@ class Environment:
     container: Runtime
     spark: SparkRuntime
 
+    @property
+    def overdue_hours(self) -> dict[str, float]:
+        """The hours within which each pipeline must succeed, if any."""
+        return {name: table["overdue_hours"] for name, table in self.pipelines.items() if "overdue_hours" in table}
+
 
 def load(folder: Path) -> Environment:
     """The environment of this process, from the folder with one file per environment."""

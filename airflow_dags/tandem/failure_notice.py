@@ -1,4 +1,4 @@
-"""The notice of a failed run: one per run, to the environment's address or web hook."""
+"""The notice of a failed run, one per run, or of another event, to the environment's address or web hook."""
 
 import contextlib
 import logging
@@ -29,7 +29,11 @@ class FailureNotice:
 
     def __call__(self, context: Context) -> None:
         details = failure_details(context)
-        subject = f"{self.environment}: {details['dag']} failed"
+        self.send(f"{details['dag']} failed", details)
+
+    def send(self, event: str, details: Mapping[str, str]) -> None:
+        """Send a notice of an event to all recipients, and to the log."""
+        subject = f"{self.environment}: {event}"
         text = "\n".join([subject, *(f"{name}: {value}" for name, value in details.items())])
         log.error("%s", text)
         if self.email:

@@ -109,7 +109,8 @@ class Pipeline:
     ) -> None:
         if error is None:
             self.prepend_pin_release()
-            self.prepend_look_for_input()
+            if self.jobs:
+                self.prepend_look_for_input()
             self.wrap_spark_with_clusters()
         self.dag.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 

@@ -181,8 +181,10 @@ def test_environment_has_the_schedule_of_every_pipeline(jobs):
         AssertionError, match=r"by_hand has no table \[pipelines.by_hand\] in laptop.toml or shared.toml"
     ):
         jobs.load("by_hand")
-    shared.write_text(known.replace("schedule =", "shedule ="))
-    with pytest.raises(AssertionError, match=r"\[pipelines.daily\] of shared.toml names the key 'shedule'.*'schedule'"):
+    shared.write_text(known.replace("schedule =", "scheduler ="))
+    with pytest.raises(
+        AssertionError, match=r"\[pipelines.daily\] of shared.toml names the key 'scheduler'.*'schedule'"
+    ):
         jobs.load("daily")
 
 
