@@ -4,6 +4,7 @@ Values as of a cut come from the events before it only, so models can be evaluat
 """
 
 import datetime
+import math
 from collections import Counter
 
 from pyspark.sql import Column, DataFrame, Observation
@@ -47,7 +48,8 @@ def build_interactions(
     for name, moment in moments.items():
         before = F.col("time") < start_of(moment)
         age = (F.unix_micros(start_of(moment)) - F.unix_micros("time")) / MICROSECONDS_PER_DAY
-        strength = spark.rounded(F.col("weight") * F.pow(F.lit(2.0), -age / half_life_days), QUANTUM)
+        decay = F.exp(-age * (math.log(2) / half_life_days))  # pow would cost the job a tenth more
+        strength = spark.rounded(F.col("weight") * decay, QUANTUM)
         strength += F.signum("weight") * QUANTUM
         aggregates += [
             F.sum(F.when(before, strength).otherwise(0.0)).alias(f"strength{name}"),
