@@ -118,12 +118,14 @@ def round_of(seed: int, number: int) -> Round:
             if random.random() < 0.6:
                 runs.append(Run(f"{name}-{other}", dag, (f"{name}-1", dag)))
     cleared = ("select_recommendations", PUBLISH)
-    triggers = [("asset", task) for task, shard in TASKS[RECOMMEND] if not shard and (with_events or task in cleared)]
+    triggers = [
+        ("recommend", task) for task, shard in TASKS[RECOMMEND] if not shard and (with_events or task in cleared)
+    ]
     triggers.append(("events-1", "ingest_events") if with_events else ("users-1", "ingest_users"))
     operations = []
     for kind, share in OPERATIONS:
         if random.random() < share or (kind == "clear" and not with_events):
-            last = ("asset", PUBLISH)
+            last = ("recommend", PUBLISH)
             run, task = last if kind == "roll back" and random.random() < 0.6 else random.choice(triggers)
             if kind == "clear":
                 run, task = AT_REST if with_events else ("users-1", "ingest_users")
@@ -170,7 +172,7 @@ def digest(seed: int, rounds: int, requests: int = 2000) -> str:
     for number in range(rounds):
         planned = round_of(seed, number)
         result.update(json.dumps(asdict(planned)).encode())
-        dags = {run.name: run.dag for run in planned.runs} | {"asset": RECOMMEND}
+        dags = {run.name: run.dag for run in planned.runs} | {"recommend": RECOMMEND}
         for name, dag in dags.items():
             for task, shard in TASKS[dag]:
                 for attempt in range(1, 9):

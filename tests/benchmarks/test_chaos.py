@@ -443,7 +443,7 @@ def test_every_kind_of_fault_is_in_a_schedule():
     strikes = [
         chaos_plan.strike(1, number, run, task, shard, 1)
         for number in rounds
-        for run, dag in (("events-1", "ingest_events"), ("asset", "daily_recommendations"))
+        for run, dag in (("events-1", "ingest_events"), ("recommend", "daily_recommendations"))
         for task, shard in chaos_plan.TASKS[dag]
     ]
     assert {each.kind for each in strikes if each} == set(chaos_plan.STRIKES)

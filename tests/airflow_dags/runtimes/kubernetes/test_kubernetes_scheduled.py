@@ -69,6 +69,8 @@ def dags(cluster, tmp_path_factory):
     dags = checkout / "airflow_dags"
     others = [each.parent.name for each in ROOT.glob("airflow_dags/*/dag.py") if each.parent.name != DAG]
     shutil.copytree(ROOT / "airflow_dags", dags, ignore=shutil.ignore_patterns("__pycache__", *others))
+    shared = dags / "environments" / "shared.toml"
+    shared.write_text(f"{shared.read_text().partition('[pipelines.')[0]}[pipelines.{DAG}]\n")
     shutil.copy(cluster.template, dags / "environments" / "pod.json")
     return dags
 
