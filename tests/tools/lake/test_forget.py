@@ -85,6 +85,8 @@ class Shop:
             listed = [{"path": name, "bytes": len(content)} for name, content in files.items()]
             size = sum(file["bytes"] for file in listed)
             document["outputs"][role] = {"contract": contract, "rows": rows, "bytes": size, "files": listed}
+            if contract == "events@3":
+                document["outputs"][role]["arrivals"] = {str(MOMENT.date()): rows}
         storage.write(protocol.manifest_uri(f"{self.root}/{folder}"), manifest.to_json({**document, **more}))
 
     def fill(self, users: list[str]) -> None:
@@ -167,6 +169,7 @@ class Shop:
             assert output["bytes"] == sum(file["bytes"] for file in output["files"])
             if output["contract"] != "recommender_model@5":
                 assert output["rows"] == len(rows)
+            assert sum(output.get("arrivals", {}).values()) == (output["rows"] if "arrivals" in output else 0)
             found[role] = rows
         return found
 
@@ -677,6 +680,7 @@ def test_running_tasks_lose_no_rows_and_restore_nobody(shop_of_files: Shop, monk
             output = seen.document["outputs"]["events"]
             output["files"].append({"path": name, "bytes": len(content)})
             output |= {"rows": output["rows"] + 3, "bytes": output["bytes"] + len(content)}
+            output["arrivals"][str(MOMENT.date())] += 3
             time.sleep(0.01)
             with contextlib.suppress(TaskError):
                 return manifest.publish_partition(seen.uri, seen.document, seen)
