@@ -42,9 +42,9 @@ class Shop(Lake):
     def succeed(self, job: str, *arguments: str, **more: Any) -> None:
         assert self.run(job, *arguments, **more) == 0, f"{job} failed, see the last line on stderr"
 
-    def publish(self, task: str) -> str:
-        """Publish the product that a task made; return the name of its table."""
-        (output,) = (each for each in self.manifest(task)["outputs"].values())
+    def publish(self, task: str, folder: str = "") -> str:
+        """Publish the product that a task made, its manifest in a folder; return the name of its table."""
+        (output,) = (each for each in self.manifest(folder or task)["outputs"].values())
         table = tables.table_name(self.prefix, output["contract"])
         tables.create(self.client, table, None)
         arguments = ["--from", f"product={task}", "--set", f"tables={self.prefix}"]
@@ -99,7 +99,7 @@ class Shop(Lake):
         self.succeed("predict_recommendations", *sources, map_index=0)
         sources = ("--from", "predictions=predict_recommendations", "--from", "model=train_recommender")
         self.succeed("select_recommendations", *sources, map_index=0)
-        table = self.publish("select_recommendations")
+        table = self.publish("select_recommendations", "select_recommendations/map-0")
         assert reader.read(self.client, table, "a user whom nobody knows")
 
     def recommended(self, style: str) -> Rows:
