@@ -129,7 +129,8 @@ class Shop(Lake):
         return self.rows("build_similar_items").to_pylist()
 
     def trending_items(self) -> Rows:
-        self.succeed("build_trending_items", "--set", "recent_days=14", "--set", "min_people=2")
+        settings = {"recent_days": 14, "window_days": 70, "min_people": 2}
+        self.succeed("build_trending_items", *(f"--set={name}={value}" for name, value in settings.items()))
         self.publish("build_trending_items")
         return self.rows("build_trending_items").to_pylist()
 
