@@ -8,7 +8,7 @@ from typing import Any
 
 from common.errors import TaskError
 
-MIN_BUCKETS = 32
+MIN_BUCKETS = 8  # a file and a Spark task each, also for a few rows; more shards than that need more rows
 ROWS_PER_BUCKET = 500_000  # with more of them the hash aggregate of a 1 GiB heap sorts and spills
 FILE_NAME = re.compile(r"part-(\d+)\b.*\.parquet")  # Spark's too, where the number is that of the partition
 

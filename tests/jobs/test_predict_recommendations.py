@@ -105,7 +105,7 @@ def test_shards_contain_each_user_once_with_equal_rows(tmp_path: Path, monkeypat
     monkeypatch.setattr("jobs.predict_recommendations.main.USERS_PER_BLOCK", 7)
     bought = [(f"user {number}", ITEMS[number % 3], 1 + number % 4, number % 30) for number in range(200)]
     found = []
-    for shards in (1, 3, 32):
+    for shards in (1, 3, 8):
         lake = Lake(tmp_path / str(shards))
         model(lake)
         interactions(lake, sorted(bought))
@@ -119,7 +119,7 @@ def test_all_shards_together_read_the_hand_over_once(lake: Lake, monkeypatch: py
     monkeypatch.setattr(interactions_of_lake, "open_checked", recorded(opened, interactions_of_lake.open_checked))
     model(lake)
     interactions(lake, [(f"user {number}", ITEMS[number % 3], 1, 0) for number in range(200)])
-    predict(lake, 32)
+    predict(lake, 8)
     whole = lake.manifest("interactions")["outputs"]["rows"]
     assert len(set(opened)) == len(whole["files"])
     assert sum(file.bytes for file in set(opened)) == whole["bytes"]
