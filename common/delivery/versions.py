@@ -10,12 +10,13 @@ import datetime
 import email.utils
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from common.delivery.reader import POINTER, Item
 from common.delivery.tables import Table
 from common.delivery.throttling import request, transact
-from common.delivery.writer import expire, items_of
+from common.delivery.writer import delete, expire, items_of
 from common.errors import StaleAttempt, TaskError
 
 VERSIONS = "versions"  # name of the partition
@@ -225,22 +226,28 @@ def retire(table: Table, keep: datetime.timedelta, progress: Callable[[int, int]
             continue
         elif "retired" in version or mark(table, live, version, now, "retired"):
             due.append(version)
-    return expire_versions(table, due, now, progress)
+    return remove(table, due, now, progress, partial(expire, expires=int(now.timestamp())))
 
 
 def discard(table: Table, version: Item, progress: Callable[[int, int], None]) -> int:
-    """Expire a version that was refused at once, unless it is live; return the number of items."""
+    """Delete a version that was refused, unless it is live: no reader has seen it; return the number of items."""
     live, now = observe(table)
     entry = listed(table, version["version"]["S"])
     if entry is None or (live and live["version"] == version["version"]):
         return 0
     if "retired" not in entry and not mark(table, live, entry, now, "kept_until", "retired"):
         return 0
-    return expire_versions(table, [entry], now, progress)
+    return remove(table, [entry], now, progress, delete)
 
 
-def expire_versions(table: Table, due: list[Item], now: datetime.datetime, progress: Callable[[int, int], None]) -> int:
-    """Expire all items of retired versions, and their entries; return the number of items."""
+def remove(
+    table: Table,
+    due: list[Item],
+    now: datetime.datetime,
+    progress: Callable[[int, int], None],
+    remove_items: Callable[[Table, str, int, Callable[[int], None]], None],
+) -> int:
+    """Remove all items of retired versions, and let their entries expire; return the number of items."""
     total, done = sum(int(version.get("items", {"N": "0"})["N"]) for version in due), 0
 
     def count(more: int) -> None:
@@ -249,9 +256,8 @@ def expire_versions(table: Table, due: list[Item], now: datetime.datetime, progr
         progress(done, total)
 
     for version in due:
-        expires = int(now.timestamp())
-        expire(table, version["version"]["S"], int(version["buckets"]["N"]), expires, count)
-        expire_entry(table, version, expires)  # last: until then the next publication resumes
+        remove_items(table, version["version"]["S"], int(version["buckets"]["N"]), count)
+        expire_entry(table, version, int(now.timestamp()))  # last: until then the next publication resumes
     return done
 
 

@@ -55,21 +55,41 @@ def write(
     return counts
 
 
-def expire(table: Table, version: str, buckets: int, expires: int, progress: Callable[[int], None]) -> None:
+def expire(table: Table, version: str, buckets: int, progress: Callable[[int], None], *, expires: int) -> None:
     """Make DynamoDB delete the items of a version from `expires` on, in seconds since 1970.
 
     Items that expire already are left unchanged, so this resumes. `progress` gets the number of further items.
     """
+    for_each_batch(table, version, buckets, lambda part, keys: expire_batch(table, part, keys, expires), progress)
 
-    def expire_bucket(bucket: int) -> int:
+
+def delete(table: Table, version: str, buckets: int, progress: Callable[[int], None]) -> None:
+    """Delete the items of a version that no reader has seen; `progress` gets the number of further items."""
+
+    def delete_batch(part: str, keys: list[str]) -> None:
+        put_batch(table, [{"DeleteRequest": {"Key": {"part": {"S": part}, "id": {"S": key}}}} for key in keys])
+
+    for_each_batch(table, version, buckets, delete_batch, progress)
+
+
+def for_each_batch(
+    table: Table,
+    version: str,
+    buckets: int,
+    function: Callable[[str, list[str]], None],
+    progress: Callable[[int], None],
+) -> None:
+    """Call a function for the keys of a version that do not expire, 25 of a partition at a time."""
+
+    def whole_bucket(bucket: int) -> int:
         part, count = f"{version}/{bucket}", 0
         keys = (item["id"]["S"] for item in items_of(table, part, ProjectionExpression="id"))
         while batch := list(itertools.islice(keys, BATCH)):
-            expire_batch(table, part, batch, expires)
+            function(part, batch)
             count += len(batch)
         return count
 
-    for_each(table, expire_bucket, range(buckets), progress)
+    for_each(table, whole_bucket, range(buckets), progress)
 
 
 def expire_batch(table: Table, part: str, keys: list[str], expires: int) -> None:
@@ -94,7 +114,7 @@ def expire_batch(table: Table, part: str, keys: list[str], expires: int) -> None
 
 
 def put_batch(table: Table, requests: list[Any]) -> int:
-    """Write at most 25 items, and return the number re-sent because the table was throttled."""
+    """Write or delete at most 25 items, and return the number re-sent because the table was throttled."""
 
     def send(waiting: list[Any]) -> list[Any]:
         response = table.client.batch_write_item(RequestItems={table.name: waiting})

@@ -1,7 +1,7 @@
 """Publish a product that write_product has written in shards: guard, and one switch of all frontends.
 
-A product that the guard refuses is left to expire at once, versions that were replaced long ago as well; a failure of
-that step is only reported, and the next publication resumes it.
+The items of a product that the guard refuses are deleted, versions that were replaced long ago are left to expire; a
+failure of that step is only reported, and the next publication resumes it.
 """
 
 import datetime
@@ -169,7 +169,7 @@ def compared_values(content: Any, name: str) -> list[Any]:
 
 
 def expire(task: Task, table: Table, step: Callable[[Callable[[int, int], None]], int]) -> None:
-    """Let versions expire; a failure is reported, and the next publication resumes."""
+    """Remove versions; a failure is reported, and the next publication resumes."""
     try:
         with explained(table.name):
             task.metrics["expired"] = step(partial(task.progress, "items of old versions left to expire"))
