@@ -125,7 +125,6 @@ SHOPS = {  # events and items
     "nothing": ([], []),
     "one user": (sold([USERS[0], None]), ITEMS),
     "one item": (sold(USERS, ITEMS[:1]), ITEMS[:1]),
-    "nobody is known": (sold([None]), ITEMS),
     "NaN and infinite values": (
         sold(USERS[:10], unit_price=np.nan) + sold(USERS[10:], unit_price=np.inf) + sold([None]),
         ITEMS,
@@ -138,7 +137,6 @@ FROM_SHOPS = [  # the job, the shop, the exit code, its message or log
     ("build_trending_items", "one user", 4, "No item had 3 people in 7 days"),
     ("build_trending_items", "NaN and infinite values", 0, "output role=trending rows=3 "),
     ("build_user_features", "no events", 3, "No user is known before the end of the window"),
-    ("build_user_features", "nobody is known", 3, "No user is known before the end of the window"),
     ("build_user_features", "NaN and infinite values", 0, "output role=features rows=20 "),
     ("join_characteristics", "nothing", 0, "output role=characteristics rows=20 "),
     ("join_characteristics", "NaN and infinite values", 0, "output role=characteristics rows=20 "),

@@ -109,7 +109,7 @@ def test_day_is_the_same_after_later_events_and_compaction(
     session: SparkSession, lake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["common.engines.spark.append"], "MANY_FILES", 2)
-    monkeypatch.setattr(sys.modules["common.handover.buckets"], "ROWS_PER_BUCKET", 20)
+    monkeypatch.setattr(sys.modules["common.handover.buckets"], "ROWS_PER_BUCKET", 40)
     shop, day = Shop(session, lake, monkeypatch), datetime.timedelta(days=1)
     recent = [(*event[:6], MIDNIGHT - (MIDNIGHT - event[6]) / 20, event[7]) for event in plays(250)]  # of three days
     shop.arrive([event for event in recent[:800] if event[6] < MIDNIGHT - day])

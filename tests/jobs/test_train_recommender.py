@@ -12,6 +12,7 @@ from recommending_lake import Lake, table
 
 from common.engines.arrays import strings_of
 from common.engines.arrow import bucket_of
+from common.handover.buckets import MIN_BUCKETS
 from common.recommending.histories import History
 from common.recommending.models import MODELS, NEW, from_arrays, ranking_of
 
@@ -131,7 +132,7 @@ def test_small_budgets_sample_users_and_leave_out_models_and_log_them(lake: Lake
     metrics = lake.manifest("train_recommender")["metrics"]
     sample, found = metrics["sample"], metrics["models"]
     assert len(rows) / 2 < sample["rows"] <= len(rows) * 3 / 4 < sample["of_rows"] == len(rows)
-    buckets = bucket_of(rows["user_id"].combine_chunks(), 32)
+    buckets = bucket_of(rows["user_id"].combine_chunks(), MIN_BUCKETS)
     read = np.isin(buckets, np.unique(buckets)[: sample["files"]])
     assert sample["rows"] == read.sum()
     assert metrics["users"] == len(rows.filter(pa.array(read))["user_id"].unique())
