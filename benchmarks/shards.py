@@ -1,7 +1,9 @@
-"""One of 32 shards of 10 million users, 100,000 items and 200 million pairs: predicted and selected, as processes.
+"""One of 32 shards of 10 million users, 100,000 items and 200 million pairs: predicted, selected and written.
 
-Only the buckets of the first shard are generated; the manifest names all. The model is of neighbours, 100 per item. The
-figures are those of one shard: seconds, CPU, peak memory, bytes read. At last the bytes that all shards read together.
+Each job is a process. Only the buckets of the first shard are generated; the manifest names all. The model is of 100
+neighbours per item. The figures are those of one shard: seconds, CPU, peak memory, bytes read. First the bytes that all
+shards read together.
+Writing goes to moto's server, which takes some milliseconds per item: with 10 million users most of an hour.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from common.handover.buckets import buckets_for, shard_of_bucket
 from common.handover.inputs import resolve
 from common.handover.job_toml import Job, Table, load
 from common.handover.task import Task
+from tools.sandbox import local_dynamodb
 
 ROOT = Path(__file__).parents[1]
 SHARDS, PAIRS_PER_USER, NEIGHBOURS = 32, 20, 100
@@ -131,11 +134,10 @@ def generate_model(lake: Path, items: pa.Array) -> None:
     arrow.write(catalogue, "items", pa.table({**columns_of, "item_id": items, "name": names, "family": families}))
 
 
-def run(lake: Path, job: str, *predecessors: str) -> measure.Measurement:
+def run(lake: Path, job: str, *arguments: str) -> measure.Measurement:
     """Run the first shard of a job as a process."""
     identity = ["--lake", f"file://{lake}", "--dag-id", "d", "--run-id", "r", "--task-id", job, "--attempt", "1"]
-    roles = [word for each in predecessors for word in ("--from", each)]
-    command = [sys.executable, f"{ROOT}/jobs/{job}/main.py", *identity, *roles]
+    command = [sys.executable, f"{ROOT}/jobs/{job}/main.py", *identity, *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return measure.run([*command, "--map-index", "0", "--set", f"shards={SHARDS}"], environment)
 
@@ -155,7 +157,7 @@ def manifest_of(lake: Path, job: str, shard: int) -> str:
 
 def bytes_read_by_all(lake: Path, items: pa.Array) -> dict[str, Any]:
     """Return the bytes of the files that all shards of predictions read, and of the hand-over: of a smaller one."""
-    total = generate(lake, 20_000, items, 1)["bytes_of_all_shards"]
+    total = generate(lake, 800_000, items, 1)["bytes_of_all_shards"]
     job, read = load(ROOT / "jobs" / "predict_recommendations"), 0
     for shard in range(SHARDS):
         task = task_of(job, lake, "predict", shard, ("shards", str(SHARDS)))
@@ -177,11 +179,13 @@ def main() -> None:
         figures["first_shard"] = generate(lake, arguments.users, items, SHARDS)
         generate_model(lake, items)
         jobs = {
-            "predict_recommendations": ("interactions=interactions", "model=model"),
-            "select_recommendations": ("predictions=predict_recommendations", "model=model"),
+            "predict_recommendations": "--from interactions=interactions --from model=model",
+            "select_recommendations": "--from predictions=predict_recommendations --from model=model",
+            "write_product": "--from product=select_recommendations --set tables=tandem-laptop-",
         }
-        for job, predecessors in jobs.items():
-            measured = run(lake, job, *predecessors)
+        for job, options in jobs.items():
+            with local_dynamodb.running():
+                measured = run(lake, job, *options.split())
             add_other_shards(lake, job)
             (output,) = json.loads(storage.read(manifest_of(lake, job, 0))[0])["outputs"].values()
             figures[job] = {
