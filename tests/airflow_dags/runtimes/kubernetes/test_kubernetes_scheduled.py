@@ -21,7 +21,14 @@ ROOT = Path(__file__).parents[4]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 DAG = "daily_recommendations"
 KILLED = "train_recommender"
-JOBS = (KILLED, "predict_recommendations", "select_recommendations", "build_similar_items", "publish_product")
+JOBS = (
+    KILLED,
+    "predict_recommendations",
+    "select_recommendations",
+    "build_similar_items",
+    "write_product",
+    "publish_product",
+)
 LAKE = "s3://tandem-lake/scheduled"
 SHOP = ("--level", "curated", "--users", "3000", "--items", "2000", "--events", "90000", "--days", "90")
 
@@ -115,7 +122,7 @@ def test_retry_adopts_pod_of_killed_worker(ran, cluster):
     events = cluster.core.list_namespaced_event(cluster.namespace, field_selector="reason=Scheduled").items
     names = [each.involved_object.name for each in events]
     assert len([name for name in names if "train-recommender" in name]) == 1
-    assert len(names) == 1 + 4 + 1 + 1
+    assert len(names) == 1 + 3 * 4 + 1 + 3  # of the recommendations: training, three mapped tasks, publication
 
 
 def test_mapped_tasks_are_concurrent_pods(ran):
