@@ -13,7 +13,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from common import contracts
 from common.contracts import Product
 from common.delivery.items import EXPLAINED
 from common.delivery.reader import Item
@@ -31,8 +30,7 @@ Rows = list[dict[str, Any]]
 
 def main(task: Task) -> None:
     parts = read_parts(task)
-    product = contracts.load(parts[0]["product"]).product
-    assert product is not None
+    product = Product(parts[0]["key"], compared=parts[0]["compared"])
     table = Table(client(task.parameters["parallel"]), parts[0]["table"], task.parameters["parallel"])
     content = next((json.loads(part["content"]) for part in parts if part["content"]), None)
     keys = sum(part["keys"] for part in parts)

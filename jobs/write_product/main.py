@@ -100,6 +100,8 @@ def write_row(task: Task, items: Items, contract: Contract, table: Table) -> Non
     default_list, lists = common_lists(items)
     row: dict[str, Any] = {
         "product": contract.name,
+        "key": items.product.key,
+        "compared": items.product.compared,
         "table": table.name,
         "version": task.metrics["version"],
         "keys": len(items.keys),
