@@ -23,6 +23,7 @@ from tools.sandbox.demo import ROOT, Clock, console
 from tools.sandbox.local_airflow import start
 
 TABLES = tables.delivery("laptop")["tables"]
+EARLIER = "2011-08-18"  # trends before this day are published first, to roll back to them
 PRODUCTS = ("user_characteristics", "trending_items")  # pipelines in addition to the daily recommendations
 SHOWN = {  # of each product: keys, columns, rows per key
     "recommendations": (("12347", "nobody"), ("item_id", "item_name", "reason"), 3),
@@ -48,11 +49,12 @@ def main() -> None:
             clock.report(f"Airflow is at {airflow.url}, the lake is {root}")
             loading.result()
             demo.run_pipelines(airflow, clock)
+            run_pipeline(airflow, clock, "trending_items", until=EARLIER)
             for ended in [pool.submit(run_pipeline, airflow, clock, pipeline) for pipeline in PRODUCTS]:
                 ended.result()
             for product in SHOWN:
                 print_product(product)
-            roll_back(airflow, clock)
+            roll_back(clock)
             show_refusal(airflow, clock, root)
     console.print(f"Done in {clock.seconds:.0f} s; `make airflow` shows the runs.")
 
@@ -84,30 +86,28 @@ def format_value(value: Any) -> str:
     return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
 
 
-def roll_back(airflow: Airflow, clock: Clock) -> None:
-    """Publish the trends of two weeks before, then roll back."""
-    first = read("trending_items", "all others")[0]["item_name"]
-    run_pipeline(airflow, clock, "trending_items", until="2011-08-18")
-    second = read("trending_items", "all others")[0]["item_name"]
-    clock.report(f"the trends of 2011-08-17 are published: '{second}' leads, before it was '{first}'")
+def roll_back(clock: Clock) -> None:
+    """Roll the trends back to the version that was published before."""
+    newest = read("trending_items", "all others")[0]["item_name"]
+    clock.report(f"the newest trends are published: '{newest}' leads")
     command = ["-m", "tools.deploy.rollback", "--product", "trending_items", "--environment", "laptop"]
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, env={**os.environ})
     if done.returncode:
         raise AirflowError(f"The rollback failed: {done.stderr.strip()}")
     restored = read("trending_items", "all others")[0]["item_name"]
-    clock.report(f"make rollback PRODUCT=trending_items ENV=laptop: '{restored}' leads again")
+    clock.report(f"make rollback PRODUCT=trending_items ENV=laptop: '{restored}' leads, the trends before {EARLIER}")
 
 
 def show_refusal(airflow: Airflow, clock: Clock, root: str) -> None:
-    """Recommend by the first days' sales only; the guard refuses to publish, and the tables do not change."""
-    before = read("similar_items", "22423")
-    run = airflow.trigger(demo.RECOMMENDING, {"until": "2009-12-08"})
+    """Recommend by half a year's sales only, with a guard that allows no change; it refuses, the tables stay."""
+    before = read("recommendations", "12347")
+    run = airflow.trigger(demo.RECOMMENDING, {"since": "2011-06-01", "min_overlap": 1})
     if airflow.wait(demo.RECOMMENDING, run, show=clock.show(demo.RECOMMENDING)) == "success":
-        raise AirflowError("Similar items of one week's sales were published; the guard should have refused them.")
-    key = protocol.task_key(root, demo.RECOMMENDING, run, "publish_similar_items")
+        raise AirflowError("Changed recommendations were published; the guard should have refused them.")
+    key = protocol.task_key(root, demo.RECOMMENDING, run, "publish_product")
     failure = json.loads(storage.read(protocol.failure_uri(protocol.attempt_folder(key, 1)))[0])
     clock.report(f"[red]refused[/] with exit code {failure['exit_code']}: {failure['sentence']}")
-    same = "the same as" if read("similar_items", "22423") == before else "NOT the same as"
+    same = "the same as" if read("recommendations", "12347") == before else "NOT the same as"
     clock.report(f"frontends read {same} before")
 
 
