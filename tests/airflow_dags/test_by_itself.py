@@ -4,16 +4,14 @@ A simulated day takes seconds: pipelines have schedules of seconds, and each day
 one before.
 """
 
-import contextlib
 import gzip
-import http.server
 import json
-import threading
 import time
 from datetime import date
 from pathlib import Path
 
 import pytest
+from web_hook import web_hook
 
 from common.errors import ArgumentError
 from tools.airflow_api import AirflowError
@@ -31,26 +29,6 @@ FROM_JUNE = """
     task.metrics['until'] = until
     if until < '2011-06-02': raise errors.InputError(f'There is no data before {until}; select a later day.')
 """
-
-
-@contextlib.contextmanager
-def hook():
-    """A web hook: its address, and the list of documents posted to it."""
-    notices = []
-
-    class Hook(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            notices.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", notices
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +54,7 @@ def started(tmp_path_factory, make_workshop, home):
     file.write_text(
         file.read_text().replace("max_active_runs = 16", "max_active_runs = 1") + '[failures]\nwebhook = "hook"\n'
     )
-    with hook() as (url, notices), pytest.MonkeyPatch.context() as patch:
+    with web_hook() as (url, notices), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_HOOK", url)
         patch.setenv("AIRFLOW_VAR_RELEASE", "{}")
         options, dags, days = local_airflow.ON_SCHEDULE, workshop.dags, (date(2011, 6, 1), date(2011, 6, 4))

@@ -4,8 +4,6 @@ import contextlib
 import email
 import email.policy
 import html
-import http.server
-import json
 import os
 import socketserver
 import subprocess
@@ -15,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from web_hook import web_hook
 
 from tools.airflow_api import AirflowError, Instance, quote_id
 from tools.sandbox import local_airflow
@@ -46,7 +45,7 @@ def started(tmp_path_factory, make_workshop, home):
     workshop.pipeline("refuses", both, one={}, two={})
     file = workshop.dags / "environments" / "laptop.toml"
     file.write_text(file.read_text() + '[failures]\nwebhook = "failed_runs"\nemail = "on-call@example.com"\n')
-    with notified() as (url, notices), mailed() as (mail, mails), pytest.MonkeyPatch.context() as patch:
+    with web_hook() as (url, notices), mailed() as (mail, mails), pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_FAILED_RUNS", url)
         patch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mail)
         with local_airflow.start(home=home, dags=workshop.dags) as airflow:
@@ -55,26 +54,6 @@ def started(tmp_path_factory, make_workshop, home):
     assert not [line for line in processes() if str(folder) in line]
     with pytest.raises(OSError):
         urllib.request.urlopen(airflow.url, timeout=5)
-
-
-@contextlib.contextmanager
-def notified():
-    """A web hook: its address, and the list of documents posted to it."""
-    notices = []
-
-    class Hook(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            notices.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}", notices
-        server.shutdown()
 
 
 @contextlib.contextmanager
