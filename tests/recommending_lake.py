@@ -1,15 +1,17 @@
 """Lake for tests of the recommendation jobs: hand-overs from rows, jobs run in this process."""
 
+import contextlib
 import datetime
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from common.contracts import load
 from common.engines import arrow
@@ -18,6 +20,21 @@ from common.handover import Task, partitions, storage
 from common.handover.runner import exit_code
 
 JOBS = Path(__file__).parents[1] / "jobs"
+
+
+@contextlib.contextmanager
+def killed_before(role: str) -> Iterator[None]:
+    """Kill each task in this block when it is about to write an output of this role."""
+    write = arrow.write
+
+    def killed(task: Task, written: str, *content: Any) -> None:
+        if written == role:
+            raise KeyboardInterrupt
+        write(task, written, *content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arrow, "write", killed)
+        yield
 
 
 class Lake:

@@ -11,10 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from recommending_lake import Lake
+from recommending_lake import Lake, killed_before
 
-from common.engines import arrow
-from common.handover import Task
 from common.ingestion.arrow import catalogue
 from common.ingestion.arrow.mapping import Mapping
 from common.sources.source import load as load_sources
@@ -241,15 +239,7 @@ def test_new_increments_merge_into_the_known_items(lake: Lake, monkeypatch: pyte
     assert [*lake.manifest("nothing")["outputs"]] == ["quarantine"]
 
     lake.raw_items("2011-02-01", HEADER + "22720,KEPT ITEM,2011-01-01T00:00:00Z\n")  # the file that won is another
-    write = arrow.write
-
-    def killed(task: Task, role: str, content: Any) -> None:
-        if role == "items":
-            raise KeyboardInterrupt
-        write(task, role, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(arrow, "write", killed)
+    with killed_before("items"):
         assert lake.run("ingest_items", task="killed") == 1
     assert names(lake)["22719"] == "OLD NAME"
     assert lake.run("ingest_items", task="changed") == 0

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recommending_lake import Lake
+from recommending_lake import Lake, killed_before
 
 from common.engines import arrow
 from common.handover import Task
@@ -236,15 +236,7 @@ def test_kill_between_the_two_publications_is_repaired(lake: Lake, monkeypatch: 
     deliver(lake, row(1, "subscribe"), arrival="2011-02-01")
     assert lake.run("ingest_users") == 0
     file = deliver(lake, row(3, "change", "premium"), arrival="2011-02-02")
-    write = arrow.write
-
-    def killed(task: Task, role: str, content: Any) -> None:
-        if role == "users":
-            raise KeyboardInterrupt
-        write(task, role, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(arrow, "write", killed)
+    with killed_before("users"):
         assert lake.run("ingest_users", task="killed") == 1
     assert history(lake) == [(1, None, "basic", None, None)]
     file.unlink()  # so the next task reads nothing
