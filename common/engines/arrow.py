@@ -150,8 +150,8 @@ def contract_type(kind: pa.DataType) -> pa.DataType:
 
 def schema_of(contract: str) -> pa.Schema:
     """Return all columns of a contract, by its name and version."""
-    columns = contracts.load(contract).columns
-    return pa.schema([pa.field(name, TYPES[column.type]) for name, column in columns.items()])
+    loaded = contracts.load(contract)
+    return arrow_schema(loaded, list(loaded.columns))
 
 
 def arrow_schema(contract: Contract, names: list[str]) -> pa.Schema:
@@ -216,8 +216,7 @@ def write_file(
 
 def write_rows(task: Task, role: str, rows: Iterable[tuple[Any, ...]]) -> None:
     """Write rows, tuples in the order of the contract's columns, as an output, in batches."""
-    contract = contracts.load(task.job.outputs[role].contract or "")
-    write(task, role, batched(rows, arrow_schema(contract, list(contract.columns))))
+    write(task, role, batched(rows, schema_of(task.job.outputs[role].contract or "")))
 
 
 def batched(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -236,13 +235,13 @@ def former(task: Task, role: str) -> pa.Table | None:
     seen, contract = task.replaced[role], task.job.outputs[role].contract or ""
     if seen is None or any(output["contract"] != contract for output in seen.document["outputs"].values()):
         return None
-    names = schema_of(contract).names
-    texts = [each.name for each in schema_of(contract) if pa.types.is_string(each.type)]
+    schema = schema_of(contract)
+    texts = [each.name for each in schema if pa.types.is_string(each.type)]
     tables = []
     for file in manifest.partition_files(seen):
         source = filesystem(file.uri).open_input_file(path(file.uri))
         with pq.ParquetFile(source, read_dictionary=texts[1:], pre_buffer=False) as parquet:
-            tables.append(parquet.read(names, use_threads=False))
+            tables.append(parquet.read(schema.names, use_threads=False))
     return pa.concat_tables(tables)
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from typing import Any, NamedTuple
 
 from common.errors import InputError, StaleAttempt, TaskError
@@ -73,9 +74,15 @@ def partition_rows(partition: Manifest | None) -> int:
 
 def rows_arrived_since(partition: Manifest, day: datetime.date) -> int:
     """Return the number of a partition's rows that arrived on a day or later; rows of unknown arrival are older."""
-    outputs = partition.document["outputs"].values()
-    arrivals = [entry for output in outputs for entry in output.get("arrivals", {}).items()]
-    return sum(rows for arrival, rows in arrivals if arrival >= str(day))
+    return sum(rows for arrival, rows in rows_by_arrival(partition).items() if arrival >= str(day))
+
+
+def rows_by_arrival(partition: Manifest | None) -> Counter[str]:
+    """Return the number of a partition's rows by day of arrival, where it is known; none for no partition."""
+    arrivals = Counter[str]()
+    for output in partition.document["outputs"].values() if partition else ():
+        arrivals.update(output.get("arrivals", {}))
+    return arrivals
 
 
 def to_json(document: dict[str, Any]) -> bytes:

@@ -5,7 +5,7 @@ moment leads to files that are taken again, never to lost ones. A ledger that is
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -50,10 +50,6 @@ class Ledger:
         """Return True for a file that was not ingested yet, or has changed since."""
         return not protocol.is_ingested(self.entries.get(self.path(file)), file.bytes, file.tag)
 
-    def new(self, files: Iterable[File]) -> list[File]:
-        """Return the files that were not ingested yet, or have changed since."""
-        return [file for file in files if self.is_new(file)]
-
     def select(self, task: Task, role: str, found: list[Input]) -> list[Input]:
         """Return deliveries with only the files to ingest: the new ones; those of a window that a person set, all.
 
@@ -71,7 +67,8 @@ class Ledger:
         self.may_be_idle = self.exists and not windowed
         self.waiting = [left for each in found for left in each.left_out if left[1] == NOT_COME]
         found = [replace(each, left_out=[left for left in each.left_out if left[1] != NOT_COME]) for each in found]
-        new = self.new(file for each in found for file in [*each.files, *(file for file, _ in each.left_out)])
+        listed = [file for each in found for file in [*each.files, *(file for file, _ in each.left_out)]]
+        new = [file for file in listed if self.is_new(file)]
         changed = sorted(path for path in map(self.path, new) if path in self.entries)
         task.metrics |= {
             "files_new": len(new) - len(changed),

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from common import contracts, protocol
-from common.engines.arrow import arrow_schema
+from common import protocol
+from common.engines.arrow import schema_of
 from common.handover import manifest, partitions, storage
 from common.handover.storage import File, in_parallel
 from tools.data import shop_model
@@ -150,7 +150,7 @@ def write_curated_events(
         "country": coded(events["country"], shop_model.COUNTRIES),
         "arrival": pa.array(events["time"] // DAY, pa.int32()).cast(pa.date32()),
     }
-    schema = arrow_schema(contracts.load("events@3"), list(contracts.load("events@3").columns))
+    schema = schema_of("events@3")
     table = pa.table({field.name: columns.get(field.name, pa.nulls(count, field.type)) for field in schema})
     files = []
     for day, rows in by_day(events["time"]):

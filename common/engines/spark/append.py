@@ -17,7 +17,7 @@ from common.engines.spark.io import (
     schema,
 )
 from common.handover import storage
-from common.handover.manifest import Manifest, partition_files, partition_rows
+from common.handover.manifest import Manifest, partition_files, partition_rows, rows_by_arrival
 from common.handover.partitions import register
 from common.handover.storage import File
 from common.handover.task import Task
@@ -129,7 +129,5 @@ def total_of(rows: dict[str, Counter[str]]) -> int:
 
 def former_arrivals(partition: Manifest | None) -> Counter[str]:
     """Return the number of rows of a partition by day of arrival; '' where that is not known."""
-    arrivals = Counter[str]()
-    for output in partition.document["outputs"].values() if partition else ():
-        arrivals += Counter(output.get("arrivals", {}))
+    arrivals = rows_by_arrival(partition)
     return arrivals + Counter({"": partition_rows(partition) - arrivals.total()})
