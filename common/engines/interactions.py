@@ -104,9 +104,12 @@ def take_files(task: Task, role: str, max_rows: int) -> dict[str, int]:
     A file holds all rows of its users, in buckets of a hash of their IDs: the first ones are a sample of the users.
     """
     source = task.input(role)
-    totals = np.cumsum([0, *rows_of_files(source)])
-    taken = min(max(1, int(np.searchsorted(totals, max_rows, "right")) - 1), len(source.files))
-    sample = {"rows": int(totals[taken]), "of_rows": int(totals[-1]), "files": taken, "of_files": len(source.files)}
+    taken, rows = len(source.files), source.rows
+    if rows > max_rows:
+        totals = np.cumsum(rows_of_files(source))
+        taken = max(1, int(np.searchsorted(totals, max_rows, "right")))
+        rows = int(totals[taken - 1])
+    sample = {"rows": rows, "of_rows": source.rows, "files": taken, "of_files": len(source.files)}
     source.partial |= taken < len(source.files)
     source.files = source.files[:taken]
     task.log("sample", role=role, **sample)

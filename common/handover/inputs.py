@@ -1,6 +1,7 @@
 """Inputs of a task: the files that manifests name, checked by their sizes, and the deliveries of the raw level."""
 
 import datetime
+import functools
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -122,6 +123,7 @@ def days_in_window(reader: Reader, folder: str, table: Table) -> list[Manifest]:
     """
     until = end_of_window(reader, table)
 
+    @functools.cache
     def load(day: str) -> Manifest | None:
         found = manifest.load_or_none(protocol.manifest_uri(f"{folder}/date={day}"))
         late = manifest.rows_arrived_since(found, until) if found and until else 0
