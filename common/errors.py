@@ -8,10 +8,10 @@ MAX_SENTENCE = 4000  # characters: names in it may have any length
 CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # and halves of surrogate pairs
 
 
-def one_line(text: str) -> str:
+def one_line(text: str, limit: int = MAX_SENTENCE) -> str:
     """Return the text as one line of bounded length; control characters, which names may contain, are escaped."""
-    escaped = CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text[: MAX_SENTENCE + 1])
-    return escaped if len(escaped) <= MAX_SENTENCE else f"{escaped[:MAX_SENTENCE]}…"
+    escaped = CONTROL_CHARACTERS.sub(lambda match: match[0].encode("unicode_escape").decode(), text[: limit + 1])
+    return escaped if len(escaped) <= limit else f"{escaped[:limit]}…"
 
 
 class TaskError(Exception):

@@ -27,7 +27,7 @@ def parse(job: Job, arguments: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--lake", required=True, metavar="URI", type=lake_uri, help="root of the lake, file:///… or s3://…")
+    add("--lake", required=True, metavar="URI", type=lake_uri, help="root of the lake, file:///…, s3://… or gs://…")
     add("--dag-id", required=True, metavar="ID", type=identifier, help="the pipeline")
     add("--run-id", required=True, metavar="ID", type=identifier, help="the run of the pipeline")
     add("--task-id", required=True, metavar="ID", type=identifier, help="the task's own ID, under which it hands over")
@@ -64,7 +64,7 @@ def describe(job: Job) -> str:
 
 def lake_uri(text: str) -> str:
     try:
-        storage.is_s3(text)
+        storage.is_remote(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
     return text

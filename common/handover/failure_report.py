@@ -25,9 +25,8 @@ def report_failure(error: BaseException, task: Task | None) -> None:
         traceback.print_exception(error)
     sentence = one_line(str(error) if isinstance(error, TaskError) else describe_unexpected(error))
     if task and not isinstance(error, StaleAttempt):
-        code = error.exit_code if isinstance(error, TaskError) else 1
         with contextlib.suppress(Exception):  # a lake that cannot be written to must not hide the failure itself
-            write_failure_document(task, code, sentence, error)
+            write_failure_document(task, code_of(error), sentence, error)
     print_last_line(sentence)
 
 
@@ -52,13 +51,30 @@ def write_failure_document(task: Task, code: int, sentence: str, error: BaseExce
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     document = {"format": manifest.FORMAT, "task": task.identity, "job": task.job.name, "fingerprint": task.code}
     document |= {"exit_code": code, "sentence": sentence, "exceptions": chain, "effects": task.effects}
-    document |= {**task.provenance(), **task.deliveries_taken(), **task.timings()}
+    document |= {"metrics": task.metrics, **task.warned(), **task.provenance()}
+    document |= {**task.deliveries_taken(), **task.timings()}
     storage.write(protocol.failure_uri(task.attempt_folder), manifest.to_json(document))
+
+
+def code_of(error: BaseException) -> int:
+    """Return the exit code that an exception of a job stands for."""
+    if isinstance(error, TaskError):
+        return error.exit_code
+    return protocol.EXIT_MEMORY if is_out_of_memory(error) else 1
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return True for Python's and Arrow's MemoryError, for DuckDB's, and for an exception that one of them caused."""
+    while error:
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryException":
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
 
 
 def describe_unexpected(error: BaseException) -> str:
     """Describe an exception that the job did not expect in one sentence."""
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return "The job ran out of memory; raise its memory in [resources] of job.toml, or reduce its input."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         scratch = os.environ.get("TMPDIR", "/tmp")

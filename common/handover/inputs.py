@@ -59,6 +59,13 @@ class Input:
     left_out: list[tuple[File, str]] = field(default_factory=list)  # files that are not deliveries, with reasons
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """The contract and the size of this input, for manifests; of a part of a table the rows are unknown."""
+        rows = {} if self.partial else {"rows": self.rows}
+        size = {"bytes": sum(file.bytes for file in self.files), "files": len(self.files)}
+        return {"contract": self.contract and self.contract.name, **rows, **size}
+
+    @property
     def oldest(self) -> datetime.date:
         """The day of the oldest partition of a dataset by date."""
         return min(map(day_of, self.manifests))
@@ -270,7 +277,7 @@ def name_problem(file: File) -> str | None:
     """Return the reason why a file is not regular or its name is unusable; None if it can be read."""
     if not file.uri.isprintable() and any(unicodedata.category(letter) in ("Cc", "Cs") for letter in file.uri):
         return "its name has control characters or is not UTF-8"
-    if not storage.is_s3(file.uri) and not storage.local(file.uri).is_file():
+    if not storage.is_remote(file.uri) and not storage.local(file.uri).is_file():
         return "not a regular file"
     return None
 

@@ -69,7 +69,7 @@ class Job:
     engine: str
     requirements: str | None = None
     mapped_by: str | None = None
-    services: tuple[str, ...] = ()  # of Amazon, in addition to the lake, that the job calls
+    services: tuple[str, ...] = ()  # in addition to the lake, that the job calls: delivery
     inputs: dict[str, Table] = field(default_factory=dict)
     outputs: dict[str, Table] = field(default_factory=dict)
     parameters: dict[str, Parameter] = field(default_factory=dict)

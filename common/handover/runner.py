@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from common import protocol
 from common.errors import InputError, TaskError
-from common.handover import manifest, s3, storage
+from common.handover import manifest, storage
 from common.handover.command_line import parse
-from common.handover.failure_report import describe_unexpected, handle_sigterm, report_failure
+from common.handover.failure_report import code_of, describe_unexpected, handle_sigterm, report_failure
 from common.handover.inputs import resolve
 from common.handover.job_toml import code_folder, load
 from common.handover.task import Task
@@ -38,11 +38,11 @@ def exit_code(main: Callable[[Task], None], folder: Path | zipfile.Path, argumen
     except BaseException as error:
         if isinstance(error, SystemExit) and error.code == 0:  # --help
             return 0
-        if task and not isinstance(error, TaskError) and (explained := s3.explain(error, task.lake)):
+        if task and not isinstance(error, TaskError) and (explained := storage.explain(error, task.lake)):
             explained.__cause__ = error
             error = explained
         report_failure(error, task)
-        return error.exit_code if isinstance(error, TaskError) else 1
+        return code_of(error)
 
 
 def execute(main: Callable[[Task], None], task: Task) -> None:
@@ -54,7 +54,7 @@ def execute(main: Callable[[Task], None], task: Task) -> None:
         task.log(
             "started", job=task.job.name, attempt=task.attempt, parameters=json.dumps(task.parameters, default=str)
         )
-        if task.job.inputs and not storage.is_s3(task.lake) and not storage.local(task.lake).is_dir():
+        if task.job.inputs and not storage.is_remote(task.lake) and not storage.local(task.lake).is_dir():
             raise InputError(f"There is no lake at {task.lake}; mount it there, or correct --lake.")
         task.load_replaced()
         for role, table in task.job.inputs.items():

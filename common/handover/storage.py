@@ -1,23 +1,22 @@
-"""Bytes at a URI (`file:///…` or `s3://…`): read, list, write, and compare-and-swap.
-
-A `file://` URI is taken literally, without percent-decoding, as Hadoop takes it.
-"""
+"""Bytes at a URI (`file:///…`, `s3://…` or `gs://…`): read, list, write, and compare-and-swap."""
 
 import contextlib
-import fcntl
-import hashlib
 import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import IO, NamedTuple, TypeVar
 
-from common.handover import s3
+from common.errors import TaskError
+from common.handover.stores import Store, gs, s3
+from common.handover.stores import files as file_system
+from common.handover.stores.files import local as local
+from common.handover.stores.files import locked as locked
 
 Argument = TypeVar("Argument")
 Value = TypeVar("Value")
+
+STORES: dict[str, Store] = {"file:///": file_system, "s3://": s3, "gs://": gs}
 
 
 class Conflict(Exception):
@@ -27,7 +26,7 @@ class Conflict(Exception):
 class File(NamedTuple):
     """A file in the lake and its size in bytes; in a listing also a tag, which changes with the content.
 
-    It is the ETag on S3, the time of modification on a file system.
+    It is the ETag on S3, the generation on Google's storage, the time of modification on a file system.
     """
 
     uri: str
@@ -35,22 +34,32 @@ class File(NamedTuple):
     tag: str = ""
 
 
+def store(uri: str) -> Store:
+    """Return the store of a URI; ValueError for a scheme that is not supported."""
+    for start, found in STORES.items():
+        if uri.startswith(start):
+            return found
+    raise ValueError(f"Unsupported URI '{uri}': expected s3://BUCKET/…, gs://BUCKET/… or file:///….")
+
+
+def is_remote(uri: str) -> bool:
+    """Return True if a URI names an object store, False for a file system; ValueError for any other scheme."""
+    return store(uri) is not file_system
+
+
 def read(uri: str) -> tuple[bytes, str]:
     """Return the bytes at a URI and their tag for `replace`; FileNotFoundError if there are none."""
-    if is_s3(uri):
-        return s3.read(uri)
-    content = local(uri).read_bytes()
-    return content, hashlib.sha256(content).hexdigest()
+    return store(uri).read(uri)
 
 
 def blocks(file: File) -> Iterator[bytes]:
-    """Yield the bytes of a file, a few MiB at a time."""
-    if is_s3(file.uri):
-        yield from s3.blocks(file.uri, file.bytes)
-        return
-    with local(file.uri).open("rb") as stream:
-        while block := stream.read(s3.PART):
-            yield block
+    """Yield the bytes of a file, a few MiB at a time; TaskError if an object is replaced while it is read."""
+    return store(file.uri).blocks(file.uri, file.bytes)
+
+
+def download(uri: str, path: str) -> None:
+    """Copy a file of any size to a path of this machine."""
+    store(uri).download(uri, path)
 
 
 def replace(uri: str, content: bytes, expected: str | None) -> None:
@@ -58,92 +67,23 @@ def replace(uri: str, content: bytes, expected: str | None) -> None:
 
     Raises Conflict if it does not.
     """
-    if is_s3(uri):
-        if not s3.replace(uri, content, expected):
-            raise Conflict(uri)
-        return
-    path = local(uri)
-    with locked(path):
-        try:
-            tag = read(uri)[1]
-        except FileNotFoundError:
-            tag = None
-        if tag != expected:
-            raise Conflict(uri)
-        write(uri, content)
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Exclude other processes; the kernel releases the lock when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    if not store(uri).replace(uri, content, expected):
+        raise Conflict(uri)
 
 
 def write(uri: str, content: bytes) -> None:
     """Write bytes atomically, over any former content."""
-    if is_s3(uri):
-        s3.write(uri, content)
-        return
-    path = local(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{uuid.uuid4().hex}")
-    with hidden.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    hidden.rename(path)
+    store(uri).write(uri, content)
 
 
-@contextlib.contextmanager
-def stream(uri: str) -> Iterator[IO[bytes]]:
+def stream(uri: str) -> AbstractContextManager[IO[bytes]]:
     """Open a file to be written in order; it must not be used if the block raises."""
-    if is_s3(uri):
-        with s3.stream(uri) as file:
-            yield file
-        return
-    path = local(uri)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        yield file
+    return store(uri).stream(uri)
 
 
 def files(folder: str) -> list[File]:
     """Return all files below a folder, sorted by URI, without those that Hadoop hides (`_…`, `.…`)."""
-    if is_s3(folder):
-        return visible(folder, [File(f"{folder}/{name}", size, tag) for name, size, tag in s3.files(folder)])
-    return sorted(files_below(str(local(folder))))
-
-
-def files_below(folder: str) -> Iterator[File]:
-    """Yield the files below a folder of a file system, except hidden ones; an unlistable folder is an error.
-
-    Files that others delete concurrently are left out.
-    """
-    for entry in entries(folder):
-        if entry.name.startswith(("_", ".")):
-            continue
-        if entry.is_dir():
-            yield from files_below(entry.path)
-            continue
-        try:
-            status = entry.stat()
-        except FileNotFoundError:
-            if not entry.is_symlink():
-                continue
-            status = entry.stat(follow_symlinks=False)  # broken: reading it is an error
-        yield File(f"file://{entry.path}", status.st_size, str(status.st_mtime_ns))
-
-
-def entries(folder: str | Path) -> list["os.DirEntry[str]"]:
-    """Return the entries right below a folder of a file system; none if there is no such folder."""
-    try:
-        with os.scandir(folder) as iterator:
-            return list(iterator)
-    except FileNotFoundError:
-        return []
+    return visible(folder, [File(f"{folder}/{name}", size, tag) for name, size, tag in store(folder).files(folder)])
 
 
 def visible(folder: str, files: list[File]) -> list[File]:
@@ -155,14 +95,23 @@ def visible(folder: str, files: list[File]) -> list[File]:
     )
 
 
+def entries(folder: str) -> Iterator[tuple[str, int, float]]:
+    """Yield the names of all files below a folder, hidden ones too, with bytes and time of change since 1970.
+
+    Objects that stand for folders are among them; a folder that can't be listed is an error.
+    """
+    return store(folder).entries(folder)
+
+
 def files_of(folders: list[str]) -> dict[str, list[File]]:
-    """Return the files below each of some folders, like `files`; on S3 by one listing from the first to the last."""
-    if not (folders and is_s3(folders[0])):
+    """Return the files below each of some folders, like `files`; of objects by one listing from first to last."""
+    if not (folders and is_remote(folders[0])):
         return {folder: files(folder) for folder in folders}
-    above = "s3://" + os.path.commonpath([folder.removeprefix("s3://").rpartition("/")[0] for folder in folders])
+    above = common_folder(folders)
     first, last = (folder.removeprefix(f"{above}/") for folder in (min(folders), max(folders)))
     listed = [
-        File(f"{above}/{name}", size, tag) for name, size, tag in s3.files(above, f"{first}/", f"{last}/\U0010ffff")
+        File(f"{above}/{name}", size, tag)
+        for name, size, tag in store(above).files(above, f"{first}/", f"{last}/\U0010ffff")
     ]
     return {
         folder: visible(folder, [file for file in listed if file.uri.startswith(f"{folder}/")]) for folder in folders
@@ -170,11 +119,11 @@ def files_of(folders: list[str]) -> dict[str, list[File]]:
 
 
 def sizes(uris: list[str]) -> dict[str, int]:
-    """Return the bytes of the existing files; on S3 by one listing from the first to the last of them."""
-    if uris and is_s3(uris[0]):
-        folder = "s3://" + os.path.commonpath([uri.removeprefix("s3://").rpartition("/")[0] for uri in uris])
+    """Return the bytes of the existing files; of objects by one listing from first to last."""
+    if uris and is_remote(uris[0]):
+        folder = common_folder(uris)
         first, last = (uri.removeprefix(f"{folder}/") for uri in (min(uris), max(uris)))
-        return {f"{folder}/{name}": size for name, size, _ in s3.files(folder, first, last)}
+        return {f"{folder}/{name}": size for name, size, _ in store(folder).files(folder, first, last)}
     sizes = {}
     for uri in uris:
         with contextlib.suppress(FileNotFoundError):
@@ -182,44 +131,47 @@ def sizes(uris: list[str]) -> dict[str, int]:
     return sizes
 
 
+def common_folder(uris: list[str]) -> str:
+    """Return the lowest folder with all of some objects of one bucket."""
+    scheme = uris[0].partition("//")[0]
+    return f"{scheme}//" + os.path.commonpath([uri.partition("//")[2].rpartition("/")[0] for uri in uris])
+
+
 def folders(folder: str) -> list[str]:
     """Return the names of the folders right below a folder, sorted, without hidden ones."""
-    names = s3.folders(folder) if is_s3(folder) else [entry.name for entry in entries(local(folder)) if entry.is_dir()]
-    return sorted(name for name in names if not name.startswith(("_", ".")))
+    return sorted(name for name in store(folder).folders(folder) if not name.startswith(("_", ".")))
 
 
 def delete(folder: str) -> None:
     """Delete a folder and everything below it; a missing folder is fine, one that can't be deleted is an error."""
-    if is_s3(folder):
-        s3.delete(folder)
-        return
-    while local(folder).exists():
-        with contextlib.suppress(FileNotFoundError):  # others delete it, too
-            shutil.rmtree(local(folder))
+    store(folder).delete(folder)
 
 
 def delete_files(uris: list[str]) -> None:
-    """Delete some files; missing ones are fine."""
-    if uris and is_s3(uris[0]):
-        s3.delete_files(uris)
-        return
-    for uri in uris:
-        local(uri).unlink(missing_ok=True)
+    """Delete some files of one store; missing ones are fine."""
+    if uris:
+        store(uris[0]).delete_files(uris)
+
+
+def abort_uploads(folder: str, pattern: str, latest: int) -> int:
+    """Abort unfinished uploads below a folder, whose parts may be stored and hidden; return their number.
+
+    It selects names relative to the folder that begin with the pattern, a dash and a number up to `latest`.
+    """
+    return store(folder).abort_uploads(folder, pattern, latest)
+
+
+def explain(error: BaseException, lake: str) -> TaskError | None:
+    """Return an error with a remedy for one of the store's clients, if the store or the connection is the cause."""
+    return store(lake).explain(error, lake)
+
+
+def encryption_key(uri: str) -> str | None:
+    """Return the key that the environment names for encrypting writes; None leaves it to the bucket."""
+    return store(uri).encryption_key()
 
 
 def in_parallel(function: Callable[[Argument], Value], arguments: Iterable[Argument], threads: int = 16) -> list[Value]:
     """Call a function for all arguments in several threads; return the results in the order of the arguments."""
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(function, arguments))
-
-
-def is_s3(uri: str) -> bool:
-    """Return True if a URI names S3, False for a file system; ValueError for any other scheme."""
-    if not uri.startswith(("s3://", "file:///")):
-        raise ValueError(f"Unsupported URI '{uri}': expected s3://BUCKET/… or file:///….")
-    return uri.startswith("s3://")
-
-
-def local(uri: str) -> Path:
-    """Return the path of a `file://` URI."""
-    return Path(uri.removeprefix("file://"))

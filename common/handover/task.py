@@ -9,15 +9,15 @@ import secrets
 import socket
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common import protocol
 from common.contracts import evolution
-from common.errors import ArgumentError, InputError
-from common.handover import manifest, s3, storage
+from common.errors import ArgumentError, InputError, one_line
+from common.handover import manifest, storage
 from common.handover.buckets import bucket_entries
 from common.handover.command_line import checked_predecessors
 from common.handover.heartbeat import Progress, peak_memory
@@ -27,6 +27,7 @@ from common.handover.manifest import Manifest
 from common.handover.storage import File
 
 MAX_TAKEN = 10_000  # raw files that a manifest names, about a megabyte
+MAX_WARNINGS, MAX_WARNING = 50, 500  # sentences of a manifest, and characters of each
 
 
 class Task:
@@ -58,8 +59,11 @@ class Task:
         self.effects: list[str] = []
         self.effect_lock = threading.Lock()
         self.published = False
+        self.application: str | None = None  # the ID that Spark gave this attempt, by which its event log is named
         self.taken: list[str] = []  # raw files that it takes by a ledger, as paths in the lake
         self.steps_after: list[Callable[[], None]] = []
+        self.warnings: list[str] = []
+        self.further_warnings = 0
 
     def checked_map_count(self) -> int | None:
         """Return the number of map instances of this task, None if the job is not mapped."""
@@ -87,11 +91,9 @@ class Task:
         An earlier attempt that still runs fails by this; it could not publish anyway once this one does.
         Other processes of this attempt are spared: one of them may be the one that publishes.
         """
-        if not storage.is_s3(self.lake):
-            return
-        uploads = s3.abort_uploads(self.key, "attempt", self.attempt - 1)
+        uploads = storage.abort_uploads(self.key, "attempt", self.attempt - 1)
         for dataset in sorted({table.dataset for table in self.job.outputs.values() if table.dataset}):
-            uploads += s3.abort_uploads(f"{self.lake}/{dataset}", f"[^/]+/{self.version_prefix}", self.attempt - 1)
+            uploads += storage.abort_uploads(f"{self.lake}/{dataset}", f"[^/]+/{self.version_prefix}", self.attempt - 1)
         if uploads:
             self.log("aborted", uploads=uploads)
 
@@ -197,19 +199,19 @@ class Task:
         seen: Manifest | None,
         rows: int,
         files: list[File],
-        arrivals: dict[str, int] | None = None,
+        statistics: Mapping[str, Any] | None = None,
         publish: Callable[[str, dict[str, Any], Manifest | None], None] = manifest.publish_partition,
     ) -> None:
         """Publish the new content of a partition: files below its folder, in place of the state seen before.
 
-        `arrivals` has the rows by day of arrival, where it is known. Raises StaleAttempt or TaskError if the state has
-        changed since; then it is left unchanged.
+        `statistics` has the rows by day of arrival (`arrivals`) and by value of columns (`counts`), as far as known.
+        Raises StaleAttempt or TaskError if the state has changed since; then it is left unchanged.
         """
         table = self.job.outputs[role]
         size = sum(file.bytes for file in files)
         paths = self.listed(table.contract or "", folder, seen, files)
         entry = {"contract": table.contract, "rows": rows, "bytes": size, "files": paths}
-        document = self.document({role: entry | ({"arrivals": arrivals} if arrivals else {})})
+        document = self.document({role: {**entry, **(statistics or {})}})
         document["dropped"] = manifest.dropped_versions(seen, paths, datetime.datetime.now(datetime.UTC))
         with self.effect(f"published {folder.removeprefix(f'{self.lake}/')}"):
             publish(protocol.manifest_uri(folder), document, seen)
@@ -243,15 +245,17 @@ class Task:
             "basis": self.basis.isoformat(timespec="microseconds"),
             "outputs": outputs,
             "metrics": self.metrics,
+            **self.warned(),
             **self.provenance(),
             **self.timings(),
         }
 
     def provenance(self) -> dict[str, Any]:
-        """Return the parameters, predecessors and manifests that this task used, by which it can be replayed."""
+        """Return the parameters, predecessors, inputs and manifests that this task used, for its replay."""
         return {
             "parameters": self.parameters,
             "predecessors": self.predecessors,
+            "inputs": {role: table.summary for role, table in self.inputs.items() if table.contract},
             "parents": [
                 {"role": role, "uri": parent.uri, "digest": parent.digest}
                 for role, table in self.inputs.items()
@@ -263,8 +267,13 @@ class Task:
         """Return the raw files that this task takes by a ledger, for its replay; nothing for very many."""
         return {"deliveries": self.taken} if 0 < len(self.taken) <= MAX_TAKEN else {}
 
+    def warned(self) -> dict[str, list[str]]:
+        """Return the warnings of this task, for its documents; nothing if there are none."""
+        more = [f"{self.further_warnings:,} more warnings are in the task's log."] if self.further_warnings else []
+        return {"warnings": [*self.warnings, *more]} if self.warnings else {}
+
     def timings(self) -> dict[str, Any]:
-        """Return start, end, wall and processor seconds of this attempt, and its peak memory."""
+        """Return start, end, wall and processor seconds of this attempt, its peak memory, and its Spark application."""
         ended = datetime.datetime.now(datetime.UTC)
         usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         return {
@@ -273,11 +282,23 @@ class Task:
             "seconds": round((ended - self.started).total_seconds(), 3),
             "processor_seconds": round(sum(usage.ru_utime + usage.ru_stime for usage in usages), 3),
             "peak_memory_bytes": peak_memory(),
+            **({"application": self.application} if self.application else {}),
         }
 
     def after_publishing(self, step: Callable[[], None]) -> None:
         """Add a step that runs once the result is published; it may fail or never run, and the result still counts."""
         self.steps_after.append(step)
+
+    def warn(self, sentence: str) -> None:
+        """Report something doubtful that does not fail the task: in the log, and in its manifest or failure document.
+
+        The documents have the first MAX_WARNINGS sentences, and the number of the others.
+        """
+        self.log(f"warning: {sentence}")
+        if len(self.warnings) < MAX_WARNINGS:
+            self.warnings.append(one_line(sentence, MAX_WARNING))
+        else:
+            self.further_warnings += 1
 
     def log(self, event: str, **numbers: object) -> None:
         """Print one line on stdout with time, task, event and numbers."""

@@ -121,7 +121,7 @@ class Handler(BaseHTTPRequestHandler):
         query = parse_qs(target.query, keep_blank_values=True)
         headers = {name.lower(): value for name, value in self.headers.items()}
         length = int(self.headers.get("Content-Length") or 0)
-        body = self.rfile.read(length)
+        body = b"".join(self.chunks()) if "transfer-encoding" in headers else self.rfile.read(length)
         if len(body) < length:  # the client disconnected
             self.close_connection = True
             return
@@ -142,21 +142,33 @@ class Handler(BaseHTTPRequestHandler):
         request.status = response.status
         self.answer(response.status, response.headers, response.body, half=kind == "cut")
 
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the parts of a body of unknown length, each of which its size precedes."""
+        while size := int(self.rfile.readline().partition(b";")[0] or b"0", 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
     def send(self, request: Request) -> Response:
         """Forward a request with unchanged headers; return the server's response."""
         upstream = http.client.HTTPConnection(self.server.server_host, timeout=60)
         try:
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():
-                if name.lower() not in ("connection", "expect", "content-length"):
+                if name.lower() not in ("connection", "expect", "content-length", "transfer-encoding"):
                     upstream.putheader(name, value)
-            if "content-length" in request.headers:
+            if request.headers.keys() & {"content-length", "transfer-encoding"}:
                 upstream.putheader("Content-Length", str(len(request.body)))
             upstream.endheaders(request.body)
             response = upstream.getresponse()
-            return Response(response.status, response.getheaders(), response.read())
+            return Response(response.status, self.headers_through_here(response), response.read())
         finally:
             upstream.close()
+
+    def headers_through_here(self, response: http.client.HTTPResponse) -> list[tuple[str, str]]:
+        """Return the server's headers; an address where the client shall go on is this proxy's."""
+        server, here = f"http://{self.server.server_host}/", f"{self.server.proxy.url}/"
+        return [(name, value.replace(server, here)) for name, value in response.getheaders()]
 
     def answer(self, status: int, headers: list[tuple[str, str]], body: bytes, half: bool = False) -> None:
         self.send_response_only(status)

@@ -2,15 +2,12 @@
 
 import contextlib
 import os
-import socket
-import subprocess
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import TaskError
-from tools.sandbox import parts
+from tools.sandbox import parts, servers
 from tools.sandbox.local_airflow import free_port
 
 BUCKET = "tandem-lake"
@@ -30,9 +27,7 @@ def running(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     keys = {"ROOT_ACCESS_KEY": user, "ROOT_SECRET_KEY": secret}
     command = [str(parts.program("versitygw")), "--port", f"{address}:{port}", "--quiet", "posix", str(folder)]
-    server = subprocess.Popen(command, env={**os.environ, **keys}, start_new_session=True)  # Ctrl-C must not reach it
-    try:
-        wait_for(port, address)
+    with servers.listening(command, port, address, env={**os.environ, **keys}):
         yield {
             "AWS_ACCESS_KEY_ID": user,
             "AWS_SECRET_ACCESS_KEY": secret,
@@ -40,16 +35,3 @@ def running(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_ENDPOINT_URL": url,
         }
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def wait_for(port: int, address: str = "127.0.0.1", seconds: float = 60) -> None:
-    """Wait until a server listens on a port of this machine; TaskError if none does in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
-            return
-        time.sleep(0.05)
-    raise TaskError(f"Nothing listens on {address}:{port} after {seconds:.0f} s.")

@@ -15,10 +15,11 @@ import pytest
 
 from common import protocol
 from common.errors import InputError, StaleAttempt, TaskError
-from common.handover import manifest, s3, storage
+from common.handover import manifest, storage
 from common.handover.inputs import check_files
 from common.handover.runner import exit_code
 from common.handover.storage import File
+from tests.lakes import forget_clients
 
 ROUNDS = 500
 KILLS = 200
@@ -32,7 +33,7 @@ def document(attempt, task_id="task", **more):
 
 
 def race(lake, attempt, barrier, results):
-    s3.client.cache_clear()  # a client does not survive a fork
+    forget_clients()  # they do not survive a fork
     for number in range(ROUNDS):
         uri = f"{lake}/key-{number}/manifest.json"
         barrier.wait()

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from common.handover import partitions, s3, storage
+from common.handover import partitions, storage
 
 
 def test_concurrently_registered_days_are_all_kept(any_lake):
@@ -17,14 +17,6 @@ def test_concurrently_registered_days_are_all_kept(any_lake):
     assert partitions.registered(dataset) == sorted(set.union(*wanted))
     partitions.register(dataset, {"2010-12-31", "2011-01-01"})
     assert partitions.registered(dataset) == ["2010-12-31", *sorted(set.union(*wanted))]
-
-
-def delete(uri):
-    if storage.is_s3(uri):
-        bucket, key = s3.bucket_and_key(uri)
-        s3.client().delete_object(Bucket=bucket, Key=key)
-    else:
-        storage.local(uri).unlink()
 
 
 LOST = {
@@ -47,7 +39,7 @@ def test_lost_index_is_rebuilt_from_folders(any_lake, content):
     for folder in ("date=2011-01-01", "date=2011-01-02", "date=not-a-day", "_temporary"):
         storage.write(f"{dataset}/{folder}/version=a-1-b/part-0", b"x")
     if content is None:
-        delete(partitions.index_uri(dataset))
+        storage.delete_files([partitions.index_uri(dataset)])
     else:
         storage.write(partitions.index_uri(dataset), content)
     assert partitions.registered(dataset) == ["2011-01-01", "2011-01-02"]

@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import botocore.httpsession
 import pytest
+import requests.adapters
 
 from common import protocol
 from common.engines import arrow
-from common.handover import Task, manifest, partitions, s3, storage
+from common.handover import Task, manifest, partitions, storage
 from common.handover.inputs import check_files
 from common.handover.runner import exit_code
 from common.handover.storage import File
+from tests.lakes import forget_clients
 
 REPLACES = """
 [job]
@@ -83,7 +86,7 @@ class Job:
         child = os.fork()
         if child:
             return child
-        s3.client.cache_clear()  # a client does not survive a fork
+        forget_clients()  # they do not survive a fork
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.stderr = (self.folder / "stderr").open("w")
         names = f"--lake={self.lake} --dag-id=dag --run-id={run} --task-id={task} --attempt={attempt}"
@@ -242,7 +245,7 @@ def test_older_run_never_removes_a_newer_delivery(replacing):
 
 @dataclass
 class Cut:
-    """Kill a process before its n-th step on the lake: a system call on a file system, a request on S3."""
+    """Kill a process before its n-th step on the lake: a system call on a file system, a request on a store."""
 
     number: int
 
@@ -253,8 +256,9 @@ class Cut:
             if next(counter) == self.number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        if storage.is_s3(lake):
-            s3.client().meta.events.register("before-send.s3", count)
+        if storage.is_remote(lake):
+            for session in (botocore.httpsession.URLLib3Session, requests.adapters.HTTPAdapter):
+                send_after(count, session)
             return
         root = lake.removeprefix("file://")
 
@@ -265,6 +269,17 @@ class Cut:
                 count()
 
         sys.addaudithook(audit)
+
+
+def send_after(count: Callable[[], None], session: type) -> None:
+    """Count the requests of a kind of clients before they are sent."""
+    send = session.send
+
+    def counted(*arguments, **options):
+        count()
+        return send(*arguments, **options)
+
+    session.send = counted
 
 
 def killed_everywhere(job: Job) -> Iterator[int]:

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 
+import google.api_core.exceptions
+import google.auth.exceptions
 import pytest
 
 from common.handover import storage
@@ -34,7 +36,7 @@ def test_reader_sees_only_complete_content(lake):
 def test_listings_leave_out_hidden_files_and_folders(any_lake):
     for name in ("b/1", "a/x/2", "a/_temporary/3", "a/.part.crc", "_SUCCESS", "a-longer/4"):
         storage.write(f"{any_lake}/data/{name}", b"x" * int(name[-1]) if name[-1].isdigit() else b"")
-    if storage.is_s3(any_lake):
+    if storage.is_remote(any_lake):
         storage.write(f"{any_lake}/data/a/", b"")  # a folder's marker, as Hadoop leaves them
     assert [file[:2] for file in storage.files(f"{any_lake}/data/a")] == [(f"{any_lake}/data/a/x/2", 2)]
     assert [file.bytes for file in storage.files(f"{any_lake}/data")] == [4, 2, 1]
@@ -62,16 +64,49 @@ def test_files_of_several_folders_match_single_listings(any_lake):
 
 
 def test_delete_spares_folder_with_same_prefix(any_lake):
-    for name in ("attempt-1/file", "attempt-10/file"):
+    for name in ("attempt-1/file", "attempt-1/other", "attempt-10/file"):
         storage.write(f"{any_lake}/{name}", b"x")
-    storage.delete(f"{any_lake}/attempt-1")
-    storage.delete(f"{any_lake}/attempt-1")
+    for _ in range(2):  # the second time nothing is there
+        storage.delete_files([f"{any_lake}/attempt-1/file"])
+        storage.delete(f"{any_lake}/attempt-1")
     assert [file.uri for file in storage.files(any_lake)] == [f"{any_lake}/attempt-10/file"]
 
 
 def test_uri_of_unknown_scheme_is_refused():
     with pytest.raises(ValueError, match="Unsupported URI '/lake': expected s3://"):
-        storage.is_s3("/lake")
+        storage.is_remote("/lake")
+
+
+DENIED = "403 POST https://storage.googleapis.com/upload/storage/v1/b/lake/o: "
+ERRORS = {  # as Google's clients give them in Python, C++ (Arrow) and Java (Spark)
+    "There are no credentials": google.auth.exceptions.DefaultCredentialsError(
+        "Your default credentials were not found."
+    ),
+    "The clock of this machine is wrong": google.auth.exceptions.RefreshError(
+        "invalid_grant: Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe."
+    ),
+    "Google rejects these credentials": google.auth.exceptions.RefreshError(
+        "invalid_grant: Token has been expired or revoked."
+    ),
+    "Google Cloud Storage can't use the KMS key": google.api_core.exceptions.Forbidden(
+        f"{DENIED}Permission denied on Cloud KMS key. Please ensure that your Cloud Storage service account may use it."
+    ),
+    "Google Cloud Storage denies access": RuntimeError(
+        'GoogleJsonResponseException: 403 Forbidden\n{\n  "code" : 403,\n  "message" : "a@b.c does not have access"\n}'
+    ),
+    "Google Cloud Storage (Google) kept throttling": google.api_core.exceptions.RetryError(
+        "Timeout of 40.0s exceeded", google.api_core.exceptions.TooManyRequests("GET https://storage.googleapis.com/")
+    ),
+    "Google Cloud Storage (Google) can't be reached": OSError("google::cloud::Status(UNAVAILABLE: Retry policy"),
+    "The bucket of gs://lake/root does not exist": OSError("Status(NOT_FOUND: The specified bucket does not exist."),
+    "None": ValueError("403 rows, expected 503 of 429"),
+}
+
+
+@pytest.mark.parametrize("sentence", ERRORS)
+def test_error_of_googles_clients_has_a_remedy(monkeypatch, sentence):
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    assert str(storage.explain(ERRORS[sentence], "gs://lake/root")).startswith(sentence)
 
 
 def forbid_call(monkeypatch, module, name, path):

@@ -79,6 +79,7 @@ def test_manifest_records_output_task_and_parents(writer, reader):
     assert re.fullmatch(r"checkout-[0-9a-f]{16}", written["fingerprint"])
     assert read["metrics"] == {"files": ["part-0"], "rows": 1}
     assert [parent["uri"] for parent in read["parents"]] == [f"{writer.key('one')}/manifest.json"]
+    assert read["inputs"] == {"table": {"contract": "interactions@2", "rows": 1, "bytes": 5, "files": 1}}
 
 
 def test_build_records_its_name_and_fingerprint(writer):
@@ -88,11 +89,11 @@ def test_build_records_its_name_and_fingerprint(writer):
     assert (document["job"], document["fingerprint"]) == ("real_name", "0123456789abcdef")
 
 
-def test_hand_over_works_on_s3(writer, reader, s3_server):
-    writer.lake = reader.lake = "s3://tandem-lake/hand-over"
-    assert writer.run(task="one", environment=s3_server).returncode == 0
-    assert writer.run(task="one", environment=s3_server).returncode == 5
-    second = reader.run("--from", "table=one", task="two", environment=s3_server)
+def test_hand_over_works_on_object_stores(writer, reader, remote):
+    writer.lake = reader.lake = remote.root
+    assert writer.run(task="one", environment=remote.environment).returncode == 0
+    assert writer.run(task="one", environment=remote.environment).returncode == 5
+    second = reader.run("--from", "table=one", task="two", environment=remote.environment)
     assert second.returncode == 0, second.stderr
 
 
@@ -159,8 +160,8 @@ def test_unknown_key_in_job_toml_is_named_with_the_nearest(make_job):
         ("raise GateRefused('Too bad.')", 4, "Too bad."),
         ("1 / 0", 1, "ZeroDivisionError at main.py:7: division by zero; the stack is above, a retry may help."),
         (
-            "raise MemoryError",
-            1,
+            "class OutOfMemoryException(Exception): pass\n    raise ValueError('x') from OutOfMemoryException()",
+            6,
             "The job ran out of memory; raise its memory in [resources] of job.toml, or reduce its input.",
         ),
         ("sys.exit(3)", 1, "SystemExit at main.py:7: 3; the stack is above, a retry may help."),
@@ -195,34 +196,51 @@ def test_failure_document_has_the_chain_of_exceptions(make_job):
     assert chain[1] == {"type": "KeyError", "message": "'user'", "where": "main.py:7 main"}
 
 
+def test_warnings_are_in_the_log_and_in_the_document_of_the_end(make_job):
+    body = """for number in range(60):
+        task.warn(f"Item {number} is\\nodd." + "!" * 600)
+    if task.attempt == 1:
+        raise InputError("No.")"""
+    job = make_job("", program(body))
+    failed, done = job.run(attempt=1), job.run(attempt=2)
+    assert (failed.returncode, done.returncode) == (3, 0)
+    for document in (job.document("attempt-1/failure.json"), job.document("manifest.json")):
+        first, *others, last = document["warnings"]
+        assert first.startswith("Item 0 is\\nodd.!!!")
+        assert (len(first), len(others), last) == (501, 49, "10 more warnings are in the task's log.")
+    assert done.stdout.count(" warning: Item ") == 60
+
+
 @pytest.mark.parametrize(("number", "document"), [(signal.SIGTERM, True), (signal.SIGKILL, False)])
-def test_killed_task_publishes_nothing(make_job, number, document):
+def test_killed_task_publishes_nothing(make_job, any_lake, number, document):
     job = make_job(
         OUTPUT,
         WRITE.replace("    task.metrics", "    print('here', flush=True); time.sleep(600)\n    task.metrics"),
     )
+    job.lake = any_lake
     process = subprocess.Popen(job.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while "here" not in process.stdout.readline():
         pass
     process.send_signal(number)
     process.communicate()
     assert process.returncode in (143, -signal.SIGKILL)
-    key = Path(job.key().removeprefix("file://"))
-    assert not (key / "manifest.json").exists()
-    assert (key / "attempt-1/failure.json").exists() == document
+    left = {file.uri.removeprefix(f"{job.key()}/") for file in storage.files(job.key())}
+    assert "manifest.json" not in left
+    assert ("attempt-1/failure.json" in left) == document
 
 
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (lambda file: file.unlink(), "part-0 is missing, though its manifest lists it"),
-        (lambda file: file.write_bytes(b"123"), "part-0 has 3 bytes, its manifest lists 5"),
+        (lambda uri: storage.delete_files([uri]), "part-0 is missing, though its manifest lists it"),
+        (lambda uri: storage.write(uri, b"123"), "part-0 has 3 bytes, its manifest lists 5"),
     ],
 )
-def test_missing_or_shorter_file_stops_the_reader(writer, reader, harm, sentence):
+def test_missing_or_shorter_file_stops_the_reader(writer, reader, any_lake, harm, sentence):
+    writer.lake = reader.lake = any_lake
     assert writer.run(task="one").returncode == 0
     (file,) = writer.document("manifest.json", "one")["outputs"]["table"]["files"]
-    harm(Path(f"{writer.key('one')}/{file['path']}".removeprefix("file://")))
+    harm(f"{writer.key('one')}/{file['path']}")
     process = reader.run("--from", "table=one", task="two")
     assert process.returncode == 3
     assert sentence in last_line(process)
@@ -348,7 +366,12 @@ def test_shard_reads_its_own_buckets_only(make_job, writer):
     def read(shard, shards, attempt):
         settings = ["--map-index", str(shard), "--set", f"shards={shards}", "--from", "table=one"]
         process = reader.run(*settings, task="two", attempt=attempt)
-        return process if process.returncode else reader.document(f"map-{shard}/manifest.json", "two")["metrics"]
+        if process.returncode:
+            return process
+        document = reader.document(f"map-{shard}/manifest.json", "two")
+        assert document["inputs"]["table"]["files"] == len(document["metrics"]["files"])
+        assert ("rows" in document["inputs"]["table"]) == (shards == 1), "the rows of a part are unknown"
+        return document["metrics"]
 
     wanted = [["part-00000-x.parquet", "part-00001-x.parquet"], ["part-00003-x.parquet"], *[[]] * 13]
     for shard in (0, 1, 2, 15):

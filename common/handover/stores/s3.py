@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import IO, Any
 
 from common.errors import InputError, TaskError
+from common.handover.stores.ranges import unchanged_blocks
 from common.protocol import S3_ATTEMPTS
 
 PART = 8 << 20  # bytes of a part of a multipart upload; S3 allows 10,000 of them
@@ -36,17 +37,22 @@ REMEDIES = {  # by pattern of error codes
     "EndpointConnectionError|ConnectTimeoutError|ConnectionClosedError|NETWORK_CONNECTION": (
         "The S3 server ({server}) can't be reached; check AWS_ENDPOINT_URL and the network, then rerun the task"
     ),
-    "SlowDown|ServiceUnavailable|SLOW_DOWN|SERVICE_UNAVAILABLE|AWSServiceThrottledException": (
+    "SlowDown|ServiceUnavailable|SLOW_DOWN|SERVICE_UNAVAILABLE|AWSServiceThrottledException|UNKNOWN .HTTP status 503": (
         "S3 ({server}) kept throttling despite backoff; retry later or run fewer tasks in parallel"
+    ),
+    # The AWS SDK in Arrow loses the code of some answers.
+    "UNKNOWN .HTTP status 400": (
+        "S3 ({server}) refused a request; renew the credentials if they have expired, then rerun the task"
     ),
 }
 
 
-def read(uri: str, **options: str) -> tuple[bytes, str]:
-    """Return the bytes at a URI, or the `Range` of them, and their tag; FileNotFoundError if there are none."""
+def read(uri: str, first: int | None = None, last: int | None = None) -> tuple[bytes, str]:
+    """Return the bytes at a URI, or those from first to last, and their tag; FileNotFoundError if there are none."""
     from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
     bucket, key = bucket_and_key(uri)
+    options = {} if first is None else {"Range": f"bytes={first}-{last}"}
     attempt = 1
     while True:
         try:
@@ -62,14 +68,8 @@ def read(uri: str, **options: str) -> tuple[bytes, str]:
 
 
 def blocks(uri: str, size: int) -> Iterator[bytes]:
-    """Yield the bytes of an object of this size, a few MiB at a time; TaskError if it is replaced while being read."""
-    first_tag = None
-    for start in range(0, size, PART):
-        block, tag = read(uri, Range=f"bytes={start}-{min(start + PART, size) - 1}")
-        if first_tag not in (None, tag):
-            raise TaskError(f"{uri} was replaced while it was read; rerun the task.")
-        first_tag = tag
-        yield block
+    """Yield the bytes of an object, a few MiB at a time; TaskError if it is replaced while being read."""
+    return unchanged_blocks(read, uri, size, PART)
 
 
 def replace(uri: str, content: bytes, expected: str | None) -> bool:
@@ -175,6 +175,14 @@ def files(folder: str, first: str = "", last: str = "\U0010ffff") -> Iterator[tu
                 yield name, entry["Size"], entry["ETag"].strip('"')
 
 
+def entries(folder: str) -> Iterator[tuple[str, int, float]]:
+    """Yield all keys below a folder, relative to it, with bytes and time of change."""
+    bucket, prefix = bucket_and_key(f"{folder}/")
+    for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for each in page.get("Contents", []):
+            yield each["Key"].removeprefix(prefix), each["Size"], each["LastModified"].timestamp()
+
+
 def folders(folder: str) -> list[str]:
     """Return the names of the folders right below a folder."""
     bucket, prefix = bucket_and_key(f"{folder}/")
@@ -199,6 +207,12 @@ def delete_files(uris: list[str]) -> None:
         response = client().delete_objects(Bucket=bucket, Delete={"Objects": keys, "Quiet": True})
         if errors := response.get("Errors"):
             raise OSError(f"{errors[0]['Key']} could not be deleted: {errors[0]['Code']}")
+
+
+def download(uri: str, path: str) -> None:
+    """Copy an object to a path of this machine, in parts."""
+    bucket, key = bucket_and_key(uri)
+    client().download_file(bucket, key, path)
 
 
 def abort_uploads(folder: str, pattern: str, latest: int) -> int:
