@@ -44,7 +44,7 @@ def read_arrays(task: Task, role: str) -> tuple[dict[str, np.ndarray], dict[str,
 
     def load(name: str) -> Any:
         uri = files[f"{name}.npy"]
-        if not storage.is_s3(uri):
+        if not storage.is_remote(uri):
             return np.load(storage.local(uri), mmap_mode="r", allow_pickle=False)  # pages are loaded when touched
         with filesystem(uri).open_input_stream(path(uri)) as stream:
             return np.load(io.BytesIO(stream.read_buffer()), allow_pickle=False)

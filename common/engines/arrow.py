@@ -5,8 +5,9 @@ import functools
 import itertools
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +17,13 @@ import pyarrow.parquet as pq
 
 from common import contracts
 from common.contracts import Column, Contract
+from common.engines.arrow_checks import Checks
 from common.errors import GateRefused, InputError
-from common.handover import manifest, s3, storage
+from common.handover import manifest, storage
 from common.handover.buckets import buckets_for
 from common.handover.inputs import Input
 from common.handover.storage import File
+from common.handover.stores import gs, s3
 from common.handover.task import Task
 from common.protocol import S3_ATTEMPTS
 
@@ -111,6 +114,10 @@ def contract_of(source: Input) -> Contract:
     return source.contract
 
 
+def contract_of_output(task: Task, role: str) -> Contract:
+    return contracts.load(task.job.outputs[role].contract or "")
+
+
 def contract_of_file(source: Input, file: File) -> Contract:
     return source.older.get(file.uri) or contract_of(source)
 
@@ -162,11 +169,14 @@ def write(task: Task, role: str, content: pa.Table | Iterable[pa.Table], new: pa
     """Write an output as one Parquet file, one row group per table, and check its contract.
 
     If the output is a dataset, it replaces its only partition, `all`. Raises GateRefused if a column is missing, of
-    another type, or has a value that the contract forbids. Rows that were published before need no second check: give
-    the others as `new`.
+    another type, or has a value that the contract forbids, or if a check of the contract that refuses is broken. Values
+    that were published before need no second check: give the other rows as `new`.
     """
     folder, publish = destination(task, role)
-    publish(write_file(task, role, f"{folder}/part-00000.parquet", content, new))
+    checks = Checks(task, role, contract_of_output(task, role))
+    rows = write_file(task, role, f"{folder}/part-00000.parquet", content, checks, new)
+    checks.report()
+    publish(rows)
 
 
 def write_buckets(task: Task, role: str, rows: pa.Table, key: str) -> None:
@@ -177,10 +187,12 @@ def write_buckets(task: Task, role: str, rows: pa.Table, key: str) -> None:
     buckets = buckets_for(rows.num_rows)
     of_rows = bucket_of(rows[key].combine_chunks(), buckets)
     order = np.argsort(of_rows, kind="stable")
+    checks = Checks(task, role, contract_of_output(task, role))
     for bucket in np.unique(of_rows):
         first, after = np.searchsorted(of_rows, [bucket, bucket + 1], sorter=order)
         piece = rows.take(pa.array(order[first:after]))
-        write_file(task, role, f"{task.folder(role)}/part-{bucket:05}.parquet", piece)
+        write_file(task, role, f"{task.folder(role)}/part-{bucket:05}.parquet", piece, checks)
+    checks.report()
     task.record_output(role, rows.num_rows, buckets)
 
 
@@ -191,24 +203,33 @@ def bucket_of(keys: pa.Array, buckets: int) -> np.ndarray:
 
 
 def write_file(
-    task: Task, role: str, uri: str, content: pa.Table | Iterable[pa.Table], new: pa.Table | None = None
+    task: Task,
+    role: str,
+    uri: str,
+    content: pa.Table | Iterable[pa.Table],
+    checks: Checks,
+    new: pa.Table | None = None,
 ) -> int:
     """Write tables as one file of an output, checked by its contract; return the number of rows.
 
-    With `new`, only these rows are checked.
+    With `new`, only the values of these rows are checked. The caller reports the checks.
     """
-    contract = contracts.load(task.job.outputs[role].contract or "")
+    contract = contract_of_output(task, role)
     schema = arrow_schema(contract, list(contract.columns))
     rows = 0
     if new is not None:
-        checked_table(new, contract, schema, role)
+        checks.add_values(checked_table(new, contract, schema, role))
     with (
         storage.stream(uri) as file,
         pa.PythonFile(file, mode="w") as stream,
         pq.ParquetWriter(stream, schema, compression="zstd") as writer,
     ):
         for piece in [content] if isinstance(content, pa.Table) else content:
-            writer.write_table(checked_table(piece, contract, schema, role) if new is None else piece.cast(schema))
+            fitting = checked_table(piece, contract, schema, role) if new is None else piece.cast(schema)
+            if new is None:
+                checks.add_values(fitting)
+            checks.add_keys(fitting)
+            writer.write_table(fitting)
             rows += piece.num_rows
             task.progress(f"writing {role}, rows", rows, rows)
     return rows
@@ -248,7 +269,12 @@ def former(task: Task, role: str) -> pa.Table | None:
 def append(task: Task, role: str, rows: pa.Table) -> None:
     """Write rows as a further file of the dataset that this task found; its former files stay."""
     folder, seen = destination(task, role)[0], task.replaced[role]
-    count = manifest.partition_rows(seen) + write_file(task, role, f"{folder}/part-00000.parquet", rows)
+    checks = Checks(task, role, contract_of_output(task, role))
+    keys = sorted({name for check in checks.unique for name in check.unique})
+    for file in manifest.partition_files(seen) if keys else ():
+        checks.add_keys(read_columns(file.uri, keys))
+    count = manifest.partition_rows(seen) + write_file(task, role, f"{folder}/part-00000.parquet", rows, checks)
+    checks.report()
     task.replace_dataset(role, count, [*manifest.partition_files(seen), *storage.files(folder)])
 
 
@@ -268,15 +294,28 @@ def refuse_lost_keys(task: Task, role: str, name: str, keys: pa.ChunkedArray, ma
     files = [f"{partition}/{file['path']}" for file in seen.document["outputs"][role]["files"]]
     chunks = []
     for uri in files:
-        with pq.ParquetFile(filesystem(uri).open_input_file(path(uri))) as parquet:
-            chunks += parquet.read([name])[name].cast(pa.string()).chunks
+        chunks += read_columns(uri, [name])[name].cast(pa.string()).chunks
     before = pc.unique(pa.chunked_array(chunks, pa.string()))
     lost = len(before) - pc.sum(pc.is_in(before, value_set=now)).as_py() if len(before) else 0
+    task.metrics["key_drop"] = round(lost / max(len(before), 1), 5)
     if lost > max_drop * len(before):
         raise GateRefused(
             f"{lost:,} of the {len(before):,} values of {name} in {partition} are missing from the deliveries, which "
             f"have {len(now):,}; max_key_drop allows {max_drop:.0%}: deliver the missing ones, or raise max_key_drop."
         )
+
+
+def batches_of(uri: str, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield columns of a file, at most so many rows at a time; KeyError if it lacks one."""
+    with pq.ParquetFile(filesystem(uri).open_input_file(path(uri)), pre_buffer=False) as parquet:
+        for batch in parquet.iter_batches(rows, columns=list(columns), use_threads=False):
+            yield batch.select(list(columns))
+
+
+def read_columns(uri: str, names: list[str]) -> pa.Table:
+    """Return columns of a file that a manifest names."""
+    with pq.ParquetFile(filesystem(uri).open_input_file(path(uri))) as parquet:
+        return parquet.read(names)
 
 
 def destination(task: Task, role: str) -> tuple[str, Callable[[int], None]]:
@@ -339,16 +378,25 @@ def check_strings(values: pa.ChunkedArray, name: str, column: Column, contract: 
 
 def path(uri: str) -> str:
     """Return the path of a URI within its file system."""
-    return uri.removeprefix("s3://").removeprefix("file://")
+    return uri.partition("://")[2]
 
 
 def filesystem(uri: str) -> pa.fs.FileSystem:
-    return s3_filesystem() if storage.is_s3(uri) else pa.fs.LocalFileSystem()
+    """Return the file system of a URI, for reading: Arrow's clients do not support KMS keys."""
+    return object_store(uri.partition("://")[0]) if storage.is_remote(uri) else pa.fs.LocalFileSystem()
 
 
 @functools.cache
-def s3_filesystem() -> pa.fs.FileSystem:
-    """Return Arrow's S3 client, for reading: it does not support KMS keys, and ignores AWS_ENDPOINT_URL by itself."""
+def object_store(scheme: str) -> pa.fs.FileSystem:
+    """Return Arrow's client of a kind of store, on the server that the environment names for our own client."""
+    if scheme == "gs":
+        server = urlsplit(gs.endpoint() or "")
+        return pa.fs.GcsFileSystem(
+            anonymous=bool(server.netloc),
+            scheme=server.scheme or "https",
+            endpoint_override=server.netloc or None,
+            retry_time_limit=datetime.timedelta(seconds=gs.RETRY_SECONDS),
+        )
     return pa.fs.S3FileSystem(
         endpoint_override=s3.endpoint(),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),

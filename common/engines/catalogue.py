@@ -70,6 +70,7 @@ def check_listed(task: Task, rows: str, unlisted: pa.Array, total: int) -> None:
     GateRefused if they are more than `max_unlisted_share` of all.
     """
     task.metrics[f"{rows}_without_item_in_catalogue"] = len(unlisted)
+    task.metrics["unlisted_share"] = round(len(unlisted) / max(total, 1), 5)
     limit = task.parameters["max_unlisted_share"]
     if len(unlisted) > limit * total:
         most = sorted(pc.value_counts(unlisted).to_pylist(), key=lambda entry: -entry["counts"])[:3]

@@ -81,6 +81,11 @@ def arrow_type(spark_type: str) -> pa.DataType:
         raise ArgumentError(f"'{spark_type}' is not a type of a field, expected one of {known}.") from None
 
 
+def spark_type(kind: str) -> str:
+    """Return a type of DuckDB as Spark SQL has it, for a message."""
+    return "void" if kind == '"NULL"' else exp.DataType.build(kind, dialect="duckdb").sql("spark").lower()
+
+
 def from_data_type(kind: exp.DataType) -> pa.DataType:
     if kind.this in (exp.DType.ARRAY, exp.DType.LIST):
         return pa.list_(from_data_type(kind.expressions[0]))

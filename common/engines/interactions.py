@@ -24,9 +24,9 @@ from common.handover.inputs import Input
 from common.handover.job_toml import Job
 from common.handover.storage import File, in_parallel
 from common.handover.task import Task
+from common.protocol import quantity
 
 BYTES_PER_PAIR = 128  # in training: the columns of a pair, and its entries in the matrices made of them
-MEMORY_UNITS = {"Mi": 2**20, "Gi": 2**30}
 
 
 class Interactions(NamedTuple):
@@ -94,8 +94,7 @@ def max_pairs(task: Task) -> int:
 
 def memory_of(job: Job) -> int:
     """Return the limit in `[resources]` of `job.toml` in bytes."""
-    text = job.resources["memory"]
-    return int(float(text[:-2]) * MEMORY_UNITS[text[-2:]])
+    return int(quantity(job.resources["memory"]))
 
 
 def take_files(task: Task, role: str, max_rows: int) -> dict[str, int]:

@@ -6,7 +6,8 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-PLACE = "_place"  # a column with one value per bucket, which Spark's own hash sends to the partition of that number
+from common.engines.schemas import PLACE
+
 SEED = 42  # of the hash that Spark partitions by
 
 

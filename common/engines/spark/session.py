@@ -1,17 +1,19 @@
-"""Spark session of a task: settings, S3, progress, the last line under spark-submit."""
+"""Spark session of a task: settings, progress, the last line under spark-submit."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from pyspark import SparkConf, SparkContext
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import SparkSession
 
-from common.engines.spark.io import input_errors
-from common.handover import s3, storage
+from common.engines.spark.files import input_errors
+from common.engines.spark.object_stores import use_object_store
+from common.handover import storage
 from common.handover.failure_report import LAST_LINE_SINKS
 from common.handover.heartbeat import repeatedly
 from common.handover.task import Task
@@ -24,6 +26,8 @@ SETTINGS = {
     "spark.sql.inMemoryColumnarStorage.compressed": "false",  # cached data is read back once or twice, from local disk
     # Without rows Spark would drop the part of a plan that is observed, and wait for its counts forever.
     "spark.sql.adaptive.optimizer.excludedRules": "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation",
+    # PySpark would ask the JVM for each function of a column, to name its line in errors; the traceback names it, too.
+    "spark.python.sql.dataFrameDebugging.enabled": "false",
     "spark.log.level": "ERROR",
 }
 LOCAL_SETTINGS = {
@@ -32,12 +36,11 @@ LOCAL_SETTINGS = {
     "spark.sql.shuffle.partitions": "4",
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
+    "spark.sql.ui.explainMode": "simple",  # of each plan, for the UI that is off
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",  # a Spark job to list files costs more
 }
 # Hadoop starts a process, chmod, for the checksum file that it writes next to each data file.
 WITHOUT_CHECKSUMS = {"spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem"}
-AWS_SDK = "software.amazon.awssdk"
-COMMIT_PROTOCOL = "org.apache.spark.internal.io.cloud.PathOutputCommitProtocol"
 
 
 @contextlib.contextmanager
@@ -52,15 +55,34 @@ def session(task: Task) -> Iterator[SparkSession]:
         settings |= {"spark.master": "local[*]"} | job_settings(task)
     if (settings.get("spark.master") or submitted_master()).startswith("local"):
         settings |= LOCAL_SETTINGS
-        if not storage.is_s3(task.lake):
+        if not storage.is_remote(task.lake):
             settings |= WITHOUT_CHECKSUMS
     former = SparkSession.getActiveSession()
     spark = SparkSession.builder.appName(task.task_id).config(map=settings).getOrCreate()
-    use_s3(spark, task.lake)
+    task.application = spark.sparkContext.applicationId
+    keep_classes(spark)
+    use_object_store(spark, task.lake)
     with repeatedly(progress_reporter(spark, task), 5), input_errors():
         yield spark
     if former is None:
         spark.stop()
+
+
+def active_session() -> SparkSession:
+    """Return the session of this process."""
+    return SparkSession.active()
+
+
+def keep_classes(spark: SparkSession) -> None:
+    """Keep the Java classes that PySpark looks up at each use: a look-up searches all jars, for several packages.
+
+    For each observation of a frame py4j's class is looked up more than a dozen times.
+    """
+    java: Any = spark._jvm
+    if "py4j" not in vars(java):
+        for name in ("functions", "PythonSQLUtils", "PythonUtils"):
+            setattr(java, name, getattr(java, name))
+        java.py4j = SimpleNamespace(reflection=SimpleNamespace(TypeUtil=java.py4j.reflection.TypeUtil))
 
 
 def print_on_launcher(sentence: str) -> None:
@@ -84,44 +106,6 @@ def job_settings(task: Task) -> dict[str, str]:
     if memory := task.job.spark.get("driver_memory"):
         settings["spark.driver.memory"] = memory
     return settings
-
-
-def use_s3(spark: SparkSession, lake: str) -> None:
-    """Configure S3 if the environment names a server; Amazon's clusters are configured already.
-
-    Files are uploaded to their final keys and appear when the job commits, which needs two classes that plain Spark
-    lacks. Pending uploads below the folder may belong to another task, so a commit does not abort them.
-    """
-    endpoint = s3.endpoint()
-    if not (storage.is_s3(lake) and endpoint):
-        return
-    java: Any = spark._jvm
-    hadoop = spark.sparkContext._jsc.hadoopConfiguration()
-    settings = {
-        "fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
-        "fs.s3a.endpoint": endpoint,
-        "fs.s3a.endpoint.region": os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        "fs.s3a.path.style.access": "true",
-        "fs.s3a.connection.ssl.enabled": str(endpoint.startswith("https:")).lower(),
-        "fs.s3a.aws.credentials.provider": f"{AWS_SDK}.auth.credentials.EnvironmentVariableCredentialsProvider",
-        "fs.s3a.committer.name": "magic",
-        "fs.s3a.committer.abort.pending.uploads": "false",
-        # Each attempt has its own folder, so nothing has to be looked up before a file or a folder is created.
-        "fs.s3a.performance.flags": "create,mkdir",
-        "mapreduce.outputcommitter.factory.scheme.s3": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
-        "mapreduce.outputcommitter.factory.scheme.s3a": "org.apache.hadoop.fs.s3a.commit.S3ACommitterFactory",
-    }
-    if key := s3.encryption_key():
-        settings |= {"fs.s3a.encryption.algorithm": "SSE-KMS", "fs.s3a.encryption.key": key}
-    for name, value in settings.items():
-        hadoop.set(name, value)
-    with contextlib.suppress(Exception):  # without them Spark renames its files, which is slower but also correct
-        java.java.lang.Class.forName(COMMIT_PROTOCOL)
-        spark.conf.set("spark.sql.sources.commitProtocolClass", COMMIT_PROTOCOL)
-        spark.conf.set(
-            "spark.sql.parquet.output.committer.class",
-            "org.apache.spark.internal.io.cloud.BindingParquetOutputCommitter",
-        )
 
 
 def progress_reporter(spark: SparkSession, task: Task) -> Callable[[], None]:

@@ -11,7 +11,7 @@ import pytest
 from pyspark.sql import SparkSession
 from recommending_lake import table
 
-from common.engines import arrow, spark
+from common.engines import arrow, frames
 from common.errors import ArgumentError, InputError, StaleAttempt
 from common.handover import inputs, job_toml, manifest, partitions, storage
 from common.handover.task import Task
@@ -122,7 +122,7 @@ def test_window_ends_after_the_newest_day_known_by_then(
 def test_rows_that_arrived_later_are_not_read(days: Days, session: SparkSession) -> None:
     task = days.read(until="2011-01-05")
     expected = ["2011-01-03 from before 0", "2011-01-03 from before 1", "2011-01-04 from 2011-01-04 0"]
-    assert sorted(row.event_id for row in spark.read(task, "events").collect()) == expected
+    assert sorted(row.event_id for row in frames.read(task, "events").collect()) == expected
     assert arrow.read(task, "events", ["event_id"]).to_pydict() == {"event_id": expected}
     assert [row["event_id"] for batch in arrow.batches(task, "events") for row in batch.to_pylist()] == expected
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.engines.spark.append import MAX_SMALL, files_to_compact
+from common.engines.frames.append import MAX_SMALL, files_to_compact
 from common.handover.storage import File
 
 HOURS = 2 * 365 * 24

@@ -15,13 +15,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
 
 from common import contracts
-from common.engines import arrow, spark
+from common.engines import arrow, frames
+from common.engines.frames import engine
 from common.engines.interactions import read_interactions
 from common.errors import GateRefused, InputError
 from common.handover import inputs, job_toml, partitions, storage
 from common.handover.task import Task
+from tests.frames import framed
 
 COLUMNS = [
     '[columns]\nvisit_id = {type = "string"}\nplace = {type = "string", nullable = true}\n'
@@ -33,7 +36,7 @@ COLUMNS = [
 MOMENT = datetime.datetime(2011, 1, 5, 10, tzinfo=datetime.UTC)
 DAYS = ["2011-01-05", "2011-01-06"]
 numbers = itertools.count()
-spark_append = importlib.import_module("common.engines.spark.append")  # the package has a function of its name
+appending = importlib.import_module("common.engines.frames.append")  # the package has a function of its name
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,12 +105,10 @@ def append_by_arrow(task: Task, version: int, day: str, rows: list[dict[str, Any
     task.publish_partition("visits", folder, seen, count, former + storage.files(uri.rpartition("/")[0]))
 
 
-def append_by_spark(task: Task, version: int, day: str, rows: list[dict[str, Any]]) -> None:
-    schema = spark.schema(contracts.load(f"visits@{version}"))
-    values = [tuple(row[name] for name in schema.names) for row in rows]
-    frame = SparkSession.active().createDataFrame(values, schema).coalesce(1)
+def append_frame(task: Task, version: int, day: str, rows: list[dict[str, Any]]) -> None:
+    dated = framed(engine.session.active_session(), as_table(rows, version)).withColumn("date", F.lit(day).cast("date"))
     _, seen = task.partition("visits", f"date={day}")
-    spark.append(task, "visits", frame.selectExpr("*", f"DATE '{day}' AS date"), {day: seen})
+    frames.append(task, "visits", dated.coalesce(1), {day: seen})
 
 
 def files_of(seen: Any) -> list[tuple[str, int]]:
@@ -130,9 +131,8 @@ def read_by_arrow(task: Task) -> list[dict[str, Any]]:
     return plain(found.to_pylist())
 
 
-def read_by_spark(task: Task) -> list[dict[str, Any]]:
-    frame = spark.read(task, "visits")
-    return plain([row.asDict() for row in frame.withColumn("seen", frame.seen.cast("timestamp")).collect()])
+def read_frame(task: Task) -> list[dict[str, Any]]:
+    return plain([row.asDict(recursive=True) for row in frames.read(task, "visits").collect()])
 
 
 def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -177,12 +177,12 @@ def test_reading_gives_the_union_with_nulls(lake: str, sequence: list[tuple[int,
 
 @given(steps)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=3)
-def test_spark_appends_compacts_and_reads_the_union(
+def test_frames_append_compact_and_read_the_union(
     session: SparkSession, lake: str, sequence: list[tuple[int, str, int]]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spark_append, "MANY_FILES", 2)
-        check_sequence(f"{lake}{next(numbers)}", sequence, append_by_spark, [read_by_arrow, read_by_spark])
+        patch.setattr(appending, "MANY_FILES", 2)
+        check_sequence(f"{lake}{next(numbers)}", sequence, append_frame, [read_by_arrow, read_frame])
 
 
 def test_manifest_records_older_files_until_they_are_compacted(
@@ -190,19 +190,19 @@ def test_manifest_records_older_files_until_they_are_compacted(
 ) -> None:
     day = DAYS[0]
     for version in (1, 2, 2):
-        append_by_spark(make_task(lake, table(version)), version, day, [visit(version)])
+        append_frame(make_task(lake, table(version)), version, day, [visit(version)])
     entry = entry_of(lake, day)
     assert entry["contract"] == "visits@2"
     assert [file.get("contract") for file in entry["files"]] == ["visits@1", None, None]
 
-    rows = read_by_spark(set_input(make_task(lake, table(3))))
-    monkeypatch.setattr(spark_append, "MANY_FILES", 3)
-    append_by_spark(make_task(lake, table(3)), 3, day, [visit(4)])
+    rows = read_frame(set_input(make_task(lake, table(3))))
+    monkeypatch.setattr(appending, "MANY_FILES", 3)
+    append_frame(make_task(lake, table(3)), 3, day, [visit(4)])
     entry = entry_of(lake, day)
     assert (entry["contract"], entry["rows"]) == ("visits@3", 4)
     assert {file.get("contract") for file in entry["files"]} == {None}
     task = set_input(make_task(lake, table(3, oldest=None)))
-    assert read_by_spark(task) == read_by_arrow(task) == plain([*rows, in_version(visit(4), 3)])
+    assert read_frame(task) == read_by_arrow(task) == plain([*rows, in_version(visit(4), 3)])
 
 
 def test_job_that_takes_only_the_newest_version_names_partition_and_remedy(lake: str) -> None:
@@ -278,24 +278,24 @@ def entry_of_all(lake: str) -> dict[str, Any]:
     return json.loads(storage.read(f"{lake}/curated/visits/all/manifest.json")[0])["outputs"]["visits"]
 
 
-def test_maps_are_written_by_both_engines(session: SparkSession, lake: str) -> None:
+def test_maps_are_written_by_frames_and_by_arrow(session: SparkSession, lake: str) -> None:
     handed = job_toml.Table("visits@3")
     rows = [visit(number) for number in range(4)]
-    by_spark, by_arrow = make_task(lake, handed), make_task(lake, handed)
-    schema = spark.schema(contracts.load("visits@3"))
-    frame = session.createDataFrame([tuple(row.values()) for row in rows], schema)
-    spark.write(by_spark, "visits", frame)
+    by_frames, by_arrow = make_task(lake, handed), make_task(lake, handed)
+    frame = framed(session, as_table(rows, 3))
+    frames.write(by_frames, "visits", frame)
     arrow.write(by_arrow, "visits", as_table(rows, 3))
     reader = make_task(lake, handed)
-    for writer in (by_spark, by_arrow):
+    for writer in (by_frames, by_arrow):
         files = storage.files(writer.folder("visits"))
         reader.inputs["visits"] = inputs.Input("visits", contracts.load("visits@3"), files, 4)
-        assert read_by_arrow(reader) == read_by_spark(reader) == rows
+        assert read_by_arrow(reader) == read_frame(reader) == rows
     # A map that Spark builds itself has values that are never null.
-    spark.write(make_task(lake, handed), "visits", frame.selectExpr("* EXCEPT (marks)", "map('a', 'b') AS marks"))
+    built = frame.withColumn("marks", F.create_map(F.lit("a"), F.lit("b")))
+    frames.write(make_task(lake, handed), "visits", built)
     with pytest.raises(GateRefused, match="column 'words' is map<string,bigint>, expected map"):
-        wrong = frame.selectExpr("* EXCEPT (words)", "map('a', 1L) AS words")
-        spark.write(make_task(lake, handed), "visits", wrong)
+        wrong = frame.withColumn("words", F.create_map(F.lit("a"), F.lit(1).cast("bigint")))
+        frames.write(make_task(lake, handed), "visits", wrong)
     with pytest.raises(GateRefused, match="does not fit visits@3"):
         wrong_table = as_table(rows, 3).set_column(2, "words", pa.array([1] * 4))
         arrow.write(make_task(lake, handed), "visits", wrong_table)
