@@ -13,7 +13,7 @@ from common.handover.inputs import Input
 from common.handover.storage import File
 from common.ingestion.records import IN_BAD_FILE, MAX_KEPT, MAX_RECORD, escape
 
-CHUNK = 64 * 1024  # bytes unpacked per step
+CHUNK = 1 << 20  # bytes unpacked per step, at most MAX_RECORD
 MAX_UNPACKED = 16 << 30  # bytes of a file
 MAX_SKIPPED = 1 << 30  # bytes of a record; Hadoop's reader stops at twice that
 STEP = 1024  # packed bytes of zstd per step: they unpack to up to 32 MiB

@@ -17,6 +17,7 @@ TOO_LONG = "longer than 1 MiB"
 NOT_UTF8 = "not UTF-8"
 HALF_A_PAIR = "half a surrogate pair"
 NOT_JSON = "not a JSON object"
+MISFIT = "a value of another type than its field"  # inside of an array
 BAD_TIME = "bad time"
 AFTER_ARRIVAL = "time after the arrival"
 IN_BAD_FILE = "in a file with too many unusable records"

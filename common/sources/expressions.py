@@ -129,14 +129,10 @@ def without_overflow(text: str) -> str:
     return tree.transform(bounded).sql(dialect="spark") if any(name in text.lower() for name in LIMITS) else text
 
 
-def named_paths(text: str) -> Iterator[list[str]]:
-    """Yield each path of fields, such as `properties.product_id`, that an expression names as a value.
-
-    A field that it searches for a part, as JSON in a text, is none.
-    """
-    for column in parse(text, text).find_all(exp.Column):
-        if not column.find_ancestor(exp.RegexpExtract, exp.JSONExtractScalar):
-            yield path_of(column)
+def searched(text: str) -> set[str]:
+    """Return the fields in which an expression searches for a part, as JSON in a text."""
+    found = parse(text, text).find_all(exp.Column)
+    return {path_of(column)[0] for column in found if column.find_ancestor(exp.RegexpExtract, exp.JSONExtractScalar)}
 
 
 def path_of(column: exp.Column) -> list[str]:

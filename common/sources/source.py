@@ -85,6 +85,12 @@ class Source:
         entry = {ENTRY: expressions.type_of_entry(self.each, self.fields)} if self.each else {}
         return {ARRIVAL: "date"} | self.fields | entry
 
+    @property
+    def searched(self) -> set[str]:
+        """The fields in which expressions search for a part: of text, they may be any JSON."""
+        texts = [*self.columns.values(), *self.context.values(), *self.attributes.values(), *self.rules.values()]
+        return set().union(*map(expressions.searched, [*texts, *([self.keep] if self.keep else [])]))
+
     def where(self, key: str, table: str = "") -> str:
         """Return the name of a key for messages."""
         return f"{key} {f'in [{table}] ' if table else ''}of {self.file}"

@@ -7,43 +7,37 @@ event. The first arrival wins.
 Without a window, a run takes the files that are new or have changed by the ledger of the dataset. If there are none, it
 publishes no partition.
 
-First Python on the workers reads each file to its end, as a stream. That finds corrupt files, and lines that are too
-long, which Spark's reader drops silently. Then the complete files are read, and each source's expressions applied. A
-record that breaks a rule of common/ingestion/records.py or of its source goes to quarantine, a file with too many of
-them is left out entirely, the rest is used.
+A corrupt file is left out. A record that breaks a rule of common/ingestion/records.py or of its source goes to
+quarantine, a file with too many of them is left out entirely, the rest is used.
 """
 
 import datetime
-import functools
 import itertools
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from pyspark import StorageLevel
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType
 
 from common import contracts
-from common.engines import spark
-from common.engines.spark import ROWS_PER_PARTITION
+from common.engines import frames
+from common.engines.frames import ROWS_PER_PARTITION
 from common.errors import InputError, TaskError
 from common.handover import Task, manifest, run
 from common.handover.manifest import Manifest
 from common.handover.storage import File, in_parallel
 from common.ingestion import deliveries, records, suppression
-from common.ingestion.deliveries import Quarantined, Survey
+from common.ingestion.deliveries import Quarantined
+from common.ingestion.engine import parsing
+from common.ingestion.events import NOT_KEPT, Delivered, Parsed
 from common.ingestion.ledger import Ledger
-from common.ingestion.spark import mapping, reading
-from common.ingestion.spark.mapping import NOT_KEPT
-from common.ingestion.spark.reading import Delivered
 from common.ingestion.suppression import People
 from common.sources import source as sources
 from common.sources import tracking_plan
 from common.sources.source import Source
 
-EVENNESS = 8  # buckets per partition of a large date, so that hashes spread evenly
 SUPPRESSED = "of a person who was forgotten"  # a reason without quarantine
 MAX_UNKNOWN = 20  # unknown types that a metric names
 QUARANTINE = {"file": "STRING", "line": "BIGINT", "reason": "STRING", "bytes": "BIGINT", "content": "STRING"}
@@ -88,88 +82,47 @@ def no_readable_file(task: Task, configured: list[Source], left_out: list[Quaran
     return deliveries.no_readable_file(folders, left_out)
 
 
-def readable(session: SparkSession, files: dict[int, Delivered], left_out: list[Quarantined]) -> dict[int, Survey]:
-    """Return the surveys of the readable files by number, and add the others to those that are left out.
+def suppressor(session: SparkSession, task: Task, forgotten: People | None) -> Callable[[DataFrame], DataFrame] | None:
+    """Return a function that sets the reason SUPPRESSED, which drops an event, on those of people who were forgotten.
 
-    A Parquet file has an empty survey; in `files` it gets its schema.
-    """
-    text = {number: each for number, each in files.items() if each.source.format != "parquet"}
-    results: dict[int, Survey | str] = {}
-    if text:
-        slices = min(len(text), 8 * session.sparkContext.defaultParallelism)
-        surveyed = session.sparkContext.parallelize(list(text.values()), slices).map(reading.survey_or_reason).collect()
-        results |= dict(zip(text, surveyed, strict=True))
-    parquet = {number: each for number, each in files.items() if number not in text}
-    readable_parquet, unreadable = reading.with_schemas(session, parquet)
-    files |= readable_parquet
-    results |= unreadable | dict.fromkeys(readable_parquet, Survey())
-    surveys = {number: survey for number, survey in results.items() if isinstance(survey, Survey)}
-    left_out += [
-        Quarantined(files[number].file, reason) for number, reason in sorted(results.items()) if isinstance(reason, str)
-    ]
-    return surveys
-
-
-def parse(
-    session: SparkSession,
-    files: dict[int, Delivered],
-    types: dict[str, dict[str, DataType]],
-    reason_of_usable: str | None = None,
-) -> DataFrame:
-    """Return the events of files, of each source by its expressions, without columns of none; see `mapping.mapped`."""
-    by_source: defaultdict[str, dict[int, Delivered]] = defaultdict(dict)
-    for number, each in files.items():
-        by_source[each.source.name][number] = each
-    parts = []
-    for name, own in by_source.items():
-        source = next(iter(own.values())).source
-        parts.append(mapping.mapped(reading.records_of(session, source, own), source, types[name], reason_of_usable))
-    return functools.reduce(functools.partial(DataFrame.unionByName, allowMissingColumns=True), parts)
-
-
-def suppress(session: SparkSession, task: Task, forgotten: People | None, parsed: DataFrame) -> DataFrame:
-    """Set the reason SUPPRESSED, which drops an event, on those of people who were forgotten; free of cost without any.
-
-    A user ID is looked up by its keyed hash. The key and the list are read as rows, because literals of a query appear
-    in Spark's event log. A record that is not used may have no user ID, so Python also searches its kept content.
+    Without any it is None, free of cost. A user ID is looked up by its keyed hash. The key and the list are read as
+    rows, because literals of a query appear in Spark's event log. A record that is not used may have no user ID, so
+    Python also searches its kept content.
     """
     if forgotten is None:
-        return parsed.drop("person")
-    key = session.read.text(suppression.key_uri(task.lake)).select(F.col("value").alias("key"))
-    listed = session.read.text(suppression.users_uri(task.lake)).select(F.col("value").alias("hash"))
-    named = F.udf(lambda content: bool(content and forgotten.named_in_line(bytes(content))), "BOOLEAN")
-    inner = F.sha2(F.concat("key", "person"), 256)
-    hashed = parsed.crossJoin(F.broadcast(key)).withColumn("hash", F.sha2(F.concat("key", inner), 256))
-    looked_up = hashed.join(F.broadcast(listed.withColumn("listed", F.lit(True))), "hash", "left")
-    dropped = F.coalesce("listed", F.lit(False)) | named("content")
-    looked_up = looked_up.withColumn("reason", F.when(dropped, F.lit(SUPPRESSED)).otherwise(F.col("reason")))
-    return looked_up.select(
-        *[
-            F.when(F.col("reason") != SUPPRESSED, F.col(name)).alias(name) if name == "content" else name
-            for name in parsed.columns
-            if name != "person"
-        ]
-    )
+        return None
+    key = parsing.lines_of(session, suppression.key_uri(task.lake), "key")
+    listed = parsing.lines_of(session, suppression.users_uri(task.lake), "hash").withColumn("listed", F.lit(True))
+    named = parsing.by_python(session, lambda content: bool(forgotten.named_in_line(content)), "content", "BOOLEAN")
+
+    def suppress(parsed: DataFrame) -> DataFrame:
+        inner = F.sha2(F.concat("key", "person"), 256)
+        hashed = parsed.crossJoin(F.broadcast(key)).withColumn("hash", F.sha2(F.concat(F.col("key"), inner), 256))
+        looked_up = hashed.join(F.broadcast(listed), "hash", "left")
+        dropped = F.coalesce(F.col("listed"), F.lit(False)) | F.coalesce(named, F.lit(False))
+        looked_up = looked_up.withColumn("reason", F.when(dropped, F.lit(SUPPRESSED)).otherwise(F.col("reason")))
+        kept = F.when(~F.col("reason").eqNullSafe(SUPPRESSED), F.col("content")).alias("content")
+        names = [name for name in parsed.columns if name != "person"]
+        return looked_up.select(*[kept if name == "content" else F.col(name) for name in names])
+
+    return suppress
 
 
-def summarise(
-    parsed: DataFrame, files: dict[int, Delivered], surveys: dict[int, Survey], known: Iterable[str]
-) -> dict[int, Summary]:
+def summarise(parsed: Parsed, files: dict[int, Delivered], known: Iterable[str]) -> dict[int, Summary]:
     """Count records by reason, events by date and known type of each file, and find its first position, in one pass.
 
-    Raises TaskError if Spark's number of lines differs from the survey's.
+    Raises TaskError if the number of lines differs from the survey's.
     """
-    summaries = {number: Summary() for number in surveys}
+    summaries = {number: Summary() for number in parsed.surveys}
     kind = F.when(F.col("type").isin(list(known)), F.col("type")).alias("type")
     counts = [
         F.count("*").alias("records"),
         F.count_if(F.coalesce("entry", F.lit(0)) == 0).alias("lines"),
         F.min("line_position").alias("first"),
     ]
-    for group in parsed.groupBy("file", "date", "reason", kind).agg(*counts).collect():
+    for group in parsed.frame.groupBy("file", "date", "reason", kind).agg(*counts).collect():
         summary = summaries[group.file]
-        if files[group.file].by_spark:
-            summary.first = min(group.first, summary.first) if summary.records else group.first
+        summary.first = min(group.first, summary.first) if summary.records else group.first
         summary.records += group.records
         summary.lines += group.lines
         if group.reason == SUPPRESSED:
@@ -181,10 +134,11 @@ def summarise(
         else:
             summary.events[group.date] += group.records
             summary.types[group.type or ""] += group.records
-    for number, survey in surveys.items():
-        if not files[number].by_spark:
-            continue
+    for number, survey in parsed.surveys.items():
         summary = summaries[number]
+        if survey is None:
+            summary.first = 1
+            continue
         if summary.lines + len(survey.too_long) != survey.lines:
             raise TaskError(
                 f"{files[number].file.uri} has {summary.lines} lines of up to 1 MiB, and had "
@@ -196,52 +150,37 @@ def summarise(
     return summaries
 
 
-def quarantine_lines(lines: DataFrame, starts: DataFrame) -> DataFrame:
-    """Return rows of quarantine@2 for unusable lines; `starts` has one row per file.
-
-    Its `skipped` are the numbers of lines that Spark's reader dropped, ascending: each shifts the later ones by one.
-    """
-    number = F.aggregate("skipped", F.col("line_position") - F.col("first") + 1, lambda line, skipped: F.when(
-        skipped <= line, line + 1).otherwise(line))  # fmt: skip
-    readable_text = F.udf(records.escape, "STRING")
-    return (
-        lines.where(~F.col("reason").isin(SUPPRESSED, NOT_KEPT))
-        .join(F.broadcast(starts), "file")
-        .select(
-            F.col("name").alias("file"),
-            number.alias("line"),
-            "reason",
-            "bytes",
-            readable_text("content").alias("content"),
-        )
-    )
+def quarantine_lines(session: SparkSession, lines: DataFrame, starts: DataFrame) -> DataFrame:
+    """Return rows of quarantine@2 for unusable lines; `starts` has one row per file."""
+    content = parsing.by_python(session, records.escape, "content", "STRING").alias("content")
+    shown = lines.where(~F.col("reason").isin(SUPPRESSED, NOT_KEPT))
+    placed = shown.join(F.broadcast(starts), "file")
+    return placed.select(F.col("name").alias("file"), parsing.line_number().alias("line"), "reason", "bytes", content)
 
 
 def quarantine(
     session: SparkSession,
-    parsed: DataFrame,
-    all_of_bad_files: DataFrame | None,
+    parsed: Parsed,
+    all_of_bad_files: Parsed | None,
     files: dict[int, Delivered],
-    surveys: dict[int, Survey],
     summaries: dict[int, Summary],
-    bad_files: set[int],
     left_out: list[Quarantined],
     forgotten: People | None,
 ) -> DataFrame:
     """Return rows of quarantine@2: files that are left out, unusable lines, and all lines of bad files."""
     rows = deliveries.quarantine_of_files(left_out)
-    skipped = {number: surveys[number].too_long if files[number].by_spark else [] for number in surveys}
+    skipped = {number: survey.too_long if survey else [] for number, survey in parsed.surveys.items()}
     for number, lines in skipped.items():
         rows += [
             deliveries.quarantine_of_line(files[number].file, line, records.TOO_LONG)
             for line in lines
             if not (forgotten and forgotten.named_in_line(line.content))
         ]
-    result = spark.small_table(session, QUARANTINE, rows)
+    result = frames.small_table(session, QUARANTINE, rows)
 
     def starts(firsts: dict[int, int]) -> DataFrame:
         kinds = {"file": "BIGINT", "name": "STRING", "first": "BIGINT", "skipped": "ARRAY<BIGINT>"}
-        return spark.small_table(
+        return frames.small_table(
             session,
             kinds,
             [
@@ -250,13 +189,15 @@ def quarantine(
             ],
         )
 
+    bad_files = set(all_of_bad_files.surveys) if all_of_bad_files else set()
     firsts = {number: summary.first for number, summary in summaries.items() if summary.unusable}
     if kept := {number: first for number, first in firsts.items() if number not in bad_files}:
-        result = result.unionByName(quarantine_lines(used(parsed, bad_files), starts(kept)))
+        unusable = used(parsed.frame, bad_files).where("reason IS NOT NULL")
+        result = result.unionByName(quarantine_lines(session, unusable, starts(kept)))
     if all_of_bad_files is not None:
-        begins = all_of_bad_files.groupBy("file").agg(F.min("line_position").alias("first")).collect()
-        firsts = {row.file: row.first if files[row.file].by_spark else 1 for row in begins}
-        result = result.unionByName(quarantine_lines(all_of_bad_files, starts(firsts)))
+        begins = all_of_bad_files.frame.groupBy("file").agg(F.min("line_position").alias("first")).collect()
+        firsts = {row.file: row.first for row in begins}
+        result = result.unionByName(quarantine_lines(session, all_of_bad_files.frame, starts(firsts)))
     return result
 
 
@@ -266,35 +207,29 @@ def used(parsed: DataFrame, bad_files: Iterable[int]) -> DataFrame:
     return parsed.where(~F.col("file").isin(numbers)) if numbers else parsed
 
 
-def new_events(parsed: DataFrame, known: DataFrame, buckets: DataFrame, partitions: int) -> DataFrame:
-    """Return new usable events, each once: the first to arrive; one shuffle, by date and bucket of event IDs.
+def new_events(parsed: DataFrame, known: DataFrame | None, rows: dict[datetime.date, int], new: int) -> DataFrame:
+    """Return new usable events, each once: the first to arrive.
 
-    `known` has `date`, `source` and `event_id` of the published events for the dates of the delivery. `buckets` has the
-    number of buckets per date.
+    `known` has `date`, `source` and `event_id` of the published events for the dates of the delivery, of which `rows`
+    has the number of events, with the `new` ones.
     """
-    arrived = parsed.where("reason IS NULL").drop("reason", "bytes", "content")
-    both = arrived.unionByName(known, allowMissingColumns=True)
-    spread = both.join(F.broadcast(buckets), "date").withColumn(
-        "bucket", F.pmod(F.xxhash64("source", "event_id"), F.col("buckets"))
-    )
-    same_event = Window.partitionBy("date", "bucket", "event_id", "source").orderBy(
-        F.asc_nulls_first("arrival"), "file", "line_position", "entry"
-    )
-    first = spread.repartition(partitions, "date", "bucket").withColumn("number", F.row_number().over(same_event))
+    unused = {"reason", "person", "bytes", "content"}
+    arrived = parsed.where("reason IS NULL").select(*[name for name in parsed.columns if name not in unused])
+    both = arrived if known is None else arrived.unionByName(known, allowMissingColumns=True)
+    first = parsing.first_arrivals(both, rows, new).where("arrival IS NOT NULL")  # known events have none
     columns = [
         F.col(field.name) if field.name in first.columns else F.lit(None).cast(field.dataType).alias(field.name)
-        for field in spark.schema(contracts.load("events@3"))
+        for field in frames.schema(contracts.load("events@3"))
     ]
-    return first.where("number = 1 AND arrival IS NOT NULL").select("date", *columns)  # known events have no arrival
+    return first.select("date", *columns)
 
 
-def known_events(session: SparkSession, published: list[Manifest | None]) -> DataFrame:
-    """Return the date, source and ID of the events of these partitions."""
+def known_events(published: list[Manifest | None]) -> DataFrame | None:
+    """Return the date, source and ID of the events of these partitions; None if there are none."""
     files = [file.uri for partition in published for file in manifest.partition_files(partition)]
     if not files:
-        return spark.small_table(session, {"date": "DATE", "source": "STRING", "event_id": "STRING"}, [])
-    events = session.read.schema(spark.schema(contracts.load("events@3"))).parquet(*files)
-    return events.select(F.to_date("time").alias("date"), "source", "event_id")
+        return None
+    return frames.scan(files, contracts.load("events@3")).select(F.to_date("time").alias("date"), "source", "event_id")
 
 
 def unknown_types(parsed: DataFrame, known: Iterable[str]) -> dict[str, int]:
@@ -327,13 +262,20 @@ def count(
 
 def main(task: Task) -> None:
     configured = sources.load("events")
-    with spark.session(task) as session:
-        types = {source.name: mapping.check_types(session, source) for source in configured}
+    with frames.session(task) as session, ExitStack() as kept:
+        checked = {source.name: parsing.check(session, source) for source in configured}
         ledger = Ledger.load(task, "events")
         files, left_out = delivered_files(task, ledger, configured)
-        surveys = readable(session, files, left_out)
-        if surveys:
-            ingest(session, task, ledger, types, files, surveys, left_out)
+        forgotten = suppression.load(task.lake)
+        suppress = suppressor(session, task, forgotten)
+
+        def parse(chosen: dict[int, Delivered], usable: str | None = None) -> Parsed:
+            return kept.enter_context(parsing.parse(session, task, chosen, checked, usable, suppress))
+
+        parsed = parse(files)
+        left_out += parsed.unreadable
+        if parsed.surveys:
+            ingest(session, task, ledger, files, parsed, parse, left_out, forgotten)
         elif ledger.may_be_idle:
             publish_nothing(session, task, ledger, left_out)
         else:
@@ -344,25 +286,23 @@ def ingest(
     session: SparkSession,
     task: Task,
     ledger: Ledger,
-    types: dict[str, dict[str, DataType]],
     files: dict[int, Delivered],
-    surveys: dict[int, Survey],
+    parsed: Parsed,
+    parse: Callable[..., Parsed],
     left_out: list[Quarantined],
+    forgotten: People | None,
 ) -> None:
     """Publish the new events of readable files, and the quarantine."""
     max_share, known = task.parameters["max_quarantined_share"], list(tracking_plan.load().types)
-    forgotten = suppression.load(task.lake)
-    parsed = parse(session, {number: files[number] for number in surveys}, types)
-    parsed = suppress(session, task, forgotten, parsed).persist(StorageLevel.DISK_ONLY)
-    with mapping.expression_errors({files[number].source.file: None for number in surveys}):
-        summaries = summarise(parsed, files, surveys, known)
+    with parsing.expression_errors({files[number].source.file: None for number in parsed.surveys}):
+        summaries = summarise(parsed, files, known)
     bad_files = {
         number
         for number, summary in summaries.items()
         if records.too_many(summary.unusable.total(), summary.records, max_share)
     }
     metrics, reasons = count(summaries, files, bad_files, len(left_out))
-    usable = used(parsed, bad_files)
+    usable = used(parsed.frame, bad_files)
     if any(summary.types[""] for number, summary in summaries.items() if number not in bad_files):
         metrics["unknown_types"] = unknown_types(usable, known)
     task.metrics |= metrics
@@ -372,16 +312,11 @@ def ingest(
     if reasons or not ledger.may_be_idle:  # else files without any record
         deliveries.refuse_unusable(kept, task.metrics["lines"], reasons, max_share)
 
-    all_of_bad_files = None
-    if bad_files:
-        bad = parse(session, {number: files[number] for number in bad_files}, types, records.IN_BAD_FILE)
-        all_of_bad_files = suppress(session, task, forgotten, bad).persist(StorageLevel.DISK_ONLY)
-    quarantined = quarantine(
-        session, parsed, all_of_bad_files, files, surveys, summaries, bad_files, left_out, forgotten
-    )
+    whole = parse({number: files[number] for number in bad_files}, records.IN_BAD_FILE) if bad_files else None
+    quarantined = quarantine(session, parsed, whole, files, summaries, left_out, forgotten)
     quarantined = quarantined.repartition(1 + reasons.total() // ROWS_PER_PARTITION)
-    spark.write(task, "quarantine", quarantined.sortWithinPartitions("file", "line"))
-    added = publish(session, task, usable, events)
+    frames.write(task, "quarantine", quarantined.sortWithinPartitions("file", "line"))
+    added = publish(task, usable, events)
     task.metrics |= {"events": added, "duplicates": events.total() - added}
     ledger.record(task, quarantined_counts(files, summaries, bad_files, left_out))
 
@@ -390,7 +325,7 @@ def publish_nothing(session: SparkSession, task: Task, ledger: Ledger, left_out:
     """Hand over the quarantine and the metrics of a run without a readable file."""
     task.metrics |= count({}, {}, set(), len(left_out))[0] | {"events": 0, "duplicates": 0}
     rows = deliveries.quarantine_of_files(left_out)
-    spark.write(task, "quarantine", spark.small_table(session, QUARANTINE, rows))
+    frames.write(task, "quarantine", frames.small_table(session, QUARANTINE, rows))
     ledger.record(task, quarantined_counts({}, {}, set(), left_out))
 
 
@@ -405,19 +340,14 @@ def quarantined_counts(
     return counts
 
 
-def publish(session: SparkSession, task: Task, usable: DataFrame, events: Counter[datetime.date]) -> int:
+def publish(task: Task, usable: DataFrame, events: Counter[datetime.date]) -> int:
     """Append the new events to their dates; return their number."""
     dates = sorted(events)
     published = in_parallel(lambda date: task.partition("events", f"date={date}")[1], dates)
     seen = dict(zip(dates, published, strict=True))
     rows = {date: events[date] + manifest.partition_rows(seen[date]) for date in dates}
-    parts = [1 if number <= ROWS_PER_PARTITION else EVENNESS * number // ROWS_PER_PARTITION for number in rows.values()]
-    buckets = spark.small_table(session, {"date": "DATE", "buckets": "BIGINT"}, zip(rows, parts, strict=True))
-    partitions = max(session.sparkContext.defaultParallelism, -(-sum(rows.values()) // ROWS_PER_PARTITION))
-    fresh = new_events(usable, known_events(session, list(seen.values())), buckets, partitions)
-    if max(parts, default=1) > 1 and sum(rows.values()) > EVENNESS * events.total():
-        fresh = fresh.repartition("date")  # few new events of large dates: one file each, not one per partition
-    return spark.append(task, "events", fresh, {str(date): manifest for date, manifest in seen.items()})
+    fresh = new_events(usable, known_events(list(seen.values())), rows, events.total())
+    return frames.append(task, "events", fresh, {str(date): manifest for date, manifest in seen.items()})
 
 
 if __name__ == "__main__":

@@ -123,14 +123,12 @@ def merge(
     known = catalogue.add_state(read, [each.name for each in sources if each.mode == "full"])
     dropped_items, rows_by_reason = catalogue.judge()
     dropped = sum((each.broken for each in outcomes), Counter(rows_by_reason))
+    task.metrics["dropped"] = dict(dropped.most_common())
+    task.metrics["dropped_share"] = round(dropped.total() / max(usable + known, 1), 5)
     refuse_too_many_dropped(dropped, usable, known, task.parameters["max_dropped_share"])
     items = catalogue.items()
     arrow.refuse_lost_keys(task, "items", "item_id", items["item_id"], task.parameters["max_key_drop"])
-    task.metrics |= {
-        "items": items.num_rows,
-        "items_with_several_names": catalogue.with_several_names(),
-        "dropped": dict(dropped.most_common()),
-    }
+    task.metrics |= {"items": items.num_rows, "items_with_several_names": catalogue.with_several_names()}
     return dropped_items, items
 
 

@@ -42,6 +42,7 @@ class Mapping:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.fields = reading.fields_of(source)
+        self.reader = reading.json_reader(source)
         if source.each:
             self.each = self.sql_of(duck.Translator(self.fields), source.each, "each")
         self.translator = duck.Translator(reading.schema_of(source.known_fields))
@@ -80,8 +81,8 @@ class Mapping:
                 fits, expected = whole, "text or a whole number"
             if not fits:
                 raise ArgumentError(
-                    f"{self.source.where(name, table)} is {texts[name]!r}, of type {kind}, expected {expected}; cast "
-                    "it, or correct the types in [fields]."
+                    f"{self.source.where(name, table)} is {texts[name]!r}, of type {duck.spark_type(kind)}, expected "
+                    f"{expected}; cast it, or correct the types in [fields]."
                 )
         self.kinds |= kinds if table == "columns" else {}
         return translated
@@ -95,13 +96,14 @@ class Mapping:
             kind = self.translator.kind(translated[name])
             if kind not in ("BOOLEAN", '"NULL"'):
                 raise ArgumentError(
-                    f"{self.source.where(key, table)} is {text!r}, of type {kind}, expected a condition."
+                    f"{self.source.where(key, table)} is {text!r}, of type {duck.spark_type(kind)}, expected a "
+                    "condition."
                 )
         return translated
 
     def read(self, file: File, arrival: date) -> Iterator[Mapped]:
         """Yield the rows of a file; Unreadable if it is corrupt, or not of the source's format."""
-        for batch in reading.batches(self.source, file):
+        for batch in reading.batches(self.source, file, self.reader, self.connection):
             yield Mapped(batch, self.map(batch, arrival))
 
     def map(self, batch: Batch, arrival: date) -> pa.Table:
@@ -123,9 +125,6 @@ class Mapping:
             exploded += f", DATE '{arrival}' AS {ARRIVAL}"
         columns = [f"{sql} AS {quoted(name)}" for name, sql in self.columns.items()]
         columns += [f"{sql} AS {quoted(ATTRIBUTE + name)}" for name, sql in self.attributes.items()]
-        broken = " ".join(
-            f"WHEN NOT coalesce({sql}, false) THEN {duck.literal(name)}" for name, sql in self.rules.items()
-        )
         reasons = self.reasons(arrival)
         values = [f"{self.value(name)} AS {quoted(name)}" for name in self.columns]
         values += [f"{self.text(ATTRIBUTE + name)} AS {quoted(ATTRIBUTE + name)}" for name in self.attributes]
@@ -136,7 +135,7 @@ class Mapping:
             ),
             valued AS (
                 SELECT _position, _problem, _misfit, {self.keep} AS _keep,
-                    {f"CASE {broken} END" if broken else "NULL::VARCHAR"} AS _broken, {", ".join(columns)}
+                    {self.broken()} AS _broken, {", ".join(columns)}
                 FROM {RECORDS}
             )
             SELECT _position,
@@ -146,6 +145,11 @@ class Mapping:
             {self.without_entries(without) if self.source.each else ""}
             ORDER BY _position
         """
+
+    def broken(self) -> str:
+        """SQL of the first rule that a record breaks."""
+        cases = [f"WHEN NOT coalesce({sql}, false) THEN {duck.literal(name)}" for name, sql in self.rules.items()]
+        return f"CASE {' '.join(cases)} END" if cases else "NULL::VARCHAR"
 
     def without_entries(self, without: str) -> str:
         """SQL of the records whose array is absent or empty: unusable if they have a problem, else not kept."""
@@ -205,8 +209,8 @@ def latest(arrival: date) -> datetime:
     return datetime.combine(arrival + records.CLOCKS_AHEAD, time.max)
 
 
-def typed(source: Source, raw: pa.Schema) -> str:
-    """SQL of the fields of a table `_batch` in their types.
+def typed(source: Source, raw: pa.Schema, more: str = "") -> str:
+    """SQL of the fields of a table `_batch` in their types, and of more columns.
 
     `_misfit` is the reason of a record of which a value has another type than its field.
     """
@@ -220,11 +224,13 @@ def typed(source: Source, raw: pa.Schema) -> str:
         casts.append(f"{cast} AS {quoted(name)}")
         reason = duck.literal(records.bad(records.label(name)))
         misfits.append(f"WHEN {quoted(name)} IS NOT NULL AND {cast} IS NULL THEN {reason}")
-    misfit = f"CASE {' '.join(misfits)} END" if misfits else "NULL::VARCHAR"
-    return f"SELECT _position, _problem, {misfit} AS _misfit, {', '.join(casts)} FROM _batch"
+    misfit = f"coalesce(_misfit, CASE {' '.join(misfits)} END)" if misfits else "_misfit"
+    columns = [*([more] if more else []), *casts]
+    return f"SELECT _position, _problem, {misfit} AS _misfit, {', '.join(columns)} FROM _batch"
 
 
 def numbered(batch: Batch) -> pa.Table:
-    """Return the fields of a batch as a table `_batch`: with `_position`, and `_problem` if a record has none."""
+    """Return the fields of a batch as a table `_batch`: with `_position`, `_problem` and `_misfit`."""
     table = batch.fields.append_column("_position", pa.array(range(len(batch.reasons)), pa.int64()))
-    return table.append_column("_problem", pa.array(batch.reasons, pa.string()))
+    table = table.append_column("_problem", pa.array(batch.reasons, pa.string()))
+    return table.append_column("_misfit", pa.array(batch.misfits, pa.string()))

@@ -1,33 +1,39 @@
 """Records of deliveries as Arrow tables, with the fields of their source, and the reason if a record has none."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection
 
 from common.engines import arrow, duck
 from common.handover.storage import File
-from common.ingestion import csv_rows, deliveries, records
+from common.ingestion import csv_rows, deliveries
+from common.ingestion.arrow import json_lines
+from common.ingestion.arrow.blocks import Block, blocks
+from common.ingestion.arrow.json_lines import Record
 from common.ingestion.deliveries import Line, Unreadable
-from common.ingestion.records import Unusable
 from common.sources.source import Source
 
 BATCH = 64 * 1024  # records
 MAX_BATCH = 16 << 20  # bytes of the records of a batch
-Record = tuple[Line, list[Any] | str]
-Converter = Callable[[Any], Any]
 
 
 @dataclass
 class Batch:
-    """Some records of a file: a row of `fields` each, and the reason why a record has no fields, or None."""
+    """Some records of a file: a row of `fields` each.
+
+    `reasons` says why a record has no fields, `misfits` that a value has another type than its field; or they are None.
+    """
 
     fields: pa.Table
     reasons: list[str | None]
-    lines: list[Line] | None  # None for Parquet
+    misfits: list[str | None]
+    lines: Sequence[Line] | Block | None  # None for Parquet
     first: int = 0  # number of rows before those of a Parquet file
 
     def line(self, position: int) -> Line:
@@ -53,121 +59,96 @@ def raw_fields(source: Source) -> pa.Schema:
     """Return the fields with the types in which files of text have them."""
     if source.format == "csv":
         return pa.schema([(name, pa.string()) for name in source.fields])
-    return pa.schema([(each.name, json_type(each.type)) for each in fields_of(source)])
+    return json_reader(source).schema
 
 
-def json_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a field of JSON, which has times, dates and decimals as text."""
-    if pa.types.is_struct(kind):
-        return pa.struct([(each.name, json_type(each.type)) for each in kind])
-    if pa.types.is_list(kind):
-        return pa.list_(json_type(kind.value_type))
-    if pa.types.is_map(kind):
-        return pa.map_(pa.string(), json_type(kind.item_type))
-    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_decimal(kind):
-        return pa.string()
-    return kind
+def json_reader(source: Source) -> json_lines.Reader:
+    """Return the reader of a source's lines of JSON."""
+    fields = fields_of(source)
+    texts = {each.name for each in fields if pa.types.is_string(each.type)}
+    return json_lines.Reader(fields, source.searched & texts)
 
 
-def batches(source: Source, file: File) -> Iterator[Batch]:
+def batches(source: Source, file: File, reader: json_lines.Reader, connection: DuckDBPyConnection) -> Iterator[Batch]:
     """Yield the records of a file; Unreadable if it is corrupt, or not of the source's format."""
     if source.format == "parquet":
         yield from parquet_batches(source, file)
-        return
-    if source.compression != "none":
-        deliveries.survey(file)  # quickly detects a corrupt or too large file, before its records are parsed
-    if source.format == "csv":
+    elif source.format == "csv":
+        if source.compression != "none":
+            deliveries.survey(file)  # quickly detects a corrupt or too large file, before its records are parsed
         deliveries.refuse_utf8(file, source.encoding)
-    yield from text_batches(source, deliveries.lines(file, source.encoding))
+        yield from text_batches(source, deliveries.lines(file, source.encoding))
+    else:
+        for block in blocks(file):
+            yield block_batch(reader, connection, block)
+
+
+def block_batch(reader: json_lines.Reader, connection: DuckDBPyConnection, block: Block) -> Batch:
+    """Return the records in a block of JSON lines."""
+    unsure = reader.unsure(connection, block)
+    exact = exact_batch(reader, [block[position] for position in unsure])
+    if len(unsure) == len(block):
+        return exact
+    connection.register("_lines", block.table(unsure))
+    sure = connection.sql(reader.fields_sql()).to_arrow_table()
+    if not unsure:
+        return Batch(sure.select(reader.schema.names), [None] * len(block), [None] * len(block), block)
+    positions = pa.chunked_array([*sure["_position"].chunks, pa.array(unsure, pa.int64())])
+    order = pc.sort_indices(positions)
+    fields = pa.concat_tables([sure.select(reader.schema.names), exact.fields]).take(order)
+    reasons, misfits = [list[str | None]([None] * len(block)) for _ in range(2)]
+    for position, reason, misfit in zip(unsure, exact.reasons, exact.misfits, strict=True):
+        reasons[position], misfits[position] = reason, misfit
+    return Batch(fields, reasons, misfits, block)
+
+
+def exact_batch(reader: json_lines.Reader, lines: Sequence[Line]) -> Batch:
+    """Return the records in lines of JSON, parsed by Python."""
+    return batch_of(lines, reader.records(lines), reader.schema)
 
 
 def text_batches(source: Source, content: Iterator[Line]) -> Iterator[Batch]:
     """Yield the records in lines of JSON or CSV; Unreadable if a CSV's header lacks a field."""
-    schema = raw_fields(source)
-    found = json_records(content, schema) if source.format == "json" else csv_records(source, content)
-    while batch := next_batch(found, schema):
-        yield batch
+    reader = json_reader(source)
+    json = ((line, reader.record(line)) for line in content)
+    found = csv_records(source, content) if source.format == "csv" else json
+    while records := next_records(found):
+        lines, values = zip(*records, strict=True)
+        yield batch_of(lines, values, raw_fields(source))
 
 
-def next_batch(found: Iterator[Record], schema: pa.Schema) -> Batch | None:
-    """Return some records as a batch; None after the last one. A list per column costs half of one per row."""
-    lines: list[Line] = []
-    reasons: list[str | None] = []
-    columns: list[list[Any]] = [[] for _ in schema]
+def next_records(found: Iterator[tuple[Line, Record]]) -> list[tuple[Line, Record]]:
+    """Return the records of one batch; none after the last one."""
+    taken: list[tuple[Line, Record]] = []
     size = 0
-    for line, row in found:
+    for each in found:
+        taken.append(each)
+        size += len(each[0].content)
+        if len(taken) == BATCH or size > MAX_BATCH:
+            break
+    return taken
+
+
+def batch_of(lines: Sequence[Line], found: Iterable[Record], schema: pa.Schema) -> Batch:
+    """Return records as a batch. A list per column costs half of one per row."""
+    reasons: list[str | None] = []
+    misfits: list[str | None] = []
+    columns: list[list[Any]] = [[] for _ in schema]
+    for row, misfit in found:
         bad = isinstance(row, str)
         for position, values in enumerate(columns):
             values.append(None if bad else row[position])
-        lines.append(line)
         reasons.append(row if isinstance(row, str) else None)
-        size += len(line.content)
-        if len(lines) == BATCH or size > MAX_BATCH:
-            break
+        misfits.append(misfit)
     arrays = [pa.array(values, kind) for values, kind in zip(columns, schema.types, strict=True)]
-    return Batch(pa.Table.from_arrays(arrays, schema=schema), reasons, lines) if lines else None
+    return Batch(pa.Table.from_arrays(arrays, schema=schema), reasons, misfits, lines)
 
 
-def csv_records(source: Source, lines: Iterator[Line]) -> Iterator[Record]:
+def csv_records(source: Source, lines: Iterator[Line]) -> Iterator[tuple[Line, Record]]:
     """Yield the rows of a CSV file, each with the texts of the fields; empty text is null."""
     dialect = csv_rows.Dialect(source.delimiter, source.quote, source.header, source.encoding)
     for line, row in csv_rows.rows(lines, list(source.fields), dialect):
-        yield line, row if isinstance(row, str) else [value or None for value in row]
-
-
-def json_records(lines: Iterator[Line], schema: pa.Schema) -> Iterator[Record]:
-    """Yield the lines of a file, each with the values of the fields."""
-    converters = [(each.name, converter(each.name, each.type)) for each in schema]
-    for line in lines:
-        try:
-            if line.too_long:
-                raise Unusable(records.TOO_LONG)
-            row = records.json_object(line.content)
-            yield line, [convert(row.get(name)) for name, convert in converters]
-        except Unusable as error:
-            yield line, str(error)
-
-
-def converter(field: str, kind: pa.DataType) -> Converter:
-    """Return a function that returns a value of JSON if it is of a type, else raises Unusable."""
-    if pa.types.is_struct(kind):
-        parts = [(each.name, converter(each.name, each.type)) for each in kind]
-        return of_kind(field, dict, lambda value: {name: convert(value.get(name)) for name, convert in parts})
-    if pa.types.is_list(kind):
-        entry = converter(field, kind.value_type)
-        return of_kind(field, list, lambda value: [entry(each) for each in value])
-    if pa.types.is_map(kind):
-        item = converter(field, kind.item_type)
-        return of_kind(field, dict, lambda value: [(key, item(each)) for key, each in value.items()])
-    if pa.types.is_boolean(kind):
-        return of_kind(field, bool, bool)
-    if pa.types.is_floating(kind):
-        return of_kind(field, (int, float), float)
-    if pa.types.is_integer(kind):
-        limit = 1 << (kind.bit_width - 1)
-        return of_kind(field, int, lambda value: value if -limit <= value < limit else misfit(field))
-    return of_kind(field, (str, int), str)
-
-
-def of_kind(field: str, kinds: type | tuple[type, ...], convert: Converter) -> Converter:
-    """Return a converter of values of some Python types; true is not a number."""
-    boolean = kinds is bool
-
-    def checked(value: Any) -> Any:
-        if value is None:
-            return None
-        if not isinstance(value, kinds) or (not boolean and isinstance(value, bool)):
-            misfit(field)
-        try:
-            return convert(value)
-        except OverflowError:
-            misfit(field)
-
-    return checked
-
-
-def misfit(field: str) -> Any:
-    raise Unusable(records.bad(records.label(field)))
+        yield line, (row if isinstance(row, str) else [value or None for value in row], None)
 
 
 def parquet_batches(source: Source, file: File) -> Iterator[Batch]:
@@ -185,10 +166,15 @@ def row_batches(source: Source, content: Any) -> Iterator[Batch]:
             names = opened.schema_arrow.names
             if missing := [name for name in source.fields if name not in names]:
                 raise Unreadable(f"it lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
+            for name, kind in source.fields.items():
+                found = opened.schema_arrow.field(name).type
+                if pa.types.is_nested(found) != ("<" in kind):
+                    words = duck.spark_type(duck.Translator(pa.schema({name: found})).kind(duck.quoted(name)))
+                    raise Unreadable(f"its column '{name}' is {words}, expected {kind}")
             first = 0
             for batch in opened.iter_batches(BATCH, columns=list(source.fields), use_threads=False):
                 table = pa.Table.from_batches([batch]).select(list(source.fields))
-                yield Batch(table, [None] * table.num_rows, None, first)
+                yield Batch(table, [None] * table.num_rows, [None] * table.num_rows, None, first)
                 first += table.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise Unreadable(f"not Parquet ({str(error).splitlines()[0]})") from None
+    except (pa.ArrowInvalid, OSError):
+        raise Unreadable("not Parquet") from None

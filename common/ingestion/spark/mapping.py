@@ -30,12 +30,11 @@ from pyspark.sql.types import (
 from common.contracts import CONTROL, MAX_BYTES
 from common.errors import ArgumentError
 from common.ingestion import records
-from common.ingestion.spark.reading import INTERNAL, JSON, ddl, leaves, quoted
+from common.ingestion.events import COLUMNS, NOT_KEPT, TEXTS, TYPES
+from common.ingestion.spark.reading import INTERNAL, quoted
 from common.sources import expressions
 from common.sources.source import ARRIVAL, ENTRY, Source
 
-TEXTS = ("event_id", "user_id", "item_id", "type", "session_id", "platform", "country", "request_id")
-COLUMNS = [*TEXTS[:4], "time", "value", "quantity", "unit_price", *TEXTS[4:], "position"]  # in the order of checks
 WHOLE = (ByteType, ShortType, IntegerType, LongType)
 FRACTIONAL = (FloatType, DoubleType, DecimalType)
 TIMES = (TimestampType, TimestampNTZType, DateType)
@@ -44,9 +43,6 @@ EXPECTED = {  # the types of an expression, for a message
     "time": ((StringType, *TIMES), "a timestamp, or text in ISO 8601"),
     **dict.fromkeys(("value", "quantity", "unit_price", "position"), ((*WHOLE, *FRACTIONAL), "a number")),
 }
-NOT_KEPT = "its source does not keep it"  # a reason without quarantine
-# Other JSON values that Spark converts to text; apart from control characters, text may look the same.
-SUSPICIOUS = rf"{CONTROL}|^(?:[\[{{]|true$|false$|-?[0-9]+[.E]|\x22-?Infinity\x22$)"
 MAX_WHOLE = 2.0**63
 # Errors of Spark about a value: of SQL's class 22, and a wrong regular expression.
 FAILED = re.compile(r"\[[A-Z_.]+\] (?P<value>[^\n]*?)\.? SQLSTATE: 22|PatternSyntaxException: (?P<pattern>[^\n]*)")
@@ -181,15 +177,14 @@ def mapped(frame: DataFrame, source: Source, types: dict[str, DataType], reason_
 
 def values(source: Source, types: dict[str, DataType]) -> Iterator[Column]:
     """Yield the columns of events, null where a value cannot be one, and for each a column `__bad NAME`."""
-    kinds = {**dict.fromkeys(TEXTS, "string"), **dict.fromkeys(COLUMNS[4:8], "double")}
-    kinds |= {"time": "timestamp", "quantity": "bigint", "position": "bigint"}
     for name in COLUMNS:
         text = source.columns.get(name)
-        column, bad = F.lit(None).cast(kinds[name]), F.lit(False)
+        column, bad = F.lit(None).cast(TYPES[name]), F.lit(False)
         if text is not None:
             given = expression(text)
             if name in TEXTS:
-                column, bad = F.nullif(given.cast("string"), F.lit("")), odd_text(source, name, text, types[name])
+                column = F.nullif(given.cast("string"), F.lit(""))
+                bad = F.coalesce(column.rlike(CONTROL), F.lit(False))
             elif name == "time":
                 column = given.cast("timestamp") if isinstance(types[name], TIMES) else iso_time(given)
             elif name in ("quantity", "position") and isinstance(types[name], FRACTIONAL):
@@ -212,40 +207,6 @@ def iso_time(text: Column) -> Column:
     with_seconds = F.regexp_replace(text, "^(.{10}[T ].{5})", "$1:00")  # Spark parses no zone after minutes
     whole = F.when(F.substring(text, 17, 1) == ":", text).otherwise(with_seconds)
     return F.when(text.rlike(rf"^{records.TIME}\z"), F.try_to_timestamp(whole))
-
-
-def odd_text(source: Source, name: str, text: str, kind: DataType) -> Column:
-    """Return true for text with control characters, or made of JSON that was neither text nor an integer.
-
-    Spark converts any value to text, so the few that look like a number, a boolean, an object or an array are parsed
-    once more.
-    """
-    value = expression(text).cast("string")
-    if not isinstance(kind, StringType) or (source.format != "json") or name == "type":
-        return F.coalesce(value.rlike(CONTROL), F.lit(False))
-    odd = F.lit(False)
-    for path in text_paths(source, text):
-        leaf = F.expr(".".join(quoted(step) for step in path))
-        other = F.lit(False)
-        for wrong in ("DOUBLE", "BOOLEAN", "MAP<STRING, STRING>", "ARRAY<STRING>"):
-            nested = wrong
-            for step in reversed(path[1:]):
-                nested = f"STRUCT<{quoted(step)}: {nested}>"
-            parsed: Column = F.from_json("__text", f"{quoted(path[0])} {nested}", JSON)
-            for step in path:
-                parsed = parsed[step]
-            other = other | parsed.isNotNull()
-        odd = odd | F.when(leaf.rlike(SUSPICIOUS), leaf.rlike(CONTROL) | other).otherwise(False)
-    if text in source.fields:
-        return odd
-    return odd | F.coalesce(value.rlike(CONTROL), F.lit(False))
-
-
-def text_paths(source: Source, text: str) -> list[tuple[str, ...]]:
-    """Return the fields of text that an expression names, each as a path from the record."""
-    texts = {path for path, kind in leaves(StructType.fromDDL(ddl(source.fields))) if isinstance(kind, StringType)}
-    named = [tuple(names) for names in expressions.named_paths(text)]
-    return [path for path in dict.fromkeys(named) if path in texts]
 
 
 def conditions(source: Source) -> Iterator[Column]:

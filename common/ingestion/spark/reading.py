@@ -5,9 +5,8 @@ rows of broken CSV silently, and its own reader of zstd needs native libraries.
 """
 
 import functools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from datetime import date
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -24,12 +23,14 @@ from pyspark.sql.types import (
     StringType,
     StructField,
     StructType,
+    VariantType,
 )
 
-from common.engines import spark
+from common.engines import frames
 from common.handover.storage import File, in_parallel
 from common.ingestion import csv_rows, deliveries, records
 from common.ingestion.deliveries import Survey, Unreadable
+from common.ingestion.events import Delivered
 from common.sources.source import Source
 
 INTERNAL = ["__file", "__arrival", "__position", "__text", "__bytes", "__problem", "__misfit"]  # next to the fields
@@ -42,7 +43,10 @@ READER = {
 }
 JSON = {"allowNonNumericNumbers": "false", "allowSingleQuotes": "false"}
 END = "end of line e1f7c2d0"  # an object with it is appended to each line; it follows if the line is one object
-MISFIT = "a value of another type than its field"
+# Texts that Spark may have made of another value; others may look the same.
+SUSPICIOUS = r"^(?:[\[{]|true$|false$|-?[0-9]+[.E]|\x22-?Infinity\x22$)"
+# Types of values that are no text and, as far as they tell, no integer.
+OTHERS = r"^(?:DOUBLE|FLOAT|BOOLEAN|OBJECT|ARRAY|DECIMAL\((?:[0-9]|1[0-8]),|DECIMAL\([0-9]+,[1-9])"
 ROW = StructType(
     [
         StructField("__file", LongType()),
@@ -56,19 +60,9 @@ ROW = StructType(
 Row = tuple[int, int, int, str | None, bytes, list[str] | None]
 
 
-@dataclass(frozen=True)
-class Delivered:
-    """A file of a source, with its day of arrival; of Parquet that was found readable, with its schema."""
-
-    source: Source
-    file: File
-    arrival: date
-    schema: StructType | None = None
-
-    @property
-    def by_spark(self) -> bool:
-        """True for lines that Spark's own reader reads, in order and without those that are too long."""
-        return self.source.format == "json" and self.file.uri.endswith(".gz")
+def by_spark(delivered: Delivered) -> bool:
+    """Return True for lines that Spark's own reader reads, in order and without those that are too long."""
+    return delivered.source.format == "json" and delivered.file.uri.endswith(".gz")
 
 
 def survey_or_reason(delivered: Delivered) -> Survey | str:
@@ -112,8 +106,8 @@ def records_of(session: SparkSession, source: Source, files: dict[int, Delivered
     """
     if source.format == "parquet":
         return parquet_records(session, source, files)
-    native = {number: each for number, each in files.items() if each.by_spark}
-    others = {number: each for number, each in files.items() if not each.by_spark}
+    native = {number: each for number, each in files.items() if by_spark(each)}
+    others = {number: each for number, each in files.items() if not by_spark(each)}
     parts = []
     if native:
         lines = spark_lines(session, native)
@@ -149,7 +143,7 @@ def paths(session: SparkSession, frame: DataFrame, files: dict[int, Delivered]) 
         number = numbers[unquote(path)]
         spellings = {path, path.replace("file:///", "file:/", 1)}  # Hadoop's file systems begin either way
         rows += [(spelling, number, files[number].arrival) for spelling in spellings]
-    return spark.small_table(session, {"path": "STRING", "__file": "BIGINT", "__arrival": "DATE"}, rows)
+    return frames.small_table(session, {"path": "STRING", "__file": "BIGINT", "__arrival": "DATE"}, rows)
 
 
 def python_rows(session: SparkSession, source: Source, files: dict[int, Delivered]) -> DataFrame:
@@ -159,7 +153,7 @@ def python_rows(session: SparkSession, source: Source, files: dict[int, Delivere
     rows = session.sparkContext.parallelize(items, slices).flatMap(functools.partial(read_text, source=source))
     frame = session.createDataFrame(rows, ROW, verifySchema=False)
     arrivals = [(number, each.arrival) for number, each in files.items()]
-    known = spark.small_table(session, {"__file": "BIGINT", "__arrival": "DATE"}, arrivals)
+    known = frames.small_table(session, {"__file": "BIGINT", "__arrival": "DATE"}, arrivals)
     return frame.join(F.broadcast(known), "__file").withColumn("__text", F.col("__content").cast("string"))
 
 
@@ -181,29 +175,81 @@ def json_fields(source: Source, lines: DataFrame) -> DataFrame:
     return parsed.select(
         *LINE,
         problem.alias("__problem"),
-        F.when(F.col("__parsed")["_corrupt_record"].isNotNull(), misfit(source, record)).alias("__misfit"),
-        *[record[name].alias(name) for name in source.fields],
+        misfit(source, record, F.col("__parsed")["_corrupt_record"].isNotNull()).alias("__misfit"),
+        *[F.when(problem.isNull(), record[name]).alias(name) for name in source.fields],
     )
 
 
-def misfit(source: Source, record: Column) -> Column:
-    """Return the reason of a record of which a value has another type than its field."""
+def misfit(source: Source, record: Column, corrupt: Column) -> Column:
+    """Return the reason of a record of which a value has another type than its field, as Spark reports or converts."""
     reasons = []
-    for path, kind in leaves(StructType.fromDDL(ddl(source.fields))):
-        if not isinstance(kind, StringType):
-            value = functools.reduce(lambda column, name: column[name], path, record)
-            raw = F.get_json_object("__text", "$" + "".join(f"['{name}']" for name in path))
-            reasons.append(F.when(value.isNull() & raw.isNotNull(), records.bad(path[-1])))
-    return F.coalesce(*reasons, F.lit(MISFIT))
+    for path, kind in parts_of(StructType.fromDDL(ddl(source.fields))):
+        label = records.bad(records.label(path[-1]))
+        value = functools.reduce(lambda column, name: column[name], path, record)
+        if isinstance(kind, StringType):
+            if path[0] not in source.searched:
+                reasons.append(F.when(converted(path, kind, value), label))
+            continue
+        raw = F.get_json_object("__text", "$" + "".join(f"['{name}']" for name in path))
+        reasons.append(F.when(corrupt & value.isNull() & raw.isNotNull(), label))
+        if has_text(kind) and not isinstance(kind, StructType):
+            reasons.append(F.when(converted(path, kind, value), records.MISFIT))
+    return F.coalesce(*reasons, F.when(corrupt, records.MISFIT))
 
 
-def leaves(kind: StructType, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], DataType]]:
-    """Yield the path and the type of each field that has no fields itself; arrays are not entered."""
+def parts_of(kind: StructType, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], DataType]]:
+    """Yield the path and the type of each field, and of each field in a struct; arrays are not entered."""
     for each in kind.fields:
+        yield (*above, each.name), each.dataType
         if isinstance(each.dataType, StructType):
-            yield from leaves(each.dataType, (*above, each.name))
-        else:
-            yield (*above, each.name), each.dataType
+            yield from parts_of(each.dataType, (*above, each.name))
+
+
+def converted(path: tuple[str, ...], kind: DataType, value: Column) -> Column:
+    """Return true if a text in a value of a type was neither text nor an integer in JSON.
+
+    Spark converts any value to text, so the few that look like a number, a boolean, an object or an array are parsed
+    once more, as values that know their types.
+    """
+    nested = with_texts(kind, VariantType()).simpleString()
+    for step in reversed(path[1:]):
+        nested = f"STRUCT<{quoted(step)}: {nested}>"
+    parsed: Column = F.from_json("__text", f"{quoted(path[0])} {nested}", JSON)
+    for step in path:
+        parsed = parsed[step]
+    if isinstance(kind, StringType):  # of a suspicious text
+        other = F.schema_of_variant(parsed) != "STRING"
+    else:
+        other = any_text(parsed, kind, lambda text: F.schema_of_variant(text).rlike(OTHERS))
+    suspicious = F.coalesce(any_text(value, kind, lambda text: text.rlike(SUSPICIOUS)), F.lit(False))
+    return F.when(suspicious, F.coalesce(other, F.lit(False))).otherwise(False)
+
+
+def with_texts(kind: DataType, text: DataType) -> DataType:
+    """Return a type with another one instead of text."""
+    if isinstance(kind, StructType):
+        return StructType([StructField(each.name, with_texts(each.dataType, text)) for each in kind.fields])
+    if isinstance(kind, ArrayType):
+        return ArrayType(with_texts(kind.elementType, text))
+    if isinstance(kind, MapType):
+        return MapType(kind.keyType, with_texts(kind.valueType, text))
+    return text if isinstance(kind, StringType) else kind
+
+
+def has_text(kind: DataType) -> bool:
+    return bool(with_texts(kind, BinaryType()) != kind)
+
+
+def any_text(value: Column, kind: DataType, test: Callable[[Column], Column]) -> Column:
+    """Return true if a text in a value of a type passes a test, else false or null."""
+    if isinstance(kind, StructType):
+        parts = [any_text(value[each.name], each.dataType, test) for each in kind.fields if has_text(each.dataType)]
+        return functools.reduce(lambda one, other: one | F.coalesce(other, F.lit(False)), parts, F.lit(False))
+    if isinstance(kind, ArrayType):
+        return F.exists(value, lambda entry: any_text(entry, kind.elementType, test))
+    if isinstance(kind, MapType):
+        return F.exists(F.map_values(value), lambda item: any_text(item, kind.valueType, test))
+    return test(value)
 
 
 def csv_fields(source: Source, rows: DataFrame) -> DataFrame:
@@ -220,7 +266,7 @@ def cast_fields(source: Source, frame: DataFrame, values: dict[str, Column]) -> 
         for name, kind in source.fields.items()
     }
     bad = [
-        F.when(F.col(quoted(f"__raw {name}")).isNotNull() & column.isNull(), records.bad(name))
+        F.when(F.col(quoted(f"__raw {name}")).isNotNull() & column.isNull(), records.bad(records.label(name)))
         for name, column in cast.items()
         if source.fields[name].lower() != "string"
     ]
