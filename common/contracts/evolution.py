@@ -3,7 +3,7 @@
 import itertools
 from typing import NamedTuple
 
-from common.contracts import Column, Contract, load
+from common.contracts import Check, Column, Contract, load
 from common.errors import ArgumentError
 
 GUIDE = "docs/change_a_contract.md"
@@ -19,7 +19,8 @@ class Difference(NamedTuple):
 def compare(old: Contract, new: Contract) -> list[Difference]:
     """Return the differences of two versions, without descriptions; only an added nullable column needs no migration.
 
-    A removed column counts as renamed if a column with the same settings was added.
+    A removed column counts as renamed if a column with the same settings was added. Checks judge rows when these are
+    written, so only a refusal that is loosened is a difference.
     """
     added = {name: column for name, column in new.columns.items() if name not in old.columns}
     found = []
@@ -46,7 +47,27 @@ def compare(old: Contract, new: Contract) -> list[Difference]:
     if old.product != new.product:
         migration = "give the contract another name, so that the product gets a table of its own"
         found.append(Difference(f"the product changes from {old.product} to {new.product}", migration))
+    return found + compare_checks(old.checks, new.checks)
+
+
+def compare_checks(old: tuple[Check, ...], new: tuple[Check, ...]) -> list[Difference]:
+    """Return a difference for each refusal that was loosened; other checks promise nothing to readers."""
+    found = []
+    for check in old:
+        text = f"column '{check.column}' no longer refuses other values than {', '.join(check.allowed)}"
+        if check.unique:
+            text = f"rows with the same {', '.join(check.unique)} are no longer refused"
+        kept = any(is_as_strict(check, other) for other in new)
+        if check.severity == "refuse" and not check.volume and not kept:
+            found.append(Difference(text, "keep the check, because readers may rely on it"))
     return found
+
+
+def is_as_strict(check: Check, other: Check) -> bool:
+    """Return True if another check refuses all that a check of allowed values or a unique key refuses."""
+    unique = other.unique and set(other.unique) <= set(check.unique)
+    allowed = other.allowed and set(other.allowed) <= set(check.allowed)
+    return other.severity == "refuse" and other.column == check.column and bool(unique or allowed)
 
 
 def compare_columns(name: str, old: Column, new: Column) -> list[Difference]:
