@@ -1,8 +1,8 @@
-"""Create the missing DynamoDB tables of an environment's products."""
+"""Create the missing tables of an environment's products in its store."""
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from common import contracts
-from common.delivery import tables
+from common.delivery.store import Store, table_name
+from common.delivery.stores import open_store
 from common.errors import ArgumentError
 from tools.command_line import exit_on_task_error
 from tools.environment import load
@@ -25,9 +26,26 @@ def delivery(environment: str) -> dict[str, Any]:
     return section
 
 
+def open_product(section: Mapping[str, Any], product: str, threads: int = 1) -> Store:
+    """Return the store of a product by the section [delivery] of an environment."""
+    return open_store(section["store"], table_name(section["tables"], product), threads)
+
+
+def needs_local_server(environment: str) -> bool:
+    """Return True if the products are in the DynamoDB of a local Airflow, and DYNAMODB_ENDPOINT names no other one."""
+    if os.environ.get("DYNAMODB_ENDPOINT") or environment != "laptop":
+        return False
+    return bool(delivery(environment)["store"] == "dynamodb:")
+
+
+def lacks_local_server(environment: str) -> bool:
+    """Return True if the products are in the DynamoDB of a local Airflow, which does not run."""
+    return needs_local_server(environment) and not LOCAL.is_file()
+
+
 def use_local_server(environment: str) -> None:
-    """Set DYNAMODB_ENDPOINT to a local Airflow's server, if it is not set and the environment is the laptop's."""
-    if environment == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT"):
+    """Set DYNAMODB_ENDPOINT to a local Airflow's server if the products are there."""
+    if needs_local_server(environment):
         if not LOCAL.is_file():
             raise ArgumentError(
                 "The laptop's DynamoDB runs only while a local Airflow does; start one (make airflow), or set "
@@ -48,13 +66,11 @@ def products() -> list[str]:
 def create(environment: str) -> Iterator[tuple[str, list[str]]]:
     """Create or complete the table of each product; yield its name and its missing parts."""
     section = delivery(environment)
-    capacity = None
-    if section["billing"] == "provisioned":
-        capacity = {"ReadCapacityUnits": section["read_units"], "WriteCapacityUnits": section["write_units"]}
-    client = tables.client()
+    units = (section["read_units"], section["write_units"]) if section["billing"] == "provisioned" else None
     for product in products():
-        name = tables.table_name(section["tables"], product)
-        yield name, tables.create(client, name, capacity)
+        store = open_product(section, product)
+        with store.explained():
+            yield store.name, store.create(units)
 
 
 @exit_on_task_error()

@@ -1,4 +1,7 @@
-"""The rows of a product as the items of its table, one for each key that DynamoDB can hold, in its own types."""
+"""The rows of a product as the items of its store, one for each key that every store can hold.
+
+The limits are those of DynamoDB, so that a product does not depend on its store.
+"""
 
 import itertools
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from common.contracts import Contract, Product
-from common.delivery.reader import MAX_KEY, Item
+from common.delivery.store import MAX_KEY
 from common.errors import GateRefused, InputError
 
 MAX_ITEM = 400 * 1024  # bytes, names and values together
@@ -24,33 +27,38 @@ EXPLAINED = {  # why a key cannot be published
     "same_place_twice": "two rows have the same position",
     "large_item": f"its rows have more than {MAX_ITEM:,} bytes",
 }
-TAGS = {"string": "S", "date": "S", "timestamp": "S", "boolean": "BOOL"}  # all others are numbers
 
 
 @dataclass
 class Items:
     """Items in the order of their first rows; and the default content for keys that are not listed, if any.
 
-    The rows of item i are starts[i] to starts[i + 1]. Columns are text (or booleans), with DynamoDB's letter for their
-    type. A number that DynamoDB would round to nothing is 0.
+    The rows of item i are starts[i] to starts[i + 1]. A number that DynamoDB would round to nothing is 0.
     """
 
     product: Product
     keys: list[str]
     starts: np.ndarray
-    columns: dict[str, tuple[str, pa.Array]]
+    columns: dict[str, pa.Array]  # text, whole numbers, floats of 64 bits, booleans
     default: Any  # content, None if there is none
     rows: int
-    unpublishable: dict[str, list[str]]  # left out: keys that DynamoDB cannot store, by reason
+    unpublishable: dict[str, list[str]]  # left out: keys that cannot be stored, by reason
 
     def contents(self, first: int, after: int) -> list[Any]:
-        """Return the content of each of the items from `first` up to `after`, as attribute values."""
+        """Return the content of each of the items from `first` up to `after`, as plain values."""
         start, end = self.starts[first], self.starts[after]
         rows = content_rows(self.columns, start, end)
         if self.product.order is None:
             return rows
         bounds = (self.starts[first : after + 1] - start).tolist()
-        return [{"L": rows[begin:stop]} for begin, stop in itertools.pairwise(bounds)]
+        return [rows[begin:stop] for begin, stop in itertools.pairwise(bounds)]
+
+    def write_units(self) -> int:
+        """Return the units that writing all items takes: one for each KiB of an item, also for one that is begun."""
+        rows = row_sizes(self.columns, int(self.starts[-1]))
+        ends = np.concatenate([[0], np.cumsum(rows)])[self.starts]
+        keys = np.array([len(key.encode()) for key in self.keys], dtype=np.int64)
+        return int((-(-(np.diff(ends) + keys + ITEM_BYTES) // 1024)).sum())
 
 
 def bucket_count(product: Product, rows: int) -> int:
@@ -62,9 +70,9 @@ def bucket_count(product: Product, rows: int) -> int:
 
 
 def make_items(table: pa.Table, contract: Contract) -> Items:
-    """Return the items of a product's rows, without the keys that DynamoDB cannot store.
+    """Return the items of a product's rows, without the keys that cannot be stored.
 
-    Raises GateRefused if it cannot store the default rows, those without a key.
+    Raises GateRefused if the default rows cannot be stored, those without a key.
     """
     product = contract.product
     if product is None:
@@ -74,7 +82,7 @@ def make_items(table: pa.Table, contract: Contract) -> Items:
     codes = encoded.indices.fill_null(-1).to_numpy().astype(np.int64)  # -1: rows without a key
     positions = table[product.order].to_numpy() if product.order else np.zeros(len(codes), dtype=np.int64)
     shown = table.select([name for name in contract.columns if name not in (product.key, product.order)])
-    columns = {name: to_attribute(shown[name], contract.columns[name].type) for name in shown.column_names}
+    columns = {name: to_plain(shown[name], contract.columns[name].type) for name in shown.column_names}
     keys = encoded.dictionary.cast(pa.string())
     faults = find_faults(keys, codes, positions, mark_out_of_range(shown, contract), row_sizes(columns, len(codes)))
     check_default(faults, contract)
@@ -82,9 +90,9 @@ def make_items(table: pa.Table, contract: Contract) -> Items:
     unpublishable, left_out = unpublishable_keys(faults, names)
     kept = np.flatnonzero(~left_out)
     rows, starts = order_rows(codes, positions, kept, len(names))
-    columns = {name: (tag, values.take(pa.array(rows))) for name, (tag, values) in columns.items()}
+    columns = {name: values.take(pa.array(rows)) for name, values in columns.items()}
     default = content_rows(columns, 0, int(starts[0]))
-    content = {"L": default} if product.order else next(iter(default), None)
+    content = default if product.order else next(iter(default), None)
     return Items(
         product,
         [names[code] for code in kept],
@@ -99,7 +107,7 @@ def make_items(table: pa.Table, contract: Contract) -> Items:
 def find_faults(
     keys: pa.Array, codes: np.ndarray, positions: np.ndarray, out_of_range: np.ndarray, bytes_of_rows: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Mark the keys that DynamoDB cannot store, by reason and by code + 1, so that the default rows come first."""
+    """Mark the keys that cannot be stored, by reason and by code + 1, so that the default rows come first."""
     lengths = pc.binary_length(keys).to_numpy()
     sizes = np.bincount(codes + 1, bytes_of_rows, len(keys) + 1)
     return {
@@ -156,7 +164,7 @@ def mark_out_of_range(table: pa.Table, contract: Contract) -> np.ndarray:
 
 
 def check_default(faults: dict[str, np.ndarray], contract: Contract) -> None:
-    """Raise GateRefused if DynamoDB cannot store the rows without a key: nothing can replace them."""
+    """Raise GateRefused if the rows without a key cannot be stored: nothing can replace them."""
     for reason, affected in faults.items():
         if affected[0]:
             raise GateRefused(
@@ -165,29 +173,32 @@ def check_default(faults: dict[str, np.ndarray], contract: Contract) -> None:
             )
 
 
-def to_attribute(column: pa.ChunkedArray, kind: str) -> tuple[str, pa.Array]:
-    """Return a column as text, or as booleans, with DynamoDB's letter for its type."""
+def to_plain(column: pa.ChunkedArray, kind: str) -> pa.Array:
+    """Return a column whose values become plain ones; a float's shortest text stays the same."""
     values = column.combine_chunks()
     if kind == "timestamp":
-        values = pc.strftime(values, "%Y-%m-%dT%H:%M:%SZ")
-    elif kind in ("float64", "float32"):
+        return pc.strftime(values, "%Y-%m-%dT%H:%M:%SZ")
+    if kind == "date":
+        return values.cast(pa.string())
+    if kind in ("float64", "float32"):
         values = pc.if_else(pc.less(pc.abs(values), MIN_NUMBER), pa.scalar(0, values.type), values)
-    return TAGS.get(kind, "N"), values if kind == "boolean" else values.cast(pa.string())
+        return values.cast(pa.string()).cast(pa.float64()) if kind == "float32" else values
+    return values
 
 
-def row_sizes(columns: dict[str, tuple[str, pa.Array]], count: int) -> np.ndarray:
+def row_sizes(columns: dict[str, pa.Array], count: int) -> np.ndarray:
     """Return the bytes of each row, counted as DynamoDB counts or a few bytes higher."""
     rows = np.full(count, 4, dtype=np.int64)  # a map in a list
-    for name, (tag, values) in columns.items():
-        length = pc.fill_null(pc.binary_length(values), 1).to_numpy() if tag != "BOOL" else 1
-        rows += len(name) + 1 + ((length + 1) // 2 + 1 if tag == "N" else length)
+    for name, values in columns.items():
+        if pa.types.is_boolean(values.type):
+            length = 1
+        else:
+            length = pc.fill_null(pc.binary_length(values.cast(pa.string())), 1).to_numpy()
+            length = length if pa.types.is_string(values.type) else (length + 1) // 2 + 1
+        rows += len(name) + 1 + length
     return rows
 
 
-def content_rows(columns: dict[str, tuple[str, pa.Array]], start: int, end: int) -> list[Item]:
-    """Return rows as maps of attribute values."""
-    values_by_column = [
-        [{tag: value} if value is not None else {"NULL": True} for value in values[start:end].to_pylist()]
-        for tag, values in columns.values()
-    ]
-    return [{"M": dict(zip(columns, row))} for row in zip(*values_by_column)]
+def content_rows(columns: dict[str, pa.Array], start: int, end: int) -> list[dict[str, Any]]:
+    """Return rows as plain values by column."""
+    return [dict(zip(columns, row)) for row in zip(*(values[start:end].to_pylist() for values in columns.values()))]

@@ -1,50 +1,34 @@
-"""Versions of a product in its table: the pointer to the live one, the switch to the next, rollback, expiry.
+"""Versions of a product in its store: the pointer to the live one, the switch to the next, rollback, expiry.
 
-The partition `versions` has an entry for each version, from before its first item is written until its last one
-expires; the pointer is a copy of one entry. Every write is conditional: the pointer moves, and a version is marked for
-expiry, only while the pointer is unchanged since it was read. So nothing of the live version ever expires.
+Each version has a document, from before its first item is written until long after its last one expires; the pointer is
+a copy of one. Every write depends on what was read: the pointer moves, and a version is marked for expiry, only while
+the pointer and the version's document are unchanged. So nothing of the live version ever expires.
 """
 
-import contextlib
 import datetime
-import email.utils
-import uuid
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from common.delivery.reader import POINTER, Item
-from common.delivery.tables import Table
-from common.delivery.throttling import request, transact
-from common.delivery.writer import delete, expire, items_of
+from common.delivery.store import POINTER, VERSIONS, Document, Store
+from common.delivery.writer import remove
 from common.errors import StaleAttempt, TaskError
 
-VERSIONS = "versions"  # name of the partition
+Version = dict[str, Any]  # values of a version's document
 SECOND = datetime.timedelta(seconds=1)
 GRACE = datetime.timedelta(hours=1)  # no rollback to a version that expires within it
-DECISION = ("rolled_back", "rolled_back_by")  # attributes that every later pointer inherits
-LISTED = "attribute_exists(id) AND attribute_not_exists(retired) AND attribute_not_exists(expires)"
+REMEMBERED = datetime.timedelta(days=14)  # a version's document outlives its items, so that no late task lists it anew
+DECISION = ("rolled_back", "rolled_back_by")  # values that every later pointer inherits
 
 
-def pointer(table: Table) -> Item | None:
+def pointer(store: Store) -> Document | None:
     """Return the pointer, None before the first publication."""
-    return observe(table)[0]
+    return observe(store)[0]
 
 
-def observe(table: Table) -> tuple[Item | None, datetime.datetime]:
-    """Return the pointer, None before the first publication, and DynamoDB's time."""
-    response = request(table, "get_item", TableName=table.name, Key=POINTER, ConsistentRead=True)
-    return response.get("Item"), store_time(response)
-
-
-def store_time(response: Any) -> datetime.datetime:
-    """Return the time of DynamoDB's clock, which all publishers share, from the Date of a response in whole seconds.
-
-    This machine's clock adds the fraction if it is in the same second; otherwise the result is the end of that second.
-    """
-    now = datetime.datetime.now(datetime.UTC)
-    second = email.utils.parsedate_to_datetime(response["ResponseMetadata"]["HTTPHeaders"]["date"])
-    return now if second <= now < second + SECOND else second + SECOND - datetime.timedelta(milliseconds=1)
+def observe(store: Store) -> tuple[Document | None, datetime.datetime]:
+    """Return the pointer, None before the first publication, and the store's time."""
+    return store.read(POINTER)
 
 
 def timestamp(time: datetime.datetime) -> str:
@@ -52,203 +36,203 @@ def timestamp(time: datetime.datetime) -> str:
     return time.isoformat(timespec="milliseconds")
 
 
-def with_date(table: Table, version: Item, now: datetime.datetime) -> Item:
-    """Return the version with `computed` at most DynamoDB's time; if it was announced, as announced.
+def with_date(store: Store, version: Version, now: datetime.datetime) -> Version:
+    """Return the version with `computed` at most the store's time; if it was announced, as announced.
 
     Otherwise a producer's clock that is ahead would block later versions. A retry must not get a later time than the
     previous attempt, or it would look newer than a rollback between the two.
     """
-    announced = listed(table, version["version"]["S"])
-    computed = announced["computed"]["S"] if announced else version["computed"]["S"]
-    return {**version, "computed": {"S": min(computed, timestamp(now))}}
+    announced = listed(store, version["version"])
+    computed = announced.values["computed"] if announced else version["computed"]
+    return {**version, "computed": min(computed, timestamp(now))}
 
 
-def listed(table: Table, name: str) -> Item | None:
-    """Return the entry of a version, None if there is none."""
-    response = request(table, "get_item", TableName=table.name, Key=version_key(name), ConsistentRead=True)
-    entry: Item | None = response.get("Item")
-    return entry
+def listed(store: Store, name: str) -> Document | None:
+    """Return the document of a version, None if there is none."""
+    return store.read(VERSIONS + name)[0]
 
 
-def announce(table: Table, version: Item) -> None:
+def lasting(store: Store, name: str) -> Document | None:
+    """Return the document of a version, None if there is none or its items were left to expire."""
+    entry = listed(store, name)
+    return entry if entry and not is_over(entry) else None
+
+
+def is_over(entry: Document) -> bool:
+    """Return True if the items of a version were refused or left to expire."""
+    return not entry.values.keys().isdisjoint({"retired", "expires"})
+
+
+def announce(store: Store, version: Version) -> None:
     """List a version before its first item is written, so that every item belongs to a listed version."""
-    key = version_key(version["version"]["S"])
-    with contextlib.suppress(table.client.exceptions.ConditionalCheckFailedException):  # by a previous attempt
-        put(table, {**version, **key}, ConditionExpression="attribute_not_exists(id)")
+    if listed(store, version["version"]) is None:
+        replace(store, version, None)  # refused if another shard has listed it
 
 
-def refuse_retired(table: Table, version: Item) -> None:
+def replace(store: Store, values: Version, entry: Document | None) -> bool:
+    """Replace the document of a version; False if it changed since it was read."""
+    key = VERSIONS + values["version"]
+    return store.commit({key: values}, {key: tag_of(entry)})
+
+
+def refuse_retired(store: Store, version: Version) -> None:
     """Raise StaleAttempt if a version was refused or left to expire: nothing makes its items last again."""
-    entry = listed(table, version["version"]["S"])
-    if entry is None or "retired" in entry or "expires" in entry:
-        raise expired_version(table, version["version"]["S"])
+    if lasting(store, version["version"]) is None:
+        raise expired_version(store, version["version"])
 
 
-def expired_version(table: Table, name: str) -> StaleAttempt:
+def expired_version(store: Store, name: str) -> StaleAttempt:
     return StaleAttempt(
-        f"Version {name} of {table.name} was refused, or left to expire before it was complete, so it is not "
+        f"Version {name} of {store.name} was refused, or left to expire before it was complete, so it is not "
         "published; rerun the pipeline."
     )
 
 
-def complete(table: Table, name: str, items: int, default: Any) -> Item:
-    """Add the number of items and the default rows to the entry of a version whose shards are written; return it.
+def complete(store: Store, name: str, items: int, default: Any) -> Version:
+    """Add the number of items and the default rows to the document of a version whose shards are written; return it.
 
     Raises StaleAttempt if the version was refused or left to expire.
     """
-    values = {":items": {"N": str(items)}, **({":content": default} if default else {})}
-    try:
-        response = request(
-            table,
-            "update_item",
-            TableName=table.name,
-            Key=version_key(name),
-            UpdateExpression="SET #items = :items" + (", #content = :content" if default else ""),
-            ConditionExpression=LISTED,
-            ExpressionAttributeNames={"#items": "items", **({"#content": "content"} if default else {})},
-            ExpressionAttributeValues=values,
-            ReturnValues="ALL_NEW",
-        )
-    except table.client.exceptions.ConditionalCheckFailedException:
-        raise expired_version(table, name) from None
-    entry: Item = response["Attributes"]
-    return entry
+    while entry := lasting(store, name):
+        values = {**entry.values, "items": items, **({"content": default} if default else {})}
+        if values == entry.values or replace(store, values, entry):
+            return values
+    raise expired_version(store, name)
 
 
-def abandon(table: Table, version: Item) -> None:
+def abandon(store: Store, version: Version) -> None:
     """Re-list a version that was retired while it was written, so that the next publication expires its items."""
-    key, past = version_key(version["version"]["S"]), {"N": "0"}
-    with contextlib.suppress(table.client.exceptions.ConditionalCheckFailedException):  # usual: it is listed
-        item = {**version, **key, "kept_until": past, "retired": past}
-        put(table, item, ConditionExpression="attribute_not_exists(id) OR attribute_exists(expires)")
+    while (entry := listed(store, version["version"])) is None or is_over(entry):  # usual: it is not
+        if replace(store, {**version, "kept_until": 0, "retired": 0}, entry):
+            return
 
 
-def switch(table: Table, version: Item, seen: Item | None) -> None:
+def switch(store: Store, version: Version, seen: Document | None) -> None:
     """Move the pointer to a complete version if the pointer is still `seen`.
 
     Raises StaleAttempt if a newer version is live or a person has rolled back, TaskError if it moved otherwise.
     """
-    name = version["version"]["S"]
-    if seen and seen["version"]["S"] == name:
+    name = version["version"]
+    if seen and seen.values["version"] == name:
         return
-    inherited = {attribute: seen[attribute] for attribute in DECISION if attribute in seen} if seen else {}
-    follows = {"follows": seen["version"]} if seen else {}
-    if move_pointer(table, {**version, **follows, **inherited}, seen):
+    inherited = {key: seen.values[key] for key in DECISION if key in seen.values} if seen else {}
+    follows = {"follows": seen.values["version"]} if seen else {}
+    if move_pointer(store, {**version, **follows, **inherited}, seen):
         return
-    current, now = observe(table)
-    if current and current["version"]["S"] == name:
+    current, now = observe(store)
+    if current and current.values["version"] == name:
         return  # another process of this task moved it
-    refuse_older(table, version, current, now)
-    if current == seen:
-        raise expired_version(table, name)
+    refuse_older(store, version, current, now)
+    if same(current, seen):
+        raise expired_version(store, name)
     raise TaskError(
-        f"The pointer of {table.name} moved while version {name} was written, and was left unchanged; rerun the "
+        f"The pointer of {store.name} moved while version {name} was written, and was left unchanged; rerun the "
         "task, it resumes from here."
     )
 
 
-def roll_back(table: Table, who: str = "an operator") -> tuple[Item, Item]:
+def roll_back(store: Store, who: str = "an operator") -> tuple[Version, Version]:
     """Move the pointer to the version that the live one followed; return the version left, and the one now live.
 
     The pointer records the decision: versions computed before it are never published.
 
     Raises TaskError if there is no such version, if it expires within an hour, or if the pointer moves concurrently.
     """
-    seen, now = observe(table)
-    if seen is None or "follows" not in seen:
-        raise TaskError(f"{table.name} has no earlier version to roll back to; rerun its pipeline instead.")
-    version = listed(table, seen["follows"]["S"])
-    gone = f"Version {seen['follows']['S']} of {table.name} is no longer kept; rerun its pipeline instead."
-    if version is None or ("kept_until" in version and int(version["kept_until"]["N"]) < (now + GRACE).timestamp()):
+    seen, now = observe(store)
+    if seen is None or "follows" not in seen.values:
+        raise TaskError(f"{store.name} has no earlier version to roll back to; rerun its pipeline instead.")
+    earlier = listed(store, seen.values["follows"])
+    gone = f"Version {seen.values['follows']} of {store.name} is no longer kept; rerun its pipeline instead."
+    if earlier is None or earlier.values.get("kept_until", float("inf")) < (now + GRACE).timestamp():
         raise TaskError(gone)
     # Two clocks of the same second may disagree: the version left is refused in any case.
-    left = min(seen["computed"]["S"], timestamp(now + SECOND))
-    decision = {"rolled_back": {"S": max(timestamp(now), left)}, "rolled_back_by": {"S": who}}
-    if move_pointer(table, {**version, **decision}, seen):
-        return seen, version
-    if pointer(table) == seen:
+    left = min(seen.values["computed"], timestamp(now + SECOND))
+    decision = {"rolled_back": max(timestamp(now), left), "rolled_back_by": who}
+    if move_pointer(store, {**earlier.values, **decision}, seen):
+        return seen.values, earlier.values
+    if same(pointer(store), seen):
         raise TaskError(gone)
-    raise TaskError(f"The pointer of {table.name} moved concurrently; check which version is live, then retry.")
+    raise TaskError(f"The pointer of {store.name} moved concurrently; check which version is live, then retry.")
 
 
-def move_pointer(table: Table, version: Item, seen: Item | None) -> bool:
-    """Switch all readers to a version, in one write with its entry in the list of versions.
+def move_pointer(store: Store, version: Version, seen: Document | None) -> bool:
+    """Switch all readers to a version, in one write with its document.
 
     Returns False, with nothing written, if the pointer is no longer `seen` or the version was left to expire.
     """
-    name, tag = version["version"]["S"], {"S": uuid.uuid4().hex}
-    item = {attribute: value for attribute, value in version.items() if attribute != "kept_until"}
-    now = {"S": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    update: Item = {"UpdateExpression": "REMOVE kept_until"}  # set anew when the next version replaces this one
-    if "follows" in version:
-        update = {
-            "UpdateExpression": "SET follows = :follows REMOVE kept_until",
-            "ExpressionAttributeValues": {":follows": version["follows"]},
-        }
-    if transact(
-        table,
-        ("Put", {"Item": {**item, **POINTER, "switched": now, "tag": tag}, **unchanged(seen)}),
-        ("Update", {"Key": version_key(name), "ConditionExpression": LISTED, **update}),
-    ):
-        return True
-    current = pointer(table)  # the response to an earlier attempt may have been lost
-    return current is not None and current.get("tag") == tag
+    key = VERSIONS + version["version"]
+    follows = {"follows": version["follows"]} if "follows" in version else {}
+    switched = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    moved = {**without_end(version), "switched": switched}
+    while entry := lasting(store, version["version"]):
+        writes = {POINTER: moved, key: {**without_end(entry.values), **follows}}
+        if store.commit(writes, {POINTER: tag_of(seen), key: entry.tag}):
+            return True
+        if not same(pointer(store), seen):
+            return False
+    return False
 
 
-def unchanged(seen: Item | None) -> dict[str, Any]:
-    """Return the condition that the pointer is still `seen`: each write of it has a new tag."""
-    if seen is None:
-        return {"ConditionExpression": "attribute_not_exists(id)"}
-    if "tag" not in seen:  # written by a release before tags
-        return {
-            "ConditionExpression": "version = :version AND switched = :switched AND attribute_not_exists(tag)",
-            "ExpressionAttributeValues": {":version": seen["version"], ":switched": seen["switched"]},
-        }
-    return {"ConditionExpression": "tag = :tag", "ExpressionAttributeValues": {":tag": seen["tag"]}}
+def without_end(version: Version) -> Version:
+    """Return a version without `kept_until`, which is set anew when the next version replaces this one."""
+    return {name: value for name, value in version.items() if name != "kept_until"}
 
 
-def retire(table: Table, keep: datetime.timedelta, progress: Callable[[int, int], None]) -> int:
+def same(one: Document | None, other: Document | None) -> bool:
+    """Return True if a document was not written between two reads."""
+    return tag_of(one) == tag_of(other)
+
+
+def tag_of(document: Document | None) -> str | None:
+    return document.tag if document else None
+
+
+def retire(store: Store, keep: datetime.timedelta, progress: Callable[[int, int], None]) -> int:
     """Expire versions that were replaced longer than `keep` ago, and date the others; return the number of items.
 
     `progress` gets the number of items that expire so far, and the total. Only versions older than the live one
     expire: the live one and those being written keep all items. Once the pointer moves, nothing more is marked: the
     next publication resumes.
     """
-    live, now = observe(table)
+    live, now = observe(store)
     assert live is not None
     due = []
-    for version in items_of(table, VERSIONS):
-        if version["version"] == live["version"] or version["computed"]["S"] >= live["computed"]["S"]:
+    for name, entry in store.versions().items():
+        values = entry.values
+        if "expires" in values:
+            if values["expires"] < now.timestamp():
+                store.commit({VERSIONS + name: None}, {VERSIONS + name: entry.tag})
+        elif name == live.values["version"] or values["computed"] >= live.values["computed"]:
             continue
-        if "kept_until" not in version:
-            mark(table, live, version, now + keep, "kept_until")
-        elif int(version["kept_until"]["N"]) > now.timestamp():
+        elif "kept_until" not in values:
+            mark(store, live, entry, now + keep, "kept_until")
+        elif values["kept_until"] > now.timestamp():
             continue
-        elif "retired" in version or mark(table, live, version, now, "retired"):
-            due.append(version)
-    return remove(table, due, now, progress, partial(expire, expires=int(now.timestamp())))
+        elif "retired" in values or mark(store, live, entry, now, "retired"):
+            due.append(values)
+    return remove_all(store, due, now, progress, partial(store.expire, at=int(now.timestamp())))
 
 
-def discard(table: Table, version: Item, progress: Callable[[int, int], None]) -> int:
+def discard(store: Store, version: Version, progress: Callable[[int, int], None]) -> int:
     """Delete a version that was refused, unless it is live: no reader has seen it; return the number of items."""
-    live, now = observe(table)
-    entry = listed(table, version["version"]["S"])
-    if entry is None or (live and live["version"] == version["version"]):
+    live, now = observe(store)
+    entry = listed(store, version["version"])
+    if entry is None or (live and live.values["version"] == version["version"]):
         return 0
-    if "retired" not in entry and not mark(table, live, entry, now, "kept_until", "retired"):
+    if "retired" not in entry.values and not mark(store, live, entry, now, "kept_until", "retired"):
         return 0
-    return remove(table, [entry], now, progress, delete)
+    return remove_all(store, [entry.values], now, progress, store.delete)
 
 
-def remove(
-    table: Table,
-    due: list[Item],
+def remove_all(
+    store: Store,
+    due: list[Version],
     now: datetime.datetime,
     progress: Callable[[int, int], None],
-    remove_items: Callable[[Table, str, int, Callable[[int], None]], None],
+    remove_part: Callable[[str], int],
 ) -> int:
-    """Remove all items of retired versions, and let their entries expire; return the number of items."""
-    total, done = sum(int(version.get("items", {"N": "0"})["N"]) for version in due), 0
+    """Remove all items of retired versions, and let their documents expire later; return the number of items."""
+    total, done = sum(version.get("items", 0) for version in due), 0
 
     def count(more: int) -> None:
         nonlocal done
@@ -256,79 +240,46 @@ def remove(
         progress(done, total)
 
     for version in due:
-        remove_items(table, version["version"]["S"], int(version["buckets"]["N"]), count)
-        expire_entry(table, version, int(now.timestamp()))  # last: until then the next publication resumes
+        entry = listed(store, version["version"])
+        remove(store, version["version"], version["buckets"], remove_part, count)
+        if entry:  # last: until then the next publication resumes, also if a late task has written items meanwhile
+            replace(store, {**entry.values, "expires": int((now + REMEMBERED).timestamp())}, entry)
     return done
 
 
-def mark(table: Table, live: Item | None, version: Item, time: datetime.datetime, *names: str) -> bool:
-    """Set attributes of a version to a time; False if the pointer or the version changed since they were read.
+def mark(store: Store, live: Document | None, entry: Document, time: datetime.datetime, *names: str) -> bool:
+    """Set values of a version to a time; False if the pointer or the version changed since they were read.
 
     A rollback to the version clears `kept_until` and moves the pointer; a `retired` version cannot be rolled back to.
     """
-    kept = {":kept": version["kept_until"]} if "kept_until" in version else {}
-    condition = "kept_until = :kept" if kept else "attribute_not_exists(kept_until)"
-    return transact(
-        table,
-        ("ConditionCheck", {"Key": POINTER, **unchanged(live)}),
-        (
-            "Update",
-            {
-                "Key": version_key(version["version"]["S"]),
-                "UpdateExpression": "SET " + ", ".join(f"{name} = :time" for name in names),
-                "ConditionExpression": f"{LISTED} AND {condition}",
-                "ExpressionAttributeValues": {":time": {"N": str(int(time.timestamp()))}, **kept},
-            },
-        ),
-    )
+    key = VERSIONS + entry.values["version"]
+    values = entry.values | dict.fromkeys(names, int(time.timestamp()))
+    return store.commit({key: values}, {key: entry.tag, POINTER: tag_of(live)})
 
 
-def expire_entry(table: Table, version: Item, expires: int) -> None:
-    """Make the entry of a retired version expire when its items do."""
-    with contextlib.suppress(table.client.exceptions.ConditionalCheckFailedException):  # DynamoDB deleted it
-        request(
-            table,
-            "update_item",
-            TableName=table.name,
-            Key=version_key(version["version"]["S"]),
-            UpdateExpression="SET expires = :expires",
-            ConditionExpression="attribute_exists(retired)",
-            ExpressionAttributeValues={":expires": {"N": str(expires)}},
-        )
-
-
-def put(table: Table, item: Item, **condition: Any) -> None:
-    request(table, "put_item", TableName=table.name, Item=item, **condition)
-
-
-def version_key(name: str) -> Item:
-    """Return the primary key of a version's entry."""
-    return {"part": {"S": VERSIONS}, "id": {"S": name}}
-
-
-def refuse_older(table: Table, version: Item, current: Item | None, now: datetime.datetime) -> None:
+def refuse_older(store: Store, version: Version, seen: Document | None, now: datetime.datetime) -> None:
     """Raise StaleAttempt if a person rolled back after this version was computed, or the live one was computed later.
 
     A version is also refused if its oldest input is older than that of the live one, as of a run that was overtaken.
     A live version that is dated in the future, by a clock that was ahead, refuses nothing.
     """
-    if current is None or current["version"] == version["version"]:
+    if seen is None or seen.values["version"] == version["version"]:
         return
-    name, computed = version["version"]["S"], version["computed"]["S"]
-    if "rolled_back" in current and computed <= current["rolled_back"]["S"]:
+    current, name, computed = seen.values, version["version"], version["computed"]
+    if "rolled_back" in current and computed <= current["rolled_back"]:
         raise StaleAttempt(
-            f"Version {name} is not published, because {current['rolled_back_by']['S']} rolled {table.name} back at "
-            f"{current['rolled_back']['S']}, after this version was computed ({computed}); rerun the pipeline to "
+            f"Version {name} is not published, because {current['rolled_back_by']} rolled {store.name} back at "
+            f"{current['rolled_back']}, after this version was computed ({computed}); rerun the pipeline to "
             "compute a new one."
         )
-    live = current["version"]["S"]
-    if computed < current["computed"]["S"] <= timestamp(now):
+    live = current["version"]
+    if computed < current["computed"] <= timestamp(now):
         raise StaleAttempt(
-            f"Version {name} is not published, because {table.name} shows a newer one, {live}; to roll back, use "
+            f"Version {name} is not published, because {store.name} shows a newer one, {live}; to roll back, use "
             "make rollback."
         )
-    if "basis" in current and "basis" in version and version["basis"]["S"] < current["basis"]["S"] <= timestamp(now):
+    if "basis" in current and "basis" in version and version["basis"] < current["basis"] <= timestamp(now):
         raise StaleAttempt(
-            f"Version {name} is not published, because its oldest input was taken at {version['basis']['S']}, before "
-            f"that of version {live}, which {table.name} shows ({current['basis']['S']}); rerun the pipeline."
+            f"Version {name} is not published, because its oldest input was taken at {version['basis']}, before "
+            f"that of version {live}, which {store.name} shows ({current['basis']}); rerun the pipeline."
         )

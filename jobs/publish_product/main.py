@@ -15,10 +15,9 @@ from typing import Any
 
 from common.contracts import Product
 from common.delivery.items import EXPLAINED
-from common.delivery.reader import Item
-from common.delivery.tables import Table, client, explained
-from common.delivery.versions import complete, discard, observe, refuse_older, retire, switch
-from common.delivery.writer import contents_of, items_of
+from common.delivery.store import Document, Store, place_of
+from common.delivery.stores import open_store
+from common.delivery.versions import Version, complete, discard, observe, refuse_older, retire, switch
 from common.engines import arrow
 from common.errors import GateRefused, InputError
 from common.handover import Task, run
@@ -31,24 +30,30 @@ Rows = list[dict[str, Any]]
 def main(task: Task) -> None:
     parts = read_parts(task)
     product = Product(parts[0]["key"], compared=parts[0]["compared"])
-    table = Table(client(task.parameters["parallel"]), parts[0]["table"], task.parameters["parallel"])
+    store = open_store(parts[0]["store"], parts[0]["table"], task.parameters["parallel"])
     content = next((json.loads(part["content"]) for part in parts if part["content"]), None)
     keys = sum(part["keys"] for part in parts)
-    task.metrics |= {"items": keys, "rows": sum(part["rows"] for part in parts)}
-    with explained(table.name):
-        seen, now = observe(table)
-        version = complete(table, parts[0]["version"], keys, content)
-        if seen is None or seen["version"] != version["version"]:
-            refuse_older(table, version, seen, now)
+    task.metrics |= {
+        "product": parts[0]["product"],
+        "store": parts[0]["store"],
+        "table": store.name,
+        "items": keys,
+        "rows": sum(part["rows"] for part in parts),
+    }
+    with store.explained():
+        seen, now = observe(store)
+        version = complete(store, parts[0]["version"], keys, content)
+        if seen is None or seen.values["version"] != version["version"]:
+            refuse_older(store, version, seen, now)
             try:
-                guard(task, parts, product, table, version, seen)
+                guard(task, parts, product, store, version, seen)
             except GateRefused:
-                expire(task, table, partial(discard, table, version))
+                expire(task, store, partial(discard, store, version))
                 raise
-            with task.effect(f"published version {version['version']['S']} of {table.name}"):
-                switch(table, version, seen)
-    task.metrics |= {"table": table.name, "version": version["version"]["S"]}
-    expire(task, table, partial(retire, table, datetime.timedelta(days=task.parameters["keep_days"])))
+            with task.effect(f"published version {version['version']} of {store.name}"):
+                switch(store, version, seen)
+    task.metrics["version"] = version["version"]
+    expire(task, store, partial(retire, store, datetime.timedelta(days=task.parameters["keep_days"])))
     task.log("published", **task.metrics)
 
 
@@ -70,14 +75,14 @@ def read_parts(task: Task) -> Rows:
     return parts
 
 
-def guard(task: Task, parts: Rows, product: Product, table: Table, version: Item, seen: Item | None) -> None:
+def guard(task: Task, parts: Rows, product: Product, store: Store, version: Version, seen: Document | None) -> None:
     """Raise GateRefused if the product must not replace the live version; its figures become metrics."""
-    parameters, name, keys = task.parameters, table.name, task.metrics["items"]
+    parameters, name, keys = task.parameters, store.name, task.metrics["items"]
     check_unpublishable(task, parts)
     if not task.metrics["rows"]:
         raise GateRefused(f"The product for {name} has no rows, so nothing is published; check the task that wrote it.")
     users, default = count_default_users(parts, product)
-    task.metrics["default_share"] = round(default / max(users, 1), 4)
+    task.metrics |= {"users": users, "default_share": round(default / users, 4)} if users else {}
     if default > parameters["max_default_share"] * users:
         raise GateRefused(
             f"{default:,} of {users:,} users get only the default rows of {name}, {default / users:.0%}; "
@@ -86,7 +91,7 @@ def guard(task: Task, parts: Rows, product: Product, table: Table, version: Item
         )
     if seen is None:
         return
-    before = int(seen["items"]["N"])
+    before = seen.values["items"]
     task.metrics["items_before"] = before
     if keys < before * (1 - parameters["max_key_drop"]):
         raise GateRefused(
@@ -94,7 +99,7 @@ def guard(task: Task, parts: Rows, product: Product, table: Table, version: Item
             f"{before:,} of the live version; max_key_drop allows {parameters['max_key_drop']:.0%}: part of the input "
             "is probably missing; check it, or raise max_key_drop."
         )
-    overlap = mean_overlap(table, product, version, seen)
+    overlap = mean_overlap(store, product, version, seen.values)
     if overlap is None:
         return
     task.metrics["overlap"] = round(overlap, 4)
@@ -137,7 +142,7 @@ def count_default_users(parts: Rows, product: Product) -> tuple[int, int]:
     return sum(part["keys"] for part in parts) + unlisted, same + unlisted
 
 
-def mean_overlap(table: Table, product: Product, version: Item, seen: Item) -> float | None:
+def mean_overlap(store: Store, product: Product, version: Version, seen: Version) -> float | None:
     """Return the mean, over a sample of keys in both versions, of the share of the longer list that both contain.
 
     None if the product has no values to compare, or no key is in both.
@@ -145,8 +150,8 @@ def mean_overlap(table: Table, product: Product, version: Item, seen: Item) -> f
     name = product.compared
     if name is None:
         return None
-    now = sample(table, version["version"]["S"], int(version["buckets"]["N"]))
-    before = contents_of(table, seen["version"]["S"], int(seen["buckets"]["N"]), list(now))
+    now = sample(store, version["version"], version["buckets"])
+    before = store.get([place_of(seen["version"], seen["buckets"], key) for key in now])
     shares = []
     for key, content in before.items():
         new, old = (set(compared_values(each, name)) for each in (now[key], content))
@@ -154,22 +159,22 @@ def mean_overlap(table: Table, product: Product, version: Item, seen: Item) -> f
     return sum(shares) / len(shares) if shares else None
 
 
-def sample(table: Table, version: str, buckets: int) -> dict[str, Any]:
+def sample(store: Store, version: str, buckets: int) -> dict[str, Any]:
     """Return the content of some keys of a version: those of buckets in random order, which hashes have filled."""
     order = random.Random(version).sample(range(buckets), buckets)
-    items = itertools.chain.from_iterable(items_of(table, f"{version}/{bucket}") for bucket in order)
-    return {item["id"]["S"]: item["content"] for item in itertools.islice(items, SAMPLE)}
+    items = itertools.chain.from_iterable(store.items(f"{version}/{bucket}") for bucket in order)
+    return dict(itertools.islice(items, SAMPLE))
 
 
 def compared_values(content: Any, name: str) -> list[Any]:
     """Return the values by which the contents of two items are compared."""
-    return [next(iter(row["M"][name].values())) for row in content.get("L", [content])]
+    return [row[name] for row in (content if isinstance(content, list) else [content])]
 
 
-def expire(task: Task, table: Table, step: Callable[[Callable[[int, int], None]], int]) -> None:
+def expire(task: Task, store: Store, step: Callable[[Callable[[int, int], None]], int]) -> None:
     """Remove versions; a failure is reported, and the next publication resumes."""
     try:
-        with explained(table.name):
+        with store.explained():
             task.metrics["expired"] = step(partial(task.progress, "items of old versions left to expire"))
     except Exception as error:
         task.metrics["expiry_error"] = f"{type(error).__name__}: {error}"[:300]

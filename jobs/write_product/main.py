@@ -1,4 +1,4 @@
-"""Write one shard of a product into its table: a version next to the live one, counted and read back.
+"""Write one shard of a product into its store: a version next to the live one, counted and read back.
 
 All shards derive the same version from the manifests of all shards, so none waits for another. Frontends read it once
 publish_product has moved the pointer.
@@ -12,9 +12,18 @@ from typing import Any
 
 from common.contracts import Contract
 from common.delivery.items import Items, bucket_count, make_items
-from common.delivery.reader import Item
-from common.delivery.tables import Table, client, explained, table_name
-from common.delivery.versions import abandon, announce, observe, refuse_older, refuse_retired, timestamp, with_date
+from common.delivery.store import Store, table_name
+from common.delivery.stores import open_store
+from common.delivery.versions import (
+    Version,
+    abandon,
+    announce,
+    observe,
+    refuse_older,
+    refuse_retired,
+    timestamp,
+    with_date,
+)
 from common.delivery.writer import check, write
 from common.engines import arrow
 from common.handover import Task, run
@@ -27,22 +36,25 @@ EXAMPLES = 3  # keys per reason
 
 def main(task: Task) -> None:
     contract = arrow.contract_of(task.input("product"))
-    parallel = task.parameters["parallel"]
-    table = Table(client(parallel), table_name(task.parameters["tables"], contract.name), parallel)
+    parameters, name = task.parameters, table_name(task.parameters["tables"], contract.name)
+    store = open_store(parameters["store"], name, parameters["parallel"])
     items = make_items(arrow.read(task, "product"), contract)
     report_unpublishable(task, items)
-    with explained(table.name):
-        seen, now = observe(table)
-        version = with_date(table, description(task, bucket_count(items.product, task.input("product").rows)), now)
-        refuse_older(table, version, seen, now)
-        counts = write_part(task, items, table, version)
-    task.metrics |= {"table": table.name, "version": version["version"]["S"], "items": len(items.keys), **counts}
-    write_row(task, items, contract, table)
+    with store.explained():
+        seen, now = observe(store)
+        version = with_date(store, description(task, bucket_count(items.product, task.input("product").rows)), now)
+        refuse_older(store, version, seen, now)
+        counts = write_part(task, items, store, version)
+    task.metrics |= {"store": parameters["store"], "table": store.name, "version": version["version"]}
+    task.metrics |= {"items": len(items.keys), **counts}
+    share = counts["written"] / max(len(items.keys), 1)
+    task.metrics["write_units"] = round(items.write_units() * share)  # an estimate: tables charge for what they store
+    write_row(task, items, contract)
     task.log("written", **task.metrics)
 
 
 def report_unpublishable(task: Task, items: Items) -> None:
-    """Report the keys that DynamoDB cannot store, with examples; publish_product refuses too many."""
+    """Report the keys that cannot be stored, with examples; publish_product refuses too many."""
     if items.unpublishable:
         task.metrics["unpublishable_keys"] = {
             reason: {"keys": len(keys), "examples": [shortened(key) for key in keys[:EXAMPLES]]}
@@ -56,8 +68,8 @@ def shortened(key: str) -> str:
     return repr(key[:40]) + ("…" if len(key) > 40 else "")
 
 
-def description(task: Task, buckets: int) -> Item:
-    """Return the version that this task writes a shard of, as attributes of its entry.
+def description(task: Task, buckets: int) -> Version:
+    """Return the version that this task writes a shard of, as values of its document.
 
     Its name contains the moment at which the product was computed, and a hash of its inputs and code: a retry resumes
     the version of the previous attempt, and a run that was overtaken, or whose input is older than that of the live
@@ -66,34 +78,34 @@ def description(task: Task, buckets: int) -> Item:
     manifests = task.input("product").manifests
     computed = max(parent.document["ended"] for parent in manifests)
     sources = hashlib.sha256("".join([*sorted(parent.digest for parent in manifests), task.code]).encode())
-    text = {
+    return {
         "version": f"{computed.removesuffix('+00:00')}Z-{sources.hexdigest()[:8]}",
         "computed": computed,
         "basis": timestamp(min(basis(parent.document) for parent in manifests)),
         "manifest": manifests[0].uri,
+        "buckets": buckets,
     }
-    return {**{name: {"S": value} for name, value in text.items()}, "buckets": {"N": str(buckets)}}
 
 
-def write_part(task: Task, items: Items, table: Table, version: Item) -> dict[str, int]:
+def write_part(task: Task, items: Items, store: Store, version: Version) -> dict[str, int]:
     """Write and check the items; return the numbers of items written, found and re-sent."""
-    name, buckets, total = version["version"]["S"], int(version["buckets"]["N"]), len(items.keys)
+    name, buckets, total = version["version"], version["buckets"], len(items.keys)
     sample = -(-READ_BACK // (task.map_count or 1))
-    announce(table, version)
-    refuse_retired(table, version)
+    announce(store, version)
+    refuse_retired(store, version)
     try:
         counts = write(
-            table, items, name, buckets, task.attempt > 1, lambda done: task.progress("items written", done, total)
+            store, items, name, buckets, task.attempt > 1, lambda done: task.progress("items written", done, total)
         )
-        check(table, items, name, buckets, sample, lambda done: task.progress("items counted", done, total))
-        refuse_retired(table, version)
+        check(store, items, name, buckets, sample, lambda done: task.progress("items counted", done, total))
+        refuse_retired(store, version)
     except Exception:
-        abandon(table, version)
+        abandon(store, version)
         raise
     return counts
 
 
-def write_row(task: Task, items: Items, contract: Contract, table: Table) -> None:
+def write_row(task: Task, items: Items, contract: Contract) -> None:
     """Hand over the figures by which all shards are published."""
     source = task.input("product")
     unpublishable = {reason: str(len(keys)) for reason, keys in items.unpublishable.items()}
@@ -102,7 +114,8 @@ def write_row(task: Task, items: Items, contract: Contract, table: Table) -> Non
         "product": contract.name,
         "key": items.product.key,
         "compared": items.product.compared,
-        "table": table.name,
+        "store": task.metrics["store"],
+        "table": task.metrics["table"],
         "version": task.metrics["version"],
         "keys": len(items.keys),
         "rows": items.rows,
@@ -125,7 +138,7 @@ def common_lists(items: Items) -> tuple[str | None, dict[str, str]]:
     """
     if items.product.key != "user_id" or items.product.compared is None:
         return None, {}
-    values, starts = items.columns[items.product.compared][1], items.starts
+    values, starts = items.columns[items.product.compared], items.starts
     counts: Counter[str] = Counter()
     for first in range(0, len(items.keys), 10_000):
         bounds = starts[first : first + 10_001]

@@ -6,13 +6,12 @@ from collections import Counter
 
 import pyarrow as pa
 import pytest
-from boto3.dynamodb.types import TypeDeserializer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.contracts import Column, Contract, Product
 from common.delivery.items import Items, bucket_count, make_items
-from common.delivery.reader import bucket_of
+from common.delivery.store import bucket_of
 from common.engines.arrow import arrow_schema
 from common.errors import GateRefused
 
@@ -43,7 +42,7 @@ def items_of(contract: Contract, rows: list[dict]) -> Items:
     return make_items(pa.Table.from_pylist(rows, arrow_schema(contract, list(contract.columns))), contract)
 
 
-def test_values_of_every_type_are_read_without_floats() -> None:
+def test_values_of_every_type_are_plain_and_keep_their_shortest_text() -> None:
     row = {
         "key": "a",
         "text": "ä",
@@ -56,8 +55,7 @@ def test_values_of_every_type_are_read_without_floats() -> None:
     }
     items = items_of(ONE_ROW, [row, {"key": "b"}])
     contents = dict(zip(items.keys, items.contents(0, 2)))
-    shown = TypeDeserializer().deserialize(contents["a"])
-    assert {name: str(value) for name, value in shown.items()} == {
+    assert {name: str(value) for name, value in contents["a"].items()} == {
         "text": "ä",
         "whole": str(2**62 + 1),
         "number": "0.1",
@@ -66,7 +64,7 @@ def test_values_of_every_type_are_read_without_floats() -> None:
         "day": "2011-06-01",
         "moment": "2011-06-01T12:00:00.000000Z",
     }
-    assert set(TypeDeserializer().deserialize(contents["b"]).values()) == {None}
+    assert set(contents["b"].values()) == {None}
 
 
 keys = st.one_of(st.none(), st.text(min_size=1, max_size=3))
@@ -79,12 +77,12 @@ def test_items_have_the_ordered_rows_of_their_keys(rows: list[tuple], random) ->
         expected.setdefault(key, []).append(f"{key}{place}")
     random.shuffle(rows)
     items = items_of(LISTS, [{"key": key, "place": place, "value": f"{key}{place}"} for key, place in rows])
-    contents = TypeDeserializer().deserialize({"L": items.contents(0, len(items.keys))})
+    contents = items.contents(0, len(items.keys))
     found = {key: [row["value"] for row in content] for key, content in zip(items.keys, contents)}
     default = expected.pop(None, None)
     assert found == expected
     assert (default is None) == (items.default is None)
-    assert default is None or [row["M"]["value"]["S"] for row in items.default["L"]] == default
+    assert default is None or [row["value"] for row in items.default] == default
 
 
 UNPUBLISHABLE = {
@@ -96,15 +94,16 @@ UNPUBLISHABLE = {
 
 
 @pytest.mark.parametrize("reason", UNPUBLISHABLE)
-def test_keys_that_dynamodb_cannot_store_are_left_out(reason: str) -> None:
+def test_keys_that_cannot_be_stored_are_left_out(reason: str) -> None:
     rows = UNPUBLISHABLE[reason]
     fine = [{"key": key, "place": place, "value": key} for place in (2, 1) for key in ("a", "\x00", "ü" * 512)]
     items = items_of(LISTS, [*rows, *fine, {"key": None, "place": 1, "value": "all"}, *UNPUBLISHABLE["empty_key"]])
     # An empty key in two rows counts once.
     assert items.unpublishable == {"empty_key": [""], reason: [rows[0]["key"]]}
-    contents = TypeDeserializer().deserialize({"L": items.contents(0, len(items.keys))})
-    assert dict(zip(items.keys, contents)) == {key: [{"value": key}] * 2 for key in ("a", "\x00", "ü" * 512)}
-    assert items.default == {"L": [{"M": {"value": {"S": "all"}}}]}
+    assert dict(zip(items.keys, items.contents(0, len(items.keys)))) == {
+        key: [{"value": key}] * 2 for key in ("a", "\x00", "ü" * 512)
+    }
+    assert items.default == [{"value": "all"}]
 
 
 def test_size_of_text_counts_its_bytes() -> None:
@@ -118,7 +117,7 @@ def test_size_of_text_counts_its_bytes() -> None:
 
 
 @pytest.mark.parametrize("reason", UNPUBLISHABLE)
-def test_default_rows_that_dynamodb_cannot_store_are_refused(reason: str) -> None:
+def test_default_rows_that_cannot_be_stored_are_refused(reason: str) -> None:
     rows = [{**row, "key": None} for row in UNPUBLISHABLE[reason]]
     if len(rows) == 1:  # only the key is at fault
         assert items_of(LISTS, rows).default
@@ -135,3 +134,10 @@ def test_buckets_grow_with_the_product_and_are_even(contract: Contract, rows: in
     assert len(sizes) == buckets
     assert min(sizes.values()) > 850
     assert max(sizes.values()) < 1150
+
+
+def test_write_units_are_begun_kibibytes_of_items_without_the_default_rows() -> None:
+    rows = [{"key": None, "place": 0, "value": "d" * 5000}, {"key": "small", "place": 0, "value": "v"}]
+    rows += [{"key": "large", "place": place, "value": "v" * 1000} for place in range(3)]
+    assert items_of(LISTS, rows).write_units() == 1 + 4  # 3 * 1,000 bytes, and names and keys
+    assert items_of(ONE_ROW, []).write_units() == 0

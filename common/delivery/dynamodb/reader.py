@@ -1,4 +1,4 @@
-"""Reading of a product as a frontend does it: two GetItems.
+"""Reading of a product in DynamoDB as a frontend does it: two GetItems.
 
 The first reads the pointer, the second the item in the version that it points to. A key that is not listed in that
 version gets the default rows, which the pointer contains. Each version has its own partitions, named after version and
@@ -11,10 +11,8 @@ from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer
 
-Item = dict[str, Any]  # of attribute values in DynamoDB's own form
-
 MAX_KEY = 1024  # bytes, of a sort key
-POINTER: Item = {"part": {"S": "current"}, "id": {"S": "current"}}
+POINTER = {"part": {"S": "current"}, "id": {"S": "current"}}
 
 
 def read(client: Any, table: str, key: str) -> Any:
@@ -29,16 +27,7 @@ def read(client: Any, table: str, key: str) -> Any:
         return None
     item = pointer
     if 0 < len(key.encode()) <= MAX_KEY:  # DynamoDB refuses other keys, so none is listed
-        key_of_item = primary_key(pointer["version"]["S"], int(pointer["buckets"]["N"]), key)
-        item = client.get_item(TableName=table, Key=key_of_item).get("Item", pointer)
+        bucket = zlib.crc32(key.encode()) % int(pointer["buckets"]["N"])
+        part = f"{pointer['version']['S']}/{bucket}"
+        item = client.get_item(TableName=table, Key={"part": {"S": part}, "id": {"S": key}}).get("Item", pointer)
     return TypeDeserializer().deserialize(item["content"]) if "content" in item else None
-
-
-def primary_key(version: str, buckets: int, key: str) -> Item:
-    """Return the primary key of a version's item for a key."""
-    return {"part": {"S": f"{version}/{bucket_of(key, buckets)}"}, "id": {"S": key}}
-
-
-def bucket_of(key: str, buckets: int) -> int:
-    """Return the bucket of a key, from 0."""
-    return zlib.crc32(key.encode()) % buckets

@@ -1,4 +1,4 @@
-"""DynamoDB tables of products: names, keys, creation, the client, and its errors as sentences."""
+"""DynamoDB tables of products: keys, creation, the client, and its errors as sentences."""
 
 import contextlib
 import os
@@ -46,19 +46,15 @@ def client(connections: int = 10) -> Any:
         return boto3.client("dynamodb", endpoint_url=os.environ.get("DYNAMODB_ENDPOINT") or None, config=config)
 
 
-def table_name(prefix: str, contract: str) -> str:
-    """Return the name of a product's table, which all versions of its contract share."""
-    return prefix + contract.partition("@")[0]
-
-
-def create(client: Any, table: str, capacity: dict[str, int] | None) -> list[str]:
-    """Create a product's table, on demand or with ReadCapacityUnits and WriteCapacityUnits, and enable expiry.
+def create(client: Any, table: str, units: tuple[int, int] | None) -> list[str]:
+    """Create a product's table, on demand or with units for reads and writes, and enable expiry.
 
     Returns the steps that were missing: "table", "expiry", both or none. Resumes a call that was killed, or one that
     runs concurrently.
     """
     billing: Any = {"BillingMode": "PAY_PER_REQUEST"}
-    if capacity:
+    if units:
+        capacity = dict(zip(("ReadCapacityUnits", "WriteCapacityUnits"), units))
         billing = {"BillingMode": "PROVISIONED", "ProvisionedThroughput": capacity}
     names, done = {"part": "HASH", "id": "RANGE"}, []
     with explained(table):
