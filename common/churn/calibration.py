@@ -1,4 +1,4 @@
-"""Calibration of probabilities: fit, error, plot."""
+"""Calibration of probabilities: fit and error."""
 
 from __future__ import annotations
 
@@ -61,30 +61,3 @@ def quality(odds: Floats, calibrated: Floats, churned: Churned) -> dict[str, flo
         "calibration_error": error,
     }
     return {name: round(float(value), 5) for name, value in figures.items()}
-
-
-def plot(bins: list[dict[str, float]], title: str) -> str:
-    """Draw `reliability` as SVG: share churned over probability, dots with an area in proportion to the rows."""
-    max_rows = max(each["rows"] for each in bins)
-    points = [(60 + 400 * each["probability"], 440 - 400 * each["churned"], each) for each in bins]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in points)
-    dots = "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{2 + 10 * (each["rows"] / max_rows) ** 0.5:.1f}" fill="#1f6f8b" '
-        f'fill-opacity=".6"><title>{each["rows"]:,} users: {each["probability"]:.3f} predicted, {each["churned"]:.3f} '
-        "churned</title></circle>"
-        for x, y, each in points
-    )
-    ticks = "".join(
-        f'<text x="{60 + 400 * tick / 5:.0f}" y="458" text-anchor="middle">{tick / 5:g}</text>'
-        f'<text x="52" y="{444 - 400 * tick / 5:.0f}" text-anchor="end">{tick / 5:g}</text>'
-        for tick in range(6)
-    )
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="500" height="500" font-family="sans-serif" font-size="12">'
-        f'<rect width="500" height="500" fill="white"/><text x="60" y="24" font-size="14">{title}</text>'
-        '<rect x="60" y="40" width="400" height="400" fill="none" stroke="#999"/>'
-        '<line x1="60" y1="440" x2="460" y2="40" stroke="#999" stroke-dasharray="4"/>'
-        f'{ticks}<text x="260" y="485" text-anchor="middle">probability</text>'
-        '<text transform="translate(18 240) rotate(-90)" text-anchor="middle">share that churned</text>'
-        f'<polyline points="{line}" fill="none" stroke="#1f6f8b" stroke-width="1.5"/>{dots}</svg>\n'
-    )

@@ -8,7 +8,6 @@ import ipaddress
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -23,17 +22,17 @@ from rich.table import Table
 
 from common import protocol
 from common.errors import ArgumentError, InputError
-from common.handover import Task, manifest, partitions, s3, storage
+from common.handover import Task, manifest, partitions, storage
 from common.handover.command_line import lake_uri, parse
 from common.handover.inputs import Input, resolve
 from common.handover.job_toml import Job, load
 from common.handover.storage import File
 from common.protocol import nearest
 from tools.command_line import exit_on_task_error
-from tools.packaging.build import select_jobs
-from tools.packaging.fingerprint import ROOT
+from tools.packaging.fingerprint import ROOT, has_light, select_jobs
 
 NO_SERVER = "http://127.0.0.1:9"  # the port of the service that discards
+STORES = ("DYNAMODB_ENDPOINT", "BIGTABLE_EMULATOR_HOST", "REDIS_URL")  # variables that name the server of a store
 
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
@@ -47,6 +46,7 @@ def main() -> None:
     parser.add_argument("--run-id", required=True, metavar="ID")
     parser.add_argument("--task-id", required=True, metavar="ID")
     parser.add_argument("--map-index", type=int, metavar="NUMBER", help="the instance of a mapped task")
+    parser.add_argument("--spark", action="store_true", help="run a Spark job on Spark, not on the light engine")
     arguments = parser.parse_args()
     arguments.lake = arguments.lake.rstrip("/")
     sys.exit(replay(arguments))
@@ -73,7 +73,7 @@ def replay(arguments: argparse.Namespace) -> int:
     wanted = list_inputs(task, document["parents"], document.get("deliveries"))
     fetch(wanted, arguments.lake, scratch)
     register_days(wanted, arguments.lake, scratch)
-    command = [*program(job), str(folder / "main.py"), *command_line(document, scratch)]
+    command = [*program(job, arguments.spark), str(folder / "main.py"), *command_line(document, scratch)]
     console.print(f"running {shlex.join(command)}", soft_wrap=True)
     environment |= {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
     code = subprocess.run(command, env=environment).returncode
@@ -117,28 +117,51 @@ def describe_end(document: dict[str, Any]) -> str:
 def isolate(job: Job, variables: Mapping[str, str]) -> dict[str, str]:
     """Return environment variables with which a job reaches only services on this machine; its lake is a scratch one.
 
-    Clients of S3 and of services that the job does not declare get an address without a server. ArgumentError if the
-    server of a declared service is not proven to be on this machine.
+    Clients of other services get an address without a server. ArgumentError if the job writes products, and the server
+    of their store is not proven to be on this machine.
     """
     kept = {name: value for name, value in variables.items() if not name.startswith("AWS_ENDPOINT_URL")}
     kept |= {
         "AWS_ENDPOINT_URL": NO_SERVER,
+        "STORAGE_EMULATOR_HOST": NO_SERVER,
         "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
+        "BIGTABLE_EMULATOR_HOST": NO_SERVER.removeprefix("http://"),
+        "REDIS_URL": NO_SERVER.replace("http", "redis"),
         "NO_PROXY": "*",
         "no_proxy": "*",
     }
-    for service in job.services:
-        variable = f"{service.upper()}_ENDPOINT"
+    if "delivery" in job.services:
+        kept |= local_stores(job.name, variables)
+    return kept
+
+
+def local_stores(job: str, variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that name the servers of stores; ArgumentError if none does or one is elsewhere."""
+    given = {name: variables[name] for name in STORES if variables.get(name)}
+    found = {}
+    for name, value in (given or {STORES[0]: variables.get(STORES[0], "")}).items():
         try:
-            address = local_address(variables.get(variable, ""))
+            found[name] = local_store(name, value)
         except ValueError as error:
             raise ArgumentError(
-                f"{job.name} writes to {service}, which others may read, and {variable} is "
-                f"{variables.get(variable)!r} ({error}); set it to a server on this machine, as in "
-                f"{variable}=http://127.0.0.1:8000."
+                f"{job} writes to a store of products, which others may read, and {name} is {value!r} ({error}); set "
+                f"it to a server on this machine, as in {STORES[0]}=http://127.0.0.1:8000."
             ) from None
-        kept |= {variable: address, f"AWS_ENDPOINT_URL_{service.upper()}": address}
-    return kept
+    if STORES[0] in found:
+        found["AWS_ENDPOINT_URL_DYNAMODB"] = found[STORES[0]]
+    return found
+
+
+def local_store(name: str, value: str) -> str:
+    """Return the address of a store's server with its host resolved; ValueError if it is not a loopback address."""
+    if name == "BIGTABLE_EMULATOR_HOST":
+        return local_address(f"http://{value}").removeprefix("http://")
+    if name == "REDIS_URL":
+        parts = re.fullmatch(r"(rediss?://(?:[^@/?#]*@)?)([^@/?#]+)(/\d*)?", value)
+        if parts is None:
+            raise ValueError("expected redis://HOST:PORT")
+        return parts[1] + local_address(f"http://{parts[2]}").removeprefix("http://") + (parts[3] or "")
+    return local_address(value)
 
 
 def local_address(url: str) -> str:
@@ -171,9 +194,12 @@ def command_line(document: dict[str, Any], root: str) -> list[str]:
     return options
 
 
-def program(job: Job) -> list[str]:
+def program(job: Job, on_spark: bool) -> list[str]:
+    """Return the command that runs a job's main.py."""
     if job.engine == "python":
         return [sys.executable]
+    if has_light(job.name) and not on_spark:
+        return [sys.executable, "-m", "common.engines.light.submit"]
     memory = ["--driver-memory", job.spark["driver_memory"]] if "driver_memory" in job.spark else []
     conf = [word for name, value in job.spark.get("conf", {}).items() for word in ("--conf", f"{name}={value}")]
     return [str(Path(sys.executable).with_name("spark-submit")), *memory, *conf]
@@ -242,12 +268,8 @@ def fetch(wanted: list[File], root: str, scratch: str) -> None:
         )
 
         def get(target: Path) -> None:
-            uri = missing[target].uri
             target.parent.mkdir(parents=True, exist_ok=True)
-            if storage.is_s3(uri):
-                s3.client().download_file(*s3.bucket_and_key(uri), str(target))
-            else:
-                shutil.copyfile(storage.local(uri), target)
+            storage.download(missing[target].uri, str(target))
             progress.advance(bar, missing[target].bytes)
 
         storage.in_parallel(get, missing)

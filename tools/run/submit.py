@@ -22,8 +22,8 @@ from common.protocol import code_folder
 from tools.command_line import exit_on_task_error
 from tools.deploy.releases import store
 from tools.environment import ON_YARN, PipelineError, check_texts
-from tools.packaging.build import CLUSTER, build_bundle, folder, install_libraries, select_jobs, spark_submit
-from tools.packaging.fingerprint import Product, product
+from tools.packaging.build import CLUSTER, build_bundle, folder, install_libraries, spark_submit
+from tools.packaging.fingerprint import Product, product, select_jobs
 from tools.run.by_hand import add_task
 
 POLL_SECONDS = 10
@@ -55,12 +55,12 @@ def submit(wanted: Product, arguments: argparse.Namespace, rest: list[str]) -> i
         check_for_yarn(command_line)
     built, _ = build_bundle(wanted)
     report(f"{wanted.job.name} {wanted.fingerprint} {'built' if built else 'up to date'}: {folder(wanted)}")
-    remote = upload(wanted, arguments.lake) if storage.is_s3(arguments.lake) else None
+    remote = upload(wanted, arguments.lake) if storage.is_remote(arguments.lake) else None
     if arguments.cluster is None:
         return run_here(wanted, command_line)
-    if remote is None:
+    if remote is None or not remote.startswith("s3://"):
         raise TaskError(
-            f"The lake {arguments.lake} can't be reached from a cluster; name one on S3 with --lake s3://…."
+            f"The lake {arguments.lake} can't be reached from a cluster of EMR; name one on S3 with --lake s3://…."
         )
     command = spark_submit(wanted.job, remote, CLUSTER, command_line)
     return run_step(arguments, command)

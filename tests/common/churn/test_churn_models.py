@@ -1,7 +1,5 @@
 """Churn models: as arrays they equal scikit-learn's, and their contributions add up."""
 
-import xml.etree.ElementTree as ElementTree
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -123,10 +121,3 @@ def test_calibration_error_of_a_small_example() -> None:
         {"rows": 1, "probability": 0.75, "churned": 1.0},
     ]
     assert calibration.quality(odds, Calibration(1, 0)(odds), churned)["calibration_error"] == pytest.approx(0.25)
-
-
-def test_plot_is_svg_with_a_dot_per_tenth() -> None:
-    bins = [{"rows": 4, "probability": 0.25, "churned": 0.5}, {"rows": 1, "probability": 0.75, "churned": 1.0}]
-    drawn = ElementTree.fromstring(calibration.plot(bins, "blend"))
-    dots = drawn.findall("{http://www.w3.org/2000/svg}circle")
-    assert [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in dots] == [(160, 240), (360, 40)]

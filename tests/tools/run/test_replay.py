@@ -7,7 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import botocore.session
 import pytest
@@ -16,6 +17,7 @@ from common.errors import ArgumentError, TaskError
 from common.handover import manifest, storage
 from common.handover.job_toml import load
 from common.handover.runner import exit_code
+from common.handover.stores import gs
 from common.protocol import encode
 from tools.packaging.fingerprint import ROOT
 from tools.run import replay
@@ -24,12 +26,16 @@ SOURCE = ["--from", "interactions=build_interactions"]  # which has published no
 CSV = b"item_id,description,seen\n22719,LARGE PAPER BAG,2011-01-01T00:00:00Z\n"
 
 
-def run_replay(lake: str, run: str, task: str, *more: str, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tools.run.replay", "--lake", lake, "--dag-id", "dag", "--run-id", run]
-    inherited = {name: value for name, value in os.environ.items() if name != "DYNAMODB_ENDPOINT"}
-    return subprocess.run(
-        [*command, "--task-id", task, *more], cwd=ROOT, capture_output=True, text=True, env={**inherited, **environment}
-    )
+@pytest.fixture
+def run_replay(run_tool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess]:
+    """Replay a task as the command does."""
+    monkeypatch.delenv("DYNAMODB_ENDPOINT", raising=False)
+
+    def run(lake: str, run: str, task: str, **environment: str) -> subprocess.CompletedProcess:
+        names = ["--lake", lake, "--dag-id", "dag", "--run-id", run, "--task-id", task]
+        return run_tool("tools.run.replay", *names, **environment)
+
+    return run
 
 
 def run_job(lake: str, job: str, run: str, *arguments: str) -> int:
@@ -47,7 +53,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[str]:
     shutil.rmtree(ROOT / ".tandem" / "replay" / "dag" / encode(run), ignore_errors=True)
 
 
-def test_replay_reruns_a_task_and_compares_results(any_lake, run):
+def test_replay_reruns_a_task_and_compares_results(any_lake, run, run_replay):
     storage.write(f"{any_lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(any_lake, "ingest_items", run) == 0
     before = storage.files(any_lake)
@@ -59,7 +65,15 @@ def test_replay_reruns_a_task_and_compares_results(any_lake, run):
     assert "fetching 0 of 1 files" in run_replay(any_lake, run, "ingest_items").stdout
 
 
-def test_replayed_ingestion_takes_the_deliveries_of_the_attempt(lake, run):
+def test_spark_job_is_replayed_on_the_light_engine_unless_told_otherwise():
+    job = load(ROOT / "jobs" / "build_interactions")
+    assert replay.program(job, on_spark=False) == [sys.executable, "-m", "common.engines.light.submit"]
+    program, *options = replay.program(job, on_spark=True)
+    assert (Path(program).name, options[:2]) == ("spark-submit", ["--driver-memory", "1g"])
+    assert replay.program(load(ROOT / "jobs" / "ingest_items"), on_spark=False) == [sys.executable]
+
+
+def test_replayed_ingestion_takes_the_deliveries_of_the_attempt(lake, run, run_replay):
     storage.write(f"{lake}/raw/items/arrival=2011-08-30/items.csv", CSV)
     assert run_job(lake, "ingest_items", f"{run}-before") == 0
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
@@ -68,7 +82,7 @@ def test_replayed_ingestion_takes_the_deliveries_of_the_attempt(lake, run):
     assert "fetching 1 of 1 files" in run_replay(lake, run, "ingest_items").stdout
 
 
-def test_replay_reproduces_a_failure_without_later_inputs(lake, run):
+def test_replay_reproduces_a_failure_without_later_inputs(lake, run, run_replay):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(lake, "ingest_items", run) == 0
     assert run_job(lake, "build_similar_items", run, *SOURCE, "--set", "count=7") == 3, "there are no pairs"
@@ -80,7 +94,7 @@ def test_replay_reproduces_a_failure_without_later_inputs(lake, run):
     assert "Task 'build_interactions' (input 'interactions') has published nothing" in result.stderr.splitlines()[-1]
 
 
-def test_changed_inputs_are_reported(lake, run):
+def test_changed_inputs_are_reported(lake, run, run_replay):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(lake, "ingest_items", run) == 0
     assert run_job(lake, "build_similar_items", run, *SOURCE) == 3
@@ -93,10 +107,10 @@ def test_changed_inputs_are_reported(lake, run):
     assert "input items: of 1 manifests that it read, 1 have changed, 0 are gone" in result.stdout
 
 
-def test_job_that_writes_to_a_shared_service_is_refused(lake, run):
+def test_job_that_writes_to_a_shared_service_is_refused(lake, run, run_replay):
     assert run_job(lake, "publish_product", run, "--from", "parts=none") == 3
     result = run_replay(lake, run, "publish_product")
-    assert "publish_product writes to dynamodb" in result.stderr
+    assert "publish_product writes to a store of products, which others may read" in result.stderr
     assert "running" in run_replay(lake, run, "publish_product", DYNAMODB_ENDPOINT="http://127.0.0.1:1").stdout
 
 
@@ -137,6 +151,30 @@ def test_only_loopback_addresses_are_accepted(url, address):
         assert variables["DYNAMODB_ENDPOINT"] == variables["AWS_ENDPOINT_URL_DYNAMODB"] == address
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "address"),
+    [
+        ("BIGTABLE_EMULATOR_HOST", "localhost:8086", "127.0.0.1:8086"),
+        ("BIGTABLE_EMULATOR_HOST", "10.0.0.7:8086", None),
+        ("REDIS_URL", "redis://localhost:6379/1", "redis://127.0.0.1:6379/1"),
+        ("REDIS_URL", "redis://:secret@127.0.0.1:6379", "redis://:secret@127.0.0.1:6379"),
+        ("REDIS_URL", "redis://127.0.0.1@10.0.0.7:6379", None),
+        ("REDIS_URL", "redis://127.0.0.1:6379?host=10.0.0.7", None),
+        ("REDIS_URL", "unix:///run/redis", None),
+    ],
+)
+def test_other_stores_must_be_local_and_no_other_is_reached(name, value, address):
+    job = load(ROOT / "jobs" / "publish_product")
+    if address is None:
+        with pytest.raises(ArgumentError, match="set it to a server on this machine"):
+            replay.isolate(job, {name: value})
+        return
+    variables = replay.isolate(job, {name: value})
+    assert variables.pop(name) == address
+    others = {variables.get(each) for each in ("BIGTABLE_EMULATOR_HOST", "REDIS_URL", "AWS_ENDPOINT_URL")} - {None}
+    assert all(other.rpartition("//")[2] == "127.0.0.1:9" for other in others)
+
+
 def test_all_addresses_of_a_name_must_be_local(monkeypatch):
     entries = [(None, None, None, "", (address, 80)) for address in ("127.0.0.1", "10.0.0.7")]
     monkeypatch.setattr(replay.socket, "getaddrinfo", lambda *_: entries)
@@ -149,6 +187,7 @@ def test_undeclared_services_get_an_address_without_a_server():
         "AWS_ENDPOINT_URL_S3": "https://s3.example.com",
         "AWS_ENDPOINT_URL_SQS": "https://sqs.example.com",
         "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+        "STORAGE_EMULATOR_HOST": "http://10.0.0.7:4443",
         "HTTP_PROXY": "http://10.0.0.7",
         "PATH": "/bin",
     }
@@ -162,6 +201,7 @@ def test_undeclared_services_get_an_address_without_a_server():
         for service in ("s3", "dynamodb", "sqs", "sts"):
             client = session.create_client(service, region_name="eu-central-1")
             assert client.meta.endpoint_url == replay.NO_SERVER
+        assert gs.endpoint() == replay.NO_SERVER
     assert variables["PATH"] == "/bin"
 
 
@@ -179,7 +219,7 @@ def test_job_outside_the_checkout_is_not_run(lake, run, job, capsys):
     assert "running" not in capsys.readouterr().out
 
 
-def test_path_out_of_the_lake_is_not_fetched(lake, run, tmp_path):
+def test_path_out_of_the_lake_is_not_fetched(lake, run, tmp_path, run_replay):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(lake, "ingest_items", run) == 0
     assert run_job(lake, "build_similar_items", run, *SOURCE) == 3
@@ -194,7 +234,7 @@ def test_path_out_of_the_lake_is_not_fetched(lake, run, tmp_path):
     assert not list((ROOT / ".tandem" / "replay").rglob("secret"))
 
 
-def test_missing_task_is_reported(lake, run):
+def test_missing_task_is_reported(lake, run, run_replay):
     storage.write(f"{lake}/raw/items/arrival=2011-08-31/items.csv", CSV)
     assert run_job(lake, "ingest_items", run) == 0
     assert "has no folder 'ingest_item'; did you mean 'ingest_items'" in run_replay(lake, run, "ingest_item").stderr
