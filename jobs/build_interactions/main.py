@@ -10,7 +10,7 @@ from collections import Counter
 from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
-from common.engines import spark
+from common.engines import frames
 from common.errors import InputError
 from common.handover import Task, run
 from common.handover.buckets import buckets_for
@@ -44,12 +44,12 @@ def build_interactions(
     moments = {"": end, "_before_test": test_start, "_before_tuning": test_start - datetime.timedelta(days=tuning_days)}
     liked_at = F.when(F.col("weight") > 0, F.col("time"))
     aggregates = [F.min(liked_at).alias("first_time"), F.max("reversal").alias("reversed")]
-    columns = [F.col(spark.PLACE), F.col("user_id"), F.col("item_id")]
+    columns = [F.col(frames.PLACE), F.col("user_id"), F.col("item_id")]
     for name, moment in moments.items():
         before = F.col("time") < start_of(moment)
         age = (F.unix_micros(start_of(moment)) - F.unix_micros("time")) / MICROSECONDS_PER_DAY
         decay = F.exp(-age * (math.log(2) / half_life_days))  # pow would cost the job a tenth more
-        strength = spark.rounded(F.col("weight") * decay, QUANTUM)
+        strength = frames.rounded(F.col("weight") * decay, QUANTUM)
         strength += F.signum("weight") * QUANTUM
         aggregates += [
             F.sum(F.when(before, strength).otherwise(0.0)).alias(f"strength{name}"),
@@ -58,8 +58,8 @@ def build_interactions(
         ]
         weight = F.log1p(F.greatest(F.lit(0.0), F.col(f"strength{name}"))).cast("float")
         columns += [weight.alias(f"weight{name}"), F.col(f"events{name}"), F.col(f"last_time{name}")]
-    weighed = spark.in_buckets(weigh(events.where(F.col("time") < start_of(end)), plan), "user_id", buckets)
-    pairs = weighed.groupBy(spark.PLACE, "user_id", "item_id").agg(*aggregates)
+    weighed = frames.in_buckets(weigh(events.where(F.col("time") < start_of(end)), plan), "user_id", buckets)
+    pairs = weighed.groupBy(frames.PLACE, "user_id", "item_id").agg(*aggregates)
     exists = " OR ".join(f"weight{name} > 0" for name in moments)
     return pairs.select(*columns, "first_time", "reversed").where(f"{exists} OR (events > 0 AND NOT reversed)")
 
@@ -70,8 +70,8 @@ def weigh(events: DataFrame, plan: TrackingPlan) -> DataFrame:
         "user_id",
         "item_id",
         "time",
-        F.expr(plan.weight_sql).alias("weight"),
-        F.expr(plan.target_sql).alias("target"),
+        frames.of_events(plan.weight_sql).alias("weight"),
+        frames.of_events(plan.target_sql).alias("target"),
         F.col("type").isin(plan.reversals).alias("reversal"),
     )
 
@@ -94,7 +94,7 @@ def count_drops(events: DataFrame, plan: TrackingPlan, counts: Observation) -> D
     """Return the same events; once they are read, `counts` has their number and the numbers by reason to drop them."""
     reasons = ("no user", "no item", "unknown type")
     dropped = [F.count_if(drop_reason(plan) == reason).alias(reason) for reason in reasons]
-    target = drop_reason(plan).isNull() & F.expr(plan.target_sql)
+    target = drop_reason(plan).isNull() & frames.of_events(plan.target_sql)
     targets = [F.count_if(target & (F.col("type") == name)).alias(f"{TARGET}{name}") for name in plan.targets]
     return events.observe(counts, F.count(F.lit(1)).alias("events"), *targets, *dropped)
 
@@ -127,16 +127,16 @@ def main(task: Task) -> None:
     window = (end - source.oldest).days
     days = {name: task.parameters[name] or default_days(window) for name in ("test_days", "tuning_days")}
     plan, counts = tracking_plan.load(), Observation()
-    with spark.session(task):
+    with frames.session(task):
         interactions = build_interactions(
-            count_drops(spark.read(task, "events"), plan, counts),
+            count_drops(frames.read(task, "events"), plan, counts),
             plan,
             end,
             **days,
             half_life_days=task.parameters["half_life_days"],
             buckets=buckets_for(source.rows),
         )
-        spark.write_buckets(task, "interactions", interactions, ["user_id", "item_id"], source.rows)
+        frames.write_buckets(task, "interactions", interactions, ["user_id", "item_id"], source.rows)
         found = counts.get
         targets = {name: found.pop(f"{TARGET}{name}") for name in plan.targets}
         task.metrics |= {
@@ -148,7 +148,7 @@ def main(task: Task) -> None:
             "interactions": task.outputs["interactions"]["rows"],
         }
         if not task.metrics["interactions"]:
-            raise nothing_left(spark.read(task, "events"), plan)
+            raise nothing_left(frames.read(task, "events"), plan)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ score is (B - E) / sqrt(E + 1): the excess in standard deviations of a count by 
 import datetime
 from typing import Any
 
-from pyspark import StorageLevel
-from pyspark.sql import DataFrame, Row, Window
+from pyspark.sql import Column, DataFrame, Row, Window
 from pyspark.sql import functions as F
 
-from common.engines import spark
+from common.engines import frames
 from common.errors import ArgumentError, GateRefused
 from common.handover import Task, run
 from common.protocol import nearest
@@ -44,8 +43,8 @@ def count_visits(
     `listed` is true for an item of the catalogue, and for each without a catalogue (None).
     """
     age = F.datediff(F.lit(end), "day") - 1  # 0: the last day
-    target = F.expr(plan.target_sql)
-    chosen = events.where(F.col("item_id").isNotNull() & (target | (F.expr(plan.weight_sql) > 0)))
+    target = frames.of_events(plan.target_sql)
+    chosen = events.where(F.col("item_id").isNotNull() & (target | (frames.of_events(plan.weight_sql) > 0)))
     known = {"listed": F.lit(True), "family": F.lit(None).cast("string")}
     if items is not None:
         catalogue = F.broadcast(items.select("item_id", "family", F.lit(True).alias("in_catalogue")))
@@ -66,8 +65,8 @@ def count_visits(
         .groupBy("segment", "item_id", "listed", "person", "day")
         .agg(F.count("*").alias("events"), F.max("target").alias("target"))
         .withColumn("recent", age < recent_days)
-        .withColumn("decayed", spark.rounded(F.pow(F.lit(2.0), -age / half_life_days), QUANTUM))
-        .persist(StorageLevel.DISK_ONLY)
+        .withColumn("decayed", F.get(literals(decays(recent_days, half_life_days)), age))
+        .persist()
     )
 
 
@@ -134,8 +133,7 @@ def count_people(visits: DataFrame, usual_days: int) -> DataFrame:
 
 def weigh_usual_days(visits: DataFrame, by_weekday: list[float]) -> DataFrame:
     """Return the decayed days by segment, weighted by the distribution of its usual people over the week."""
-    rounded = [F.lit(round(weight / QUANTUM) * QUANTUM) for weight in by_weekday]
-    weight = F.get(F.array(*rounded), F.weekday("day"))
+    weight = F.get(literals(by_weekday), F.weekday("day"))
     return visits.where("NOT recent").groupBy("segment").agg((7 * F.avg(weight)).alias("decayed_days"))
 
 
@@ -150,9 +148,19 @@ def score_items(people: DataFrame, weights: DataFrame) -> DataFrame:
 def decayed_weekdays(end: datetime.date, recent_days: int, half_life_days: float) -> list[float]:
     """Return by weekday, Monday first, the sum of 2^(-age / half-life) over the recent days."""
     sums = [0.0] * 7
-    for age in range(recent_days):
-        sums[(end - datetime.timedelta(days=age + 1)).weekday()] += 2 ** (-age / half_life_days)
+    for age, decay in enumerate(decays(recent_days, half_life_days)):
+        sums[(end - datetime.timedelta(days=age + 1)).weekday()] += decay
     return sums
+
+
+def decays(recent_days: int, half_life_days: float) -> list[float]:
+    """Return 2^(-age / half-life) by age, of the last day 0. Engines compute the last digit of powers differently."""
+    return [2 ** (-age / half_life_days) for age in range(recent_days)]
+
+
+def literals(numbers: list[float]) -> Column:
+    """Return an array of numbers, rounded to multiples of QUANTUM."""
+    return F.array(*[F.lit(round(number / QUANTUM) * QUANTUM) for number in numbers])
 
 
 def read_dimensions(text: str) -> list[str]:
@@ -177,6 +185,7 @@ def refuse_short_window(settings: dict[str, Any]) -> None:
 def check_listed(task: Task, visits: DataFrame, found: Row) -> None:
     """Report the events of items in no catalogue; GateRefused if they are too many."""
     task.metrics |= {"events": found.events, "events_without_item_in_catalogue": found.unlisted}
+    task.metrics["unlisted_share"] = round(found.unlisted / max(found.events, 1), 5)
     limit = task.parameters["max_unlisted_share"]
     if found.unlisted <= limit * found.events:
         return
@@ -194,14 +203,14 @@ def main(task: Task) -> None:
     dimensions, end = read_dimensions(settings["dimensions"]), source.end
     days = (settings["recent_days"], settings["half_life_days"], 7 * settings["usual_weeks"])
     refuse_short_window(settings)
-    with spark.session(task):
-        items = spark.read(task, "items") if task.input("items").rows else None
-        visits = count_visits(spark.read(task, "events"), items, plan, dimensions, end, *days)
+    with frames.session(task):
+        items = frames.read(task, "items") if task.input("items").rows else None
+        visits = count_visits(frames.read(task, "events"), items, plan, dimensions, end, *days)
         found = totals(visits)
         check_listed(task, visits, found)
         counted = visits.where("listed AND target" if found.targets else "listed")
         trending = trending_items(counted, items, end, *days, settings["min_people"], settings["count"])
-        spark.write(task, "trending", trending)
+        frames.write(task, "trending", trending)
     task.metrics |= {"counted": "targets" if found.targets else "positive weights"}
     task.metrics["rows"] = task.outputs["trending"]["rows"]
     if not task.metrics["rows"]:

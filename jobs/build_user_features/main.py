@@ -7,13 +7,14 @@ and day; a day then counts for every cut with a window that contains it. One shu
 
 import datetime
 import math
+from collections.abc import Callable
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, Window
 from pyspark.sql import functions as F
 
 from common import contracts
-from common.engines import spark
+from common.engines import frames
 from common.errors import ArgumentError, InputError
 from common.handover import Task, run
 from common.sources import tracking_plan
@@ -64,7 +65,11 @@ def by_day(events: DataFrame, plan: TrackingPlan, partitions: int) -> DataFrame:
     """Return additive sums by user and day, and the days since the previous day with a target event."""
     value = F.coalesce("value", F.coalesce("quantity", F.lit(1)) * F.col("unit_price"))
     value = F.when(value.isNotNull(), F.greatest(F.lit(-MAX_VALUE), F.least(F.lit(MAX_VALUE), value)))
-    kinds = {"target": F.expr(plan.target_sql), "reversal": F.col("type").isin(plan.reversals), "value": value}
+    kinds = {
+        "target": frames.of_events(plan.target_sql),
+        "reversal": F.col("type").isin(plan.reversals),
+        "value": value,
+    }
     columns = ["user_id", "item_id", "time", "session_id", "platform", "country"]
     events = events.where("user_id IS NOT NULL").select(*columns, *[kind.alias(name) for name, kind in kinds.items()])
     events = events.repartition(partitions, "user_id").withColumns(summed_by_day())
@@ -90,7 +95,7 @@ def summed_by_day() -> dict[str, Column]:
     """Return, by name, the numbers of an event that are summed over a day."""
     target, reversal, value = F.col("target"), F.col("reversal"), F.col("value")
     of_item = Window.partitionBy("user_id", "item_id", "target").orderBy("time")
-    hour, weekday = angle(F.hour("time"), 24), angle(F.weekday("time"), 7)
+    hour, weekday = F.hour("time"), F.weekday("time")
     summed = {
         "events": F.lit(1),
         "targets": target,
@@ -98,15 +103,24 @@ def summed_by_day() -> dict[str, Column]:
         "new_items": target & F.col("item_id").isNotNull() & (F.row_number().over(of_item) == 1),
         "reversals": reversal,
         "reversed_value": F.when(reversal, value),
-        "hour_sine": F.sin(hour),
-        "hour_cosine": F.cos(hour),
-        "weekday_sine": F.sin(weekday),
-        "weekday_cosine": F.cos(weekday),
-        "weekend": F.weekday("time") >= 5,
+        "hour_sine": on_circle(math.sin, hour, 24),
+        "hour_cosine": on_circle(math.cos, hour, 24),
+        "weekday_sine": on_circle(math.sin, weekday, 7),
+        "weekday_cosine": on_circle(math.cos, weekday, 7),
+        "weekend": weekday >= 5,
     }
-    quanta = dict.fromkeys(ANGLES, QUANTUM_OF_ANGLES) | {"value": QUANTUM, "reversed_value": QUANTUM}
     doubles = {name: column.cast("double") for name, column in summed.items()}
-    return doubles | {name: spark.rounded(doubles[name], quantum) for name, quantum in quanta.items()}
+    return doubles | {name: frames.rounded(doubles[name], QUANTUM) for name in ("value", "reversed_value")}
+
+
+def on_circle(of_angle: Callable[[float], float], number: Column, count: int) -> Column:
+    """Return the sine or cosine of a number as an angle, so that the last hour of a day is next to its first.
+
+    Of literals: engines compute the last digit of sines differently.
+    """
+    angles = [2 * math.pi * each / count for each in range(count)]
+    values = [round(of_angle(angle) / QUANTUM_OF_ANGLES) * QUANTUM_OF_ANGLES for angle in angles]
+    return F.get(F.array(*map(F.lit, values)), number)
 
 
 def as_of_cuts(days: DataFrame, cuts: list[datetime.date], horizon_days: int) -> DataFrame:
@@ -165,11 +179,9 @@ def subscriptions_as_of_cuts(users: DataFrame, cuts: list[datetime.date], horizo
     )
     return summed.select(
         "*",
-        "state.plan",
-        "state.platform",
-        "state.country",
-        (F.col("state.change") != "cancel").alias("subscribed"),
-        F.to_date("state.since").alias("plan_from"),
+        *[F.col("state")[name].alias(name) for name in ("plan", "platform", "country")],
+        (F.col("state")["change"] != "cancel").alias("subscribed"),
+        F.to_date(F.col("state")["since"]).alias("plan_from"),
     )
 
 
@@ -210,16 +222,11 @@ def outcome(churn: str, active_days: int, now: datetime.date) -> dict[str, Colum
     return {"at_risk": at_risk, "churned": F.when(at_risk & (F.col("cut") < F.lit(now)), churned)}
 
 
-def angle(number: Column, of: int) -> Column:
-    """Return the angle of a number on a circle, so that the last hour of a day is next to its first."""
-    return number * (2 * math.pi / of)
-
-
 def counted(plan: TrackingPlan) -> list[Column]:
     """Return the numbers of events for the metrics."""
     return [
         F.count(F.lit(1)).alias("events"),
-        F.count_if(F.expr(plan.target_sql)).alias("target_events"),
+        F.count_if(frames.of_events(plan.target_sql)).alias("target_events"),
         F.count_if(F.col("user_id").isNull()).alias("events_without_user"),
         F.count_if(~F.col("type").isin(list(plan.types))).alias("events_of_unknown_types"),
     ]
@@ -247,27 +254,27 @@ def main(task: Task) -> None:
     refuse_short_window(settings)
     cuts = cuts_before(events.end, settings["horizon_days"], settings["labelled_cuts"], settings["cut_spacing_days"])
     plan, counts = tracking_plan.load(), Observation()
-    with spark.session(task) as session:
+    with frames.session(task):
         features = build_user_features(
-            spark.read(task, "events").observe(counts, *counted(plan)),
-            spark.read(task, "users"),
+            frames.read(task, "events").observe(counts, *counted(plan)),
+            frames.read(task, "users"),
             plan,
             cuts,
             settings["churn"],
             settings["horizon_days"],
             settings["active_days"],
-            partitions=spark.partitions_for(events.rows),
+            partitions=frames.partitions_for(events.rows),
         )
-        spark.write_buckets(task, "features", features, ["user_id", "cut"], events.rows)
-        written = session.read.parquet(task.folder("features")).groupBy("cut")
+        frames.write_buckets(task, "features", features, ["user_id", "cut"], events.rows)
+        task.metrics |= counts.get
+        if not task.outputs["features"]["rows"]:
+            raise InputError("No user is known before the end of the window; choose a later end, or a longer window.")
+        written = frames.read_back(task, "features").groupBy("cut")
         totals = written.agg(F.count("*"), F.count_if("at_risk"), F.count_if("churned")).sort("cut").collect()
-    task.metrics |= counts.get
     task.metrics["cuts"] = {
         str(cut): {"users": users, "at_risk": at_risk, "churned": churned} for cut, users, at_risk, churned in totals
     }
     task.log("features", **task.metrics)
-    if not task.outputs["features"]["rows"]:
-        raise InputError("No user is known before the end of the window; choose a later end, or a longer window.")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pyspark.sql import Column, DataFrame, Observation
 from pyspark.sql import functions as F
 
 from common import contracts
-from common.engines import spark
+from common.engines import frames
 from common.errors import TaskError
 from common.handover import Task, run
 from common.sources import tracking_plan
@@ -45,7 +45,7 @@ def join_characteristics(
 
 def facts_of_events(events: DataFrame, items: DataFrame, plan: TrackingPlan, counts: Observation) -> DataFrame:
     """Return user, time, hour and platform of each event of a known user, and the family of a target."""
-    known = events.where("user_id IS NOT NULL").withColumn("target", F.expr(plan.target_sql))
+    known = events.where("user_id IS NOT NULL").withColumn("target", frames.of_events(plan.target_sql))
     known = known.join(F.broadcast(items.select("item_id", "family")), "item_id", "left")
     counted = known.observe(
         counts,
@@ -65,7 +65,8 @@ def habits(facts: DataFrame, partitions: int) -> DataFrame:
     kinds = [F.struct(F.lit(kind).alias("kind"), F.col(kind).alias("value")) for kind in KINDS]
     counted = (
         facts.repartition(partitions, "user_id")
-        .select("user_id", "time", F.inline(F.array(*kinds)))
+        .select("user_id", "time", F.explode(F.array(*kinds)).alias("fact"))
+        .select("user_id", "time", *[F.col("fact")[name].alias(name) for name in ("kind", "value")])
         .where("value IS NOT NULL")
         .groupBy("user_id", "kind", "value")
         .agg(F.count("*").alias("count"), F.max("time").alias("last"))
@@ -94,18 +95,18 @@ def most_frequent(kind: str) -> Column:
 def main(task: Task) -> None:
     events, predictions = task.input("events"), task.input("predictions")
     counts = Observation()
-    with spark.session(task):
+    with frames.session(task):
         characteristics = join_characteristics(
-            spark.read(task, "predictions"),
-            spark.read(task, "events"),
-            spark.read(task, "items"),
-            spark.read(task, "users"),
+            frames.read(task, "predictions"),
+            frames.read(task, "events"),
+            frames.read(task, "items"),
+            frames.read(task, "users"),
             tracking_plan.load(),
             events.end,
-            partitions=spark.partitions_for(events.rows),
+            partitions=frames.partitions_for(events.rows),
             counts=counts,
         )
-        spark.write_buckets(task, "characteristics", characteristics, ["user_id"], predictions.rows)
+        frames.write_buckets(task, "characteristics", characteristics, ["user_id"], predictions.rows)
         task.metrics |= counts.get
     rows = task.outputs["characteristics"]["rows"]
     if rows != predictions.rows:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from common.churn import calibration, forward, models, training
 from common.churn.calibration import Churned
+from common.churn.drift import drift
 from common.churn.encoding import Encoding
 from common.churn.forward import Judged, Labelled, Walk
 from common.churn.models import Calibration
@@ -25,7 +26,7 @@ from common.engines.arrays import read_arrays, write_arrays
 from common.engines.arrow import bucket_of
 from common.engines.interactions import take_files
 from common.errors import GateRefused, InputError
-from common.handover import Task, run, storage
+from common.handover import Task, run
 
 NO_FEATURES = ["user_id", "cut", "at_risk", "churned"]
 HELD_OUT = 5  # one user in five
@@ -180,25 +181,20 @@ def refuse_unless_better(
 
 
 def ship(task: Task, evaluation: Evaluation, document: dict[str, Any]) -> None:
-    """Write the winner, refitted on all labelled cuts and calibrated for now, the judged one, and the plot."""
+    """Write the winner, refitted on all labelled cuts and calibrated for now, and the judged one."""
     settings, walked, _ = evaluation
     name, labelled, newest = evaluation.winner, walked.labelled, max(walked.odds)
     judged = evaluation.judged[name]
     refitted = training.fit_models(labelled.rows(list(labelled.cuts)), settings, task.parameters["seed"])
     correction, calibrate = forward.choose_correction(walked, name, labelled.next, judged)
-    churned = labelled.cuts[newest].churned
-    bins = calibration.reliability(models.probability(judged[newest].odds), churned)
     document |= {
         **asdict(refitted.columns),
         **calibrate._asdict(),
         "correction": correction,
-        "reliability": bins,
         "judged": {**asdict(walked.fitted.columns), **judged[newest].calibration._asdict()},
     }
     arrays = refitted.models[name].arrays()
     arrays |= {f"{JUDGED}{part}": array for part, array in walked.fitted.models[name].arrays().items()}
-    plot = calibration.plot(bins, f"{name}, {len(churned):,} users as of {newest}")
-    storage.write(f"{task.folder('model')}/calibration.svg", plot.encode())
     for role in task.job.outputs:
         write_arrays(task, role, arrays, document)
 
@@ -214,9 +210,12 @@ def report(task: Task, evaluation: Evaluation) -> dict[str, Any]:
     for cut, figures in cuts.items():
         task.log("judged", cut=cut, **{name: figures[name] for name in ("calibration_error", "max_calibration_error")})
     task.log("calibration", model=f"'{winner}'", calibrated=calibrated)
+    churned = evaluation.walked.labelled.cuts[newest].churned
+    bins = calibration.reliability(models.probability(evaluation.judged[winner][newest].odds), churned)
     return {
         "model": winner,
         "cut": str(newest),
+        "reliability": bins,
         "models": evaluation.quality,
         "calibrated": calibrated,
         "judged_cuts": cuts,
@@ -230,8 +229,10 @@ def main(task: Task) -> None:
     labelled = label(history)
     horizon_days = predicts["horizon_days"] or labelled.days
     older, held_out = split(history, labelled, horizon_days)
-    rows = {"training_rows": len(older.churned), "judged_rows": len(labelled.cuts[max(labelled.cuts)].churned)}
+    newest = labelled.cuts[max(labelled.cuts)]
+    rows = {"training_rows": len(older.churned), "judged_rows": len(newest.churned)}
     task.log("read", cuts=len(labelled.cuts), **rows)
+    task.metrics |= {"judged_churned": int(newest.churned.sum()), "drift": drift(older.features, newest.features)}
 
     evaluation = evaluate(older, held_out, labelled, task.parameters["seed"], task.progress)
     document = report(task, evaluation)

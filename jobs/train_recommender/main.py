@@ -400,10 +400,25 @@ def figures_of(reports: list[Evaluation], shipped: dict[str, tuple[Shipped, Eval
     found: dict[str, dict[str, Any]] = {}
     for report in reports:
         found[report.style] = {"users": report.test.queries.user_count, "models": report.quality}
+        found[report.style] |= groups_of(report)
         if shipped:
             winner, _ = shipped[report.style]
             found[report.style] |= {"model": winner.name, **winner.figures}
     return found
+
+
+def groups_of(report: Evaluation) -> dict[str, Any]:
+    """Return the nDCG of the models by items in the users' history, and on new items, with the numbers of users."""
+    first, *_ = report.details.values()
+    return {
+        "users_by_history": {group: each["users"] for group, each in first["by_length"].items()},
+        "by_history": {
+            name: {group: round(each["ndcg"], 5) for group, each in details["by_length"].items()}
+            for name, details in report.details.items()
+        },
+        "users_with_new_items": first["new_items"]["users"],
+        "on_new_items": {name: round(details["new_items"]["ndcg"], 5) for name, details in report.details.items()},
+    }
 
 
 if __name__ == "__main__":

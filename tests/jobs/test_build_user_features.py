@@ -8,7 +8,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from pyspark.sql import Observation, SparkSession
+from pyspark.sql import SparkSession
 
 from common.sources.tracking_plan import EventType, TrackingPlan
 from jobs.build_user_features import main as job
@@ -202,15 +202,3 @@ def test_horizon_of_the_newest_labelled_cut_ends_at_the_end() -> None:
         datetime.date(2011, 5, 2),
         datetime.date(2011, 6, 1),
     ]
-
-
-def test_events_are_shuffled_once(session: SparkSession, tmp_path) -> None:
-    frame(session, "events@3", []).write.parquet(f"{tmp_path}/events")
-    read = session.read.schema(frame(session, "events@3", []).schema).parquet(f"{tmp_path}/events")
-    session.conf.set("spark.sql.adaptive.enabled", "false")
-    try:
-        days = job.by_day(read.observe(Observation(), *job.counted(PLAN)), PLAN, 3)
-        plan = job.as_of_cuts(days, CUTS, 30)._jdf.queryExecution().executedPlan().toString()
-    finally:
-        session.conf.unset("spark.sql.adaptive.enabled")
-    assert plan.count("Exchange") == 1, plan

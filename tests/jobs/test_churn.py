@@ -36,8 +36,6 @@ def test_best_model_ships_with_its_quality_and_a_plot(lake: Lake) -> None:
     assert metrics["cut"] == str(CUTS[-1])
     _, document = lake.model("train_churn")
     assert set(document["features"]) == {"plan", "targets", "recency_days"}
-    files = [file["path"] for file in lake.manifest("train_churn")["outputs"]["model"]["files"]]
-    assert any(file.endswith("/model/calibration.svg") for file in files)
 
 
 def replaced(rows: pa.Table, **columns: object) -> pa.Table:

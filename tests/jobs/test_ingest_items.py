@@ -88,6 +88,7 @@ def test_rows_without_stock_code_or_name_are_quarantined(lake: Lake) -> None:
         "items": 1,
         "items_with_several_names": 0,
         "dropped": {"no description is a name": 2, "no stock code: five digits at the beginning": 1},
+        "dropped_share": 0.75,
     }
 
 
@@ -293,12 +294,13 @@ def test_sources_of_any_format_fill_one_catalogue(lake: Lake, make_sources: Make
     }
     metrics = lake.manifest("ingest_items")["metrics"]
     assert metrics["reasons"] == {
-        "bad name": 1, "another number of fields than the header": 1, "bad year": 1, "bad title": 1,
+        "bad name": 1, "another number of fields than the header": 1, "bad year": 1,
+        "a value of another type than its field": 1,
     }  # fmt: skip
     assert metrics["not_kept"] == {"films": 1} and metrics["dropped"] == {"no year": 1}
     quarantine = {(row["line"], row["reason"]) for row in lake.rows("ingest_items").to_pylist()}
     assert quarantine == {(2, "bad name"), (5, "no year"), (6, "another number of fields than the header"),
-                          (7, "bad year"), (3, "bad title")}  # fmt: skip
+                          (7, "bad year"), (3, "a value of another type than its field")}  # fmt: skip
 
 
 def test_newest_full_delivery_is_the_catalogue(lake: Lake, make_sources: MakeSources) -> None:
@@ -407,7 +409,7 @@ def test_odd_csv_is_read_or_quarantined_by_row(
         (('name = "title"', 'name = "titel"'), "name in [columns] of sources/shop/items.toml"),
         (('name = "title"', 'name = "id + 0.5"'), "of type"),
         (('name = "title"', 'name = "title = 5"'), "takes the text title for a number"),
-        (('name = "title"', 'preference = "title"'), "is 'title', of type VARCHAR, expected a number"),
+        (('name = "title"', 'preference = "title"'), "is 'title', of type string, expected a number"),
         (('name = "title"', 'time = "id"'), "expected a timestamp, or text in ISO 8601"),
         (('title = "string"', 'title = "strng"'), "expected a type"),
         (('name = "title"', '[rules]\n"x" = "title"'), "'x' in [rules] of sources/shop/items.toml is 'title', of type"),

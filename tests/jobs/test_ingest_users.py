@@ -332,7 +332,7 @@ def test_source_maps_plans_changes_and_attributes(lake: Lake, make_sources: Make
         (('plan = "upper(tier)"', 'plan = "upper(teir)"'), "'teir'"),
         (('change = "case', 'chnge = "case'), "chnge in [columns] of sources/music/users.toml is not a column"),
         (('time = "timestamp_seconds(at)"', 'time = "at"'), "expected a timestamp, or text in ISO 8601"),
-        (('plan = "upper(tier)"', 'plan = "age / 2"'), "of type DOUBLE, expected text or a whole number"),
+        (('plan = "upper(tier)"', 'plan = "age / 2"'), "of type double, expected text or a whole number"),
     ],
 )
 def test_wrong_source_of_users_is_refused(

@@ -6,16 +6,17 @@ import itertools
 import json
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from interruptions import InterruptedCalls, Killed, check_end, end_of_retry
 from recommending_lake import Lake, table
 
-from common.delivery import reader, tables, versions, writer
-from common.delivery.tables import Table
+from common.delivery import versions
+from common.delivery.dynamodb.store import DynamoDB, store_time
+from common.delivery.store import POINTER, VERSIONS, Document
 from common.errors import StaleAttempt
 from jobs.publish_product import main as publishing
 from jobs.write_product import main as writing
@@ -24,51 +25,27 @@ CONTRACT = "recommendations@2"
 AT_ONCE = datetime.timedelta(0)
 HOUR = datetime.timedelta(hours=1)
 USERS = ("user-1", "user-2")
-OPERATIONS = {
-    "batch_execute_statement",
-    "batch_get_item",
-    "batch_write_item",
-    "get_item",
-    "put_item",
-    "query",
-    "transact_write_items",
-    "update_item",
-}
 
 
-class Killed(BaseException):
-    """Death of a process, which no handler catches."""
+class Interrupted(InterruptedCalls):
+    """A client of DynamoDB of which one request is interrupted."""
 
-
-class Interrupted:
-    """A client of DynamoDB that calls `action` once, before or after its request `number`."""
-
-    def __init__(self, client: Any, number: int, action: Callable[[], None], after: bool = False) -> None:
-        self.client, self.number, self.action, self.after = client, number, action, after
-        self.called: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self.client, name)
-        if name not in OPERATIONS:
-            return real
-
-        def call(**arguments: Any) -> Any:
-            self.called.append(name)
-            now = len(self.called) - 1 == self.number
-            if now and not self.after:
-                self.action()
-            response = real(**arguments)
-            if now and self.after:
-                self.action()
-            return response
-
-        return call
+    names: ClassVar = {
+        "batch_execute_statement",
+        "batch_get_item",
+        "batch_write_item",
+        "delete_item",
+        "get_item",
+        "put_item",
+        "query",
+        "transact_write_items",
+    }
 
 
 class Store:
     """A table with a, b and c published, and the runs that may publish into it."""
 
-    def __init__(self, folder: Path, store: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, store: DynamoDB, monkeypatch: pytest.MonkeyPatch) -> None:
         self.table, self.monkeypatch = store, monkeypatch
         monkeypatch.setattr(writing, "bucket_count", lambda product, rows: 3)  # not 16: each costs requests
         self.lakes = {}
@@ -82,21 +59,21 @@ class Store:
 
     def reset(self) -> None:
         """Switch to a new table with the initial content of this one."""
-        name = tables.table_name(f"t{uuid.uuid4().hex}-", CONTRACT)
-        tables.create(self.table.client, name, None)
-        self.table = replace(self.table, name=name)
-        writer.put_batch(self.table, [{"PutRequest": {"Item": item}} for item in self.items])
+        self.table = replace(self.table, name=f"t{uuid.uuid4().hex}-recommendations")
+        self.table.create(None)
+        self.table.write([{"PutRequest": {"Item": item}} for item in self.items])
 
     def run(self, name: str, client: Any = None) -> int:
         """Return the exit code of a publication."""
         lake = self.lakes[name]
         for task in ("write_product/map-0", "publish_product"):
             (lake.folder / f"lake/intermediate/dag/run/{task}/manifest.json").unlink(missing_ok=True)
-        prefix = self.table.name.removesuffix("recommendations")
+        prefix, used = self.table.name.removesuffix("recommendations"), client or self.table.client
         with self.monkeypatch.context() as patch:
             for job in (writing, publishing):
-                patch.setattr(job, "client", lambda connections: client or self.table.client)
+                patch.setattr(job, "open_store", lambda url, name, threads: DynamoDB(used, name, threads))
             arguments = ("--from", "product=select", "--set", f"tables={prefix}", "--set", "parallel=1")
+            arguments += ("--set", "store=dynamodb:")
             return lake.run("write_product", *arguments, map_index=0) or lake.run(
                 "publish_product", "--from", "parts=write_product", "--set", "parallel=1"
             )
@@ -108,13 +85,13 @@ class Store:
         """Return the version that frontends read; assert that it is complete and does not expire."""
         live = versions.pointer(self.table)
         assert live is not None
-        (entry,) = (item for item in scan(self.table) if item["id"] == live["version"])
-        assert not {"kept_until", "retired", "expires"} & {*entry, *live}
-        name = live["version"]["S"]
+        name = live.values["version"]
+        (entry,) = (item for item in scan(self.table) if item["id"]["S"] == name)
+        assert not {"kept_until", "retired", "expires"} & {*entry, *live.values}
         parts = [item for item in scan(self.table) if item["part"]["S"].startswith(f"{name}/")]
         assert len(parts) == len(USERS)
         assert not any("expires" in item for item in parts)
-        (shown,) = {reader.read(self.table.client, self.table.name, user)[1]["item_id"] for user in USERS}
+        (shown,) = {self.table.shown(user)[1]["item_id"] for user in USERS}
         return str(shown)
 
     def expire_kept(self, *names: str) -> None:
@@ -122,12 +99,12 @@ class Store:
         over = {"N": str(int(time.time()) - 1)}
         for entry in scan(self.table):
             if "kept_until" in entry and (not names or entry["content"]["L"][0]["M"]["item_id"]["S"] in names):
-                writer.put_batch(self.table, [{"PutRequest": {"Item": {**entry, "kept_until": over}}}])
+                self.table.write([{"PutRequest": {"Item": {**entry, "kept_until": over}}}])
 
     def unlisted(self) -> set[str]:
         """Return the versions with lasting items but no entry, so that no publication would expire them."""
         items = [item for item in scan(self.table) if "expires" not in item]
-        listed = {item["id"]["S"] for item in items if item["part"]["S"] == versions.VERSIONS}
+        listed = {item["id"]["S"] for item in items if item["part"]["S"] == "versions"}
         return {version for item in items for version, slash, _ in [item["part"]["S"].partition("/")] if slash} - listed
 
     def lasting(self) -> set[str]:
@@ -160,14 +137,22 @@ def date(lake: Lake, ended: datetime.datetime) -> None:
     manifest.write_text(json.dumps({**document, "ended": ended.isoformat(timespec="milliseconds")}))
 
 
-def scan(store: Table) -> list[dict[str, Any]]:
+def scan(store: DynamoDB) -> list[dict[str, Any]]:
     pages = store.client.get_paginator("scan").paginate(TableName=store.name, ConsistentRead=True)
     return [item for page in pages for item in page["Items"]]
 
 
 @pytest.fixture
-def store(tmp_path: Path, product_table: Table, monkeypatch: pytest.MonkeyPatch) -> Store:
+def store(tmp_path: Path, product_table: DynamoDB, monkeypatch: pytest.MonkeyPatch) -> Store:
     return Store(tmp_path, product_table, monkeypatch)
+
+
+STEPS = ["switched", "c gets its date", "a is retired"]  # transactions
+
+
+def switch_in(called: list[str]) -> int:
+    """Return the number of the request that switched."""
+    return [number for number, name in enumerate(called) if name == "transact_write_items"][STEPS.index("switched")]
 
 
 def steps(store: Store) -> dict[int, str]:
@@ -175,9 +160,9 @@ def steps(store: Store) -> dict[int, str]:
     store.reset()
     client = Interrupted(store.table.client, -1, lambda: None)
     assert store.run("d", client) == 0
-    assert client.called.count("transact_write_items") == 3, "the switch, c gets its date, a is retired"
+    assert client.called.count("transact_write_items") == len(STEPS)
     assert "a" not in store.lasting()
-    called = [f"{name} after the switch" if number > client.called.index("transact_write_items") else name
+    called = [f"{name} after the switch" if number > switch_in(client.called) else name
               for number, name in enumerate(client.called)]  # fmt: skip
     return {number: name for number, name in enumerate(called) if number == 0 or name != called[number - 1]}
 
@@ -206,17 +191,10 @@ def test_publication_interrupted_at_any_request_ends_right(store: Store, action:
         where = f"{action} at request {number}, {client.called[number]}"
         switched = before == ["d"]
         shown = store.shown()
-        if action == "rollback":
-            assert (code, shown) == ((0, "c") if switched else (5, "b")), where
-        elif action == "newer":
-            assert (code, shown) == (0 if switched else 5, "newer"), where
-        elif action == "older":
-            assert codes == [5 if switched else 0], where
-            assert (code, shown) in ([(0, "d")] if switched else [(1, "older"), (0, "d")]), where
+        check_end(action, switched, codes, code, shown, where)
         assert (code == 0) <= (shown == "d" or switched or action == "newer"), where
         retried = store.run("d")  # as Airflow does
-        expected = {"rollback": (5, shown), "newer": (5, "newer")}.get(action, (0, "d"))
-        assert (retried, store.shown()) == expected, where
+        assert (retried, store.shown()) == end_of_retry(action, shown), where
         assert not store.unlisted(), where
 
 
@@ -261,7 +239,7 @@ def test_second_rollback_goes_one_version_further(store: Store) -> None:
     assert [store.run(name) for name in ("b", "c", "d")] == [5, 5, 5]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_rollback_interrupted_by_a_publication_changes_nothing(store: Store, number: int) -> None:
     client = Interrupted(store.table.client, number, lambda: codes.append(store.run("d")))
     codes: list[int] = []
@@ -271,7 +249,7 @@ def test_rollback_interrupted_by_a_publication_changes_nothing(store: Store, num
     except versions.TaskError as error:
         assert "moved concurrently" in str(error)
         done = False
-    if number < 3:  # c, or d, was live when it read the pointer
+    if number < 4:  # c, or d, was live when it read the pointer
         assert codes == [0]
         assert (done, store.shown()) == ((True, "c") if number == 0 else (False, "d"))
     else:
@@ -332,7 +310,7 @@ def test_version_retired_while_it_is_written_leaks_nothing(store: Store) -> None
         store.reset()
         client = Interrupted(store.table.client, number, let_expire)
         code = store.run("d", client)
-        if "transact_write_items" in client.called[:number]:  # switched to it
+        if client.called[:number].count("transact_write_items") > STEPS.index("switched"):
             assert code == 0
             break
         assert code in (1, 5)
@@ -382,26 +360,30 @@ def test_no_clock_blocks_a_product_or_undoes_a_rollback(
 @pytest.mark.parametrize("ahead", [HOUR, 1000 * HOUR])
 def test_live_version_dated_in_the_future_does_not_block(store: Store, ahead: datetime.timedelta) -> None:
     """A release that ignored the store's clock could leave such a version."""
-    live = versions.pointer(store.table) or {}
-    future = {"S": versions.timestamp(datetime.datetime.now(datetime.UTC) + ahead)}
-    for key in (reader.POINTER, versions.version_key(live["version"]["S"])):
-        store.table.client.put_item(TableName=store.table.name, Item={**live, **key, "computed": future})
+    future = versions.timestamp(datetime.datetime.now(datetime.UTC) + ahead)
+    live = versions.pointer(store.table)
+    assert live
+    for key in (POINTER, VERSIONS + live.values["version"]):
+        found = store.table.read(key)[0]
+        assert found
+        assert store.table.commit({key: {**found.values, "computed": future}}, {key: found.tag})
     assert store.run("d") == 0
     store.roll_back()
     assert (store.run("d"), store.shown()) == (5, "c")
     assert store.run("last") == 0
 
 
-def test_store_time_keeps_the_second_of_the_store(product_table: Table) -> None:
+def test_store_time_keeps_the_second_of_the_store() -> None:
     for ahead in (-HOUR, datetime.timedelta(seconds=-1), AT_ONCE, datetime.timedelta(seconds=1), HOUR):
         sent = (datetime.datetime.now(datetime.UTC) + ahead).replace(microsecond=0)
         header = {"ResponseMetadata": {"HTTPHeaders": {"date": email.utils.format_datetime(sent)}}}
-        assert sent <= versions.store_time(header) < sent + versions.SECOND
+        assert sent <= store_time(header) < sent + versions.SECOND
 
 
 def test_refusal_after_a_rollback_names_person_and_time() -> None:
-    version = {"version": {"S": "v"}, "computed": {"S": "2026-01-01T00:00:00.000+00:00"}}
-    current = {**version, "version": {"S": "u"}, "rolled_back": {"S": "2026-01-01T00:00:00.000+00:00"}}
-    current["rolled_back_by"] = {"S": "Ada"}
+    version = {"version": "v", "computed": "2026-01-01T00:00:00.000+00:00"}
+    current = {**version, "version": "u", "rolled_back": "2026-01-01T00:00:00.000+00:00", "rolled_back_by": "Ada"}
     with pytest.raises(StaleAttempt, match=r"because Ada rolled t back at 2026-01-01T00:00:00.000\+00:00"):
-        versions.refuse_older(Table(None, "t", 1), version, current, datetime.datetime.now(datetime.UTC))
+        versions.refuse_older(
+            DynamoDB(None, "t", 1), version, Document(current, ""), datetime.datetime.now(datetime.UTC)
+        )

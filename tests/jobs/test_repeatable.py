@@ -9,14 +9,15 @@ from random import Random
 
 import pytest
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+from recommending_lake import JOBS
 
-from common.engines import spark
+from common.engines import frames
 from common.handover import runner
 from common.sources.tracking_plan import EventType, TrackingPlan
 from jobs.build_interactions import main as interactions
 from jobs.build_trending_items import main as trending
 from jobs.build_user_features import main as features
-from jobs.ingest_events import main as ingestion
 from tests.frames import event_rows, frame
 
 END = datetime.date(2011, 3, 1)
@@ -64,7 +65,7 @@ def test_results_do_not_depend_on_the_order_of_rows(session: SparkSession, build
     found = []
     for files in (1, 3):
         Random(files).shuffle(events)
-        rows = build(frame(session, "events@3", events).repartition(files)).drop(spark.PLACE).collect()
+        rows = build(frame(session, "events@3", events).repartition(files)).drop(frames.PLACE).collect()
         found.append(sorted(map(tuple, rows), key=str))
     assert found[0]
     assert found[0] == found[1]
@@ -76,29 +77,28 @@ class Shop:
     def __init__(self, session: SparkSession, lake: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self.session, self.lake, self.runs = session, lake, 0
         Path(lake.removeprefix("file://")).mkdir()
-        for job in (interactions, ingestion):
-            monkeypatch.setattr(job.tracking_plan, "load", lambda: PLAN)
+        monkeypatch.setattr(interactions.tracking_plan, "load", lambda: PLAN)
 
     def arrive(self, events: list[tuple]) -> None:
         """Add events to their days, as ingest_events does."""
 
         def main(task) -> None:
-            rows = frame(self.session, "events@3", event_rows(COLUMNS, events)).selectExpr("*", "date(time) AS date")
+            rows = frame(self.session, "events@3", event_rows(COLUMNS, events)).withColumn("date", F.to_date("time"))
             days = sorted({str(event[6].date()) for event in events})
             seen = {day: task.partition("events", f"date={day}")[1] for day in days}
             task.outputs["quarantine"] = {"rows": 0, "bytes": 0, "contract": "quarantine@2", "files": []}
-            spark.append(task, "events", rows.repartition("date"), seen)
+            frames.append(task, "events", rows.repartition("date"), seen)
 
-        assert self.run(ingestion, main) == 0
+        assert self.run("ingest_events", main) == 0
 
-    def run(self, job, main: Callable, *more: str) -> int:
+    def run(self, job: str, main: Callable, *more: str) -> int:
         self.runs += 1
         names = f"--lake={self.lake} --dag-id=d --run-id={self.runs} --task-id=t --attempt=1"
-        return runner.exit_code(main, Path(job.__file__).parent, [*names.split(), *more])
+        return runner.exit_code(main, JOBS / job, [*names.split(), *more])
 
     def built(self, until: datetime.date) -> tuple[dict, list[bytes]]:
         """Return the metrics of the interactions as of a day, and the content of their files in order."""
-        assert self.run(interactions, interactions.main, "--set", f"until={until}") == 0
+        assert self.run("build_interactions", interactions.main, "--set", f"until={until}") == 0
         folder = Path(f"{self.lake}/intermediate/d/{self.runs}/t".removeprefix("file://"))
         document = json.loads((folder / "manifest.json").read_bytes())
         files = document["outputs"]["interactions"]["files"]
@@ -108,7 +108,7 @@ class Shop:
 def test_day_is_the_same_after_later_events_and_compaction(
     session: SparkSession, lake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["common.engines.spark.append"], "MANY_FILES", 2)
+    monkeypatch.setattr(sys.modules["common.engines.frames.append"], "MANY_FILES", 2)
     monkeypatch.setattr(sys.modules["common.handover.buckets"], "ROWS_PER_BUCKET", 40)
     shop, day = Shop(session, lake, monkeypatch), datetime.timedelta(days=1)
     recent = [(*event[:6], MIDNIGHT - (MIDNIGHT - event[6]) / 20, event[7]) for event in plays(250)]  # of three days

@@ -109,7 +109,13 @@ def test_cold_users_and_new_items_are_reported_separately(lake: Lake) -> None:
     lake.put("interactions", "interactions@2", interactions(without_last_item() | newcomers | new_item))
     assert train(lake) == 0
     _, document = lake.model("train_recommender")
+    mixed = lake.manifest("train_recommender")["metrics"]["styles"]["mixed"]
     assert document["cold_users"]["users"] == 7
+    assert mixed["users_with_new_items"] == len(new_item) - 1
+    for name, figures in mixed["models"].items():
+        counts, ndcg = mixed["users_by_history"], mixed["by_history"][name]
+        mean = sum(counts[group] * ndcg[group] for group in counts) / mixed["users"]
+        assert mean == pytest.approx(figures["ndcg"], abs=1e-4)
     for figures in document["quality"]["mixed"].values():
         assert figures["new_items"]["users"] == len(new_item) - 1
         assert (

@@ -3,7 +3,7 @@
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from common.engines import spark
+from common.engines import frames
 from common.errors import GateRefused
 from common.handover import Task, run
 from common.sources import tracking_plan
@@ -19,8 +19,8 @@ def chosen_items(events: DataFrame, min_users: int) -> DataFrame:
 
 def main(task: Task) -> None:
     min_users = task.parameters["min_users"]
-    with spark.session(task):
-        spark.write(task, "items", chosen_items(spark.read(task, "events"), min_users))
+    with frames.session(task):
+        frames.write(task, "items", chosen_items(frames.read(task, "events"), min_users))
     task.metrics["items"] = task.outputs["items"]["rows"]
     if not task.metrics["items"]:
         raise GateRefused(
