@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from tandem import protocol
+from tandem import lake, protocol
 from tandem.catalogue import Job
 
 GRACE_SECONDS = 3  # for a cancelled job to end; Airflow kills a task that does not end within 5
@@ -64,6 +64,8 @@ class Outcome(NamedTuple):
     explanation: str = ""  # a reason that only the runtime knows, for example that memory ran out
     guessed: bool = False  # True if the exit code is unknown, or the attempt never began
     attempt_number: int | None = None  # of the attempt that ran, if this one adopted it from a dead worker
+    links: Mapping[str, str] = {}  # to pages that exist only at the end, by label
+    out_of_memory: bool = False  # True if that is known to have killed it
 
 
 def overdue(seconds: float | None) -> str:
@@ -80,12 +82,19 @@ class Cluster(NamedTuple):
     open: BaseOperator
     ready: BaseOperator  # waits until the cluster accepts jobs; the same as `open` if that already waits
     close: BaseOperator
+    instances: Mapping[str, float] = {}  # number of the cluster's instances by type, if known
+
+    @property
+    def task_ids(self) -> set[str]:
+        return {self.open.task_id, self.ready.task_id, self.close.task_id}
 
 
 class Runtime(Protocol):
     """The verbs that run a job. Waiting is part of the attempt: submit, watch and cancel are one retry unit."""
 
+    name: ClassVar[str]  # in environments
     refused: ClassVar[re.Pattern[str]]  # matches text that would not reach the job unchanged
+    labels: ClassVar[tuple[str, ...]]  # of the links to an attempt on Airflow's page
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The needs of the runtime besides the arguments; called while parsing, strings in it may be templates."""
@@ -98,6 +107,9 @@ class Runtime(Protocol):
 
     def submit(self, attempt: Attempt) -> Any:
         """Start the attempt, or find it if it already runs under its name, and return its handle."""
+
+    def links(self, handle: Any) -> dict[str, str]:
+        """The pages about a started attempt by label; a name instead of an address if the environment has no page."""
 
     def watch(self, handle: Any) -> Outcome:
         """Print the job's log as it comes, until the attempt has ended."""
@@ -122,20 +134,21 @@ class SparkRuntime(Runtime, Protocol):
 
 
 def check_built(attempt: Attempt) -> None:
-    """Raise AirflowFailException if the Airflow variable `release` names no image of a Python job."""
+    """Raise AirflowFailException if the Airflow variable `release` names no image of the job."""
     if not attempt.request["fingerprint"]:
+        product = attempt.request["product"]
         raise AirflowFailException(
-            f"The Airflow variable 'release' names no fingerprint of {attempt.job}; build the job and set the variable "
+            f"The Airflow variable 'release' names no fingerprint of {product}; build the job and set the variable "
             'to the release: make build && AIRFLOW_VAR_RELEASE="$(cat dist/release.json)".'
         )
 
 
 def bundle(attempt: Attempt) -> str:
     """URI of the folder of a Spark job's bundle in the lake; AirflowFailException if no cluster could read it."""
-    if not attempt.lake.startswith("s3://"):
+    if not lake.is_remote(attempt.lake):
         raise AirflowFailException(
-            f"The lake {attempt.lake} can't be reached from a cluster, expected s3://…; set the Airflow variable "
-            "'lake'."
+            f"The lake {attempt.lake} can't be reached from a cluster, expected s3://… or gs://…; set the Airflow "
+            "variable 'lake'."
         )
     if not attempt.request["fingerprint"]:
         raise AirflowFailException(

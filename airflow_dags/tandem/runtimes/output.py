@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tandem.lake import Unreadable, read_file
 from tandem.protocol import MAX_RESULT
+from tandem.stores.files import Unreadable, read_file
 
 MAX_LINE = 16 << 10  # bytes of output in a line of the log; a longer one becomes several
 MAX_LAST_LINE = 1000  # characters of the last line, which messages quote

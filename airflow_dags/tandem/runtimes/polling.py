@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, NamedTuple
 
 from tandem.lake import read_document
@@ -43,6 +44,8 @@ class PollingRuntime(ABC):
     cancelling: ClassVar[tuple[str, ...]] = ()  # states that a cancelled job leaves only by ending
     poll_seconds: float = 10
     pending_seconds: float = 7200  # a job may wait for its start
+    event_log: str = ""  # the folder of Spark's event logs; empty: the service's own
+    history: str = ""  # the address of a history server that reads it
 
     @abstractmethod
     def client(self) -> Any: ...
@@ -61,32 +64,23 @@ class PollingRuntime(ABC):
     def check_product(self, attempt: Attempt) -> None:
         check_bundle(attempt)
 
+    def began(self, response: Any) -> datetime | None:
+        """The time at which a job that is not waiting any more began, if the service tells it."""
+        return None
+
     def watch(self, handle: Submission) -> Outcome:
-        client, name = self.client(), f"{self.noun} {handle.id}"
-        began = time.monotonic()
-        state, logged_at, late = "", 0.0, ""
-        ends_at = math.inf  # the deadline counts from the start of the job
-        while True:
-            polled, response = self.poll(client, handle)
-            now = time.monotonic()
-            if polled != state or now - logged_at >= ALIVE_SECONDS:
-                state, logged_at = polled, now
-                log.info("%s on %s is %s after %.0f s.", name, handle.attempt.cluster, state, now - began)
-            if state in self.ended:
-                outcome = self.outcome(client, handle, response)
-                return outcome._replace(explanation="\n".join(filter(None, [late, outcome.explanation])))
-            if state not in self.waiting and ends_at == math.inf:
-                ends_at = now + (handle.attempt.deadline_seconds or math.inf)
-            if now > ends_at and not late:
-                late = overdue(handle.attempt.deadline_seconds)
-                log.warning("%s is cancelled. %s", name, late)
-                self.cancel(handle)
-            if now > ends_at + UNCANCELLED_SECONDS:
-                return unfinished(f"{late} {name} was cancelled and is still {state}.")
-            if state in self.waiting and now - began > self.pending_seconds:
-                self.cancel(handle)
-                return unfinished(f"{name} did not start within {self.pending_seconds:.0f} s.")
+        waiting = Waiting(self, handle, time.time())
+        while (end := waiting.look()) is None:
             time.sleep(self.poll_seconds)
+        return self.conclude(handle, end)
+
+    def conclude(self, handle: Submission, end: "End") -> Outcome:
+        """The outcome of a submission for which there is nothing left to wait."""
+        if end.unfinished:
+            return Outcome(1, None, "", end.unfinished, guessed=True)
+        client = self.client()
+        outcome = self.outcome(client, handle, self.poll(client, handle)[1])
+        return outcome._replace(explanation="\n".join(filter(None, [end.late, outcome.explanation])))
 
     def cancel(self, handle: Submission) -> None:
         self.request_cancel(handle.client, handle)
@@ -108,9 +102,61 @@ class PollingRuntime(ABC):
         return texts
 
 
-def unfinished(explanation: str) -> Outcome:
-    """The outcome of an attempt that this runtime stopped watching before it had ended."""
-    return Outcome(1, None, "", explanation, guessed=True)
+class End(NamedTuple):
+    """The reason why there is nothing left to wait for: the submission has ended, unless `unfinished` is set."""
+
+    late: str = ""  # a sentence, if it was cancelled at its deadline
+    unfinished: str = ""  # a sentence, if the attempt is given up before its end
+
+
+class Waiting:
+    """The wait for the end of a submission: one look after the other, in a worker or in Airflow's triggerer."""
+
+    def __init__(self, runtime: PollingRuntime, handle: Submission, since: float, until: float = math.inf) -> None:
+        self.runtime = runtime
+        self.handle = handle
+        self.client = runtime.client()
+        self.since = since  # the time of the submission
+        self.until = until  # the time at which the task's `execution_timeout` is over
+        self.name = f"{runtime.noun} {handle.id}"
+        self.state = ""
+        self.logged_at = 0.0
+        self.began = math.inf  # the deadline counts from the start of the job
+        self.late = ""
+
+    def look(self) -> End | None:
+        """Ask for the state, and cancel what is overdue; return the end, or None while there is more to wait for."""
+        runtime, handle = self.runtime, self.handle
+        state, response = runtime.poll(self.client, handle)
+        now = time.time()
+        if state != self.state or now - self.logged_at >= ALIVE_SECONDS:
+            self.state, self.logged_at = state, now
+            log.info("%s on %s is %s after %.0f s.", self.name, handle.attempt.cluster, state, now - self.since)
+        if state in runtime.ended:
+            return End(self.late)
+        if now > self.until:
+            return self.give_up("was cancelled, because its task ran into its execution_timeout.")
+        if state in runtime.waiting:
+            in_time = now - self.since <= runtime.pending_seconds
+            return None if in_time else self.give_up(f"did not start within {runtime.pending_seconds:.0f} s.")
+        if self.began == math.inf:
+            began = runtime.began(response)
+            self.began = began.timestamp() if began else now
+        return self.check_deadline(now - self.began - (handle.attempt.deadline_seconds or math.inf))
+
+    def check_deadline(self, seconds: float) -> End | None:
+        """Cancel a job that has passed its deadline by some seconds; give it up if it does not end."""
+        if seconds > 0 and not self.late:
+            self.late = overdue(self.handle.attempt.deadline_seconds)
+            log.warning("%s is cancelled. %s", self.name, self.late)
+            self.runtime.cancel(self.handle)
+        if seconds > UNCANCELLED_SECONDS:
+            return End(unfinished=f"{self.late} {self.name} was cancelled and is still {self.state}.")
+        return None
+
+    def give_up(self, reason: str) -> End:
+        self.runtime.cancel(self.handle)
+        return End(unfinished=f"{self.name} {reason}")
 
 
 def name_prefix(attempt: Attempt) -> str:

@@ -3,12 +3,12 @@
 import hashlib
 import io
 import zipfile
-from pathlib import Path
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from tandem.lake import Unreadable, bounded, read_file, read_s3
+from tandem import lake
 from tandem.runtimes.base import Attempt, bundle
+from tandem.stores.files import Unreadable
 
 MAX_FILE = 16 << 20  # bytes of a bundle's file of code
 SHARED = ("common/", "sources/")  # folders beside jobs/ in a checkout that bundles hold parts of
@@ -22,8 +22,8 @@ def check_bundle(attempt: Attempt) -> None:
     """
     folder, fingerprint = bundle(attempt), attempt.request["fingerprint"]
     try:
-        contents = read(f"{folder}/contents")
-        packed = hashes_of_code(read(f"{folder}/main.py"), read(f"{folder}/code.zip"), attempt.job, fingerprint)
+        contents, main, code = (lake.read(f"{folder}/{name}", MAX_FILE) for name in ("contents", "main.py", "code.zip"))
+        packed = hashes_of_code(main, code, attempt.job, fingerprint)
     except FileNotFoundError as error:
         raise refusal(folder, fingerprint, f"{error} is missing") from None
     except (Unreadable, zipfile.BadZipFile, ValueError) as error:
@@ -61,9 +61,3 @@ def hashes_of_code(main: bytes, packed: bytes, job: str, fingerprint: str) -> di
                 raise ValueError(f"{path} occurs twice")
             hashes[path] = hashlib.sha256(content).hexdigest()
     return hashes
-
-
-def read(uri: str) -> bytes:
-    if uri.startswith("s3://"):
-        return read_s3(uri, lambda body: bounded(body, uri, MAX_FILE))
-    return read_file(Path(uri.removeprefix("file://")), MAX_FILE)

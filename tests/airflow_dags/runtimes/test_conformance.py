@@ -13,6 +13,7 @@ import pytest
 from cluster import prepared
 from tandem import catalogue
 from tandem.pin_release import fingerprint
+from tandem.protocol import light_product
 from tandem.runtimes.emr.serverless import EmrServerless
 from tandem.runtimes.emr.steps import Emr
 from tandem.runtimes.kubernetes.job import KubernetesJob
@@ -21,13 +22,24 @@ from tandem.runtimes.local.docker import Docker
 from tandem.runtimes.local.process import Process
 from tandem.runtimes.local.spark_submit import SparkSubmit
 
-from common.handover import s3, storage
+from common.handover import storage
+from common.handover.stores import s3
 
 ROOT = Path(__file__).parents[3]
 PROGRAMS = ROOT / ".venv" / "bin"
+LIGHT = "build_interactions"  # a Spark job, on the light engine in containers
 JOBS = ("ingest_items", "train_recommender", "predict_recommendations", "select_recommendations")
 PROCESS = re.compile(rb"((?:attempt-|version=[0-9a-f]{16}-)[0-9]+[-/])[0-9a-f]{8}(?=/)")  # its name in paths
-OF_ITS_RUN = {"started", "ended", "seconds", "processor_seconds", "peak_memory_bytes", "host", "basis"}  # may differ
+OF_ITS_RUN = {
+    "started",
+    "ended",
+    "seconds",
+    "processor_seconds",
+    "peak_memory_bytes",
+    "application",
+    "host",
+    "basis",
+}  # may differ
 PREDECESSORS = {
     "train_recommender": {"interactions": "build_interactions"},
     "predict_recommendations": {"interactions": "build_interactions", "model": "train_recommender"},
@@ -42,19 +54,19 @@ PARAMETERS = {
 
 @pytest.fixture(scope="module")
 def release(engine):
-    """The fingerprints of the images of all Python jobs, built from this checkout unless they exist."""
-    built = [part for job in JOBS for part in ("--job", job)]
-    subprocess.run([PROGRAMS / "python", "-m", "tools.packaging.build", *built], cwd=ROOT, check=True)
+    """The fingerprints of the images of these jobs, built from this checkout unless they exist."""
+    build = [PROGRAMS / "python", "-m", "tools.packaging.build"]
+    subprocess.run([*build, *(part for job in JOBS for part in ("--job", job))], cwd=ROOT, check=True)
+    subprocess.run([*build, "--job", LIGHT, "--kind", "light"], cwd=ROOT, check=True)
     return json.loads((ROOT / "dist" / "release.json").read_text())
 
 
 def make_attempt(runtime, release, lake, job, map_index=None):
     """The first attempt of a task that is named after its job."""
-    found = catalogue.find(
-        ROOT / "airflow_dags" / "job_catalogue.json", job, "spark" if isinstance(runtime, SparkSubmit) else "python", ""
-    )
-    template = json.dumps(fingerprint(job))[1:-1]
-    request = json.loads(json.dumps(runtime.request(found, {})).replace(template, release.get(job, "")))
+    engine = "spark" if job in ("ingest_events", LIGHT) else "python"
+    found = catalogue.find(ROOT / "airflow_dags" / "job_catalogue.json", job, engine, "")
+    template = json.dumps(fingerprint(found.image))[1:-1]
+    request = json.loads(json.dumps(runtime.request(found, {})).replace(template, release.get(found.image, "")))
     roles, parameters = PREDECESSORS.get(job, {}), PARAMETERS.get(job, {})
     return factories.attempt(
         job, lake, task_id=job, map_index=map_index, predecessors=roles, parameters=parameters, request=request
@@ -80,10 +92,10 @@ def compared(release, tmp_path_factory):
     spark = SparkSubmit(code=ROOT, python=python, spark_submit=PROGRAMS / "spark-submit", master="local[2]")
     subprocess.run([python, "-m", "tools.data.load_sample", "--lake", uri], cwd=ROOT, check=True)
     run(spark, release, uri, "ingest_events")
-    run(spark, release, uri, "build_interactions")
     shutil.rmtree(lake / "raw" / "events")
-    found = {}
-    for job in JOBS:
+    shutil.copytree(lake, folder / "ingested")
+    found = {"ingest_events": [folder / "ingested"]}
+    for job in (LIGHT, *JOBS):
         shutil.copytree(lake, folder / "before")
         results = [run(process, release, uri, job)]
         lake.rename(folder / f"{job}-process")
@@ -119,7 +131,7 @@ def of_task(document):
     return rest.pop("fingerprint"), rest
 
 
-@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("job", (LIGHT, *JOBS))
 def test_container_and_process_write_the_same(compared, release, job):
     by_process, by_docker, lake_of_process, lake_of_docker = compared[job]
     assert by_docker == by_process
@@ -127,7 +139,7 @@ def test_container_and_process_write_the_same(compared, release, job):
     assert one.keys() == other.keys()
     different = [path for path in one if one[path] != other[path]]
     assert {Path(path).name for path in different} == {"manifest.json"}
-    assert len(different) == {"ingest_items": 3, "train_recommender": 1}.get(job, 2)
+    assert len(different) == {"ingest_items": 3, "train_recommender": 1, LIGHT: 1}.get(job, 2)
     for path in different:
         (checkout, manifest_of_process), (built, manifest_of_docker) = (
             of_task(json.loads(each[path])) for each in (one, other)
@@ -135,7 +147,7 @@ def test_container_and_process_write_the_same(compared, release, job):
         assert manifest_of_docker == manifest_of_process
         assert sum(output["rows"] for output in manifest_of_docker["outputs"].values()) > 100
         assert checkout.startswith("checkout-")
-        assert built == release[job]
+        assert built == release[light_product(LIGHT) if job == LIGHT else job]
 
 
 def test_container_writes_the_same_on_s3_and_in_files(compared, release, s3_server, monkeypatch):
@@ -176,8 +188,8 @@ def opened(name):
 
 
 @pytest.mark.parametrize(("name", "runtime"), AWS_RUNTIMES.items())
-def test_cluster_and_spark_submit_write_the_same(workshop, aws, monkeypatch, name, runtime):
-    """The same job on the same lake: the same result, and equal manifests except for times."""
+def test_cluster_container_and_spark_submit_write_the_same(workshop, aws, monkeypatch, name, runtime):
+    """The same Spark job on the same lake: the same result, and equal manifests except for times."""
     body = "task.metrics['answer'] = len(task.parameters['text'])"
     text = '[parameters.text]\ntype = "string"\ndefault = "a b"\nhelp = "a text"'
     workshop.job("count", body, more=f'[outputs.interactions]\ncontract = "interactions@2"\n{text}', engine="spark")
@@ -190,7 +202,7 @@ def test_cluster_and_spark_submit_write_the_same(workshop, aws, monkeypatch, nam
     )
     found = catalogue.find(workshop.dags / "job_catalogue.json", "count", "spark", "")
     left = []
-    for each in (submit, runtime):
+    for each in (submit, Process(code=workshop.code, python=PROGRAMS / "python"), runtime):
         request = {**each.request(found, {}), "fingerprint": json.loads(workshop.release)["count"]}
         cluster = opened(name) if each is runtime else None
         parameters = {"text": "it's 'quoted' $HOME"}
@@ -201,8 +213,8 @@ def test_cluster_and_spark_submit_write_the_same(workshop, aws, monkeypatch, nam
         content = PROCESS.sub(rb"\1process", storage.read(f"{attempt.key}/manifest.json")[0])
         left.append(of_task(json.loads(content)))
         storage.delete(attempt.key)
-    (checkout, one), (built, other) = left
-    assert one == other
+    (checkout, one), (_, in_container), (built, on_cluster) = left
+    assert one == in_container == on_cluster
     assert one["metrics"] == {"answer": 19}
     assert checkout.startswith("checkout-")
     assert built == json.loads(workshop.release)["count"]
@@ -210,22 +222,22 @@ def test_cluster_and_spark_submit_write_the_same(workshop, aws, monkeypatch, nam
 
 @pytest.fixture(scope="module")
 def cluster(kubernetes, release, serve_s3, tmp_path_factory):
-    images = [f"tandem/{job}:{release[job]}" for job in JOBS]
+    images = [f"tandem/{product}:{release[product]}" for product in (*JOBS, light_product(LIGHT))]
     with prepared(tmp_path_factory.mktemp("cluster"), serve_s3, images) as found:
         s3.client.cache_clear()
         yield found
 
 
 @pytest.mark.parametrize("kind", [KubernetesPod, KubernetesJob])
-@pytest.mark.parametrize(("before", "job"), list(itertools.pairwise(JOBS)))
+@pytest.mark.parametrize(("before", "job"), [("ingest_events", LIGHT), *itertools.pairwise(JOBS)])
 def test_pod_on_s3_and_container_in_files_write_the_same(compared, release, cluster, before, job, kind):
-    """The daily recommendations, from their first Python job to their last."""
+    """The daily recommendations, from their Spark job on the light engine to their last job."""
     settings = {"registry": "", "template": cluster.template, "startup_seconds": 300, "keep_failed": False}
     settings["cpu_reserved"] = 0.2  # a node of two processors cannot reserve both; the limit is the container's
     runtime = kind(**settings, **({"ttl_seconds": 600} if kind is KubernetesJob else {}))
     uri = f"s3://tandem-lake/{kind.__name__}/{job}"
     for path, content in files(compared[before][-1]).items():
-        if path.startswith(("intermediate/", "curated/items/")):
+        if path.startswith(("intermediate/", "curated/items/", *(["curated/events/"] if job == LIGHT else []))):
             storage.write(f"{uri}/{path}", content)
     results = run(runtime, release, uri, job)
     _, by_docker, _, lake = compared[job]

@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from tandem.lake import read_document
 from tandem.operator import conclude
+from tandem.recording import Account
 from tandem.runtimes.base import Outcome
 from tandem.runtimes.local.process import Process
 from tandem.runtimes.output import MAX_LINE, lines, read_result, shorten_last_line
@@ -90,18 +91,6 @@ def test_document_that_is_too_large_is_ignored(tmp_path, monkeypatch):
     for length, read in ((91, True), (92, False)):
         (tmp_path / "manifest.json").write_text(json.dumps({"a": "x" * length}))
         assert (read_document(f"file://{tmp_path}/manifest.json") is not None) == read
-
-
-def test_document_on_s3_that_is_too_large_is_ignored(s3_server, monkeypatch):
-    from common.handover import s3, storage
-
-    for name, value in s3_server.items():
-        monkeypatch.setenv(name, value)
-    s3.client.cache_clear()
-    storage.write("s3://tandem-lake/output/manifest.json", b'{"a": "' + b"x" * 91 + b'"}')
-    assert read_document("s3://tandem-lake/output/manifest.json") == {"a": "x" * 91}
-    monkeypatch.setattr("tandem.lake.MAX_DOCUMENT", 99)
-    assert read_document("s3://tandem-lake/output/manifest.json") is None
 
 
 def in_a_process(tmp_path, body, **changes):
@@ -188,10 +177,10 @@ def test_manifest_of_the_attempt_decides(tmp_path, name):
     outcome = Outcome(code, None, "")
     if error is None:
         result = {"manifest": f"{attempt.key}/manifest.json", "metrics": {"n": 1}}
-        assert conclude(attempt, outcome) == (result, manifest)
+        assert conclude(attempt, outcome, Account()) == (result, manifest)
         return
     with pytest.raises(AirflowException) as raised:
-        conclude(attempt, outcome)
+        conclude(attempt, outcome, Account())
     assert type(raised.value) is error
     assert line in str(raised.value)
 

@@ -3,6 +3,8 @@
 Apart from the runtime, because importing them takes a second, a cost that only environments with EMR should have.
 """
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,10 +13,13 @@ from airflow.providers.amazon.aws.sensors.emr import EmrJobFlowSensor
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 
+from tandem.engine_choice import Sharing
+from tandem.recording import Recorded, recording
 from tandem.runtimes.base import Cluster
+from tandem.runtimes.on_demand import OpenedOnDemand, opened_first, to_close
 
 
-class OpenCluster(EmrCreateJobFlowOperator):
+class OpenCluster(OpenedOnDemand, EmrCreateJobFlowOperator):
     """Requests a cluster and returns its ID without waiting, so that it can be closed in any case.
 
     If it is killed during the request, it closes the cluster as soon as EMR has named it. Amazon's own operator raises
@@ -26,26 +31,44 @@ class OpenCluster(EmrCreateJobFlowOperator):
     _job_flow_id: str | None = None
 
     def execute(self, context: Context) -> str | None:
-        cluster = super().execute(context)
-        if self.killed:
-            super().on_kill()
-            raise AirflowFailException(f"Cluster {cluster} is closed, because this task was killed.")
-        return cluster
+        with recording(context):
+            cluster: str | None = super().execute(context)
+            if self.killed:
+                super().on_kill()
+                raise AirflowFailException(f"Cluster {cluster} is closed, because this task was killed.")
+            return cluster
 
     def on_kill(self) -> None:
         self.killed = True
         super().on_kill()
 
 
-class AwaitCluster(EmrJobFlowSensor):
+class AwaitCluster(Recorded, EmrJobFlowSensor):
     """Waits for a cluster without holding a worker; one that has ended fails the task at once, with its reason."""
 
+    sharing: Sharing | None = None
+
     def poke(self, context: Context) -> bool:
+        if not opened_first(context, self.sharing):
+            self.log.info("There is no cluster to wait for.")
+            return True
         status = self.get_emr_response(context)["Cluster"]["Status"]
         self.log.info("Cluster %s is %s.", self.job_flow_id, status["State"])
         if status["State"] in self.failed_states:
             raise AirflowFailException(f"Cluster {self.job_flow_id} {describe_state(status)}")
         return status["State"] in self.target_states
+
+
+class CloseCluster(EmrTerminateJobFlowOperator):
+    """Terminates the clusters that were opened, usually one, without waiting for their end."""
+
+    sharing: Sharing | None = None
+
+    def execute(self, context: Context) -> None:
+        with recording(context):
+            for cluster in to_close(context, self.sharing, self.job_flow_id):
+                self.job_flow_id = cluster
+                super().execute(context)
 
 
 def describe_state(status: Mapping[str, Any]) -> str:
@@ -72,7 +95,17 @@ def operators(
         deferrable=False,
         **aws,
     )
-    closed = EmrTerminateJobFlowOperator(
-        task_id=f"close_{name}", job_flow_id=cluster, retries=3, deferrable=False, **aws
-    )
-    return Cluster(opened, ready, closed)
+    closed = CloseCluster(task_id=f"close_{name}", job_flow_id=cluster, retries=3, deferrable=False, **aws)
+    return Cluster(opened, ready, closed, instances(request["Instances"]))
+
+
+def instances(request: Mapping[str, Any]) -> dict[str, float]:
+    """The number of a cluster's instances by type; a fleet counts as its first type."""
+    counts: Counter[str] = Counter()
+    for group in request.get("InstanceGroups", []):
+        counts[group["InstanceType"]] += group["InstanceCount"]
+    for fleet in request.get("InstanceFleets", []):
+        for first in fleet.get("InstanceTypeConfigs", [])[:1]:
+            units = fleet.get("TargetOnDemandCapacity", 0) + fleet.get("TargetSpotCapacity", 0)
+            counts[first["InstanceType"]] += math.ceil(units / first.get("WeightedCapacity", 1))
+    return dict(counts)

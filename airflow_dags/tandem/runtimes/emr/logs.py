@@ -7,9 +7,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from tandem.lake import list_s3, read_s3
 from tandem.runtimes.output import JVM_LINE, MAX_LAST_LINE
 from tandem.runtimes.polling import Submission
+from tandem.stores import s3
 
 MAX_LOG = 4 << 20  # bytes at the end of a log that are searched for its last lines
 RAISED = re.compile(
@@ -37,8 +37,8 @@ def step_log(logs: str, step: Submission) -> dict[str, str]:
 
 def texts(prefix: str, ending: str = r"/std(out|err)\.gz$") -> dict[str, str]:
     """The ends of all outputs with this prefix and ending, by URI, without empty ones."""
-    uris = [file.uri for file in list_s3(prefix) if re.search(ending, file.uri)]
-    ends = {uri: read_s3(uri, end_of).decode(errors="replace") for uri in uris}
+    uris = [file.uri for file in s3.below(prefix) if re.search(ending, file.uri)]
+    ends = {uri: s3.opened(uri, end_of).decode(errors="replace") for uri in uris}
     return {uri: text for uri, text in ends.items() if text.strip()}
 
 

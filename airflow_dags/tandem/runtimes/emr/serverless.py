@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar
 
 from tandem.catalogue import Job
@@ -16,7 +17,15 @@ from tandem.runtimes.cloud_request import check_request, client, merged
 from tandem.runtimes.emr.logs import last_exceptions, texts
 from tandem.runtimes.emr.steps import Emr
 from tandem.runtimes.polling import PollingRuntime, Submission, name_prefix
-from tandem.runtimes.spark_options import libraries_properties, spark_properties
+from tandem.runtimes.spark_options import (
+    DRIVER_LOG,
+    HISTORY,
+    event_log_properties,
+    event_log_request,
+    libraries_properties,
+    make_event_log,
+    spark_properties,
+)
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +38,8 @@ class EmrServerless(PollingRuntime):
     overrides it. An application that nobody closes costs nothing: it stops when it is idle.
     """
 
+    name: ClassVar[str] = "emr_serverless"
+    labels: ClassVar[tuple[str, ...]] = (DRIVER_LOG, HISTORY)
     cluster_suffix: ClassVar[str] = ".emr_serverless.json"
     noun: ClassVar[str] = "Job run"
     waiting: ClassVar[tuple[str, ...]] = ("SUBMITTED", "PENDING", "SCHEDULED", "QUEUED")
@@ -50,9 +61,11 @@ class EmrServerless(PollingRuntime):
         return operators(name, application, self.region, self.poll_seconds, self.ready_seconds)
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-        conf = spark_properties(job, settings) | libraries_properties(job, "spark.emr-serverless.driverEnv")
+        conf = event_log_properties(self.event_log) | spark_properties(job, settings)
+        conf |= libraries_properties(job, "spark.emr-serverless.driverEnv")
         packed = LIBRARIES if job.requirements else None
-        return {"fingerprint": fingerprint(job.name), "conf": conf, "libraries": packed}
+        kept = event_log_request(self.event_log, self.history)
+        return {"fingerprint": fingerprint(job.name), "conf": conf, "libraries": packed, **kept}
 
     def payload(self, attempt: Attempt) -> dict[str, Any]:
         """The request StartJobRun; its client token is made from the attempt, so that it starts one run only."""
@@ -92,12 +105,22 @@ class EmrServerless(PollingRuntime):
                 if older and other["state"] not in self.ended:
                     log.warning("Cancelling a job run that an older attempt left running: %s.", other["id"])
                     emr.cancel_job_run(applicationId=attempt.cluster, jobRunId=other["id"])
+        make_event_log(attempt)
         log.info("Running in application %s: %s", attempt.cluster, request["jobDriver"]["sparkSubmit"])
         return Submission(emr.start_job_run(**request)["jobRunId"], attempt, emr)
+
+    def links(self, handle: Submission) -> dict[str, str]:
+        from tandem.runtimes.emr import pages
+
+        return {"Job run": handle.id, DRIVER_LOG: pages.folder(self.client(), driver_folder(handle))}
 
     def poll(self, client: Any, submission: Submission) -> tuple[str, Any]:
         run = client.get_job_run(applicationId=submission.attempt.cluster, jobRunId=submission.id)["jobRun"]
         return run["state"], run
+
+    def began(self, response: Any) -> datetime | None:
+        started: datetime | None = response.get("startedAt")
+        return started
 
     def request_cancel(self, client: Any, submission: Submission) -> None:
         client.cancel_job_run(applicationId=submission.attempt.cluster, jobRunId=submission.id)
@@ -107,7 +130,7 @@ class EmrServerless(PollingRuntime):
         if response["state"] == "SUCCESS":
             return Outcome(0, None, "")
         attempt = submission.attempt
-        location = f"{logs(attempt)}/applications/{attempt.cluster}/jobs/{submission.id}/SPARK_DRIVER/"
+        location = driver_folder(submission)
         driver_logs = self.await_driver_log(attempt, location, lambda: texts(location), self.log_seconds)
         name = f"Job run {submission.id} of application {attempt.cluster}"
         message = f"{name} is {response['state']}. {response.get('stateDetails', '')}".strip()
@@ -121,6 +144,12 @@ class EmrServerless(PollingRuntime):
 def whole_minutes(seconds: float | None) -> float:
     """The minutes after which AWS itself ends a job run whose worker died: later than a worker would."""
     return math.inf if seconds is None else math.ceil(seconds / 60) + 1
+
+
+def driver_folder(submission: Submission) -> str:
+    """URI of the folder with the log of a job run's driver."""
+    attempt = submission.attempt
+    return f"{logs(attempt)}/applications/{attempt.cluster}/jobs/{submission.id}/SPARK_DRIVER/"
 
 
 def logs(attempt: Attempt) -> str:

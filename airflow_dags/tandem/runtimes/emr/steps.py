@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -18,8 +19,13 @@ from tandem.runtimes.cloud_request import check_request, client, merged
 from tandem.runtimes.emr.logs import driver_log, last_exceptions, step_log
 from tandem.runtimes.polling import PollingRuntime, Submission, name_prefix
 from tandem.runtimes.spark_options import (
+    DRIVER_LOG,
+    HISTORY,
     deploy_mode,
+    event_log_properties,
+    event_log_request,
     libraries_properties,
+    make_event_log,
     spark_properties,
 )
 
@@ -35,6 +41,8 @@ class Emr(PollingRuntime):
     ends by its AutoTerminationPolicy.
     """
 
+    name: ClassVar[str] = "emr"
+    labels: ClassVar[tuple[str, ...]] = ("EMR cluster", "Log of the step", DRIVER_LOG, HISTORY)
     cluster_suffix: ClassVar[str] = ".json"
     noun: ClassVar[str] = "Step"
     waiting: ClassVar[tuple[str, ...]] = ("PENDING",)
@@ -60,12 +68,20 @@ class Emr(PollingRuntime):
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         mode = deploy_mode(job, settings, self.deploy_mode)
-        conf = spark_properties(job, settings) | libraries_properties(job, "spark.yarn.appMasterEnv")
+        conf = event_log_properties(self.event_log) | spark_properties(job, settings)
+        conf |= libraries_properties(job, "spark.yarn.appMasterEnv")
         master = ["--master", "yarn", "--deploy-mode", mode, "--name", job.name]
         conf[ONE_ATTEMPT] = "1"
         options = [*master, *conf_arguments(conf)]
         packed = LIBRARIES if job.requirements else None
-        return {"fingerprint": fingerprint(job.name), "deploy_mode": mode, "options": options, "libraries": packed}
+        kept = event_log_request(self.event_log, self.history)
+        return {
+            "fingerprint": fingerprint(job.name),
+            "deploy_mode": mode,
+            "options": options,
+            "libraries": packed,
+            **kept,
+        }
 
     def command(self, attempt: Attempt) -> list[str]:
         """The spark-submit of an attempt's bundle, as in the bundle's submit.txt."""
@@ -97,6 +113,7 @@ class Emr(PollingRuntime):
         if older:
             log.warning("Cancelling steps that older attempts left running: %s.", ", ".join(older))
             emr.cancel_steps(ClusterId=attempt.cluster, StepIds=older, StepCancellationOption="TERMINATE_PROCESS")
+        make_event_log(attempt)
         log.info("Adding to cluster %s: %s", attempt.cluster, shlex.join(step["HadoopJarStep"]["Args"]))
         try:
             added = emr.add_job_flow_steps(JobFlowId=attempt.cluster, Steps=[step])
@@ -106,9 +123,22 @@ class Emr(PollingRuntime):
             raise
         return Submission(added["StepIds"][0], attempt, emr)
 
+    def links(self, handle: Submission) -> dict[str, str]:
+        from tandem.runtimes.emr import pages
+
+        emr, cluster = self.client(), handle.attempt.cluster
+        links = {"EMR cluster": pages.cluster(emr, cluster), "EMR step": handle.id}
+        if logs := log_folder(emr, cluster):
+            links["Log of the step"] = pages.folder(emr, f"{logs}/steps/{handle.id}")
+        return links
+
     def poll(self, client: Any, submission: Submission) -> tuple[str, Any]:
         status = client.describe_step(ClusterId=submission.attempt.cluster, StepId=submission.id)["Step"]["Status"]
         return status["State"], status
+
+    def began(self, response: Any) -> datetime | None:
+        started: datetime | None = response.get("Timeline", {}).get("StartDateTime")
+        return started
 
     def request_cancel(self, client: Any, submission: Submission) -> None:
         cluster = submission.attempt.cluster
@@ -126,9 +156,10 @@ class Emr(PollingRuntime):
 
     def outcome(self, client: Any, submission: Submission, response: Any) -> Outcome:
         """The outcome of a step: EMR's message, the driver's last exceptions, and the exit code that YARN logged."""
-        region, cluster = client.meta.region_name, submission.attempt.cluster
-        page = f"https://{region}.console.aws.amazon.com/emr/home?region={region}#/clusterDetails/{cluster}"
-        console = f"AWS shows it at {page}"
+        from tandem.runtimes.emr import pages
+
+        cluster = submission.attempt.cluster
+        console = f"AWS shows it at {pages.cluster(client, cluster)}"
         if response["State"] == "COMPLETED":
             return Outcome(0, None, "", console)
         details = [f"{name}: {text}" for name, text in response.get("FailureDetails", {}).items() if text]
@@ -136,8 +167,8 @@ class Emr(PollingRuntime):
         cluster_end = self.describe_end_of_cluster(client, cluster)
         logs: dict[str, str] = {}
         location = "a LogUri, which cluster.json lacks,"
-        if root := client.describe_cluster(ClusterId=cluster)["Cluster"].get("LogUri"):
-            location = f"{re.sub('^s3[an]:', 's3:', root).rstrip('/')}/{cluster}"
+        if folder := log_folder(client, cluster):
+            location = folder
             logs = self.await_driver_log(
                 submission.attempt, location, lambda: driver_log(location, submission), self.log_seconds
             )
@@ -145,4 +176,11 @@ class Emr(PollingRuntime):
         missing = f"No log of the driver is at {location} yet; EMR uploads it within some minutes."
         lines = [message, *([cluster_end] if cluster_end else []), *(last_exceptions(logs) or [missing]), console]
         codes = re.findall(r"User application exited with status (\d+)", "".join(logs.values()))
-        return Outcome(int(codes[-1]) if codes else 1, None, "", "\n".join(lines), guessed=not codes)
+        links = {DRIVER_LOG: pages.folder(client, next(iter(logs)).rpartition("/")[0])} if logs else {}
+        return Outcome(int(codes[-1]) if codes else 1, None, "", "\n".join(lines), guessed=not codes, links=links)
+
+
+def log_folder(emr: Any, cluster: str) -> str | None:
+    """URI of the folder to which EMR uploads the logs of a cluster, None if it does not."""
+    root = emr.describe_cluster(ClusterId=cluster)["Cluster"].get("LogUri")
+    return f"{re.sub('^s3[an]:', 's3:', root).rstrip('/')}/{cluster}" if root else None

@@ -136,7 +136,9 @@ class Follower(KubernetesPodOperator):
         code, explanation = describe_end(last, gone=state is None)
         self.taken_away = state is None or bool(disruption(last)) or last.status.phase == "Failed"
         unknown = last is None or (terminated(last) is None and last.status.reason != "DeadlineExceeded")
-        return Outcome(code, result, self.last_lines[0], explanation, guessed=unknown)
+        ended = terminated(last) if last else None
+        memory = bool(ended and ended.reason == "OOMKilled")
+        return Outcome(code, result, self.last_lines[0], explanation, guessed=unknown, out_of_memory=memory)
 
     def print_rest(self, pod: Any) -> None:
         """Print the end of the log, which Airflow misses if the connection was cut shortly before."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowException
 
@@ -20,6 +20,7 @@ class KubernetesJob(KubernetesPod):
     Kubernetes replaces it within the attempt.
     """
 
+    name: ClassVar[str] = "kubernetes_job"
     ttl_seconds: int  # after which Kubernetes deletes an ended Job that no worker deleted
 
     def manifest(self, attempt: Attempt) -> Any:

@@ -9,9 +9,8 @@ from typing import Any
 from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError
 from tandem.pin_release import fingerprint
-from tandem.protocol import image
+from tandem.protocol import image, quantity
 from tandem.runtimes.base import Attempt
-from tandem.runtimes.quantity import quantity
 
 CONTAINER = "base"  # the name of the container in Airflow's own operator
 # A deleted pod stays two seconds longer than its job, so that its end can be read; Airflow's own sidecar never ends.
@@ -43,10 +42,10 @@ def request(template: Path, registry: str, job: Job, cpu_reserved: float) -> dic
     if "cpu" in limits:
         requests["cpu"] = f"{quantity(limits['cpu']) * cpu_reserved * 1000:.0f}m"
     spec["containers"][0] |= {
-        "image": image(job.name, fingerprint(job.name), registry),
+        "image": image(job.image, fingerprint(job.image), registry),
         "resources": {"requests": requests, "limits": limits},
     }
-    return {"fingerprint": fingerprint(job.name), "pod": pod}
+    return {"product": job.image, "fingerprint": fingerprint(job.image), "pod": pod}
 
 
 def manifest(attempt: Attempt) -> Any:
@@ -65,9 +64,10 @@ def manifest(attempt: Attempt) -> Any:
         PodGenerator.deserialize_model_dict(pod),
         sidecar_container_image=container["image"],
         sidecar_container_resources={"requests": SIDECAR_RESOURCES, "limits": SIDECAR_RESOURCES},
-        sidecar_container_security_context=container.get("securityContext", {}),
     )
-    full.spec.containers[-1].command[-1] = SIDECAR
+    sidecar = full.spec.containers[-1]
+    sidecar.security_context = container.get("securityContext", {})  # Composer's provider has no argument for it
+    sidecar.command[-1] = SIDECAR
     return full
 
 

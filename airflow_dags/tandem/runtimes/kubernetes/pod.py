@@ -6,7 +6,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -55,11 +55,14 @@ class KubernetesPod:
     A pod is deleted when its job has ended. With keep_failed it stays after a failure, for you to inspect and delete.
     """
 
+    name: ClassVar[str] = "kubernetes_pod"
     refused: ClassVar[re.Pattern[str]] = ANYWHERE
+    labels: ClassVar[tuple[str, ...]] = ("Pod",)
     registry: str  # to pull images from; empty if they are loaded onto the nodes
     template: Path  # JSON, a V1Pod; its strings may be templates
     startup_seconds: int  # a pod may wait for a node, and then for its image
     keep_failed: bool
+    pod_page: str = field(default="", kw_only=True)  # its address, with {namespace} and {name} of the pod or Job
     cpu_reserved: float  # the share of a job's cpu that its node reserves; the job gets the rest only if it is idle
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,6 +119,10 @@ class KubernetesPod:
     def pods(self, running: Running) -> Iterator[Any]:
         """The pods of an attempt, one after the other, as long as Kubernetes replaces them."""
         yield running.resource
+
+    def links(self, handle: Running) -> dict[str, str]:
+        address = self.pod_page or "{namespace}/{name}"
+        return {"Pod": address.replace("{namespace}", handle.namespace).replace("{name}", handle.name)}
 
     def watch(self, handle: Running) -> Outcome:
         outcome = Outcome(1, None, "", guessed=True)

@@ -1,4 +1,8 @@
-"""Runtime `docker`: a Python job as a container of its image, on the engine that DOCKER_HOST names."""
+"""Runtime `docker`: a job as a container of its image, on the engine that DOCKER_HOST names.
+
+Functions import the client themselves: it takes as long as all else that a DAG file imports, and most environments
+never use it.
+"""
 
 import contextlib
 import hashlib
@@ -15,41 +19,49 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import docker
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
-from docker.types import Mount
-from requests.exceptions import RequestException
 
 from tandem.catalogue import Job
 from tandem.pin_release import fingerprint
-from tandem.protocol import image, is_on_loopback
+from tandem.protocol import (
+    CREDENTIALS_FILE,
+    image,
+    is_on_loopback,
+    quantity,
+    service_variables,
+    services_of,
+)
 from tandem.runtimes.base import GRACE_SECONDS, Attempt, Outcome, check_built, overdue
 from tandem.runtimes.output import lines, pass_on, read_result
-from tandem.runtimes.quantity import quantity
 from tandem.texts import ANYWHERE
 
 RESULT = "/result"  # the folder of the result file in the container
+SCRATCH = "/tmp"
 LABELLED = ("key", "dag_id", "run_id", "task_id", "map_index", "deadline_seconds")
 MAX_PROCESSES = 1024  # and threads
-ENGINE_ERRORS = (DockerException, RequestException, AirflowException)
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Docker:
-    """Runs the image `tandem/<job>:<fingerprint>`, which the engine has or pulls from the environment's registry.
+    """Runs the image `tandem/<product>:<fingerprint>`, which the engine has or pulls from the environment's registry.
 
-    A container gets the lake (its folder, or the network and AWS_* variables), the services that its job.toml names
-    (by network and variables too), a scratch folder, and this machine's OPENBLAS_* variables, nothing else.
+    A container gets the lake (its folder, or the network and the variables of its store), the services that its
+    job.toml names (by network and variables too), a scratch folder, and this machine's OPENBLAS_* variables, nothing
+    else. The light engine spills to its scratch folder, which is on disk: memory would count against the container's
+    limit.
     """
 
+    name: ClassVar[str] = "docker"
     refused: ClassVar[re.Pattern[str]] = ANYWHERE
+    labels: ClassVar[tuple[str, ...]] = ()
     registry: str = ""
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "fingerprint": fingerprint(job.name),
+            "product": job.image,
+            "fingerprint": fingerprint(job.image),
+            "scratch_on_disk": job.engine == "spark",
             "registry": self.registry,
             "services": list(job.services),
             **job.resources,
@@ -59,6 +71,8 @@ class Docker:
         check_built(attempt)
 
     def submit(self, attempt: Attempt) -> Any:
+        from docker.errors import NotFound
+
         client = engine()
         same_task = {"label": f"tandem.key={attempt.key}"}
         for container in client.containers.list(all=True, ignore_removed=True, filters=same_task):
@@ -77,6 +91,9 @@ class Docker:
                 raise
         return container
 
+    def links(self, handle: Any) -> dict[str, str]:
+        return {"Container": handle.name}
+
     def watch(self, handle: Any) -> Outcome:
         last_lines = deque([""], maxlen=1)
         output = handle.logs(stream=True, follow=True)
@@ -92,13 +109,17 @@ class Docker:
             handle.reload()
             result = read_result(result_folder(handle) / "result.json")
             explanations = [deadline.explanation, explain(handle, exit_code)]
-            return Outcome(exit_code, result, last_lines[0], "\n".join(filter(None, explanations)))
+            memory = exit_code != 0 and handle.attrs["State"]["OOMKilled"]
+            explanation = "\n".join(filter(None, explanations))
+            return Outcome(exit_code, result, last_lines[0], explanation, out_of_memory=memory)
         finally:  # nothing here changes the job's outcome
             if not ended:  # a timeout of the task interrupted this
                 best_effort(self.cancel, handle)
             best_effort(remove, handle)
 
     def cancel(self, handle: Any) -> None:
+        from docker.errors import NotFound
+
         with contextlib.suppress(NotFound):
             # On a separate connection, because the signal may have come while `watch` held the lock of its own.
             engine().containers.get(handle.id).stop(timeout=GRACE_SECONDS)
@@ -116,14 +137,17 @@ class Docker:
             "memory-swap": container["mem_limit"],
             "cpu-quota": container["cpu_quota"],
             "pids-limit": MAX_PROCESSES,
-            "tmpfs": "/tmp",
+            "volume" if attempt.request["scratch_on_disk"] else "tmpfs": SCRATCH,
             "cap-drop": "ALL",
             "security-opt": "no-new-privileges",
         }
         command: list[str] = [
             *("docker", "run", "--rm", "--read-only"),
             *(f"--{flag}={value}" for flag, value in flags.items() if value),
-            *(f"--volume={mount['Source']}:{mount['Target']}" for mount in container["mounts"]),
+            *(
+                f"--volume={mount['Source']}:{mount['Target']}{':ro' * mount['ReadOnly']}"
+                for mount in container["mounts"]
+            ),
             *(f"--env={variable}" for variable in container["environment"]),  # by name: the log shows no secret
             image_of(attempt),
         ]
@@ -155,7 +179,7 @@ class Deadline:
         self.explanation = overdue(self.seconds)
         try:
             self.runtime.cancel(self.container)
-        except ENGINE_ERRORS as error:
+        except engine_errors() as error:
             self.failure = f"The engine could not end its container: {error}."
             self.output.close()
 
@@ -164,22 +188,32 @@ def best_effort(action: Callable[[Any], None], container: Any) -> None:
     """Run an action on a container; only log it if the engine fails."""
     try:
         action(container)
-    except ENGINE_ERRORS as error:
+    except engine_errors() as error:
         log.warning("The engine could not end or remove %s (%s); remove it yourself.", container.name, error)
+
+
+def engine_errors() -> tuple[type[Exception], ...]:
+    """The errors of a request to the engine."""
+    from docker.errors import DockerException
+    from requests.exceptions import RequestException
+
+    return DockerException, RequestException, AirflowException
 
 
 def engine() -> Any:
     """A client of the engine; AirflowException if no engine answers."""
+    import docker
+
     try:
         return docker.from_env()
-    except DockerException as error:
+    except docker.errors.DockerException as error:
         raise AirflowException(
             f"No Docker engine answers ({error}); start it, or name another in DOCKER_HOST."
         ) from None
 
 
 def image_of(attempt: Attempt) -> str:
-    return image(attempt.job, attempt.request["fingerprint"])
+    return image(attempt.request["product"], attempt.request["fingerprint"])
 
 
 def name(attempt: Attempt) -> str:
@@ -195,6 +229,8 @@ def name(attempt: Attempt) -> str:
 
 def options(attempt: Attempt) -> dict[str, Any]:
     """Options of an attempt's container: lake, network, user, memory, CPU."""
+    from docker.types import Mount
+
     request = attempt.request
     memory = int(quantity(request["memory"])) if "memory" in request else None
     container: dict[str, Any] = {
@@ -203,7 +239,9 @@ def options(attempt: Attempt) -> dict[str, Any]:
         "user": None,  # the user of the image
         "network_mode": "none",
         "mounts": [],
-        "environment": variables("OPENBLAS_"),  # they decide the last bits of results
+        "environment": {  # which decides the last bits of results
+            name: value for name, value in os.environ.items() if name.startswith("OPENBLAS_")
+        },
     }
     if attempt.lake.startswith("file://"):
         folder = Path(attempt.lake.removeprefix("file://"))
@@ -211,21 +249,20 @@ def options(attempt: Attempt) -> dict[str, Any]:
         owner = folder.stat()
         container["user"] = f"{owner.st_uid}:{owner.st_gid}"  # only the owner may write to it
         container["mounts"] = [Mount(str(folder), str(folder), type="bind")]
-    services = [*([] if attempt.lake.startswith("file://") else ["s3"]), *request.get("services", [])]
-    if services:
-        container["environment"] |= variables("AWS_") | variables("TANDEM_S3_") | variables("DYNAMODB_ENDPOINT")
+    if services := services_of(attempt.lake, request.get("services", [])):
+        passed = service_variables(services, os.environ)
+        container["environment"] |= passed
+        if file := passed.get(CREDENTIALS_FILE):
+            container["mounts"].append(Mount(file, file, type="bind", read_only=True))
         local = any(is_on_loopback(service, os.environ) for service in services)
         container["network_mode"] = "host" if local else "bridge"
     return container
 
 
-def variables(prefix: str) -> dict[str, str]:
-    """The environment variables of this process whose names begin with `prefix`."""
-    return {name: value for name, value in os.environ.items() if name.startswith(prefix)}
-
-
 def pull(client: Any, attempt: Attempt) -> None:
     """Pull the image of an attempt if the engine lacks it; AirflowFailException if there is none to pull."""
+    from docker.errors import ImageNotFound, NotFound
+
     registry = attempt.request.get("registry")
     try:
         client.images.get(image_of(attempt))
@@ -246,6 +283,8 @@ def pull(client: Any, attempt: Attempt) -> None:
 
 def create(client: Any, attempt: Attempt) -> Any:
     """Create the container of an attempt, without starting it."""
+    from docker.types import Mount
+
     container = options(attempt)
     results = (
         Path(tempfile.mkdtemp(prefix="tandem-")) / "result"
@@ -253,6 +292,8 @@ def create(client: Any, attempt: Attempt) -> Any:
     results.mkdir()
     results.chmod(0o777)  # for any user of the container
     container["mounts"] += [Mount(RESULT, str(results), type="bind")]
+    if attempt.request["scratch_on_disk"]:
+        container["mounts"] += [Mount(SCRATCH, None, type="volume")]  # without a name: it goes with the container
     container["environment"] |= {"TANDEM_RESULT_FILE": f"{RESULT}/result.json"}
     try:
         return client.containers.create(
@@ -262,7 +303,7 @@ def create(client: Any, attempt: Attempt) -> Any:
             labels=labels(attempt),
             read_only=True,
             pids_limit=MAX_PROCESSES,
-            tmpfs={"/tmp": ""},
+            tmpfs=None if attempt.request["scratch_on_disk"] else {SCRATCH: ""},
             cap_drop=["ALL"],
             security_opt=["no-new-privileges"],
             memswap_limit=container["mem_limit"],  # no swap
@@ -286,6 +327,8 @@ def result_folder(container: Any) -> Path:
 
 def remove(container: Any) -> None:
     """Remove a container, running or not, and its result; another process may remove it concurrently."""
+    from docker.errors import APIError
+
     try:
         container.remove(force=True, v=True)
     except APIError as error:

@@ -1,4 +1,4 @@
-"""Runtime `process`: a Python job as a process on this machine."""
+"""Runtime `process`: a job as a process on this machine."""
 
 import contextlib
 import logging
@@ -24,6 +24,7 @@ from tandem.runtimes.output import lines, pass_on, read_result
 from tandem.texts import ANYWHERE
 
 CHUNK = 1 << 16  # maximal bytes of one read of output
+LIGHT = ("-m", "common.engines.light.submit")  # runs a Spark job on the light engine
 log = logging.getLogger(__name__)
 
 
@@ -41,18 +42,20 @@ class Running:
 
 @dataclass(frozen=True)
 class Process:
-    """Runs `python jobs/<job>/main.py`."""
+    """Runs `python jobs/<job>/main.py`; of a Spark job, `python -m common.engines.light.submit jobs/<job>/main.py`."""
 
+    name: ClassVar[str] = "process"
     refused: ClassVar[re.Pattern[str]] = ANYWHERE
+    labels: ClassVar[tuple[str, ...]] = ()
     code: Path
     python: Path
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def request(self, job: Job, settings: Mapping[str, Any]) -> dict[str, Any]:
-        return {}
+        return {"options": list(LIGHT) if job.engine == "spark" else []}
 
     def payload(self, attempt: Attempt) -> list[str]:
-        return [str(self.python), self.main(attempt), *attempt.arguments]
+        return [str(self.python), *attempt.request["options"], self.main(attempt), *attempt.arguments]
 
     def check_product(self, attempt: Attempt) -> None:
         """Accept any attempt: a process runs the checkout itself, there is no build product."""
@@ -81,6 +84,9 @@ class Process:
         ends_at = time.monotonic() + (attempt.deadline_seconds or math.inf)
         return Running(process, result, printer, last_lines, ends_at, attempt.deadline_seconds)
 
+    def links(self, handle: Running) -> dict[str, str]:
+        return {}
+
     def watch(self, handle: Running) -> Outcome:
         explanation = ""
         while handle.process.poll() is None:  # not wait(): `cancel` interrupts this and waits itself
@@ -92,7 +98,9 @@ class Process:
         handle.printer.join()
         result = read_result(handle.result)
         shutil.rmtree(handle.result.parent, ignore_errors=True)
-        return Outcome(handle.process.returncode, result, handle.last_lines[0], explanation)
+        code = handle.process.returncode
+        killed = code == -signal.SIGKILL and not explanation  # as Linux does when memory runs out
+        return Outcome(code, result, handle.last_lines[0], explanation, out_of_memory=killed)
 
     def cancel(self, handle: Running) -> None:
         end_group(handle.process, signal.SIGTERM)

@@ -3,14 +3,13 @@
 import dataclasses
 import json
 import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
 import factories
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
+from submissions import DIRECT, cancelled_while_watched, submitter, until
 from tandem import catalogue
 from tandem.dag_errors import PipelineError
 from tandem.protocol import encode
@@ -208,6 +207,13 @@ def test_failed_job_closes_cluster_and_fails_run(ends):
     lines = ran.log[next(n for n, line in enumerate(ran.log) if line.startswith("The run failed because these")) :]
     for sentence in ("The input is missing.", "The gate refused it.", "ends with: A newer one has published."):
         assert any(line.endswith(sentence) for line in lines)
+    run = ran.xcoms["code_0"]["manifest"].rpartition("/code_0/")[0]
+    accounts = {
+        task: json.loads(storage.read(f"{run}/{task}/attempt-1/scheduler.json")[0]) for task in (*around, "code_3")
+    }
+    assert {task: accounts[task]["state"] for task in around} == dict.fromkeys(around, "succeeded")
+    assert accounts["open_cluster"]["ended"] < accounts["code_3"]["began"] < accounts["close_cluster"]["began"]
+    assert (accounts["code_3"]["runtime"], accounts["code_3"]["exit_code"]) == ("emr", 3)
 
 
 @pytest.mark.parametrize("name", ENDS)
@@ -236,7 +242,7 @@ def test_log_of_failed_task_ends_with_all_reasons(ends, name):
     lines = lines[: next(n for n, line in enumerate(lines) if "To run it manually" in line) + 1]
     for number, line in enumerate(ENDS[name][2], 1):
         assert line in lines[number]
-    assert lines[-3].startswith("AWS shows it at https://us-east-1.console.aws.amazon.com/")
+    assert lines[-3].startswith("AWS shows it at https://console.aws.amazon.com/emr/home?region=us-east-1#")
     assert lines[-3].endswith(cluster["Id"])
     assert lines[-2] == "It will not be retried."
     assert f"-m tools.run.submit --job {name} --lake=s3://" in lines[-1]
@@ -322,14 +328,6 @@ def test_cluster_faults_fail_run_and_leave_no_cluster(workshop, aws, monkeypatch
     )
 
 
-DIRECT = {  # bodies of jobs whose first attempt takes longer than the second
-    "sleeps": "import time; time.sleep(0 if task.attempt > 1 else 60)",
-    "waits": "import time\n"
-    "    while task.attempt == 1 and 'manifest' not in str(storage.files(task.key)): time.sleep(0.1)",
-    "quick": "pass",
-}
-
-
 @pytest.fixture(scope="module")
 def direct(aws, make_workshop, tmp_path_factory):
     """Submits an attempt of a job to a cluster, without Airflow around it."""
@@ -338,30 +336,16 @@ def direct(aws, make_workshop, tmp_path_factory):
         for name, body in DIRECT.items():
             workshop.job(name, body, more=WRITES, engine="spark")
         workshop.on_aws("emr", aws, patch)
-        release = json.loads(workshop.release)
-
-        def submit(name, number, cluster):
-            request = RUNTIME.request(catalogue.find(workshop.dags / "job_catalogue.json", name, "spark", "here"), {})
-            request["fingerprint"] = release[name]
-            names = {"run_id": cluster, "task_id": name, "number": number, "cluster": cluster}
-            return RUNTIME.submit(factories.attempt(name, workshop.uri, **names, request=request))
-
-        yield submit
+        submit = submitter(workshop, RUNTIME)
+        yield lambda name, number, cluster: submit(name, number, run_id=cluster, cluster=cluster)
 
 
 def opened(**more):
     """A cluster that accepts steps."""
     client = boto3.client("emr")
     cluster = client.run_job_flow(**{**CLUSTER, "Name": "direct", **more})["JobFlowId"]
-    wait_for(cluster, lambda: client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"] == "WAITING")
+    until(lambda: client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"] == "WAITING")
     return cluster
-
-
-def wait_for(what, condition):
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def step_state(step):
@@ -380,7 +364,7 @@ def test_resumed_worker_finds_its_step(direct):
 def test_retry_cancels_step_of_dead_worker(direct):
     cluster = opened()
     older = direct("sleeps", 1, cluster)
-    wait_for(older, lambda: step_state(older) == "RUNNING")
+    until(lambda: step_state(older) == "RUNNING")
     newer = direct("sleeps", 2, cluster)
     assert RUNTIME.watch(newer).exit_code == 0
     assert step_state(older) == "CANCELLED"
@@ -389,7 +373,7 @@ def test_retry_cancels_step_of_dead_worker(direct):
 def test_uncancelled_old_attempt_does_not_publish_over_retry(direct):
     cluster = opened(StepConcurrencyLevel=2, Tags=[{"Key": "fault", "Value": "uncancellable"}])
     older = direct("waits", 1, cluster)
-    wait_for(older, lambda: step_state(older) == "RUNNING")
+    until(lambda: step_state(older) == "RUNNING")
     newer = direct("waits", 2, cluster)
     assert RUNTIME.watch(newer).exit_code == 0
     assert RUNTIME.watch(older).exit_code == 1
@@ -401,11 +385,8 @@ def test_uncancelled_old_attempt_does_not_publish_over_retry(direct):
 
 def test_cancel_ends_step_while_another_thread_watches(direct):
     step = direct("sleeps", 1, opened())
-    wait_for(step, lambda: step_state(step) == "RUNNING")
-    with ThreadPoolExecutor(1) as pool:
-        watched = pool.submit(RUNTIME.watch, step)
-        RUNTIME.cancel(step)
-        outcome = watched.result()
+    until(lambda: step_state(step) == "RUNNING")
+    outcome = cancelled_while_watched(RUNTIME, step)
     assert outcome.exit_code == 1
     assert outcome.explanation.startswith(f"Step {step.id} of cluster {step.attempt.cluster} is CANCELLED.")
     commands = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
@@ -415,7 +396,7 @@ def test_cancel_ends_step_while_another_thread_watches(direct):
 def test_unclosed_cluster_ends_by_idle_time_out(direct):
     cluster = opened(AutoTerminationPolicy={"IdleTimeout": 1})
     client = boto3.client("emr")
-    wait_for(cluster, lambda: client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"] == "TERMINATED")
+    until(lambda: client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"] == "TERMINATED")
     with pytest.raises(AirflowFailException, match=r"is TERMINATED: ALL_STEPS_COMPLETED.*Clear this task and"):
         direct("quick", 1, cluster)
 

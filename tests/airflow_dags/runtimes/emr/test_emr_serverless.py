@@ -3,12 +3,11 @@
 import dataclasses
 import json
 import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import factories
 import pytest
+from submissions import cancelled_while_watched, submitter, until
 from tandem import catalogue
 from tandem.runtimes.cloud_request import check_request
 from tandem.runtimes.emr.serverless import EmrServerless
@@ -38,10 +37,12 @@ def test_invalid_application_is_refused_while_parsing(workshop, monkeypatch):
 def test_application_opens_and_closes_within_configured_times(workshop, monkeypatch):
     monkeypatch.setenv("TANDEM_SPARK", "emr_serverless")
     dag = load(workshop, maximumCapacity={"cpu": "1 vCPU", "memory": "1 GB"})
-    opened, closed = dag.get_task("open_cluster"), dag.get_task("close_cluster")
-    assert set(dag.task_dict) == {"look_for_input", "pin_release", "open_cluster", "build", "close_cluster", "watcher"}
+    opened, ready, closed = (dag.get_task(f"{verb}_cluster") for verb in ("open", "await", "close"))
+    around = {opened.task_id, ready.task_id, closed.task_id}
+    assert set(dag.task_dict) == {"look_for_input", "pin_release", "build", "watcher", *around}
     assert opened.release_label == "emr-7.9.0"
-    assert opened.waiter_delay * opened.waiter_max_attempts == closed.waiter_delay * closed.waiter_max_attempts == 600
+    assert closed.waiter_delay * closed.waiter_max_attempts == ready.timeout == 600
+    assert ready.mode == "reschedule"
     assert closed.is_teardown
     assert closed.force_stop
 
@@ -83,9 +84,9 @@ def test_flaky_job_is_retried_and_no_application_is_left(workshop, aws, monkeypa
     described = {"cluster.emr_serverless": APPLICATION}
     workshop.pipeline("serverless", 'dag.spark("flaky")\ndag.spark("killed")', flaky={}, killed={}, **described)
     ran = workshop.run("serverless")
-    around = dict.fromkeys(("look_for_input", "pin_release", "open_cluster", "close_cluster"), "success") | {
-        "watcher": "failed"
-    }
+    around = dict.fromkeys(
+        ("look_for_input", "pin_release", "open_cluster", "await_cluster", "close_cluster"), "success"
+    ) | {"watcher": "failed"}
     assert ran.states == {**around, "flaky": "success", "killed": "failed"}
     assert ran.state == "failed"
     ((state, runs),) = applications("serverless")
@@ -107,27 +108,13 @@ def direct(aws, make_workshop, tmp_path_factory):
         workshop.on_aws("emr_serverless", aws, patch)
         client = boto3.client("emr-serverless")
         application = client.create_application(name="direct", type="SPARK", releaseLabel="emr-7.9.0")["applicationId"]
-
-        def submit(task_id, number):
-            found = catalogue.find(workshop.dags / "job_catalogue.json", "sleeps", "spark", "here")
-            request = {**RUNTIME.request(found, {}), "fingerprint": json.loads(workshop.release)["sleeps"]}
-            names = {"task_id": task_id, "number": number, "cluster": application}
-            attempt = factories.attempt("sleeps", workshop.uri, **names, request=request)
-            return RUNTIME.submit(attempt)
-
-        yield submit
+        submit = submitter(workshop, RUNTIME)
+        yield lambda task_id, number: submit("sleeps", number, task_id=task_id, cluster=application)
 
 
 def state(run):
     found = boto3.client("emr-serverless").get_job_run(applicationId=run.attempt.cluster, jobRunId=run.id)
     return found["jobRun"]["state"]
-
-
-def until(condition):
-    deadline = time.monotonic() + 300
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_attempt_has_one_run_which_its_retry_cancels(direct):
@@ -142,10 +129,7 @@ def test_attempt_has_one_run_which_its_retry_cancels(direct):
 def test_cancel_ends_run_while_another_thread_watches(direct):
     run = direct("cancelled", 1)
     until(lambda: state(run) == "RUNNING")
-    with ThreadPoolExecutor(1) as pool:
-        watched = pool.submit(RUNTIME.watch, run)
-        RUNTIME.cancel(run)
-        outcome = watched.result()
+    outcome = cancelled_while_watched(RUNTIME, run)
     assert outcome.exit_code == 1
     assert outcome.explanation.startswith(f"Job run {run.id} of application {run.attempt.cluster} is CANCELLED.")
     ps = ["ps", "-A", "-o", "args="]

@@ -17,8 +17,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from cluster import Proxy, prepared, wait_for
 from structlog.testing import capture_logs
 from tandem import catalogue
-from tandem.failure_notice import exception_lines
 from tandem.operator import JobOperator
+from tandem.recording import exception_lines
 from tandem.runtimes.kubernetes import manifest
 from tandem.runtimes.kubernetes.job import KubernetesJob
 from tandem.runtimes.kubernetes.pod import KubernetesPod

@@ -1,4 +1,4 @@
-"""The daily recommendations under Airflow's own scheduler: Spark here, Python jobs as pods, a worker that is killed."""
+"""The daily recommendations under Airflow's own scheduler: all jobs as pods, a worker that is killed."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from cluster import prepared, wait_for
-from tandem.protocol import encode
+from tandem.protocol import encode, light_product
 from workers import worker
 
 from common.handover import storage
 from tools.deploy import namespace
-from tools.sandbox import local_s3
+from tools.sandbox import servers
 from tools.sandbox.local_airflow import free_port, start
 
 ROOT = Path(__file__).parents[4]
@@ -28,7 +28,9 @@ JOBS = (
     "build_similar_items",
     "write_product",
     "publish_product",
+    "report_run",
 )
+SPARK_JOB = "build_interactions"  # on the light engine
 LAKE = "s3://tandem-lake/scheduled"
 SHOP = ("--level", "curated", "--users", "3000", "--items", "2000", "--events", "90000", "--days", "90")
 
@@ -36,25 +38,25 @@ SHOP = ("--level", "curated", "--users", "3000", "--items", "2000", "--events", 
 @pytest.fixture(scope="module")
 def release(kubernetes, engine):
     """The fingerprints of the images that the pipeline runs, built unless they exist."""
-    command = [PYTHON, "-m", "tools.packaging.build", *(part for job in JOBS for part in ("--job", job))]
-    subprocess.run(command, cwd=ROOT, check=True)
+    build = [PYTHON, "-m", "tools.packaging.build"]
+    subprocess.run([*build, *(part for job in JOBS for part in ("--job", job))], cwd=ROOT, check=True)
+    subprocess.run([*build, "--job", SPARK_JOB, "--kind", "light"], cwd=ROOT, check=True)
     return json.loads((ROOT / "dist" / "release.json").read_text())
 
 
 @pytest.fixture(scope="module")
 def cluster(release, serve_s3, tmp_path_factory):
     """A namespace with a made-up shop in its lake, and a DynamoDB that pods reach."""
-    images = [f"tandem/{job}:{release[job]}" for job in JOBS]
+    images = [f"tandem/{product}:{release[product]}" for product in (*JOBS, light_product(SPARK_JOB))]
     with prepared(tmp_path_factory.mktemp("cluster"), serve_s3, images) as found, pytest.MonkeyPatch.context() as patch:
         host, port = namespace.host(), free_port(namespace.host())
-        server = subprocess.Popen([PYTHON, "-m", "moto.server", "-H", host, "-p", str(port)], stderr=subprocess.DEVNULL)
-        try:
+        command = [PYTHON, "-m", "moto.server", "-H", host, "-p", str(port)]
+        with servers.listening(command, port, host, stderr=subprocess.DEVNULL):
             patch.setenv("DYNAMODB_ENDPOINT", f"http://{host}:{port}")
             patch.setenv("PYTHONPATH", str(ROOT))
             variables = {name: value for name, value in os.environ.items() if name.startswith(("AWS_", "DYNAMODB_"))}
             namespace.write_secret(found.namespace, variables)
             identity = ("--dag-id", "d", "--run-id", "r", "--task-id", "ingest_items", "--attempt", "1")
-            local_s3.wait_for(port, host)
             for command in (
                 ["-m", "tools.tables", "--environment", "laptop"],
                 ["-m", "tools.data.generate_data", "--lake", LAKE, *SHOP],
@@ -62,9 +64,6 @@ def cluster(release, serve_s3, tmp_path_factory):
             ):
                 subprocess.run([PYTHON, *command], cwd=ROOT, check=True)
             yield found
-        finally:
-            server.terminate()
-            server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def ran(cluster, dags, release, home):
             wait_for(lambda: cluster.pods(f"task_id={KILLED}"))
             cluster.await_output(f"task_id={KILLED}", "started")
             os.kill(worker(airflow, DAG, run, KILLED), signal.SIGKILL)
-            state = airflow.wait(DAG, run, 240)
+            state = airflow.wait(DAG, run)
             yield airflow, run, state
 
 
@@ -116,13 +115,16 @@ def test_retry_adopts_pod_of_killed_worker(ran, cluster):
     assert (instance.state, instance.try_number) == ("success", 2)
     assert manifest(run, KILLED)["task"]["attempt"] == 1
     assert airflow.xcom(DAG, run, instance)["metrics"] == manifest(run, KILLED)["metrics"]
+    account = json.loads(storage.read(f"{LAKE}/intermediate/{DAG}/{encode(run)}/{KILLED}/attempt-2/scheduler.json")[0])
+    assert (account["state"], account["adopted"]) == ("succeeded", 1)
     log = "\n".join(airflow.log(DAG, run, instance))
     assert "Attempt 2 adopts" in log
     assert f"started job={KILLED} attempt=1" in log
     events = cluster.core.list_namespaced_event(cluster.namespace, field_selector="reason=Scheduled").items
     names = [each.involved_object.name for each in events]
     assert len([name for name in names if "train-recommender" in name]) == 1
-    assert len(names) == 1 + 3 * 4 + 1 + 3  # of the recommendations: training, three mapped tasks, publication
+    # The interactions; of the recommendations: training, three mapped tasks, publication; similar items; the report.
+    assert len(names) == 1 + 1 + 3 * 4 + 1 + 3 + 1
 
 
 def test_mapped_tasks_are_concurrent_pods(ran):

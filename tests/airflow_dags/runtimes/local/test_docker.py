@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 import uuid
 from pathlib import Path
 
@@ -67,7 +66,8 @@ def make_attempt(image, engine, tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
 
     def make(text="", number=1, map_index=None, lake=f"file://{tmp_path}/lake", run=RUN_ID, seconds=None, **request):
-        request = {"fingerprint": FINGERPRINT, "cpu": "500m", "memory": "64Mi", **request}
+        product = {"product": "toy", "fingerprint": FINGERPRINT, "scratch_on_disk": False}
+        request = {**product, "cpu": "500m", "memory": "64Mi", **request}
         names = {"run_id": run, "number": number, "map_index": map_index, "deadline_seconds": seconds}
         return factories.attempt(lake=lake, **names, parameters={"text": text}, request=request)
 
@@ -136,21 +136,28 @@ def test_container_gets_lake_and_scratch_folder_only(make_attempt, engine, tmp_p
     assert limits["ReadonlyRootfs"]
 
 
-def test_log_is_live_and_last_line_is_kept(make_attempt, caplog):
+WAITS = """import time
+print('first ä')
+while not os.path.exists(task.lake.removeprefix('file://') + '/go'): time.sleep(0.1)
+print('a\\nb')
+raise ValueError('x')"""
+
+
+def test_log_is_live_and_last_line_is_kept(make_attempt, caplog, tmp_path):
     caplog.set_level("INFO", "tandem")
-    running = runtime.submit(
-        make_attempt("print('first ä'); import time; time.sleep(5); print('a\\nb'); raise ValueError('x')")
-    )
+    (tmp_path / "lake").mkdir()
+    running = runtime.submit(make_attempt(WAITS))
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(runtime.watch(running)))
     thread.start()
     wait_for(lambda: "first ä" in caplog.messages)
     assert "b" not in caplog.messages
+    (tmp_path / "lake" / "go").touch()
     thread.join()
     assert [line for line in caplog.messages if line in ("a", "b")] == ["a", "b"]
     assert outcomes[0].exit_code == 1
     assert outcomes[0].result is None
-    assert outcomes[0].last_line == "ValueError at <string>:1: x; the stack is above, a retry may help."
+    assert outcomes[0].last_line == "ValueError at <string>:5: x; the stack is above, a retry may help."
     assert outcomes[0].explanation == ""
 
 
@@ -234,6 +241,17 @@ def test_exhausted_memory_is_reported(make_attempt):
     assert outcome.exit_code == 137
     assert outcome.last_line == "much"
     assert "out of memory at its limit of 64 MiB" in outcome.explanation
+    assert outcome.out_of_memory
+
+
+def test_scratch_folder_of_light_engine_is_on_disk_and_goes_with_the_container(make_attempt, engine):
+    write = "open('/tmp/x', 'wb').write(b'x' * (1 << 20)); [os.system('cat /tmp/x >>/tmp/y') for _ in range(100)]"
+    text = f"import os; {write}; task.metrics['bytes'] = os.stat('/tmp/y').st_size"
+    running = runtime.submit(make_attempt(text, scratch_on_disk=True))
+    (volume,) = [mount["Name"] for mount in running.attrs["Mounts"] if mount["Type"] == "volume"]
+    outcome = runtime.watch(running)
+    assert json.loads(outcome.result)["metrics"] == {"bytes": 100 << 20}, "more than its memory"
+    assert volume not in {each.name for each in engine.volumes.list()}
 
 
 def test_killed_container_is_not_reported_as_out_of_memory(make_attempt):
@@ -242,6 +260,7 @@ def test_killed_container_is_not_reported_as_out_of_memory(make_attempt):
     running.kill()
     outcome = runtime.watch(running)
     assert (outcome.exit_code, outcome.last_line, outcome.explanation) == (137, "sleeping", "")
+    assert not outcome.out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -430,10 +449,10 @@ def test_lake_on_s3_is_reached_by_variables_missing_in_log(monkeypatch, make_att
 
 def test_job_with_service_reaches_it(monkeypatch, make_attempt):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    line = runtime.rerun_command(make_attempt(services=["dynamodb"]))
+    line = runtime.rerun_command(make_attempt(services=["delivery"]))
     assert "--network=bridge " in line
     monkeypatch.setenv("DYNAMODB_ENDPOINT", "http://127.0.0.1:7080")
-    line = runtime.rerun_command(make_attempt(services=["dynamodb"]))
+    line = runtime.rerun_command(make_attempt(services=["delivery"]))
     assert {"--network=host", "--env=DYNAMODB_ENDPOINT", "--env=AWS_SECRET_ACCESS_KEY"} <= set(line.split())
     assert "--volume=" in line
     assert "DYNAMODB" not in runtime.rerun_command(make_attempt())
@@ -493,20 +512,17 @@ def test_killed_worker_and_manual_failure_leave_no_container(workshop, image, en
         sleeping()
         (worker,) = [each for each in psutil.Process().children(recursive=True) if is_worker(each)]
         worker.kill()
-        assert airflow.wait("killed", run, 300) == "success"
+        assert airflow.wait("killed", run) == "success"
         *_, instance = airflow.instances("killed", run)
         assert instance.try_number == 2
         assert not left()
 
         run = airflow.trigger("failed")
         sleeping()
-        path = f"{airflow.url}/api/v2/dags/failed/dagRuns/{quote_id(run)}/taskInstances/toy"
-        request = urllib.request.Request(path, b'{"new_state": "failed"}', method="PATCH")
-        request.add_header("Authorization", f"Bearer {airflow.token}")
-        request.add_header("Content-Type", "application/json")
-        urllib.request.urlopen(request)
+        path = f"/api/v2/dags/failed/dagRuns/{quote_id(run)}/taskInstances/toy"
+        airflow.call(path, {"new_state": "failed"}, "PATCH")
         wait_for(lambda: not left())
-        assert airflow.wait("failed", run, 300) == "failed"
+        assert airflow.wait("failed", run) == "failed"
 
 
 def is_worker(process):
