@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem.dag_errors import PipelineError, check_known
+from tandem.protocol import light_product
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Job:
     mapped_by: str | None = None
     requirements: str | None = None  # of a Spark job: its bundle has libraries.zip
     services: tuple[str, ...] = ()
+    description: str = ""
+
+    @property
+    def image(self) -> str:
+        """The build product that containers run: a Spark job has a light image, for the light engine."""
+        return light_product(self.name) if self.engine == "spark" else self.name
 
     @property
     def roles(self) -> dict[str, list[str]]:
@@ -34,9 +41,19 @@ class Job:
         }
 
     @property
+    def sources(self) -> list[str]:
+        """The deliveries and the datasets of the lake that the job reads."""
+        return sorted({entry[kind] for entry in self.inputs.values() for kind in ("raw", "dataset") if kind in entry})
+
+    @property
     def datasets(self) -> list[str]:
         """The datasets of the lake that the job writes."""
         return [entry["dataset"] for entry in self.outputs.values() if "dataset" in entry]
+
+
+def names(file: Path) -> list[str]:
+    """The names of all jobs."""
+    return list(json.loads(file.read_text()))
 
 
 def find(file: Path, name: str, engine: str, where: str) -> Job:

@@ -10,7 +10,9 @@ from typing import Any
 from tandem import settings
 from tandem.dag_errors import PipelineError, check_known
 from tandem.failure_notice import FailureNotice
+from tandem.protocol import quantity
 from tandem.runtimes.base import Runtime, SparkRuntime
+from tandem.runtimes.dataproc.batches import DataprocServerless
 from tandem.runtimes.dataproc.jobs import Dataproc
 from tandem.runtimes.emr.serverless import EmrServerless
 from tandem.runtimes.emr.steps import Emr
@@ -22,18 +24,13 @@ from tandem.runtimes.local.spark_submit import SparkSubmit
 from tandem.settings import Settings
 
 CONTAINER_RUNTIMES: dict[str, type[Process | Docker | KubernetesPod]] = {
-    "process": Process,
-    "docker": Docker,
-    "kubernetes_pod": KubernetesPod,
-    "kubernetes_job": KubernetesJob,
+    kind.name: kind for kind in (Process, Docker, KubernetesPod, KubernetesJob)
 }
-SPARK_RUNTIMES: dict[str, type[SparkSubmit | Emr | EmrServerless | Dataproc]] = {
-    "spark_submit": SparkSubmit,
-    "emr": Emr,
-    "emr_serverless": EmrServerless,
-    "dataproc": Dataproc,
+SPARK_RUNTIMES: dict[str, type[SparkSubmit | Emr | EmrServerless | Dataproc | DataprocServerless]] = {
+    kind.name: kind for kind in (SparkSubmit, Emr, EmrServerless, Dataproc, DataprocServerless)
 }
 VARIABLES = {"container": "TANDEM_CONTAINERS", "spark": "TANDEM_SPARK"}  # each overrides the runtime of its kind
+CONTAINER, AUTO, CLUSTER = "container", "auto", "cluster"  # where a Spark job runs; the last: on the Spark runtime
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,8 @@ class Environment:
     name: str
     lake: str  # a template with the macro `code`
     code: Path  # the folder that contains `jobs`
-    tables: str  # prefix of the names of DynamoDB tables; the macro `tables` of templates
+    store: str  # URL of the store of products; the macro `store` of templates
+    tables: str  # prefix of the names of products in it; the macro `tables`
     retries: int
     retry_delay: timedelta
     deadline_seconds: int  # of an attempt, if its job.toml names none
@@ -51,8 +49,11 @@ class Environment:
     max_active_tis_per_dagrun: int  # of a mapped task in a run
     pipelines: Mapping[str, Mapping[str, Any]]  # schedule and overdue_hours of each, both optional
     failure_notice: FailureNotice
+    prices: Mapping[str, Any]  # empty where nothing costs
     container: Runtime
-    spark: SparkRuntime
+    spark: SparkRuntime | None  # None if the environment names none
+    spark_place: str  # CONTAINER, AUTO or CLUSTER; the settings of a task override it
+    max_bytes: float  # of the inputs of a Spark job that AUTO runs in a container
 
     @property
     def overdue_hours(self) -> dict[str, float]:
@@ -62,13 +63,14 @@ class Environment:
 
 def load(folder: Path) -> Environment:
     """The environment of this process, from the folder with one file per environment."""
-    loaded = settings.load(folder, os.environ.get("TANDEM_ENVIRONMENT", "laptop"), "TANDEM_ENVIRONMENT")
-    code = Path(os.environ.get("TANDEM_CODE", folder / loaded["code"])).resolve()
-    shared = {"code": code, "registry": loaded.get("registry") or ""}
+    loaded = settings.of_this_process(folder)
+    place, spark = spark_runtime(loaded)
+    shared = {"code": loaded.code, "registry": loaded.get("registry") or ""}
     return Environment(
         name=loaded.name,
         lake=loaded["lake"],
-        code=code,
+        code=loaded.code,
+        store=loaded["delivery"]["store"],
         tables=loaded["delivery"]["tables"],
         retries=loaded["retries"],
         retry_delay=timedelta(seconds=loaded["retry_delay_seconds"]),
@@ -77,20 +79,55 @@ def load(folder: Path) -> Environment:
         max_active_tis_per_dagrun=loaded["max_active_tis_per_dagrun"],
         pipelines=loaded.get("pipelines") or {},
         failure_notice=FailureNotice(loaded.name, **loaded["failures"]),
-        container=runtime(CONTAINER_RUNTIMES, "container", loaded, shared),
-        spark=runtime(SPARK_RUNTIMES, "spark", loaded, shared),
+        prices=loaded["prices"] if loaded["prices"].get("currency") else {},
+        container=runtime(CONTAINER_RUNTIMES, "container", named(loaded, "container"), loaded, shared),
+        spark=runtime(SPARK_RUNTIMES, "spark", spark, loaded, shared) if spark else None,
+        spark_place=place,
+        max_bytes=size(loaded["spark"]["auto"]["max_bytes"], f"[spark.auto] of {loaded.file}"),
     )
 
 
-def runtime(kinds: dict[str, type[Any]], kind: str, loaded: Settings, shared: dict[str, Any]) -> Any:
-    """The runtime of a kind of jobs, named by its variable or else by the environment, with its settings.
+def named(loaded: Settings, kind: str) -> str:
+    """The name of the runtime of a kind of jobs, by its variable or else by the environment."""
+    name: str = os.environ.get(VARIABLES[kind], loaded[kind]["runtime"])
+    return name
+
+
+def spark_runtime(loaded: Settings) -> tuple[str, str | None]:
+    """The place where Spark jobs run, and the name of the Spark runtime for those outside of containers, if any."""
+    name = named(loaded, "spark")
+    check_known(
+        "runtime", name, {*SPARK_RUNTIMES, CONTAINER, AUTO}, f"{VARIABLES['spark']} or [spark] of {loaded.file}"
+    )
+    if name not in (CONTAINER, AUTO):
+        return CLUSTER, name
+    cluster: str | None = loaded["spark"]["auto"].get("cluster")
+    if name == AUTO and cluster is None:
+        raise PipelineError(
+            f"cluster is set neither in [spark.auto] of {loaded.file} nor in {settings.SHARED}.toml; name the Spark "
+            "runtime for large inputs there."
+        )
+    if cluster is not None:
+        check_known("runtime", cluster, SPARK_RUNTIMES, f"[spark.auto] of {loaded.file}")
+    return name, cluster
+
+
+def size(text: str, where: str) -> float:
+    """The number of bytes in a text such as 2GiB."""
+    try:
+        return quantity(text.removesuffix("B"))
+    except (KeyError, ValueError):
+        raise PipelineError(f"{where} sets max_bytes = {text!r}, expected a size such as 2GiB.") from None
+
+
+def runtime(kinds: dict[str, type[Any]], kind: str, name: str, loaded: Settings, shared: dict[str, Any]) -> Any:
+    """The runtime of a kind of jobs with its settings.
 
     Paths are relative to the folder of environments. `shared` has values for several runtimes: each runtime gets those
     that it has a field for.
     """
     where = f"[{kind}] of {loaded.file}"
-    name = os.environ.get(VARIABLES[kind], loaded[kind]["runtime"])
-    configured = {each for each, table in loaded[kind].items() if isinstance(table, dict)}
+    configured = {each for each, table in loaded[kind].items() if isinstance(table, dict)} - {AUTO}
     check_known("runtime", name, configured, f"{VARIABLES[kind]} or {where}")
     check_known("runtime", name, kinds, where)
     table, where = loaded[kind][name], f"[{kind}.{name}] of {loaded.file}"

@@ -1,41 +1,47 @@
-"""List files of the lake; read manifests, ledgers, failure documents and logs from it.
+"""List files of the lake; read manifests, ledgers, failure documents and logs from it; write small documents.
 
 Jobs wrote these files, and a job may be faulty or foreign: sizes are bounded, and no link is followed.
 """
 
-import contextlib
 import json
 import logging
-import os
-import stat
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from tandem.protocol import S3_ATTEMPTS
+from tandem.dag_errors import PipelineError
+from tandem.stores import files as file_system
+from tandem.stores import gs, s3
+from tandem.stores.files import File, Unreadable
 
 MAX_DOCUMENT = 64 << 20  # bytes; a manifest names all files of its task
+STORES: dict[str, Any] = {"file": file_system, "s3": s3, "gs": gs}
 log = logging.getLogger(__name__)
 
 
-class File(NamedTuple):
-    """A file of the lake: URI, bytes, tag (ETag on S3, st_mtime_ns in a file system), seconds of the last change."""
-
-    uri: str
-    bytes: int
-    tag: str
-    changed: float
-
-
-class Unreadable(Exception):
-    """A path is not a regular file, or the file is too large."""
-
-
-def read_document(uri: str) -> dict[str, Any] | None:
-    """The JSON object at a file:// or s3:// URI, None if there is none or it cannot be read."""
+def store(uri: str) -> Any:
+    """The module for the store that a URI names; PipelineError if there is none."""
     try:
-        document = json.loads(read(uri))
+        return STORES[uri.partition("://")[0]]
+    except KeyError:
+        raise PipelineError(f"{uri} is not in a lake that Tandem knows, expected {'://, '.join(STORES)}://.") from None
+
+
+def is_remote(uri: str) -> bool:
+    """Return True if machines other than this one can read a URI: it is in an object store."""
+    return uri.startswith(("s3://", "gs://"))
+
+
+def read_documents(uris: list[str]) -> list[dict[str, Any]]:
+    """The JSON objects at many URIs of a lake, read concurrently, without those that are missing or can't be read."""
+    client = store(uris[0]).client() if uris else None
+    with ThreadPoolExecutor(s3.THREADS) as pool:
+        return [found for found in pool.map(lambda uri: read_document(uri, client), uris) if found is not None]
+
+
+def read_document(uri: str, client: Any = None) -> dict[str, Any] | None:
+    """The JSON object at a URI, None if there is none or it cannot be read."""
+    try:
+        document = json.loads(read(uri, client=client))
         if not isinstance(document, dict):
             raise Unreadable(f"{uri} does not contain a JSON object")
         return document
@@ -46,92 +52,25 @@ def read_document(uri: str) -> dict[str, Any] | None:
         return None
 
 
-def read(uri: str) -> bytes:
-    """The content of a document at a file:// or s3:// URI; raises FileNotFoundError or Unreadable."""
-    if uri.startswith("s3://"):
-        return read_s3(uri, lambda body: bounded(body, uri, MAX_DOCUMENT))
-    return read_file(Path(uri.removeprefix("file://")), MAX_DOCUMENT)
+def read(uri: str, limit: int | None = None, client: Any = None) -> bytes:
+    """The content of a document of at most `limit` bytes; raises FileNotFoundError or Unreadable."""
+    content: bytes = store(uri).read(uri, limit or MAX_DOCUMENT, client)
+    return content
 
 
-def read_file(path: Path, limit: int) -> bytes:
-    """The content of a regular file of at most `limit` bytes; raises FileNotFoundError or Unreadable.
+def write(uri: str, content: bytes) -> None:
+    """Write a small file at once; a server that does not answer is given up within seconds.
 
-    No link is followed, so a job cannot make this read other files of the machine; a pipe does not block.
+    Tasks wait for it, and would rather lack such a file than be late.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(path) from None
-    except OSError as error:
-        raise Unreadable(f"{path} cannot be opened as a file: {error.strerror}") from None
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Unreadable(f"{path} is not a regular file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return bounded(file, path, limit)
-    finally:
-        os.close(descriptor)
-
-
-def bounded(file: Any, name: Any, limit: int) -> bytes:
-    """The whole content of a file; Unreadable if it has more than `limit` bytes."""
-    content: bytes = file.read(limit + 1)
-    if len(content) > limit:
-        raise Unreadable(f"{name} has more than {limit} bytes")
-    return content + cast(bytes, file.read())  # empty, but raises an error for a response that was cut off
-
-
-def read_s3(uri: str, read: Callable[[Any], bytes]) -> bytes:
-    """Return the result of `read` for an object, opened as a file; retried if the connection is cut.
-
-    Raises FileNotFoundError if there is no object.
-    """
-    import boto3  # 0.3 s, too slow for parsing DAGs
-    from botocore.config import Config
-    from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
-
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    client = boto3.client("s3", config=Config(retries={"mode": "standard", "max_attempts": S3_ATTEMPTS}))
-    for attempt in range(1, S3_ATTEMPTS + 1):
-        try:
-            return read(client.get_object(Bucket=bucket, Key=key)["Body"])
-        except client.exceptions.NoSuchKey:
-            raise FileNotFoundError(uri) from None
-        except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):  # boto3 does not resend these
-            if attempt == S3_ATTEMPTS:
-                raise
-            time.sleep(0.1 * 2**attempt)
-    raise AssertionError
+    store(uri).write(uri, content)
 
 
 def files(folder: str) -> list[File]:
     """All files below a folder, sorted by URI, without those that jobs do not see (`_…`, `.…`)."""
-    listed = list_s3(f"{folder}/") if folder.startswith("s3://") else files_below(folder.removeprefix("file://"))
     return sorted(
         file
-        for file in listed
+        for file in store(folder).below(folder)
         if not any(name.startswith(("_", ".")) for name in file.uri.removeprefix(folder).split("/"))
         and not file.uri.endswith("/")  # a marker of a folder
     )
-
-
-def files_below(folder: str) -> Iterator[File]:
-    """The files below a folder of a file system; none without the folder."""
-    for path, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # deleted concurrently
-                status = os.stat(f"{path}/{name}")
-                yield File(f"file://{path}/{name}", status.st_size, str(status.st_mtime_ns), status.st_mtime)
-
-
-def list_s3(prefix: str) -> list[File]:
-    """All objects with this prefix."""
-    import boto3
-
-    bucket, _, key = prefix.removeprefix("s3://").partition("/")
-    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
-    return [
-        File(f"s3://{bucket}/{each['Key']}", each["Size"], each["ETag"].strip('"'), each["LastModified"].timestamp())
-        for page in pages
-        for each in page.get("Contents", [])
-    ]

@@ -9,13 +9,14 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context, Variable
 
 from tandem import lake
-from tandem.failure_notice import recording_failure
-from tandem.protocol import arrival_day, is_ingested, ledger_entries, ledger_folder
+from tandem.engine_choice import FIRST_TASK
+from tandem.input_sizes import deliveries
+from tandem.recording import recording
 from tandem.run_check import check_run
 from tandem.run_kind import is_scheduled, until
 from tandem.skipping import skip
 
-TASK = "look_for_input"
+TASK = FIRST_TASK
 STATE = "state"  # the XCom with the state of all that a scheduled run reads
 State = Mapping[str, Any]
 
@@ -36,7 +37,7 @@ class LookForInput(BaseOperator):
         lake: str,
         raw: Sequence[str],
         datasets: Sequence[str],
-        jobs: Sequence[str],
+        products: Sequence[str],
         settings: str,
         as_of_day: bool,
         **options: Any,
@@ -45,21 +46,21 @@ class LookForInput(BaseOperator):
         self.lake = lake
         self.raw = raw
         self.datasets = datasets
-        self.jobs = jobs
+        self.products = products  # their fingerprints in the release count
         self.settings = settings  # a digest
         self.as_of_day = as_of_day  # True if a task reads only the data of the days before the run's
 
     def execute(self, context: Context) -> None:
         instance: Any = context["ti"]
-        with recording_failure(instance):
+        with recording(context):
             check_run(context)
             if not is_scheduled(context):
                 self.log.info("A person started this run, or a backfill, so it runs whether there is new input or not.")
                 return
             root = self.lake.rstrip("/")
             nothing_new = self.raw_files(root) if self.raw else self.state_since_success(root, context)
-        if nothing_new and instance.max_tries <= (self.retries or 0):  # clearing a task gives it more tries
-            skip(instance, nothing_new)
+            if nothing_new and instance.max_tries <= (self.retries or 0):  # clearing a task gives it more tries
+                skip(instance, nothing_new)
 
     def raw_files(self, root: str) -> str:
         """Return a sentence if no delivery is new, else nothing."""
@@ -67,7 +68,8 @@ class LookForInput(BaseOperator):
         for folder in self.raw:
             files, new = deliveries(root, folder, datetime.now(UTC).date())
             if new:
-                self.log.info("New below %s: %s of %s files, such as %s.", folder, len(new), files, new[0])
+                path = new[0].uri.removeprefix(f"{root}/")
+                self.log.info("New below %s: %s of %s files, such as %s.", folder, len(new), files, path)
                 return ""
             compared.append(
                 f"{folder} has {files} files, and the ledger has them all" if files else f"{folder} is empty"
@@ -103,24 +105,10 @@ class LookForInput(BaseOperator):
         release = Variable.get("release", default={}, deserialize_json=True)
         return {
             "datasets": {dataset: dataset_state(root, dataset) for dataset in self.datasets},
-            "release": {job: release[job] for job in self.jobs if job in release},
+            "release": {product: release[product] for product in self.products if product in release},
             "settings": self.settings,
             "until": until(context),
         }
-
-
-def deliveries(root: str, folder: str, today: date) -> tuple[int, list[str]]:
-    """Return the number of files below a folder of the raw level, and the paths of those that are not ingested.
-
-    Files of days after tomorrow do not count: their day has not come.
-    """
-    entries: dict[str, Any] = {}
-    for document in lake.files(ledger_folder(root, folder.partition("/")[2])):
-        entries |= ledger_entries(lake.read(document.uri))
-    tomorrow = str(today + timedelta(days=1))
-    files = {each.uri.removeprefix(f"{root}/"): each for each in lake.files(f"{root}/{folder}")}
-    come = {path: each for path, each in files.items() if (arrival_day(path) or "") <= tomorrow}
-    return len(come), [path for path, each in come.items() if not is_ingested(entries.get(path), each.bytes, each.tag)]
 
 
 def dataset_state(root: str, dataset: str) -> dict[str, Any]:

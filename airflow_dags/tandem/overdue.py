@@ -7,7 +7,9 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context, Variable
 from airflow.sdk.execution_time.comms import GetPreviousDagRun
 
-from tandem.failure_notice import FailureNotice, recording_failure
+from tandem.failure_notice import FailureNotice
+from tandem.metrics import gauge
+from tandem.recording import recording
 
 VARIABLE = "overdue"  # {pipeline: {"first_seen": time without success, "reported": time of the success before}}
 
@@ -21,7 +23,7 @@ class ReportOverdue(BaseOperator):
         self.notice = notice
 
     def execute(self, context: Context) -> None:
-        with recording_failure(context["ti"]):
+        with recording(context):
             known = Variable.get(VARIABLE, default={}, deserialize_json=True)
             for pipeline, hours in self.pipelines.items():
                 entry = self.look(pipeline, hours, known.get(pipeline, {}), datetime.now(UTC))
@@ -33,6 +35,7 @@ class ReportOverdue(BaseOperator):
         """Report a pipeline if it is overdue and was not reported yet; return its new entry."""
         success = last_success(pipeline, now)
         since = success or datetime.fromisoformat(entry.get("first_seen", now.isoformat()))
+        gauge("tandem.seconds_since_success", (now - since).total_seconds(), {"dag_id": pipeline})
         seen = {} if success else {"first_seen": since.isoformat()}
         if now - since <= timedelta(hours=hours):
             return seen

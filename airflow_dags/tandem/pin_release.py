@@ -4,6 +4,9 @@ from typing import Any
 
 from airflow.sdk import BaseOperator, Context, Variable
 
+from tandem.protocol import REPORT_TASK
+from tandem.recording import recording
+
 TASK = "pin_release"
 
 
@@ -15,11 +18,17 @@ class PinRelease(BaseOperator):
     """
 
     def execute(self, context: Context) -> Any:
-        release = Variable.get("release", default={}, deserialize_json=True)
-        self.log.info("This run uses %s.", ", ".join(f"{job} {release[job]}" for job in sorted(release)) or "nothing")
-        return release
+        with recording(context):
+            release = Variable.get("release", default={}, deserialize_json=True)
+            named = ", ".join(f"{job} {release[job]}" for job in sorted(release))
+            self.log.info("This run uses %s.", named or "nothing")
+            return release
 
 
 def fingerprint(job: str) -> str:
-    """The template of a job's fingerprint in the release that its run pinned; empty if the release names none."""
-    return f"{{{{ (ti.xcom_pull(task_ids='{TASK}') or {{}}).get('{job}', '') }}}}"
+    """The template of a job's fingerprint in the release that its run pinned; empty if the release names none.
+
+    The report on a run that failed before it pinned one uses the release of the day.
+    """
+    without = "var.json.get('release', {})" if job == REPORT_TASK else "{}"
+    return f"{{{{ (ti.xcom_pull(task_ids='{TASK}') or {without}).get('{job}', '') }}}}"

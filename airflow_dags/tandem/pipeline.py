@@ -10,19 +10,23 @@ from typing import Any, NamedTuple
 from airflow.sdk import DAG, Asset, BaseOperator
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
-from tandem import catalogue, environment, look_for_input, pin_release
+from tandem import catalogue, environment, look_for_input, pin_release, prices, watcher
 from tandem.catalogue import Job
 from tandem.dag_errors import PipelineError, check_known
+from tandem.engine_choice import LIGHT, SPARK, Auto, Choice, Sharing
+from tandem.environment import AUTO, CLUSTER, CONTAINER
 from tandem.look_for_input import LookForInput
-from tandem.operator import JobOperator, log_failure
+from tandem.operator import PRODUCTS, JobOperator, log_failure
 from tandem.parameters import airflow_param, check_parameters
 from tandem.pin_release import PinRelease
+from tandem.protocol import REPORT_TASK
+from tandem.report_run import ReportRun
 from tandem.run_kind import publishes, until
-from tandem.runtimes.base import Cluster, Runtime
+from tandem.runtimes.base import Cluster, Runtime, SparkRuntime
 from tandem.watcher import Watcher
 
 Task = BaseOperator | MappedOperator
-SPARK_SETTINGS = ("conf", "driver_memory", "executor_memory", "executor_cores", "deploy_mode")
+SPARK_SETTINGS = ("conf", "driver_memory", "executor_memory", "executor_cores", "deploy_mode", "runtime")
 
 
 class SharedCluster(NamedTuple):
@@ -32,6 +36,22 @@ class SharedCluster(NamedTuple):
     name: str
     operators: Cluster | None  # None if there is nothing to open
     tasks: list[Task]
+
+
+class Place(NamedTuple):
+    """The runtime of a task, its cluster, its engine if that is known, and the container that a run may choose."""
+
+    runtime: Runtime
+    cluster: Cluster | None = None
+    choice: Choice | None = None
+    container: Runtime | None = None
+
+    def auto(self, job: Job, max_bytes: float) -> Auto | None:
+        """The choice that each run makes, None if it makes none."""
+        if self.container is None:
+            return None
+        openers = [self.cluster.open.task_id, self.cluster.ready.task_id] if self.cluster else []
+        return Auto(self.container, max_bytes, job.inputs, tuple(dict.fromkeys(openers)))
 
 
 class Pipeline:
@@ -49,18 +69,23 @@ class Pipeline:
     options are Airflow's: `tags=["team"]`, or `default_args={"owner": "team", "retries": 3}`, which override the
     environment's.
 
-    If the environment's runtime has clusters, a cluster is opened just before the first of its Spark tasks and closed
-    right after the last one. `cluster="cluster_large"` runs a task on the cluster in cluster_large.json instead of
-    cluster.json; `reopen=True` closes the cluster before the tasks in between, and opens another one like it.
+    The environment decides where Spark jobs run: in containers, on its Spark runtime, or by the size of their inputs;
+    "runtime" in `<task ID>.json` overrides it. If the Spark runtime has clusters, a cluster is opened just before the
+    first of its Spark tasks and closed right after the last one. `cluster="cluster_large"` runs a task on the cluster
+    in cluster_large.json instead of cluster.json; `reopen=True` closes the cluster before the tasks in between, and
+    opens another one like it.
     """
 
     def __init__(self, file: str, *, default_args: Mapping[str, Any] | None = None, **options: Any) -> None:
         self.folder = Path(file).parent
         self.environment = environment.load(self.folder.parent / "environments")
         self.jobs: dict[str, Job] = {}
+        self.runtimes: dict[str, list[str]] = {}  # the names of those that may run each task
         self.described: dict[str, Any] = {}  # the settings of each task
         self.needs_release = False  # True if any task runs a build product
+        self.build_products: set[str] = set()
         self.clusters: list[SharedCluster] = []
+        notice = self.environment.failure_notice
         documentation = self.text("README.md", "Airflow shows it, and its first paragraph is the DAG's description")
         self.dag = DAG(
             self.folder.name,
@@ -68,10 +93,13 @@ class Pipeline:
             description=first_paragraph(documentation),
             doc_md=documentation,
             catchup=False,
-            on_failure_callback=self.environment.failure_notice,
+            on_failure_callback=notice,
+            on_success_callback=notice.on_success if notice.success else None,
             max_active_runs=self.environment.max_active_runs,
             user_defined_macros={
                 "code": self.environment.code,
+                "lake": self.environment.lake,  # a template
+                "store": self.environment.store,
                 "tables": self.environment.tables,
                 "until": until,
                 "publishes": publishes,
@@ -108,37 +136,57 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
+            report = self.report_options()
             self.prepend_pin_release()
             if self.jobs:
                 self.prepend_look_for_input()
-            self.wrap_spark_with_clusters()
+            self.wrap_spark_with_clusters(report)
         self.dag.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
 
     def container(self, job: str, *, task_id: str | None = None, **links: Any) -> Task:
         """A task that runs a Python job."""
         entry = catalogue.find(self.catalogue, job, "python", self.dag.dag_id)
         settings = self.settings(entry, task_id or job)
-        return self.task(entry, task_id or job, self.environment.container, settings, links, None)
+        return self.task(entry, task_id or job, Place(self.environment.container), settings, links)
 
     def spark(
         self, job: str, *, task_id: str | None = None, cluster: str = "cluster", reopen: bool = False, **links: Any
     ) -> Task:
-        """A task that runs a Spark job, on the same cluster as other tasks that name it."""
+        """A task that runs a Spark job, on the same cluster as other tasks that name it, or in a container."""
         entry = catalogue.find(self.catalogue, job, "spark", self.dag.dag_id)
         settings = self.settings(entry, task_id or job)
-        shared = self.shared_cluster(cluster, f"{cluster}_{task_id or job}" if reopen else cluster)
-        task = self.task(entry, task_id or job, self.environment.spark, settings, links, shared.operators)
+        place, choice = self.spark_place(settings, f"{self.dag.dag_id}/{task_id or job}.json")
+        container, runtime = self.environment.container, self.environment.spark
+        if place == CONTAINER or runtime is None:
+            return self.task(entry, task_id or job, Place(container, choice=choice), settings, links)
+        shared = self.shared_cluster(runtime, cluster, f"{cluster}_{task_id or job}" if reopen else cluster)
+        found = Place(runtime, shared.operators, choice, container if place == AUTO else None)
+        task = self.task(entry, task_id or job, found, settings, links)
         shared.tasks.append(task)
         return task
 
-    def shared_cluster(self, file: str, name: str) -> SharedCluster:
+    def spark_place(self, settings: dict[str, Any], where: str) -> tuple[str, Choice | None]:
+        """The place of a Spark task by its settings or its environment, and the engine unless each run chooses it."""
+        place, reason = self.environment.spark_place, f"[spark] of the environment '{self.environment.name}' says so"
+        if "runtime" in settings:
+            place, reason = settings.pop("runtime"), f"{where} says so"
+            check_known("runtime", place, [CONTAINER, AUTO, CLUSTER], where)
+        if place != CONTAINER and self.environment.spark is None:
+            raise PipelineError(
+                f"{where} sets the runtime '{place}', but the environment '{self.environment.name}' names no Spark "
+                "runtime; name one under [spark.auto] as cluster."
+            )
+        engines = {CONTAINER: LIGHT, CLUSTER: SPARK}
+        return place, Choice(engines[place], reason) if place in engines else None
+
+    def shared_cluster(self, runtime: SparkRuntime, file: str, name: str) -> SharedCluster:
         """The last cluster of a file, or a new one if `name` is new."""
         for shared in reversed(self.clusters):
             if shared.file == file and name in (file, shared.name):
                 return shared
-        full_name = f"{file}{self.environment.spark.cluster_suffix}"
+        full_name = f"{file}{runtime.cluster_suffix}"
         where = f"{self.dag.dag_id}/{full_name}"
-        operators = self.environment.spark.open_and_close(name, self.read(full_name), where)
+        operators = runtime.open_and_close(name, self.read(full_name), where)
         self.clusters.append(SharedCluster(file, name, operators, []))
         return self.clusters[-1]
 
@@ -173,24 +221,50 @@ class Pipeline:
         self,
         job: Job,
         task_id: str,
-        runtime: Runtime,
+        place: Place,
         settings: dict[str, Any],
         links: Mapping[str, Any],
-        cluster: Cluster | None,
     ) -> Task:
         """The operator of a job, mapped or not, after its predecessors."""
         where = f"Task '{task_id}' of {self.dag.dag_id}"
-        parameters, at_trigger = settings.pop("parameters", {}), settings.pop("at_trigger", [])
         predecessors = self.predecessors(where, job, links)
-        request = runtime.request(job, settings)
-        self.needs_release |= "fingerprint" in request
+        options = self.options(job, task_id, place, settings, predecessors)
         shards = shard_count(where, job, links)
         if shards is not None:
-            parameters = {**parameters, str(job.mapped_by): shards}
-        options: dict[str, Any] = {
+            options["parameters"] = {**options["parameters"], str(job.mapped_by): shards}
+        task = self.operator(options, shards)
+        self.check_values(where, job, options["parameters"], options["at_trigger"])
+        self.declare(where, job, options["parameters"], options["at_trigger"])
+        for predecessor in predecessors.values():
+            predecessor >> task
+        self.jobs[task_id] = job
+        self.build_products |= {options[name].get("product", job.name) for name in ("request", "light_request")}
+        self.runtimes[task_id] = [each.name for each in (place.runtime, place.container) if each]
+        told = ("parameters", "request", "light_request", "predecessors")
+        self.described[task_id] = [job.name, *(options[name] for name in told)]
+        return task
+
+    def options(
+        self,
+        job: Job,
+        task_id: str,
+        place: Place,
+        settings: dict[str, Any],
+        predecessors: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The options of the operator of a job, before it is mapped."""
+        where = f"Task '{task_id}' of {self.dag.dag_id}"
+        parameters, at_trigger = settings.pop("parameters", {}), settings.pop("at_trigger", [])
+        request = place.runtime.request(job, settings)
+        light_request = place.container.request(job, settings) if place.container else {}
+        self.needs_release |= "fingerprint" in {**request, **light_request}
+        return {
             "task_id": task_id,
+            "doc": job.description,
             "job": job.name,
-            "runtime": runtime,
+            "runtime": place.runtime,
+            "choice": place.choice,
+            "auto": place.auto(job, self.environment.max_bytes),
             "lake": self.environment.lake,
             "predecessors": {role: predecessor.task_id for role, predecessor in predecessors.items()},
             "parameters": parameters,
@@ -198,29 +272,43 @@ class Pipeline:
             "at_trigger": at_trigger,
             "deadline_seconds": job.resources.get("deadline_seconds", self.environment.deadline_seconds),
             "request": request,
-            "cluster": cluster.open.output if cluster else None,
-            "publishes": "dynamodb" in job.services,
-            "outlets": [Asset(dataset) for dataset in job.datasets],
+            "light_request": light_request,
+            "cluster": place.cluster.open.output if place.cluster else None,
+            "publishes": "delivery" in job.services,
+            "inlets": [Asset(name) for name in job.sources],
+            "outlets": [Asset(name) for name in (*job.datasets, *self.products(where, job, predecessors))],
         }
-        task = self.operator(options, shards)
-        self.check_values(where, job, parameters, at_trigger)
-        self.declare(where, job, parameters, at_trigger)
-        for predecessor in predecessors.values():
-            predecessor >> task
-        self.jobs[task_id] = job
-        self.described[task_id] = [job.name, parameters, request, options["predecessors"]]
-        return task
+
+    def report_options(self) -> dict[str, Any] | None:
+        """The options of the task that reports on a run; None without jobs to report on, or without the job for it."""
+        if not self.jobs or REPORT_TASK not in catalogue.names(self.catalogue):
+            return None
+        job = catalogue.find(self.catalogue, REPORT_TASK, "python", self.dag.dag_id)
+        own = (self.folder / f"{REPORT_TASK}.json").exists()
+        settings = self.settings(job, REPORT_TASK) if own else {}
+        return self.options(job, REPORT_TASK, Place(self.environment.container), settings, {})
 
     def predecessors(self, where: str, job: Job, links: Mapping[str, Any]) -> dict[str, Any]:
         """The tasks that hand over to a job, by role; PipelineError if a role is unknown, missing or does not fit."""
         predecessors = {name: value for name, value in links.items() if name != job.mapped_by}
         for role, predecessor in predecessors.items():
             check_known("role", role, [*job.roles, *([job.mapped_by] if job.mapped_by else [])], where)
-            self.check_contract(where, job, role, predecessor)
+            self.contract(where, job, role, predecessor)
         for role in job.roles:
             if role not in predecessors:
                 raise PipelineError(f"{where} lacks the role '{role}'; name the task that hands it over: {role}=TASK.")
         return predecessors
+
+    def products(self, where: str, job: Job, predecessors: Mapping[str, Any]) -> list[str]:
+        """The products that a job publishes, named after the contracts of the tables whose shards it gets."""
+        if "delivery" not in job.services or job.outputs:
+            return []
+        contracts = {
+            self.contract(where, self.jobs[writer.task_id], role, self.dag.get_task(before))
+            for writer in predecessors.values()
+            for role, before in self.described[writer.task_id][-1].items()
+        }
+        return sorted(f"{PRODUCTS}{contract.partition('@')[0]}" for contract in contracts)
 
     def operator(self, options: dict[str, Any], shards: int | None) -> Task:
         """The operator with these options, mapped to a number of shards if that is not None."""
@@ -248,14 +336,15 @@ class Pipeline:
                 )
             self.dag.params[name] = declared
 
-    def check_contract(self, where: str, job: Job, role: str, predecessor: Any) -> None:
-        """Raise PipelineError unless the predecessor writes one contract that the role reads."""
+    def contract(self, where: str, job: Job, role: str, predecessor: Any) -> str:
+        """The contract that a predecessor hands over in a role; PipelineError unless it writes one that fits."""
         job_before = self.jobs.get(getattr(predecessor, "task_id", ""))
         if job_before is None:
             raise PipelineError(f"{where} gets {predecessor!r} in the role '{role}', expected the task of a job.")
         contracts = {name: entry["contract"] for name, entry in job_before.outputs.items() if "dataset" not in entry}
-        fitting = [contracts[role]] if role in contracts else list(contracts.values())
-        if sum(contract in job.roles[role] for contract in fitting) != 1:
+        named = [contracts[role]] if role in contracts else list(contracts.values())
+        fitting: list[str] = [contract for contract in named if contract in job.roles[role]]
+        if len(fitting) != 1:
             outputs = (
                 ", ".join(f"{name} ({contract})" for name, contract in contracts.items()) or "nothing to hand over"
             )
@@ -263,6 +352,7 @@ class Pipeline:
                 f"{where} reads {' or '.join(job.roles[role])} in the role '{role}', but '{predecessor.task_id}' "
                 f"writes {outputs}; name a task that writes it, or move both jobs to one version of the contract."
             )
+        return fitting[0]
 
     def prepend_pin_release(self) -> None:
         """Put the task that pins the release first, if any task runs a build product."""
@@ -280,7 +370,7 @@ class Pipeline:
                 lake=self.environment.lake,
                 raw=sorted({entry["raw"] for entry in inputs if "raw" in entry}),
                 datasets=sorted({entry["dataset"] for entry in inputs if "dataset" in entry} - written),
-                jobs=sorted({job.name for job in self.jobs.values()}),
+                products=sorted(self.build_products),
                 settings=hashlib.sha256(settings.encode()).hexdigest(),
                 as_of_day="{{ until() }}" in settings,
             )
@@ -288,22 +378,77 @@ class Pipeline:
 
     def prepend(self, task: BaseOperator) -> None:
         """Put a task before the first ones; clusters find their places later."""
-        around = {task.task_id, *(each.task_id for shared in self.clusters for each in shared.operators or ())}
+        clusters = [shared.operators for shared in self.clusters if shared.operators]
+        around = {task.task_id}.union(*(cluster.task_ids for cluster in clusters))
         task >> [each for each in self.dag.tasks if each.task_id not in around and each.upstream_task_ids <= around]
 
-    def wrap_spark_with_clusters(self) -> None:
-        """Open each cluster once all that its tasks wait for has run, close it after the last; add the watcher."""
+    def wrap_spark_with_clusters(self, report: dict[str, Any] | None) -> None:
+        """Open each cluster once all that its tasks wait for has run, close it after the last; add watcher and report.
+
+        Both are teardowns, and a run with teardowns needs the watcher.
+        """
         opened = [(shared.operators, shared.tasks) for shared in self.clusters if shared.operators]
-        around = {task.task_id for cluster, _ in opened for task in cluster}
+        for cluster, tasks in opened:
+            self.let_runs_choose(cluster, tasks)
+        around = set[str]().union(*(cluster.task_ids for cluster, _ in opened))
         last = [task for task in self.dag.tasks if not task.downstream_task_ids and task.task_id not in around]
         before = {task.task_id: self.upstream(task) - around for _, tasks in opened for task in tasks}
         for cluster, tasks in opened:
             self.wrap_with_cluster(cluster, tasks, before)
-        if opened:
+        if opened or report:
             openers = {task.task_id for cluster, _ in opened for task in (cluster.open, cluster.ready)}
-            watcher = Watcher(task_id="watcher", watched={look_for_input.TASK, pin_release.TASK, *self.jobs, *openers})
-            [*last, *(cluster.close for cluster, _ in opened)] >> watcher
-            watcher.as_teardown(on_failure_fail_dagrun=True)
+            watched = {look_for_input.TASK, pin_release.TASK, *self.jobs, *openers}
+            last_but_one = Watcher(task_id=watcher.TASK, watched=watched)
+            [*last, *(cluster.close for cluster, _ in opened)] >> last_but_one
+            last_but_one.as_teardown(on_failure_fail_dagrun=True)
+            if report:
+                last_but_one >> self.report_run(report)
+
+    def let_runs_choose(self, cluster: Cluster, tasks: list[Task]) -> None:
+        """Open a cluster on demand if each run chooses the engine of any of its tasks."""
+        chosen = [task.task_id for task in tasks if is_chosen(task)]
+        if chosen:
+            sharing = Sharing(cluster.open.task_id, chosen, [task.task_id for task in tasks if not is_chosen(task)])
+            for operator in (cluster.open, cluster.ready, cluster.close):
+                operator.sharing = sharing
+
+    def report_run(self, options: dict[str, Any]) -> BaseOperator:
+        """The task that reports on a run; after one retry its failure no longer delays the notice of a failed run."""
+        name = self.environment.name
+        costs = {
+            key: self.environment.prices[key]
+            for key in ("currency", "million_write_units")
+            if key in self.environment.prices
+        }
+        report = ReportRun(environment=name, tasks=self.costs(), prices=costs, retries=1, **options)
+        report.as_teardown()
+        return report
+
+    def costs(self) -> dict[str, dict[str, Any]]:
+        """Job, engine, runtime, resources and rates of each task of a job, and the rates of clusters."""
+        known, spark = self.environment.prices, self.environment.spark
+        tasks: dict[str, dict[str, Any]] = {
+            shared.operators.open.task_id: {
+                "runtime": spark.name,
+                "rates": prices.cluster_rates(known, spark.name, shared.operators.instances),
+            }
+            for shared in self.clusters
+            if shared.operators and spark
+        }
+        for task_id, job in self.jobs.items():
+            runtimes, request = self.runtimes[task_id], self.described[task_id][2]
+            tasks[task_id] = {
+                "job": job.name,
+                "engine": job.engine,
+                "runtime": runtimes[0] if len(runtimes) == 1 else None,  # else each attempt tells
+                "resources": {name: job.resources[name] for name in ("cpu", "memory") if name in job.resources},
+                "rates": [
+                    {**rate, "runtime": name if len(runtimes) > 1 else None}
+                    for name in runtimes
+                    for rate in prices.job_rates(known, name, job, request)
+                ],
+            }
+        return tasks
 
     def wrap_with_cluster(self, cluster: Cluster, tasks: list[Task], before: Mapping[str, set[str]]) -> None:
         """Open a cluster before its tasks and close it after them; `before`: the IDs that each Spark task waits for."""
@@ -324,6 +469,12 @@ class Pipeline:
         """The IDs of all tasks that a task waits for."""
         ids: set[str] = task.get_flat_relative_ids(upstream=True)
         return ids
+
+
+def is_chosen(task: Any) -> bool:
+    """Return True if each run chooses the engine of a task, mapped or not."""
+    options = task.partial_kwargs if isinstance(task, MappedOperator) else vars(task)
+    return options["auto"] is not None
 
 
 def shard_count(where: str, job: Job, links: Mapping[str, Any]) -> int | None:

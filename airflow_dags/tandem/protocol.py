@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import string
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 from urllib.parse import urlsplit
 
@@ -19,13 +20,14 @@ MAX_NAME = 200  # file systems end at 255 bytes, S3 keys at 1,024: three IDs and
 MAX_RESULT = 48 << 10  # bytes of a task's result: an orchestrator's database is not meant for data
 S3_ATTEMPTS = 8  # per request, over about half a minute: a server that restarts is back by then
 
-EXIT_ARGUMENTS, EXIT_INPUT, EXIT_REFUSED, EXIT_STALE = 2, 3, 4, 5
+EXIT_ARGUMENTS, EXIT_INPUT, EXIT_REFUSED, EXIT_STALE, EXIT_MEMORY = 2, 3, 4, 5, 6
 FINAL = {  # exit codes that a retry would only repeat
     EXIT_ARGUMENTS: "wrong arguments",
     EXIT_INPUT: "an input is missing or breaks its contract",
     EXIT_REFUSED: "a quality gate refused the result",
     EXIT_STALE: "fenced, this attempt or a newer one has published",
 }
+MEANINGS = {**FINAL, EXIT_MEMORY: "out of memory"}
 
 LIBRARIES = "libraries.zip"  # of a bundle: the libraries that a cluster lacks
 SPARK_SIZES = {
@@ -51,7 +53,10 @@ EXPECTED = {
     "date": "a date such as 2011-06-01",
 }
 
+UNITS = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}  # as in job.toml and Kubernetes
 LEDGER_FORMAT = 1
+REPORTS = "products/reports"
+REPORT_TASK = "report_run"  # the last task of every pipeline; also its job
 
 
 class LedgerEntry(TypedDict):
@@ -105,6 +110,32 @@ def manifest_uri(folder: str) -> str:
 def failure_uri(attempt: str) -> str:
     """URI of the failure document in an attempt's folder."""
     return f"{attempt}/failure.json"
+
+
+def scheduler_uri(attempt: str) -> str:
+    """URI of the scheduler's document about an attempt, in its folder: beginning, end, state, reason, links."""
+    return f"{attempt}/scheduler.json"
+
+
+def run_uri(report_key: str) -> str:
+    """URI of the scheduler's document about a whole run, in the folder of the task that reports on it."""
+    return f"{report_key}/run.json"
+
+
+def report_name(run_after: datetime.datetime, run_id: str) -> str:
+    """Return the name of a run's card and record: month, then the time for which it was due (UTC) and its ID."""
+    due = run_after.astimezone(datetime.UTC)
+    return f"{due:%Y-%m}/{due:%Y-%m-%dT%H%M%SZ}_{encode(run_id)}"
+
+
+def card_uri(lake: str, dag_id: str, name: str) -> str:
+    """URI of the page about a run, by its `report_name`."""
+    return f"{lake.rstrip('/')}/{REPORTS}/cards/{encode(dag_id)}/{name}.html"
+
+
+def record_uri(lake: str, dag_id: str, name: str) -> str:
+    """URI of the record of a run, by its `report_name`."""
+    return f"{lake.rstrip('/')}/{REPORTS}/records/{encode(dag_id)}/{name}.json"
 
 
 def ledger_folder(lake: str, kind: str) -> str:
@@ -175,6 +206,11 @@ def conf_arguments(properties: Mapping[str, str]) -> list[str]:
     return [argument for name, value in properties.items() for argument in ("--conf", f"{name}={value}")]
 
 
+def light_product(job: str) -> str:
+    """Return the name of a Spark job's second build product, an image without Spark, in releases and of that image."""
+    return f"{job}-light"
+
+
 def image(job: str, fingerprint: str, registry: str = "") -> str:
     """Return the name of a job's image, on this engine or in a registry."""
     return f"{registry.rstrip('/')}/tandem/{job}:{fingerprint}".lstrip("/")
@@ -227,6 +263,12 @@ def parse_parameter(
     return value
 
 
+def quantity(text: str) -> float:
+    """Return the number that a text such as 500m, 2, 512Mi or 4Gi denotes; ValueError or KeyError for another text."""
+    number = text.rstrip(string.ascii_letters)
+    return float(number) * UNITS[text.removeprefix(number)]
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """Return the end of a sentence about an unknown word: the closest known word, else all known ones."""
     if close := difflib.get_close_matches(word, known, 1, 0.5):
@@ -256,11 +298,42 @@ def fit_result(manifest_uri: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-# Services of this machine
+# Services outside of a container
+
+CREDENTIALS_FILE = "GOOGLE_APPLICATION_CREDENTIALS"  # its value is the path of a file
+GOOGLE = (CREDENTIALS_FILE, "GOOGLE_CLOUD_PROJECT")
+# The variables by which a job reaches a service, by prefixes of their names: credentials, keys, addresses.
+VARIABLES: dict[str, tuple[str, ...]] = {
+    "s3": ("AWS_", "TANDEM_S3_"),
+    "gs": (*GOOGLE, "STORAGE_EMULATOR_HOST", "TANDEM_GS_"),
+    "delivery": ("AWS_", "DYNAMODB_ENDPOINT", *GOOGLE, "BIGTABLE_EMULATOR_HOST", "REDIS_URL"),
+}
+# The variables that may name a server instead of the cloud's; of each line the first that is set counts.
+ADDRESSES: dict[str, list[tuple[str, ...]]] = {
+    "s3": [("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")],
+    "gs": [("STORAGE_EMULATOR_HOST",)],
+    "delivery": [
+        ("DYNAMODB_ENDPOINT", "AWS_ENDPOINT_URL_DYNAMODB", "AWS_ENDPOINT_URL"),
+        ("BIGTABLE_EMULATOR_HOST",),
+        ("REDIS_URL",),
+    ],
+}
+
+
+def services_of(lake: str, services: Iterable[str]) -> list[str]:
+    """Return the services that a job needs outside of its container: its lake's store, unless that is a folder."""
+    scheme = lake.partition("://")[0]
+    return [*([scheme] if scheme in VARIABLES else []), *services]
+
+
+def service_variables(services: Iterable[str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment variables by which a job reaches services."""
+    prefixes = tuple(prefix for service in services for prefix in VARIABLES[service])
+    return {name: value for name, value in environment.items() if name.startswith(prefixes)}
 
 
 def is_on_loopback(service: str, environment: Mapping[str, str]) -> bool:
-    """Return True if the environment names a server on this machine for one of Amazon's services, such as `s3`."""
-    names = (f"{service.upper()}_ENDPOINT", f"AWS_ENDPOINT_URL_{service.upper()}", "AWS_ENDPOINT_URL")
-    host = urlsplit(next((environment[name] for name in names if environment.get(name)), "")).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
+    """Return True if the environment names a server on this machine for a service."""
+    found = (next((environment[name] for name in names if environment.get(name)), "") for names in ADDRESSES[service])
+    hosts = [urlsplit(address if "://" in address else f"//{address}").hostname or "" for address in found]
+    return any(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)

@@ -25,7 +25,7 @@ def main() -> None:
 
 
 def payload(arguments: argparse.Namespace) -> Any:
-    """The payload of an attempt; Airflow's variables come from AIRFLOW_VAR_… only."""
+    """The payload of an attempt, on the cluster if each run chooses; Airflow's variables come from AIRFLOW_VAR_…."""
     from airflow.sdk.execution_time.context import VariableAccessor
 
     from tandem.operator import JobOperator

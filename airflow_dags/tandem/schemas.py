@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tandem import settings
-from tandem.environment import CONTAINER_RUNTIMES, SPARK_RUNTIMES
+from tandem.environment import AUTO, CONTAINER, CONTAINER_RUNTIMES, SPARK_RUNTIMES
 from tandem.runtimes.cloud_request import model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +55,9 @@ def environment() -> dict[str, Any]:
         table = schema["properties"][kind]
         table["properties"]["runtime"] = {"enum": list(runtimes)}
         table["properties"] |= {name: of_class(runtime) for name, runtime in runtimes.items()}
+    spark = schema["properties"]["spark"]["properties"]
+    spark["auto"]["properties"]["cluster"] = dict(spark["runtime"])
+    spark["runtime"]["enum"] = [*SPARK_RUNTIMES, CONTAINER, AUTO]
     return {**schema, "title": "The settings of an environment"}
 
 
@@ -64,17 +67,22 @@ def of_known(known: Mapping[Any, Any]) -> dict[str, Any]:
     for key, expected in known.items():
         if key is ...:
             continue
-        if isinstance(expected, dict):
-            properties[key] = of_known(expected)
-        else:
-            kinds = [PRIMITIVES[kind] for kind in settings.as_tuple(expected) if kind is not settings.OPTIONAL]
-            properties[key] = {"type": "number" if "number" in kinds else kinds[0]}
-    others = of_known(known[...]) if isinstance(known.get(...), dict) else {"type": "object"}
+        properties[key] = of_expected(expected)
     return {
         "type": "object",
-        "additionalProperties": others if ... in known else False,
+        "additionalProperties": of_expected(known[...]) if ... in known else False,
         "properties": properties,
     }
+
+
+def of_expected(expected: Any) -> dict[str, Any]:
+    """The schema of a value of settings.KNOWN: a table, or types."""
+    if isinstance(expected, dict):
+        return of_known(expected)
+    if expected is dict:
+        return {"type": "object"}
+    kinds = [PRIMITIVES[kind] for kind in settings.as_tuple(expected) if kind is not settings.OPTIONAL]
+    return {"type": "number" if "number" in kinds else kinds[0]}
 
 
 def of_class(runtime: type) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Standard library only, because the tools that build and deploy read environments too, where there is no Airflow.
 """
 
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,14 +13,15 @@ from typing import Any
 from tandem.dag_errors import PipelineError, check_known
 
 SHARED = "shared"  # the file of settings that all environments share
+STORE = "TANDEM_STORE"  # the variable that overrides the store of products
 OPTIONAL = object()
+PRICE = (int, float, OPTIONAL)
 # All keys and their types. The tables of runtimes are checked by environment.py, which knows the runtimes.
 KNOWN: dict[str, Any] = {
     "lake": str,
     "code": str,
     "registry": (str, OPTIONAL),
     "airflow": (str, OPTIONAL),
-    "dags": (str, OPTIONAL),
     "promotes": (str, OPTIONAL),
     "retries": int,
     "retry_delay_seconds": (int, float),
@@ -27,12 +29,27 @@ KNOWN: dict[str, Any] = {
     "max_active_runs": int,
     "max_active_tis_per_dagrun": int,
     "keep_intermediate_days": int,
+    "keep_reports_days": int,
     "forget_grace_minutes": int,
-    "delivery": {"tables": str, "billing": str, "read_units": (int, OPTIONAL), "write_units": (int, OPTIONAL)},
-    "failures": {"email": (str, OPTIONAL), "webhook": (str, OPTIONAL)},
+    "delivery": {
+        "store": str,
+        "tables": str,
+        "billing": str,
+        "read_units": (int, OPTIONAL),
+        "write_units": (int, OPTIONAL),
+    },
+    "failures": {"email": (str, OPTIONAL), "webhook": (str, OPTIONAL), "success": (bool, OPTIONAL)},
+    "prices": {
+        "currency": (str, OPTIONAL),
+        "vcpu_hour": PRICE,
+        "gib_hour": PRICE,
+        "million_write_units": PRICE,
+        "instance_hours": {...: PRICE},
+        "surcharges": {"emr": PRICE, "emr_serverless": PRICE, "dataproc": PRICE, "dataproc_serverless": PRICE},
+    },
     "pipelines": {...: {"schedule": (str, OPTIONAL), "overdue_hours": (int, float, OPTIONAL)}},
     "container": {"runtime": str, ...: dict},
-    "spark": {"runtime": str, ...: dict},
+    "spark": {"runtime": str, "auto": {"cluster": (str, OPTIONAL), "max_bytes": str}, ...: dict},
 }
 
 
@@ -53,6 +70,11 @@ class Settings:
         return self.table.get(key)
 
     @property
+    def code(self) -> Path:
+        """The folder that contains `jobs`; the variable TANDEM_CODE overrides it."""
+        return Path(os.environ.get("TANDEM_CODE", self.folder / self["code"])).resolve()
+
+    @property
     def file(self) -> str:
         return f"{self.name}.toml"
 
@@ -62,10 +84,16 @@ def names(folder: Path) -> list[str]:
     return sorted(file.stem for file in folder.glob("*.toml") if file.stem != SHARED)
 
 
+def of_this_process(folder: Path) -> Settings:
+    """The settings of the environment that TANDEM_ENVIRONMENT names, `laptop` if that is not set."""
+    return load(folder, os.environ.get("TANDEM_ENVIRONMENT", "laptop"), "TANDEM_ENVIRONMENT")
+
+
 def load(folder: Path, name: str, where: str) -> Settings:
     """An environment's settings; PipelineError names the file and the key that is wrong, misspelt or missing.
 
-    `where` is the source of the environment's name, for messages.
+    The variable TANDEM_STORE overrides the store of products. `where` is the source of the environment's
+    name, for messages.
     """
     check_known("environment", name, names(folder), where)
     table: dict[str, Any] = {}
@@ -79,6 +107,9 @@ def load(folder: Path, name: str, where: str) -> Settings:
             check_keys(parsed, KNOWN, file.name)
             table = merged(table, parsed)
             sources |= dict.fromkeys((path for path, _ in leaves(parsed)), file.name)
+    if store := os.environ.get(STORE):
+        table = merged(table, {"delivery": {"store": store}})
+        sources["delivery", "store"] = STORE
     check_complete(table, KNOWN, f"{name}.toml")
     return Settings(name, folder, table, {path: sources[path] for path, _ in leaves(table)})
 
@@ -115,7 +146,8 @@ def check_keys(table: Mapping[str, Any], known: Mapping[Any, Any], where: str) -
             continue
         types = [dict] if isinstance(expected, dict) else [kind for kind in as_tuple(expected) if kind is not OPTIONAL]
         if type(value) not in types:  # true is not a number
-            expected_type = " or ".join({dict: "a table", str: "a text"}.get(kind, "a number") for kind in types[:1])
+            names = {dict: "a table", str: "a text", bool: "true or false"}
+            expected_type = " or ".join(names.get(kind, "a number") for kind in types[:1])
             raise PipelineError(f"{where} sets {key} = {value!r}, expected {expected_type}.")
 
 

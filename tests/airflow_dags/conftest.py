@@ -1,5 +1,6 @@
 """A DAGs folder and jobs made for a test, and runs of their pipelines by Airflow itself, without a scheduler."""
 
+import contextlib
 import json
 import logging
 import os
@@ -21,9 +22,9 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="tandem-tests-airflow-")  # read when Airflow is imported
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
-sys.path.insert(0, str(ROOT / "airflow_dags"))
+sys.path[:0] = [str(ROOT / "airflow_dags"), str(ROOT / "airflow_dags" / "plugins")]
 
-from common.handover import s3  # noqa: E402
+from common.handover.stores import s3  # noqa: E402
 from tools.packaging.catalogue import catalogue  # noqa: E402
 
 JOB = """
@@ -57,7 +58,7 @@ exit $code
 """
 
 SPARK_SUBMIT = f'''#!{PYTHON}
-"""Runs a job that needs no Spark as spark-submit would: with the code that it names, from S3."""
+"""Runs a job that needs no Spark as spark-submit would: with the code that it names, from the lake."""
 import os, pathlib, subprocess, sys
 sys.path.insert(0, {str(ROOT)!r})
 from common.handover import storage
@@ -104,7 +105,7 @@ class Workshop:
         for shared in ("common", "dockerfiles", "requirements"):
             (self.code / shared).symlink_to(ROOT / shared)
         (self.dags / "environments").mkdir(parents=True)
-        for shared in ("tandem", ".airflowignore"):
+        for shared in ("tandem", "plugins", ".airflowignore", "contract_catalogue.json"):
             (self.dags / shared).symlink_to(ROOT / "airflow_dags" / shared)
         shared_settings = (ROOT / "airflow_dags/environments/shared.toml").read_text().partition("\n[pipelines.")[0]
         (self.dags / "environments/shared.toml").write_text(f"{shared_settings}\n")
@@ -121,6 +122,7 @@ retry_delay_seconds = 0
 max_active_runs = 16
 max_active_tis_per_dagrun = 3
 [delivery]
+store = "dynamodb:"
 tables = "tests-"
 [container]
 runtime = "process"
@@ -160,6 +162,12 @@ poll_seconds = 0.2
 log_seconds = 0
 [spark.emr_serverless.application]
 releaseLabel = "emr-7.9.0"
+[spark.dataproc]
+poll_seconds = 0.2
+ready_seconds = 300
+pending_seconds = 300
+[spark.dataproc_serverless]
+poll_seconds = 0.2
 """
         )
 
@@ -193,8 +201,15 @@ releaseLabel = "emr-7.9.0"
 
     def on_aws(self, runtime: str, aws: dict[str, str], patch: pytest.MonkeyPatch) -> None:
         """Run Spark jobs by a runtime of AWS from now on, with a separate lake on S3; its jobs are released."""
-        self.uri = f"s3://tandem-lake/{uuid.uuid4().hex}"
-        for name, value in {**aws, "TANDEM_SPARK": runtime, "AIRFLOW_VAR_LAKE": self.uri}.items():
+        self.on_cloud(runtime, "s3://tandem-lake", aws, patch)
+
+    def on_google(self, runtime: str, google: dict[str, str], patch: pytest.MonkeyPatch) -> None:
+        """The same by a runtime of Google Cloud, with a lake on gs://."""
+        self.on_cloud(runtime, "gs://tandem-lake", google, patch)
+
+    def on_cloud(self, runtime: str, bucket: str, variables: dict[str, str], patch: pytest.MonkeyPatch) -> None:
+        self.uri = f"{bucket}/{uuid.uuid4().hex}"
+        for name, value in {**variables, "TANDEM_SPARK": runtime, "AIRFLOW_VAR_LAKE": self.uri}.items():
             patch.setenv(name, value)
         s3.client.cache_clear()
         command = [PYTHON, "-m", "tests.programs.release_jobs", str(self.code), self.uri]
@@ -277,21 +292,33 @@ def engine(docker_engine: None) -> Any:
     return docker.from_env()
 
 
+@contextlib.contextmanager
+def running(node: str, python: Path, folder: Path, variables: dict[str, str]) -> Iterator[str]:
+    """Run the node of a service for Spark jobs, with a spark-submit for jobs without Spark; yield its address."""
+    submit = folder / "spark-submit"
+    submit.write_text(SPARK_SUBMIT)
+    submit.chmod(0o755)
+    command = [python, "-m", node, "--spark-submit", submit]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables, "PYTHONPATH": str(ROOT)}
+    )
+    assert process.stdout is not None
+    yield process.stdout.readline().strip()
+    process.terminate()
+    process.wait()
+
+
 @pytest.fixture(scope="session")
 def aws(s3_server: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment variables of the S3 server and EMR, with a node that runs steps behind EMR."""
-    submit = tmp_path_factory.mktemp("emr") / "spark-submit"
-    submit.write_text(SPARK_SUBMIT)
-    submit.chmod(0o755)
-    node = subprocess.Popen(
-        [PYTHON, "-m", "tools.sandbox.emr_node", "--spark-submit", submit],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **s3_server},
-    )
-    assert node.stdout is not None
-    url = node.stdout.readline().strip()
-    yield {**s3_server, "AWS_ENDPOINT_URL_EMR": url, "AWS_ENDPOINT_URL_EMR_SERVERLESS": url}
-    node.terminate()
-    node.wait()
+    folder = tmp_path_factory.mktemp("emr")
+    with running("tools.sandbox.emr_node", PYTHON, folder, s3_server) as url:
+        yield {**s3_server, "AWS_ENDPOINT_URL_EMR": url, "AWS_ENDPOINT_URL_EMR_SERVERLESS": url}
+
+
+@pytest.fixture(scope="session")
+def google(fake_gcs: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment variables of Google's object store and Dataproc, with a node that runs its jobs."""
+    folder = tmp_path_factory.mktemp("dataproc")
+    with running("tools.sandbox.dataproc_node", Path(sys.executable), folder, fake_gcs) as endpoint:
+        yield {**fake_gcs, "DATAPROC_ENDPOINT": endpoint}

@@ -10,7 +10,7 @@ from tandem.runtimes.base import Attempt
 def attempt(job: str = "toy", lake: str = "s3://b/l", **values: Any) -> Attempt:
     """The first attempt of the task `t` in the run `r` of the DAG `d`, except for values that are given."""
     task = {"dag_id": "d", "run_id": "r", "task_id": "t", "number": 1, "map_index": None}
-    given = {"predecessors": {}, "parameters": {}, "request": {}, "cluster": None}
+    given = {"predecessors": {}, "parameters": {}, "request": {"options": []}, "cluster": None}
     return Attempt(job=job, lake=lake, **{**task, **given, **values})
 
 

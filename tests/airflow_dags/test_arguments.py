@@ -11,6 +11,7 @@ from pathlib import Path
 import factories
 import pytest
 from tandem.dag_errors import PipelineError
+from tandem.runtimes.dataproc.batches import DataprocServerless
 from tandem.runtimes.dataproc.jobs import Dataproc
 from tandem.runtimes.emr.serverless import EmrServerless
 from tandem.runtimes.emr.steps import Emr
@@ -118,16 +119,20 @@ def runtimes(tmp_path_factory):
             Dataproc(project="p", region="r"),
             lambda runtime, attempt: on_yarn(*runtime.payload(attempt)["job"]["pyspark_job"]["args"]),
         ),
+        "dataproc_serverless": (
+            DataprocServerless(project="p", region="r"),
+            lambda runtime, attempt: on_yarn(*runtime.payload(attempt)["batch"]["pyspark_batch"]["args"]),
+        ),
     }
 
 
-ON_YARN = ("emr", "emr_serverless", "dataproc")
+ON_YARN = ("emr", "emr_serverless", "dataproc", "dataproc_serverless")
 RUNTIMES = ("process", "spark_submit", "docker", "kubernetes_pod", "kubernetes_job", *ON_YARN)
 
 
 def make_attempt(texts, run_id=RUN_ID):
     """An attempt with texts as its parameters."""
-    request = {**SPARK, "pod": POD, "memory": "1Gi"}
+    request = {**SPARK, "product": "toy", "scratch_on_disk": False, "pod": POD, "memory": "1Gi"}
     parameters = {f"p{number}": text for number, text in enumerate(texts)}
     return factories.attempt(run_id=run_id, parameters=parameters, request=request, cluster="c")
 

@@ -26,8 +26,8 @@ def changed(folder, name, old, new):
     file.write_text(file.read_text().replace(old, new))
 
 
-def test_five_environments_without_shared_file():
-    assert NAMES == ["dev", "laptop", "preprod", "prod", "staging"]
+def test_six_environments_without_shared_file():
+    assert NAMES == ["dev", "gcp-dev", "laptop", "preprod", "prod", "staging"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,10 +35,20 @@ def test_every_environment_is_complete_and_imports_pipelines(name, monkeypatch):
     from airflow.dag_processing.dagbag import DagBag
 
     monkeypatch.setenv("TANDEM_ENVIRONMENT", name)
-    assert environment.load(FOLDER).lake.startswith("{{" if name == "laptop" else f"s3://tandem-{name}")
+    scheme = "gs" if name.startswith("gcp-") else "s3"
+    assert environment.load(FOLDER).lake.startswith("{{" if name == "laptop" else f"{scheme}://tandem-{name}")
     bag = DagBag(str(FOLDER.parent))
     assert not bag.import_errors
     assert len(bag.dags) >= 4
+    tasks = bag.dags["daily_recommendations"].get_task("report_run").tasks
+    if name == "laptop":
+        assert not any(task["rates"] for task in tasks.values())
+    else:  # the two kinds of machines of cluster.json, and the reserved CPU and memory of a pod
+        assert [len(tasks[task]["rates"]) for task in ("open_cluster", "build_interactions", "train_recommender")] == [
+            2,
+            0,
+            2,
+        ]
 
 
 def test_own_values_override_shared_ones_at_any_depth(folder):
@@ -79,6 +89,8 @@ def test_own_values_override_shared_ones_at_any_depth(folder):
             "[container] of dev.toml names the runtime 'kubernets_pod', which does not exist; did you mean 'kubernetes",
         ),
         ("shared", "deploy_mode =", "deploy_mod =", "[spark.emr] of dev.toml names the key 'deploy_mod', which does"),
+        ("shared", "success = false", "success = 1", "[failures] of shared.toml sets success = 1, expected true or fa"),
+        ("shared", "vcpu_hour =", "cpu_hour =", "[prices] of shared.toml names the key 'cpu_hour', which does not exi"),
         ("dev", "lake =", "lake", "dev.toml is not valid TOML: "),
     ],
 )

@@ -17,7 +17,7 @@ class Runs:
 
     def __init__(self, lake, **options):
         self.lake = lake
-        given = {"raw": [], "datasets": [], "jobs": ["count"], "settings": "digest", "as_of_day": False}
+        given = {"raw": [], "datasets": [], "products": ["count"], "settings": "digest", "as_of_day": False}
         self.options = {**given, **options}
         self.states, self.succeeded = {}, None
 

@@ -10,11 +10,18 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import quote
 
 import factories
 import pytest
+from airflow.sdk import Asset
+from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException
 from airflow.sdk.execution_time.context import OutletEventAccessors
+from tandem.lake import read
 from tandem.operator import attempt_number_of
+from tandem.protocol import task_key
+from tandem.recording import recording
 from tandem.runtimes.base import GRACE_SECONDS
 from tandem.runtimes.local.process import Process
 
@@ -44,6 +51,7 @@ ENDS = {  # the body of each job, and the number of its task's attempts
 def ends(tmp_path_factory, make_workshop):
     """One run of a pipeline whose tasks end in all possible ways."""
     workshop = make_workshop(tmp_path_factory.mktemp("ends"))
+    workshop.job("report_run")
     for name, (body, _) in ENDS.items():
         workshop.job(name, body, engine="spark" if "spark" in name else "python")
     settings = {name: {} for name in ENDS}
@@ -105,7 +113,7 @@ def test_only_failures_that_a_retry_may_fix_are_retried(ends, name):
 def test_last_lines_of_failed_task_are_error_and_rerun_command(ends, name, lines):
     _, ran = ends
     attempt = ran.tries[name]
-    (begin,) = [n for n, line in enumerate(ran.log) if line.startswith(f"Attempt {attempt} of {name} ")]
+    begin = next(n for n, line in enumerate(ran.log) if line.startswith(f"Attempt {attempt} of {name} "))
     last_lines = ran.log[begin : begin + len(lines) + 2]
     for line, expected in zip(last_lines, lines):
         assert expected in line
@@ -129,6 +137,92 @@ def test_log_of_retried_task_announces_retry(ends):
     assert "Airflow will retry it." in ran.log[begin : begin + 4]
 
 
+def account(workshop, ran, task, attempt=1):
+    """The scheduler's document about an attempt."""
+    folder = task_key(f"file://{workshop.lake}", "ends", ran.run_id, task).removeprefix("file://")
+    return json.loads(Path(folder, f"attempt-{attempt}", "scheduler.json").read_text())
+
+
+def test_scheduler_document_has_end_of_every_attempt(ends):
+    workshop, ran = ends
+    first = account(workshop, ran, "code_3")
+    assert first["task"] == {
+        "dag_id": "ends",
+        "run_id": ran.run_id,
+        "task_id": "code_3",
+        "map_index": None,
+        "attempt": 1,
+    }
+    assert (first["format"], first["job"], first["runtime"], first["adopted"]) == (1, "code_3", "process", None)
+    assert (first["state"], first["exit_code"]) == ("failed", 3)
+    sentences = ["Attempt 1 of code_3 ended with exit code 3 (an input is missing or breaks its contract)."]
+    assert first["reason"].splitlines() == [*sentences, "The input is missing."]
+    assert "--task-id=code_3 --attempt=2" in first["rerun"]
+    assert first["log"].endswith("/tasks/code_3?try_number=1")
+    began, ended = (datetime.datetime.fromisoformat(first[name]) for name in ("began", "ended"))
+    assert began < ended
+    assert account(workshop, ran, "flaky")["state"] == "failed"
+    again = account(workshop, ran, "flaky", 2)
+    assert (again["state"], again["exit_code"], again["reason"], again["links"]) == ("succeeded", 0, None, {})
+    assert again["began"] > account(workshop, ran, "flaky")["ended"]
+    assert account(workshop, ran, "killed", 2)["exit_code"] == -signal.SIGKILL
+    assert account(workshop, ran, "spark_2")["runtime"] == "spark_submit"
+    for task, state in (("look_for_input", "succeeded"), ("watcher", "failed"), ("report_run", "succeeded")):
+        assert account(workshop, ran, task)["state"] == state
+    assert account(workshop, ran, "look_for_input")["job"] is None
+
+
+def test_failed_run_is_reported_by_its_last_task(ends):
+    workshop, ran = ends
+    assert (ran.state, ran.states["watcher"], ran.states["report_run"]) == ("failed", "failed", "success")
+    (file,) = (workshop.lake / "intermediate" / "ends").glob("*/report_run/run.json")
+    document = json.loads(file.read_text())
+    expected = {"format": 1, "environment": "laptop", "dag": "ends", "run": ran.run_id, "kind": "manual"}
+    assert {name: document[name] for name in expected} == expected
+    assert document["prices"] == {"currency": "USD", "million_write_units": 0.76}
+    assert document["began"] and document["run_after"]
+    assert document["url"].endswith(f"/dags/ends/runs/{quote(ran.run_id)}")
+    tasks = document["tasks"]
+    assert tasks.keys() == {*ENDS, "look_for_input", "watcher"}
+    assert tasks["code_3"]["states"] == {"": "failed"}
+    assert tasks["code_3"]["upstream"] == ["look_for_input"]
+    assert (tasks["spark_2"]["engine"], tasks["spark_2"]["runtime"]) == ("spark", "spark_submit")
+
+
+def test_run_without_new_input_is_not_reported(ends):
+    workshop, _ = ends
+    files = list(workshop.lake.rglob("*"))
+    instance = SimpleNamespace(xcom_pull=lambda task_ids, key: f"{task_ids} {key}", xcom_push=lambda key, value: None)
+    with pytest.raises(AirflowSkipException, match="nothing new to read"):
+        workshop.load("ends").get_task("report_run").execute({"ti": instance})
+    assert list(workshop.lake.rglob("*")) == files
+
+
+def test_attempt_that_was_killed_stays_running_and_one_that_resumes_keeps_its_beginning(tmp_path):
+    class Instance:
+        dag_id, run_id, task_id, map_index, try_number, log_url = "d", "r", "t", 3, 2, "http://airflow/log"
+        start_date = datetime.datetime(2011, 6, 1, tzinfo=datetime.UTC)
+
+    dag = SimpleNamespace(user_defined_macros={"lake": f"file://{tmp_path}/"})
+    context = {"ti": Instance(), "dag": dag, "task": SimpleNamespace(render_template=lambda text, context: text)}
+    file = tmp_path / "intermediate/d/r/t/map-3/attempt-2/scheduler.json"
+    tmp_path.chmod(0o770)
+    with pytest.raises(AirflowRescheduleException), recording(context):
+        written = json.loads(file.read_text())
+        raise AirflowRescheduleException(Instance.start_date)
+    assert (written["state"], written["ended"], written["task"]["map_index"]) == ("running", None, 3)
+    assert json.loads(file.read_text()) == written
+    assert [path.name for path in file.parent.iterdir()] == ["scheduler.json"]
+    assert file.parent.stat().st_mode & 0o777 == 0o770, "the job, perhaps another user, writes there too"
+    Instance.start_date += datetime.timedelta(hours=1)
+    with recording({**context, "task_reschedule_count": 1}):
+        pass
+    ended = json.loads(file.read_text())
+    assert (ended["began"], ended["state"]) == (written["began"], "succeeded")
+    with recording({**context, "dag": None}):
+        pass  # a lake that is not there fails no task
+
+
 def test_rerun_command_in_log_reruns_task(ends):
     workshop, ran = ends
     (line,) = [line for line in ran.log if "To run it manually" in line and "--task-id=code_1 --attempt=3" in line]
@@ -143,6 +237,7 @@ def test_job_gets_identity_roles_parameters_and_returns_metrics(workshop):
     parts = '[parameters.parts]\ntype = "integer"\ndefault = 1\nhelp = "a number"'
     workshop.job("part", keep, engine='python"\nmapped_by = "parts', more=f"{READS}\n{WRITES}\n{parts}\n{FLAG}")
     workshop.job("join", keep, more=READS)
+    workshop.job("report_run", "raise errors.GateRefused('There is no report.')")
     body = """
     built = dag.spark("build")
     parts = dag.container("part", parts=2, interactions=built)
@@ -158,7 +253,11 @@ def test_job_gets_identity_roles_parameters_and_returns_metrics(workshop):
     }
     workshop.pipeline("passed", body, cluster={}, join={}, **settings)
     ran = workshop.run("passed", conf={"text": "a b $HOME; x"})
-    assert ran.state == "success"
+    assert (ran.state, ran.states["report_run"]) == ("success", "failed")
+    (document,) = (workshop.lake / "intermediate" / "passed").glob("*/report_run/run.json")
+    assert json.loads(document.read_text())["tasks"]["part"]["states"] == {"0": "success", "1": "success"}
+    (mapped,) = (workshop.lake / "intermediate" / "passed").glob("*/part/map-1/attempt-1/scheduler.json")
+    assert json.loads(mapped.read_text())["task"]["map_index"] == 1
     arguments = {name: " ".join(xcom["metrics"]["arguments"]) for name, xcom in ran.xcoms.items()}
     (started,) = {each for text in arguments.values() for each in re.findall(r" --run-started=(\S+)", text)}
     assert datetime.datetime.fromisoformat(started).utcoffset() == datetime.timedelta()
@@ -183,9 +282,19 @@ def test_airflow_variable_selects_lake_on_s3(workshop, s3_server, monkeypatch):
     monkeypatch.setenv("AIRFLOW_VAR_LAKE", "s3://tandem-lake/pipelines/")
     workshop.job("write", "task.metrics['rows'] = 7", more=WRITES)
     workshop.job("refuse", "raise errors.GateRefused('The gate refused it.')", more=READS)
+    workshop.job("report_run", "raise errors.GateRefused('There is no report.')")
     workshop.pipeline("remote", 'dag.container("refuse", interactions=dag.container("write"))', write={}, refuse={})
     ran = workshop.run("remote")
-    assert ran.states == {"look_for_input": "success", "write": "success", "refuse": "failed"}
+    assert ran.states == {
+        "look_for_input": "success",
+        "write": "success",
+        "refuse": "failed",
+        "watcher": "failed",
+        "report_run": "skipped",  # not failed: Airflow's notice is about the task that failed last
+    }
+    key = task_key("s3://tandem-lake/pipelines", "remote", ran.run_id, "refuse")
+    document = json.loads(read(f"{key}/attempt-1/scheduler.json"))
+    assert (document["state"], document["exit_code"]) == ("failed", 4)
     assert set(ran.tries.values()) == {1}
     assert ran.xcoms["write"]["metrics"] == {"rows": 7}
     assert ran.xcoms["write"]["manifest"].startswith("s3://tandem-lake/pipelines/intermediate/remote/")
@@ -240,7 +349,7 @@ def wait_for_end(pid):
         time.sleep(0.05)
 
 
-def test_asset_event_has_days_rows_and_manifest_and_none_is_sent_without_rows(workshop):
+def test_asset_event_describes_new_rows_or_version_and_none_is_sent_without(workshop):
     rows = 'contract = "interactions@2"\ndataset = "curated'
     workshop.job("fill", more=f'[outputs.events]\n{rows}/events"\n[outputs.items]\n{rows}/items"')
     workshop.pipeline("p", 'dag.container("fill")', fill={})
@@ -259,3 +368,16 @@ def test_asset_event_has_days_rows_and_manifest_and_none_is_sent_without_rows(wo
     }
     task.describe_assets({"outlet_events": events}, {"outputs": {}}, "file:///lake/manifest.json")
     assert task.outlets == []
+
+    product = Asset("products/tips")
+    published = {"version": "2026-03-01T02", "items": 3, "rows": 9}
+    for metrics, outlets in ((published, [product]), ({"items": 3}, [])):
+        task.outlets = [product]
+        task.describe_assets({"outlet_events": events}, {"metrics": metrics}, "file:///lake/manifest.json")
+        assert task.outlets == outlets
+    assert events[product].extra == {
+        "version": "2026-03-01T02",
+        "keys": 3,
+        "rows": 9,
+        "manifest": "file:///lake/manifest.json",
+    }

@@ -30,6 +30,8 @@ class Hours:
         self.task = ReportOverdue(task_id="report", pipelines=pipelines, notice=self.notice)
         patch.setattr(overdue, "last_success", lambda pipeline, now: self.successes.get(pipeline))
         patch.setattr(overdue, "datetime", Clock(self))
+        self.gauges = {}
+        patch.setattr(overdue, "gauge", lambda name, value, tags: self.gauges.update({(name, tags["dag_id"]): value}))
         patch.setattr(overdue.Variable, "get", lambda name, default, deserialize_json: self.variable or default)
         patch.setattr(overdue.Variable, "set", lambda name, value, serialize_json: setattr(self, "variable", value))
 
@@ -62,6 +64,10 @@ def test_each_delay_is_reported_once(monkeypatch):
     assert runs.reported(2) == []
     runs.successes["early"] = runs.now
     assert runs.reported(2) == ["late"]
+    assert runs.gauges == {
+        ("tandem.seconds_since_success", "late"): 4 * 3600,
+        ("tandem.seconds_since_success", "early"): 2 * 3600,
+    }
     assert runs.reported(1) == []
     runs.successes = {"late": runs.now, "early": runs.now}
     assert runs.reported(3) == []

@@ -244,6 +244,24 @@ def test_runtime_without_cluster_adds_no_tasks(jobs):
     assert set(jobs.load("p").task_dict) == {"look_for_input", "before", "build", "train", "after"}
 
 
+def test_report_is_the_last_task_and_decides_nothing(clustered):
+    clustered.job("report_run", more="[parameters.days]\ntype = 'integer'\ndefault = 1\nhelp = 'a number'")
+    clustered.pipeline("p", HYBRID, cluster={"Name": "big"}, build={}, train={})
+    dag = clustered.load("p")
+    report = dag.get_task("report_run")
+    assert [task.task_id for task in dag.tasks if not task.downstream_task_ids] == ["report_run"]
+    assert report.upstream_task_ids == {"watcher"}
+    assert (report.is_teardown, report.on_failure_fail_dagrun, report.retries) == (True, False, 1)
+    assert dag.get_task("watcher").upstream_task_ids == {"after", "close"}
+    assert report.parameters == {}
+    clustered.pipeline("q", HYBRID, cluster={"Name": "big"}, build={}, train={}, report_run={"parameters": {"days": 2}})
+    assert clustered.load("q").get_task("report_run").parameters == {"days": 2}
+    looks = [clustered.load(name).get_task("look_for_input") for name in "pq"]
+    assert looks[0].settings == looks[1].settings, "another report is no reason to run"
+    clustered.pipeline("no_jobs", 'EmptyOperator(task_id="alone")')
+    assert set(clustered.load("no_jobs").task_dict) == {"alone"}
+
+
 @pytest.mark.parametrize(
     ("name", "body", "states"),
     [
@@ -298,6 +316,7 @@ class Ended:
 )
 def test_watcher_tells_manual_skips_from_consequent_ones(clustered, skipped, manual):
     clustered.job("parts", engine='python"\nmapped_by = "factors', more=f"{READS}\n{PARAMETER}")
+    clustered.job("report_run")
     body = f'{HYBRID}dag.container("parts", factors=2, interactions=built)'
     clustered.pipeline("p", body, cluster={"Name": "big"}, build={}, train={}, parts={})
     watcher = clustered.load("p").get_task("watcher")
@@ -307,7 +326,7 @@ def test_watcher_tells_manual_skips_from_consequent_ones(clustered, skipped, man
     skipped = {each.replace("nothing_new", "look_for_input").replace("backfill", "parts") for each in skipped}
     instance = Ended(
         {task: "skipped" if task in skipped else "success" for task in [*all_of_them, "parts_0", "parts_1"]}
-        | {"watcher": "running"},
+        | {"watcher": "running", "report_run": "failed"},  # of an earlier end of the run
         reasons,
     )
     if not manual:

@@ -1,5 +1,6 @@
 """The pipelines of this repository: they import quickly, read nothing outside the DAGs, and keep their promises."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -11,11 +12,13 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 from airflow.sdk.exceptions import AirflowSkipException
+from tandem import render, settings
 from tandem.environment import SPARK_RUNTIMES
 from tandem.operator import JobOperator
 
 ROOT = Path(__file__).parents[2]
 DAGS = ROOT / "airflow_dags"
+CATALOGUE = json.loads((DAGS / "job_catalogue.json").read_text())
 FOLDERS = sorted(file.parent.name for file in DAGS.glob("*/dag.py"))
 
 
@@ -44,9 +47,7 @@ def test_every_folder_has_documentation_and_teardowns(bag, folder):
     assert dag.description and dag.description in " ".join(dag.doc_md.split())
     assert dag.tags
     assert "airflow" not in {task.owner for task in dag.tasks}, "nobody is named whom to ask"
-    assert (DAGS / folder / "cluster.json").exists() == any(
-        task.runtime.__class__.__name__ == "SparkSubmit" for task in jobs(dag)
-    )
+    assert (DAGS / folder / "cluster.json").exists() == any(task.choice for task in jobs(dag))  # of an engine
     for setup in (task for task in dag.tasks if task.is_setup):
         assert any(task.is_teardown for task in setup.downstream_list)
 
@@ -54,6 +55,20 @@ def test_every_folder_has_documentation_and_teardowns(bag, folder):
 def jobs(dag):
     tasks = [task.unmap({"shard": 0}) if isinstance(task, MappedOperator) else task for task in dag.tasks]
     return [task for task in tasks if isinstance(task, JobOperator)]
+
+
+@pytest.mark.parametrize("environment", settings.names(DAGS / "environments"))
+def test_every_task_renders_in_every_environment(monkeypatch, environment):
+    monkeypatch.setenv("TANDEM_ENVIRONMENT", environment)
+    monkeypatch.setenv("AIRFLOW_VAR_RELEASE", json.dumps(dict.fromkeys(CATALOGUE, "0123456789abcdef")))
+    bag = DagBag(str(DAGS))
+    assert bag.import_errors == {}
+    monkeypatch.setattr(render, "load", bag.dags.__getitem__)
+    for dag in bag.dags.values():
+        for task in jobs(dag):
+            names = {"dag": dag.dag_id, "task": task.task_id, "run": "RUN", "attempt": 1, "map_index": 0}
+            payload = json.dumps(render.payload(argparse.Namespace(**names)))
+            assert "--task-id" in payload and "{{" not in payload
 
 
 @pytest.mark.parametrize("runtime", [name for name in SPARK_RUNTIMES if name != "spark_submit"])
@@ -102,12 +117,24 @@ def test_parsing_reads_only_dag_files_within_a_second(parsed, folder):
 def test_daily_recommendations_is_short_and_in_order(bag):
     daily = bag.dags["daily_recommendations"]
     assert len((DAGS / "daily_recommendations" / "dag.py").read_text().splitlines()) <= 35
-    assert [asset.name for asset in bag.dags["ingest_events"].get_task("ingest_events").outlets] == ["curated/events"]
     assert daily.get_task("predict_recommendations").upstream_task_ids == {"build_interactions", "train_recommender"}
     assert daily.get_task("select_recommendations").upstream_task_ids == {
         "predict_recommendations",
         "train_recommender",
     }
+
+
+def test_assets_are_deliveries_datasets_and_products(bag):
+    def assets(dag, task):
+        read, written = bag.dags[dag].get_task(task).inlets, bag.dags[dag].get_task(task).outlets
+        return [asset.name for asset in read], [asset.name for asset in written]
+
+    assert assets("ingest_events", "ingest_events") == (["raw/events"], ["curated/events"])
+    assert assets("daily_recommendations", "build_interactions") == (["curated/events"], [])
+    assert assets("daily_recommendations", "publish_product") == ([], ["products/recommendations"])
+    assert assets("daily_recommendations", "publish_similar_items") == ([], ["products/similar_items"])
+    assert assets("daily_recommendations", "write_product") == ([], [])  # not live yet
+    assert assets("user_characteristics", "publish_product") == ([], ["products/characteristics"])
 
 
 def test_ingestion_runs_each_quarter_of_an_hour_and_products_daily_one_after_another(bag):
@@ -136,7 +163,7 @@ def test_every_pipeline_looks_for_its_input_first(bag):
         assert look[f"ingest_{kind}"].raw == [f"raw/{kind}"]
     characteristics = look["user_characteristics"]
     assert characteristics.datasets == ["curated/events", "curated/items", "curated/users"], "not the model it writes"
-    assert "train_churn" in characteristics.jobs
+    assert "train_churn" in characteristics.products
     assert all(look[name].as_of_day for name, dag in bag.dags.items() if "publish_product" in dag.task_ids)
     assert look["trending_items"].settings != look["daily_recommendations"].settings
 

@@ -49,6 +49,8 @@ ENVIRONMENTS = {
     "unknown key of a pipeline": ('[pipelines.new]\nschedul = "0 3 * * *"', False),
     "text for hours": ('[pipelines.new]\noverdue_hours = "30"', False),
     "unknown runtime": ('[spark]\nruntime = "flink"', False),
+    "by size": ('[spark]\nruntime = "auto"\n[spark.auto]\nmax_bytes = "1GiB"', True),
+    "by size on an unknown runtime": ('[spark]\nruntime = "auto"\n[spark.auto]\ncluster = "container"', False),
     "unknown key of a container runtime": ("[container.kubernetes_pod]\nkeep = true", False),
     "unknown key of a Spark runtime": ('[spark.emr]\nzone = "x"', False),
     "what all runtimes share": ('[container.kubernetes_pod]\nregistry = "x"', False),
@@ -58,7 +60,8 @@ ENVIRONMENTS = {
 @pytest.mark.parametrize("case", ENVIRONMENTS)
 def test_schema_and_check_agree_on_an_environment(tmp_path, monkeypatch, case):
     text, good = ENVIRONMENTS[case]
-    shared = (DAGS / "environments/shared.toml").read_text().replace("[delivery] ", '[delivery]\ntables = "t-"  ')
+    shared = (DAGS / "environments/shared.toml").read_text().replace("[delivery]", '[delivery]\ntables = "t-"')
+    shared = shared.replace("[spark.auto] ", '[spark]\nruntime = "emr"\n[spark.auto]\ncluster = "emr"  ')
     (tmp_path / "shared.toml").write_text(f'lake = "s3://lake"\n{shared}')
     (tmp_path / "pod.json").write_text((DAGS / "environments/pod.json").read_text())
     (tmp_path / "mine.toml").write_text(text)
@@ -75,8 +78,9 @@ def test_every_environment_fits_the_schema(file):
 @pytest.mark.parametrize("kind", schemas.RUNTIMES)
 def test_schema_of_environments_has_every_runtime(kind):
     tables = SCHEMAS["environment"]["properties"][kind]["properties"]
-    assert set(tables) == {"runtime", *schemas.RUNTIMES[kind]}
-    assert settings.KNOWN[kind].keys() == {"runtime", ...}
+    auto = {"auto"} if kind == "spark" else set()
+    assert set(tables) == {"runtime", *auto, *schemas.RUNTIMES[kind]}
+    assert settings.KNOWN[kind].keys() == {"runtime", *auto, ...}
 
 
 def check_emr(document) -> None:

@@ -1,6 +1,9 @@
-"""The processes in which a local Airflow runs its tasks."""
+"""The processes in which a local Airflow runs its tasks, or waits for them."""
 
+import contextlib
 import subprocess
+
+import psutil
 
 from tools.airflow_api import quote_id
 
@@ -12,3 +15,17 @@ def worker(airflow, dag, run, task):
     listed = subprocess.run(["ps", "-A", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
     (line,) = [line for line in listed.splitlines() if line.rstrip().endswith(title)]
     return int(line.split()[0])
+
+
+@contextlib.contextmanager
+def restarted_triggerer():
+    """Stop the triggerer that this process started, as a deployment does; run one like it during this block."""
+    own = psutil.Process().children()
+    (old,) = [each for each in own if any("triggerer" in word for word in each.cmdline())]
+    environment = old.environ()
+    old.terminate()
+    old.wait(60)
+    new = subprocess.Popen(["airflow", "triggerer"], env=environment, stdout=subprocess.DEVNULL)
+    yield
+    new.terminate()
+    new.wait()
