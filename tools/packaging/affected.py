@@ -19,9 +19,9 @@ from common.errors import ArgumentError, TaskError
 from tools.command_line import exit_on_task_error
 from tools.packaging.base_image import BASE_IMAGE, default
 from tools.packaging.build import BASES
-from tools.packaging.fingerprint import ROOT, Product, jobs, product
+from tools.packaging.fingerprint import ROOT, Product, job_of, product, products
 
-Row = tuple[str, str, str, list[str]]  # job, old and new fingerprint, reasons
+Row = tuple[str, str, str, list[str]]  # product, old and new fingerprint, reasons
 FOLDERS = ["common", "dockerfiles", "jobs", "requirements", "sources"]  # every file of a product is in one of them
 
 
@@ -39,7 +39,7 @@ def main() -> None:
         bases = json.loads(BASES.read_text()) if BASES.exists() else {}
         rows = compare(Path(former), ROOT, bases)
     table = Table(title=f"Since {revision[:10]}, uncommitted changes included", title_justify="left")
-    for heading in ("job", "old", "new", "why"):
+    for heading in ("product", "old", "new", "why"):
         table.add_column(heading)
     for name, old, new, why in rows:
         if old != new:
@@ -52,9 +52,15 @@ def main() -> None:
 
 
 def changed(rows: list[Row]) -> list[dict[str, Any]]:
-    """Return the jobs whose products differ, for JSON; `old` or `new` is null if there is no product."""
+    """Return the products that differ, for JSON; `old` or `new` is null if there is no product."""
     return [
-        {"job": name, "old": None if old == "-" else old, "new": None if new == "-" else new, "why": why}
+        {
+            "product": name,
+            "job": job_of(name),
+            "old": None if old == "-" else old,
+            "new": None if new == "-" else new,
+            "why": why,
+        }
         for name, old, new, why in rows
         if old != new
     ]
@@ -74,23 +80,22 @@ def extract(revision: str, folder: Path, root: Path = ROOT) -> None:
 
 
 def compare(former: Path, root: Path, bases: Mapping[str, str] = MappingProxyType({})) -> list[Row]:
-    """Return each job of either tree with its fingerprint in both, `-` if it has none, and the reasons of a difference.
+    """Return each product of either tree: its fingerprint in both, `-` if it has none, and the reasons of a difference.
 
     `bases` maps the names of the last build's base images to the names with their digests then.
     """
     rows = []
-    for name in sorted({*jobs(former), *jobs(root)}):
-        old, trouble = former_product(name, former, bases)
-        new = product(name, root) if (root / "jobs" / name / "job.toml").exists() else None
+    before, now = products(former), products(root)
+    for name in sorted({*before, *now}):
+        old, trouble = former_product(name, former, bases) if name in before else (None, "a new product")
+        new = product(name, root) if name in now else None
         why = [trouble] if trouble else reasons(old, new)
         rows.append((name, old.fingerprint if old else "-", new.fingerprint if new else "-", why))
     return rows
 
 
 def former_product(name: str, former: Path, bases: Mapping[str, str]) -> tuple[Product | None, str]:
-    """Return a job's former product, or the reason why there is none."""
-    if not (former / "jobs" / name / "job.toml").exists():
-        return None, "a new job"
+    """Return a former product, or the reason why there is none."""
     try:
         base_image = default(former) or BASE_IMAGE
         return product(name, former, base_image, bases.get(base_image)), ""
@@ -99,9 +104,9 @@ def former_product(name: str, former: Path, bases: Mapping[str, str]) -> tuple[P
 
 
 def reasons(old: Product | None, new: Product | None) -> list[str]:
-    """List the differences of two products of a job."""
+    """List the differences of two states of a product."""
     if old is None or new is None:
-        return ["the job is gone"]
+        return ["the product is gone"]
     differences = [
         f"{name} changed: {old.settings.get(name, 'none')} → {value}"
         for name, value in new.settings.items()

@@ -1,4 +1,4 @@
-"""Write generated files of DAGs: job_catalogue.json from every job.toml, and a copy of common/protocol.py."""
+"""Write generated files of DAGs: catalogues of all jobs and all contracts, and a copy of common/protocol.py."""
 
 import argparse
 import dataclasses
@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common import contracts
 from common.handover.job_toml import load
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTOCOL = "common/protocol.py"
-KEYS = ("engine", "mapped_by", "services", "inputs", "outputs", "parameters", "resources", "spark")
+KEYS = ("description", "engine", "mapped_by", "services", "inputs", "outputs", "parameters", "resources", "spark")
 
 
 def catalogue(jobs: Path) -> str:
@@ -28,6 +29,21 @@ def catalogue(jobs: Path) -> str:
     return json.dumps(entries, indent=2, default=str) + "\n"
 
 
+def contract_catalogue() -> str:
+    """Return descriptions and columns of all contracts, as JSON: a type ends in `?` where null is allowed."""
+    names = sorted(file.stem for file in (ROOT / "common" / "contracts").glob("*.toml"))
+    entries = {
+        name: {
+            "description": " ".join(contracts.load(name).description.split()),
+            "columns": {
+                column: each.type + "?" * each.nullable for column, each in contracts.load(name).columns.items()
+            },
+        }
+        for name in names
+    }
+    return json.dumps(entries, indent=2) + "\n"
+
+
 def drop_empty(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the fields of a job, parameter or table that have a value."""
     return {name: value for name, value in pairs if value not in (None, ())}
@@ -38,18 +54,29 @@ def protocol() -> str:
     return f"# Generated from common/protocol.py by make format; edit that file.\n{(ROOT / PROTOCOL).read_text()}"
 
 
+def generated() -> dict[Path, tuple[str, str]]:
+    """Return the source and the content of each generated file."""
+    return {
+        ROOT / "airflow_dags" / "job_catalogue.json": ("jobs/*/job.toml", catalogue(ROOT / "jobs")),
+        ROOT / "airflow_dags" / "contract_catalogue.json": ("common/contracts/*.toml", contract_catalogue()),
+        ROOT / "airflow_dags" / "tandem" / "protocol.py": (PROTOCOL, protocol()),
+    }
+
+
+def write() -> None:
+    """Write the generated files."""
+    for file, (_, content) in generated().items():
+        file.write_text(content)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing, exit 1 if a file is out of date")
-    generated = {
-        ROOT / "airflow_dags" / "job_catalogue.json": ("jobs/*/job.toml", catalogue(ROOT / "jobs")),
-        ROOT / "airflow_dags" / "tandem" / "protocol.py": (PROTOCOL, protocol()),
-    }
-    check = parser.parse_args().check
-    for file, (source, content) in generated.items():
-        if not check:
-            file.write_text(content)
-        elif not file.exists() or file.read_text() != content:
+    if not parser.parse_args().check:
+        write()
+        return
+    for file, (source, content) in generated().items():
+        if not file.exists() or file.read_text() != content:
             sys.exit(f"{file.relative_to(ROOT)} differs from {source}; run make format.")
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import runpy
 import subprocess
 import sys
 from collections import Counter
@@ -11,21 +10,24 @@ from pathlib import Path
 
 PACKAGES = Path("/packages")
 MAIN = "/app/job/main.py"
-IMPORTS = f"""
-import runpy, sys, time
+LIGHT = (PACKAGES / "sqlframe").exists()  # a Spark job's image without Spark
+START = ["-m", "common.engines.light.submit", MAIN] if LIGHT else [MAIN]
+LOAD = f"""
+import runpy
+from common.handover.stores import s3
+{"from common.engines.light.activate import activate; activate()" if LIGHT else ""}
 runpy.run_path({MAIN!r})
-from common.handover import s3
 s3.client()
-print(round(time.process_time(), 3), len(sys.modules))
 """
+TIMED = f"{LOAD}import sys, time; print(round(time.process_time(), 3), len(sys.modules))"
 
 
 def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # a waiting second thread of BLAS spins, which would count as import time
-    imports = [subprocess.check_output([sys.executable, "-c", IMPORTS]).split() for _ in range(5)]
+    imports = [subprocess.check_output([sys.executable, "-c", TIMED]).split() for _ in range(5)]
     report = {
         "python_seconds": seconds("-c", "pass"),
-        "help_seconds": seconds(MAIN, "--help"),
+        "help_seconds": seconds(*START, "--help"),
         "import_seconds": min(float(taken) for taken, _ in imports),
         "modules": int(imports[0][1]),
     }
@@ -58,10 +60,7 @@ def used_files() -> set[str]:
     """Return the files that are read or mapped when the job does its imports and creates its S3 client."""
     opened = set()
     sys.addaudithook(lambda event, arguments: opened.add(str(arguments[0])) if event == "open" else None)
-    runpy.run_path(MAIN)
-    from common.handover import s3
-
-    s3.client()
+    exec(LOAD, {})
     sources = {str(getattr(module, "__file__", "")) for module in sys.modules.values()}
     mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
     return {os.path.realpath(file) for file in opened | sources | mapped}

@@ -1,4 +1,4 @@
-"""Report sizes of jobs' images by layer and package, start times, and files that are never imported."""
+"""Report sizes of images without Spark by layer and package, start times, and files that are never imported."""
 
 import argparse
 import json
@@ -12,9 +12,9 @@ from common.protocol import image
 from tools.command_line import exit_on_task_error
 from tools.packaging import sbom
 from tools.packaging.base_image import BASE_IMAGE
-from tools.packaging.build import console, image_size, sbom_file, select_jobs
+from tools.packaging.build import console, image_size, sbom_file
 from tools.packaging.docker_client import docker
-from tools.packaging.fingerprint import Product, product
+from tools.packaging.fingerprint import Product, product, products, select_jobs
 
 PROBE = Path(__file__).with_name("image_probe.py")
 
@@ -22,12 +22,12 @@ PROBE = Path(__file__).with_name("image_probe.py")
 @exit_on_task_error()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--job", action="append", metavar="JOB", help="a Python job; all Python jobs if none is named")
+    parser.add_argument("--job", action="append", metavar="JOB", help="a job; all jobs if none is named")
     parser.add_argument("--base-image", default=BASE_IMAGE, metavar="NAME", help="the base of images")
     arguments = parser.parse_args()
-    products = [product(name, base_image=arguments.base_image) for name in select_jobs(arguments.job)]
-    wanted = {each.job.name: each for each in products if each.job.engine == "python"}
-    names = {job: image(job, each.fingerprint) for job, each in wanted.items()}
+    built = [product(name, base_image=arguments.base_image) for name in products(names=select_jobs(arguments.job))]
+    wanted = {each.name: each for each in built if each.kind != "bundle"}
+    names = {name: image(name, each.fingerprint) for name, each in wanted.items()}
     probes = {job: probe(name) for job, name in names.items()}
     base = size(arguments.base_image)
     bills = {job: bill(each) for job, each in wanted.items()}
@@ -73,7 +73,7 @@ def bill(wanted: Product) -> dict[str, Any]:
     """Return the bill of materials of an image; written now if the image was built elsewhere."""
     file = sbom_file(wanted)
     if not file.exists():
-        sbom.write(wanted, "image", file)
+        sbom.write(wanted, wanted.kind, file)
     document: dict[str, Any] = json.loads(file.read_text())
     return document
 

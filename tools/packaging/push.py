@@ -14,9 +14,9 @@ from common.handover import job_toml
 from common.protocol import image
 from tools.command_line import exit_on_task_error
 from tools.environment import load, require
-from tools.packaging.build import RELEASE, image_size, select_jobs
+from tools.packaging.build import RELEASE, image_size
 from tools.packaging.docker_client import docker
-from tools.packaging.fingerprint import ROOT
+from tools.packaging.fingerprint import ROOT, job_of, products, select_jobs
 
 
 @exit_on_task_error()
@@ -33,10 +33,10 @@ def main() -> None:
         table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
     registry = arguments.registry or require(load(arguments.environment), "registry", "HOST[:PORT][/PREFIX]")
     release = json.loads(RELEASE.read_text()) if RELEASE.exists() else {}
-    for name in select_jobs(arguments.job):
-        spark = job_toml.load(ROOT / "jobs" / name).engine == "spark"
-        if spark and (name not in release or image_size(image(name, release[name])) is None):
-            continue  # it runs from its bundle
+    for name in products(names=select_jobs(arguments.job)):
+        bundle = name == job_of(name) and job_toml.load(ROOT / "jobs" / name).engine == "spark"
+        if bundle and (name not in release or image_size(image(name, release[name])) is None):
+            continue  # it has no image
         if name not in release:
             raise TaskError(f"{RELEASE.relative_to(ROOT)} has no image of {name}; build it first: make build.")
         started = time.monotonic()
@@ -46,10 +46,10 @@ def main() -> None:
     console.print(table)
 
 
-def push(job: str, fingerprint: str, registry: str) -> tuple[str, str]:
-    """Push a job's image; return its name and its digest in the registry."""
-    remote = image(job, fingerprint, registry)
-    return remote, copy(image(job, fingerprint), remote)
+def push(name: str, fingerprint: str, registry: str) -> tuple[str, str]:
+    """Push the image of a product; return its name and its digest in the registry."""
+    remote = image(name, fingerprint, registry)
+    return remote, copy(image(name, fingerprint), remote)
 
 
 def copy(source: str, remote: str) -> str:

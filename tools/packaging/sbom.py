@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from tools.packaging.docker_client import docker
 from tools.packaging.fingerprint import Product
-from tools.packaging.s3_jars import added_jars
+from tools.packaging.spark_jars import added_jars
 
 NAMESPACE = uuid.UUID("5f0f9b3e-7a0c-4b8e-9d0a-2f6c1d3b7e41")  # of serial numbers, which are derived from fingerprints
 IN_IMAGES = {
@@ -35,13 +35,13 @@ LISTED = "cat /etc/os-release; dpkg-query --show --showformat '${Package}\\t${Ve
 def write(wanted: Product, kind: str, file: Path) -> None:
     """Write the bill of materials of a product's image."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    jars = added_jars() if wanted.job.engine == "spark" and kind == "image" else []
+    jars = added_jars() if wanted.kind == "bundle" and kind == "image" else []
     file.write_text(document(wanted, kind, system_packages(wanted.base_image), jars), "utf-8")
 
 
 def document(wanted: Product, kind: str, system: Iterable[Component], jars: Iterable[Path]) -> str:
     """Return the bill of materials as JSON, without a time: the same bytes for the same image."""
-    name = f"tandem/{wanted.job.name}"
+    name = f"tandem/{wanted.name}"
     image = Component(
         type=ComponentType.CONTAINER,
         name=name,

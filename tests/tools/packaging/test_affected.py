@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from small_checkout import write
+from small_checkout import LIGHT, write
 
 from common.errors import TaskError
 from tools.packaging import affected
@@ -65,19 +65,24 @@ def test_added_and_removed_files_are_reported(repository, tmp_path):
 def test_new_and_removed_jobs_are_reported(repository, tmp_path):
     (repository / "jobs/learn").rename(repository / "jobs/teach")
     changes = rows(repository, tmp_path)
-    assert (changes["learn"][1], changes["learn"][2]) == ("-", ["the job is gone"])
-    assert (changes["teach"][0], changes["teach"][2]) == ("-", ["a new job"])
+    assert (changes["learn"][1], changes["learn"][2]) == ("-", ["the product is gone"])
+    assert (changes["teach"][0], changes["teach"][2]) == ("-", ["a new product"])
 
 
 def test_changes_for_machines_omit_equal_products(repository, tmp_path):
     (repository / "jobs/learn").rename(repository / "jobs/teach")
     former = tmp_path / "former"
     affected.extract(affected.fork("HEAD", repository), former, repository)
-    entries = {entry["job"]: entry for entry in affected.changed(affected.compare(former, repository))}
+    entries = {entry["product"]: entry for entry in affected.changed(affected.compare(former, repository))}
     assert set(entries) == {"learn", "teach"}  # count did not change
     assert entries["learn"]["new"] is None
     assert entries["teach"]["old"] is None
     assert len(entries["teach"]["new"]) == 16
+    write(repository, LIGHT)
+    (entry,) = [
+        each for each in affected.changed(affected.compare(former, repository)) if each["product"] == "sum-light"
+    ]
+    assert (entry["job"], entry["old"], entry["why"]) == ("sum", None, ["a new product"])
 
 
 def test_former_state_that_could_not_be_built_is_reported(repository, tmp_path):

@@ -1,29 +1,31 @@
 """Products: reproducible, self-contained bundles, and images by fingerprint with their labels."""
 
 import datetime
+import functools
 import gzip
 import io
 import json
 import os
+import platform
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 import uuid
 import zipfile
 from pathlib import Path
 
-import pyspark
 import pytest
-from small_checkout import FILES, write
+from small_checkout import FILES, LIGHT, write
 
 from common.errors import TaskError
 from common.handover import storage
 from common.protocol import image
-from tools.packaging import build, s3_jars
+from tools.packaging import build, spark_jars
 from tools.packaging.base_image import BASE_IMAGE, with_digest
-from tools.packaging.fingerprint import product
+from tools.packaging.fingerprint import product, products, select_jobs
 from tools.run import submit
 
 
@@ -119,17 +121,24 @@ def test_libraries_of_a_job_are_packed_for_all_processes(with_library):
         assert f" {part} " in command
 
 
-def test_libraries_are_packed_for_the_platform_of_the_clusters(with_library, checkout):
+def test_libraries_are_packed_for_the_processors_of_all_clusters(with_library, checkout, tmp_path):
     wanted = with_library(INFLECTION_HASH)
     pinned = (build.ROOT / "requirements/airflow.txt").read_text()
     markupsafe = re.search(r"(?m)^markupsafe==.*\n(    --hash=.*\n)+", pinned)[0]
     write(checkout, {"requirements/own.txt": markupsafe})
-    names = build.libraries(product("count", checkout))
-    assert "markupsafe/_speedups.cpython-311-aarch64-linux-gnu.so" in names
+    files = build.libraries(product("count", checkout))
+    for machine in ("aarch64", "x86_64"):
+        assert f"{machine}/markupsafe/_speedups.cpython-311-{machine}-linux-gnu.so" in files
+    build.stage(tmp_path / "libraries", files)
+    path = {"PYTHONPATH": "libraries"}  # relative, as for the processes of a cluster
+    program = "import markupsafe; print(markupsafe.__file__)"
+    found = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=path, capture_output=True, text=True)
+    assert found.stdout.strip() == str(tmp_path / "libraries" / platform.machine() / "markupsafe" / "__init__.py")
     clusters = [json.loads(file.read_text()) for file in build.ROOT.glob("airflow_dags/*/cluster.json")]
     types = [group["InstanceType"] for cluster in clusters for group in cluster["Instances"]["InstanceGroups"]]
-    assert types and all(re.match(r"[a-z]+\d+g", name) for name in types)  # Graviton, as in NODES
-    assert wanted.settings["cluster"] == "--python-version 3.11 --python-platform aarch64-manylinux_2_28"
+    assert types and all(re.match(r"[a-z]+\d+g", name) for name in types)  # Graviton, which is aarch64
+    version = "--python-version 3.11 --python-platform"
+    assert wanted.settings["cluster"] == f"{version} aarch64-manylinux_2_28 {version} x86_64-manylinux_2_28"
 
 
 def test_library_with_another_hash_is_refused(with_library):
@@ -137,6 +146,7 @@ def test_library_with_another_hash_is_refused(with_library):
         build.bundle_files(with_library("0" * 64))
 
 
+@pytest.mark.system  # a Spark process
 def test_job_with_own_libraries_runs_from_its_bundle(tmp_path, lake, monkeypatch):
     root = tmp_path / "real"
     root.mkdir()
@@ -179,21 +189,37 @@ def test_release_file_keeps_the_last_product_of_each_job(checkout, tmp_path, mon
     write(checkout, {"jobs/count/more.txt": ""})
     newer = product("count", checkout)
     build.record_build(newer)
+    write(checkout, LIGHT)
+    light = product("sum-light", checkout, "other:1", "other:1@sha256:0")
+    build.record_build(light)
     release = json.loads(build.RELEASE.read_text())
-    assert release == {"count": newer.fingerprint, "learn": learn.fingerprint}
+    assert release == {"count": newer.fingerprint, "learn": learn.fingerprint, "sum-light": light.fingerprint}
+    assert json.loads(build.BASES.read_text())["other:1"] == "other:1@sha256:0"
     assert newer.fingerprint != count.fingerprint
+
+
+def test_a_kind_selects_among_the_products_of_jobs(checkout, monkeypatch):
+    write(checkout, LIGHT)
+    monkeypatch.setattr(build, "select_jobs", lambda names: names or ["count", "learn", "sum"])
+    monkeypatch.setattr(build, "products", functools.partial(products, checkout))
+    both = ["count", "learn", "sum", "sum-light"]
+    assert build.select_products(None, None) == both
+    assert build.select_products(None, "light") == ["sum-light"]
+    assert build.select_products(None, "image") == ["count", "learn", "sum"]
+    assert build.select_products(["sum"], None) == ["sum", "sum-light"]
+    assert build.select_products(["count"], "light") == ["count-light"]  # which `product` refuses with the reason
 
 
 def test_unknown_job_is_reported_with_nearest_name():
     with pytest.raises(TaskError, match="did you mean 'ingest_events'"):
-        build.select_jobs(["ingest_event"])
+        select_jobs(["ingest_event"])
 
 
 @pytest.fixture(scope="session")
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a Python with its standard library, pyspark, and a library of bundles only."""
     folder = tmp_path_factory.mktemp("bare")
-    site = Path(pyspark.__file__).parents[1]
+    site = Path(sysconfig.get_path("purelib"))
     for package in ("pyspark", "py4j", "sqlglot"):  # the last is in the bundle's libraries
         (folder / package).symlink_to(site / package)
     python = folder / "python"
@@ -301,10 +327,19 @@ def test_build_context_has_all_files_of_an_image(checkout):
     assert files["app/jobs/learn/fingerprint"].decode() == f"{wanted.fingerprint} learn\n"
     files = build.context_files(product("count", checkout))
     bundle = [f"app/{name}" for name in ("code.zip", "fingerprint", "job.toml", "main.py")]
-    assert sorted(name for name in files if not name.startswith("s3-jars/")) == [
+    assert sorted(name for name in files if not name.startswith("spark-jars/")) == [
         *("Dockerfile", *bundle, "requirements/spark.txt")
     ]
-    assert {name for name in files if name.startswith("s3-jars/")} == {f"s3-jars/{name}" for name in s3_jars.pinned()}
+    write(checkout, LIGHT)
+    light = product("sum-light", checkout)
+    files = build.context_files(light)
+    assert {"requirements.txt", "app/jobs/sum/main.py", "app/common/engines/light/submit.py"} <= set(files)
+    assert files["app/jobs/sum/fingerprint"].decode() == f"{light.fingerprint} sum\n"
+    assert light.fingerprint != product("sum", checkout).fingerprint
+    files = build.context_files(product("count", checkout))
+    assert {name for name in files if name.startswith("spark-jars/")} == {
+        f"spark-jars/{name}" for name in spark_jars.pinned()
+    }
 
 
 def test_failed_docker_build_is_reported_with_its_output(docker_engine, checkout, capsys):

@@ -1,5 +1,6 @@
 """A fingerprint changes with every file of a product, and with nothing else."""
 
+import copy
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,20 +9,30 @@ import grimp
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_checkout import FILES, write
+from small_checkout import FILES, LIGHT, write
 
 from common import contracts
 from common.errors import ArgumentError
 from common.handover.job_toml import Job
-from tools.packaging.fingerprint import ROOT, Product, ProductFile, jobs, module_file, product
+from tools.packaging.fingerprint import (
+    ACTIVATE,
+    ROOT,
+    Product,
+    ProductFile,
+    job_of,
+    jobs,
+    module_file,
+    product,
+    products,
+)
 
 
 def fingerprints(root: Path) -> dict[str, str]:
-    return {name: product(name, root).fingerprint for name in jobs(root)}
+    return {name: product(name, root).fingerprint for name in products(root)}
 
 
 def changed(root: Path, path: str, text: str) -> set[str]:
-    """Write new content to one file; return the jobs whose fingerprints change."""
+    """Write new content to one file; return the products whose fingerprints change."""
     before = fingerprints(root)
     write(root, {path: text})
     after = fingerprints(root)
@@ -85,6 +96,49 @@ def test_base_image_counts_for_images_not_for_bundles(checkout):
     assert count == product("count", checkout).fingerprint
 
 
+def test_spark_job_on_either_engine_has_two_products_each_with_its_engine(checkout):
+    write(checkout, LIGHT)
+    assert products(checkout) == ["count", "learn", "sum", "sum-light"]
+    bundle, light = (product(name, checkout) for name in ("sum", "sum-light"))
+    both = {f"common/{name}.py" for name in ("__init__", "engines/__init__", "engines/frames/__init__")}
+    both |= {"common/engines/frames/engine.py", "jobs/sum/main.py", "jobs/sum/job.toml"}
+    both |= {"common/engines/light/__init__.py", "common/engines/light/activate.py"}  # which says that it is not active
+    assert {path for path in bundle.files if path.startswith(("common/", "jobs/"))} == both | {
+        f"common/{name}.py" for name in ("engines/spark/__init__", "engines/spark/io", "near", "far")
+    }
+    assert {path for path in light.files if path.startswith(("common/", "jobs/"))} == both | {
+        f"common/engines/light/{name}.py" for name in ("files", "submit")
+    }
+    assert light.files["requirements.txt"].content == b"duckdb==2.0.0\n"
+    assert (bundle.kind, light.kind) == ("bundle", "light")
+
+
+@pytest.mark.parametrize(
+    ("path", "names"),
+    {
+        "common/engines/light/submit.py": {"sum-light"},
+        "common/engines/light/activate.py": {"sum", "sum-light"},
+        "common/engines/spark/io.py": {"sum"},
+        "common/engines/frames/engine.py": {"sum", "sum-light"},
+        "common/far.py": {"sum", "learn", "count"},
+        "requirements/light.txt": {"sum-light"},
+        "requirements/spark.txt": {"sum", "count"},
+        "dockerfiles/python-job.Dockerfile": {"sum-light", "learn"},
+        "dockerfiles/spark-job.Dockerfile": {"sum", "count"},
+        "jobs/sum/main.py": {"sum", "sum-light"},
+    }.items(),
+)
+def test_change_affects_only_the_products_that_contain_the_file(checkout, path, names):
+    write(checkout, LIGHT)
+    assert changed(checkout, path, {**FILES, **LIGHT}[path] + "# changed\n") == names
+
+
+def test_light_image_of_a_job_for_spark_only_is_refused(checkout):
+    for job in ("count", "learn"):
+        with pytest.raises(ArgumentError, match=rf"{job} has no light image, because its code does not reach common\."):
+            product(f"{job}-light", checkout)
+
+
 def test_versions_that_a_dataset_may_have_are_in_the_product(checkout, monkeypatch):
     monkeypatch.setattr(contracts, "FOLDER", checkout / "common/contracts")
     contracts.load.cache_clear()
@@ -140,6 +194,11 @@ def test_relative_late_and_package_imports_are_followed(checkout):
     }
 
 
+def test_templates_of_a_module_are_in_the_product(checkout):
+    assert changed(checkout, "common/near/page.html", "<p>") == {"learn"}
+    assert product("learn", checkout).files["common/near/page.html"].reason == "a template of common.near"
+
+
 def test_missing_file_is_reported(checkout):
     (checkout / "common/contracts/rows@1.toml").unlink()
     with pytest.raises(ArgumentError, match=r"learn needs common/contracts/rows@1\.toml"):
@@ -151,9 +210,18 @@ def graph():
     return grimp.build_graph("common", "jobs", cache_dir=None)
 
 
-@pytest.mark.parametrize("name", jobs())
-def test_modules_of_real_jobs_agree_with_grimp(graph, name):
-    reached = {module for module in graph.find_upstream_modules(f"jobs.{name}.main") if module.startswith("common")}
+@pytest.mark.parametrize("name", products())
+def test_modules_of_real_products_agree_with_grimp(graph, name):
+    """A bundle is without the light engine but for its switch, a light image without Spark."""
+    light = name != job_of(name)
+    within = copy.deepcopy(graph)
+    for room in ("common.engines", "common.ingestion"):
+        without = f"{room}.{'spark' if light else 'light'}"
+        for module in {without, *within.find_descendants(without)} - {"common.engines.light", ACTIVATE}:
+            within.remove_module(module)
+    starts = {f"jobs.{job_of(name)}.main", *(["common.engines.light.submit"] if light else [])}
+    reached = starts.union(*map(within.find_upstream_modules, starts))
+    reached = {module for module in reached if module.startswith("common")}
     above = {module[:position] for module in reached for position, letter in enumerate(module) if letter == "."}
     files = {module_file(module, ROOT).relative_to(ROOT).as_posix() for module in reached | above}
     assert files == {path for path in product(name).files if path.startswith("common/") and path.endswith(".py")}
@@ -164,12 +232,17 @@ def test_changed_module_affects_exactly_its_importers(graph, tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     before = fingerprints(ROOT)
     assert fingerprints(tmp_path) == before
-    for module in ("common.engines.spark", "common.recommending.ease", "common.handover.storage"):
+    of_light = {"common.engines.spark.files": {False}, "common.engines.light.files": {True}}
+    for module in (*of_light, "common.recommending.ease", "common.handover.storage"):
         file = module_file(module, tmp_path)
         importers = {each.split(".")[1] for each in graph.find_downstream_modules(module) if each.startswith("jobs.")}
         file.write_text(file.read_text() + "#\n")
         after = fingerprints(tmp_path)
-        assert {name for name in before if before[name] != after[name]} == importers
+        assert {name for name in before if before[name] != after[name]} == {
+            name
+            for name in before
+            if job_of(name) in importers and (name != job_of(name)) in of_light.get(module, {False, True})
+        }
         before = after
 
 

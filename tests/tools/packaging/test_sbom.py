@@ -8,9 +8,10 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
-from small_checkout import write
+from small_checkout import LIGHT, write
 
 from tools.packaging import sbom
+from tools.packaging.base_image import BASE_IMAGE
 from tools.packaging.fingerprint import product
 
 DIGEST = "sha256:" + "1" * 64
@@ -75,6 +76,13 @@ def test_image_of_a_spark_job_holds_spark_and_its_jars(checkout, tmp_path):
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     upon_emr = components(sbom.document(product("count", checkout), "emr-image", [], []))
     assert "pyspark" not in upon_emr  # the release contains it
+
+
+def test_light_image_holds_no_spark(checkout):
+    write(checkout, LIGHT)
+    text = sbom.document(product("sum-light", checkout), "light", [], [])
+    assert set(components(text)) == {BASE_IMAGE, "duckdb"}
+    assert json.loads(text)["metadata"]["component"]["name"] == "tandem/sum-light"
 
 
 def test_real_requirements_are_all_in_the_bill():

@@ -1,11 +1,11 @@
-"""The libraries for S3: each matches its pin, and fingerprints of Spark jobs include the pins."""
+"""The libraries of Spark for object stores: each matches its pin, and fingerprints of Spark jobs include the pins."""
 
 import shutil
 
 import pytest
 
 from common.errors import TaskError
-from tools.packaging import s3_jars
+from tools.packaging import spark_jars
 from tools.packaging.fingerprint import ROOT, product
 
 
@@ -15,17 +15,19 @@ def jars(tmp_path, monkeypatch):
     (tmp_path / "jars").mkdir()
     for name in ("one.jar", "two.jar"):
         (tmp_path / "jars" / name).write_text(name)
-    monkeypatch.setattr(s3_jars.pyspark, "__file__", str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(s3_jars, "PINNED", tmp_path / "s3-jars.sha256")
+    monkeypatch.setattr(spark_jars, "JARS", tmp_path / "jars")
+    monkeypatch.setattr(spark_jars, "PINNED", tmp_path / "spark-jars.sha256")
     fetched = {file.name: file for file in (tmp_path / "jars").iterdir()}
-    s3_jars.PINNED.write_text("".join(f"{s3_jars.digest(jar)}  {name}\n" for name, jar in sorted(fetched.items())))
+    spark_jars.PINNED.write_text(
+        "".join(f"{spark_jars.digest(jar)}  {name}\n" for name, jar in sorted(fetched.items()))
+    )
     return fetched
 
 
 @pytest.mark.parametrize("changed", ["content", "missing", "one too many", "unpinned"])
 def test_library_that_differs_from_its_pin_is_refused(jars, tmp_path, changed):
-    s3_jars.check(jars, s3_jars.pinned())
-    assert [jar.name for jar in s3_jars.added_jars()] == ["one.jar", "two.jar"]
+    spark_jars.check(jars, spark_jars.pinned())
+    assert [jar.name for jar in spark_jars.added_jars()] == ["one.jar", "two.jar"]
     if changed == "content":
         jars["two.jar"].write_text("another")
     if changed == "missing":
@@ -33,15 +35,15 @@ def test_library_that_differs_from_its_pin_is_refused(jars, tmp_path, changed):
     if changed == "one too many":
         jars["three.jar"] = shutil.copy(jars["two.jar"], tmp_path / "three.jar")
     if changed == "unpinned":
-        s3_jars.PINNED.write_text(s3_jars.PINNED.read_text().splitlines()[0] + "\n")
+        spark_jars.PINNED.write_text(spark_jars.PINNED.read_text().splitlines()[0] + "\n")
     with pytest.raises(SystemExit, match=r"(two|three)\.jar is .*, expected"):
-        s3_jars.check(jars, s3_jars.pinned())
+        spark_jars.check(jars, spark_jars.pinned())
     if changed in ("content", "missing"):
         with pytest.raises(TaskError, match=r"two\.jar differs from the library"):
-            s3_jars.added_jars()
+            spark_jars.added_jars()
 
 
-@pytest.mark.parametrize("name", ["requirements/s3-jars.sha256", "requirements/build.txt"])
+@pytest.mark.parametrize("name", ["requirements/spark-jars.sha256", "requirements/build.txt"])
 def test_fingerprints_of_spark_jobs_change_with_pins(name):
     wanted = product("ingest_events")
     assert wanted.files[name].content == (ROOT / name).read_bytes()
