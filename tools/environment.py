@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.errors import ArgumentError
+from common.handover.command_line import lake_uri
 from tools.command_line import exit_on_task_error
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +29,14 @@ def load(name: str) -> Settings:
         return settings.load(ENVIRONMENTS, name, "ENV")
     except PipelineError as error:
         raise ArgumentError(str(error)) from None
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the environment and the lake of a tool, for `load` and `resolve_lake`."""
+    parser.add_argument(
+        "--environment", default="laptop", metavar="NAME", help="its lake, tables and settings; laptop if absent"
+    )
+    parser.add_argument("--lake", type=lake_uri, metavar="URI", help="root of another lake")
 
 
 def require(settings: Settings, key: str, example: str) -> Any:

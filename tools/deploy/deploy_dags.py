@@ -1,32 +1,32 @@
-"""Switch an environment's Airflow to the DAGs of this checkout, in one step, if they fit the jobs released there.
+"""Deploy the DAGs of this checkout to an environment's lake, as a version, if they fit the released jobs.
 
 The DAGs get the catalogue of the released jobs and are imported with it, so that the checks of a checkout also refuse a
-job that is not released, and a role, parameter or contract that does not fit. They go to versions/<hash>/ of the
-environment's folder; Airflow reads the link `current`. The versions deployed last stay.
+job that is not released, and a role, parameter or contract that does not fit. Airflow reads the newest version; a run
+keeps the one that it began with.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from common.errors import ArgumentError, TaskError
+from common.errors import TaskError
 from common.handover import storage
 from common.protocol import code_folder
 from tools import environment
+from tools.airflow_api import Airflow
 from tools.command_line import exit_on_task_error
-from tools.deploy import releases
+from tools.deploy import dag_versions, releases
 from tools.deploy.releases import Release
+from tools.packaging.archive import zip_archive
 from tools.packaging.catalogue import catalogue
-from tools.packaging.fingerprint import ROOT, jobs, product
+from tools.packaging.fingerprint import ROOT, job_of, product, products
 
-KEPT_VERSIONS = 5  # the versions deployed last, in addition to the one that was live before
+NOT_DEPLOYED = ("__pycache__", "plugins")  # plugins belong to Airflow's installation
 PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
 IMPORT_PROGRAM = """
 import glob, json, os, sys
@@ -47,57 +47,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--environment", required=True, metavar="NAME", help="one of airflow_dags/environments")
     name = parser.parse_args().environment
-    try:
-        version, dags = deploy(name)
-    except OSError as error:
-        sys.exit(f"The DAGs of {name} could not be written ({error}); run this where Airflow's folder is writable.")
+    version, dags = deploy(name)
     print(f"{name} has {len(dags)} DAGs in version {version}: {', '.join(dags)}")
 
 
 def deploy(name: str) -> tuple[str, list[str]]:
-    """Replace the DAGs of an environment by those of this checkout; return the version and its DAGs."""
+    """Make the DAGs of this checkout the newest version of an environment; return its name and the DAGs."""
     settings = environment.load(name)
-    folder = Path(environment.require(settings, "dags", "/FOLDER"))
-    if not folder.is_absolute():
-        raise ArgumentError(f"{settings.file} has dags = '{folder}', expected the absolute path of a folder.")
-    lake, release = environment.lake(settings), releases.airflow_release(releases.connect(settings))
-    versions, link = folder / "versions", folder / "current"
-    versions.mkdir(parents=True, exist_ok=True)
-    before = link.resolve()
-    with tempfile.TemporaryDirectory(dir=versions, prefix=".") as temporary:
+    lake, server = environment.lake(settings), releases.connect(settings)
+    before = dag_versions.current(lake)
+    release = releases.airflow_release(server)
+    with tempfile.TemporaryDirectory() as temporary:
         new = Path(temporary) / "airflow_dags"
-        shutil.copytree(ROOT / "airflow_dags", new, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "airflow_dags", new, ignore=shutil.ignore_patterns(*NOT_DEPLOYED))
         (new / "job_catalogue.json").write_text(released_catalogue(lake, release.jobs))
         imported = import_dags(new, name)
         if imported["errors"]:
             raise TaskError(refusal(name, release, imported["errors"]))
-        version = content_hash(new)
-        switch_link(new, version, link, before)
+        files = [path for path in new.rglob("*") if path.is_file()]
+        archive = zip_archive({path.relative_to(new).as_posix(): path.read_bytes() for path in files})
+    version = dag_versions.publish(lake, archive, before)
+    dag_versions.delete_old(lake, versions_in_use(server))
     return version, imported["dags"]
 
 
-def switch_link(new: Path, name: str, link: Path, before: Path) -> None:
-    """Make a folder a version and point the link at it, atomically: Airflow sees either version, never a mixture.
-
-    TaskError if the link no longer points to `before`, because another deployment was faster.
-    """
-    version = link.parent / "versions" / name
-    with storage.locked(link):
-        if link.resolve() not in (before, version.resolve()):
-            raise TaskError(
-                f"Another deployment concurrently switched to the DAGs of version {link.resolve().name}, so those of "
-                "this checkout are not deployed; check them, then rerun this command."
-            )
-        if not version.exists():
-            new.chmod(0o755)
-            new.rename(version)
-        os.utime(version)  # the time of a version is that of its last deployment
-        next_link = new.parent / link.name
-        next_link.symlink_to(Path("versions") / name)
-        next_link.replace(link)
-        for old in sorted(version.parent.glob("[!.]*"), key=lambda path: path.stat().st_mtime)[:-KEPT_VERSIONS]:
-            if old.resolve() != before:
-                old.rename(new.parent / old.name)  # deleted with it, so that no partial version has its name
+def versions_in_use(server: Airflow) -> set[str]:
+    """Return the versions of the 100 unfinished runs that began first."""
+    runs = server.call("/api/v2/dags/~/dagRuns?state=queued&state=running&order_by=id&limit=100")["dag_runs"]
+    return {run["bundle_version"] for run in runs if run["bundle_version"]}
 
 
 def released_catalogue(lake: str, released: dict[str, str]) -> str:
@@ -110,8 +87,9 @@ def released_catalogue(lake: str, released: dict[str, str]) -> str:
         except FileNotFoundError:
             raise TaskError(f"{uri} has no job.toml, though {job} is released; release it again.") from None
 
+    jobs = [name for name in released if name == job_of(name)]  # light images have the same descriptions
     with tempfile.TemporaryDirectory() as temporary:
-        for job, (description, mark) in zip(released, storage.in_parallel(files, released)):
+        for job, (description, mark) in zip(jobs, storage.in_parallel(files, jobs)):
             folder = Path(temporary) / job
             folder.mkdir()
             (folder / "job.toml").write_bytes(description)
@@ -140,7 +118,7 @@ def import_dags(folder: Path, name: str) -> dict[str, Any]:
 
 def refusal(name: str, release: Release, errors: dict[str, str]) -> str:
     """Explain why DAGs do not fit a release: the error of each, and jobs that differ from those of this checkout."""
-    here = {job: product(job).fingerprint for job in jobs()}
+    here = {name: product(name).fingerprint for name in products()}
     missing = sorted(here.keys() - release.jobs.keys())
     other = sorted(job for job in here.keys() & release.jobs.keys() if here[job] != release.jobs[job])
     lines = [f"The DAGs of this checkout do not fit the jobs of {name} ({release}), which keeps its present DAGs:"]
@@ -152,15 +130,6 @@ def refusal(name: str, release: Release, errors: dict[str, str]) -> str:
     return "\n".join(
         [*lines, f"Release the jobs first: make deploy-jobs ENV={name}, or adapt the DAGs to the released jobs."]
     )
-
-
-def content_hash(folder: Path) -> str:
-    """Return 16 hexadecimal digits that differ if any file does, by name or content."""
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{content}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":

@@ -24,11 +24,11 @@ from tools import environment
 from tools.command_line import exit_on_task_error
 from tools.deploy import releases
 from tools.environment import Settings
-from tools.packaging.build import build_bundle, build_image, current_product, folder, mark, select_jobs
-from tools.packaging.fingerprint import Product
+from tools.packaging.build import build_bundle, build_image, current_product, folder, mark
+from tools.packaging.fingerprint import Product, job_of, products, select_jobs
 from tools.packaging.push import copy, pull, run_docker
 
-Upload = Callable[[str, str], bool]  # of a job by its name and fingerprint; True if anything was missing
+Upload = Callable[[str, str], bool]  # of a product by its name and fingerprint; True if anything was missing
 REGISTRY = "HOST[:PORT][/PREFIX]"
 
 console = Console(width=None if sys.stdout.isatty() else 160)
@@ -72,64 +72,64 @@ def deploy(name: str, names: list[str] | None) -> None:
 def plan_promotion(
     source: Settings, names: list[str] | None, lake: str, registry: str
 ) -> tuple[dict[str, str], Upload]:
-    """The fingerprints that another environment runs, and how to copy a job from there."""
+    """The fingerprints that another environment runs, and how to copy a product from there."""
     origin = releases.airflow_release(releases.connect(source))
     fingerprints = releases.select(names, origin.jobs, f"The release of {source.name}")
     console.print(f"promoting {origin} of {source.name}", highlight=False)
     source_lake = environment.lake(source)
-    return fingerprints, lambda job, fingerprint: promote(
-        job, fingerprint, source_lake, source["registry"], lake, registry
+    return fingerprints, lambda name, fingerprint: promote(
+        name, fingerprint, source_lake, source["registry"], lake, registry
     )
 
 
 def plan_build(names: list[str] | None, lake: str, registry: str) -> tuple[dict[str, str], Upload]:
-    """The fingerprints of jobs of this checkout, and how to build and upload one."""
-    products = {job: current_product(job) for job in select_jobs(names)}
-    fingerprints = {job: product.fingerprint for job, product in products.items()}
-    return fingerprints, lambda job, _: build_and_upload(products[job], lake, registry)
+    """The fingerprints of products of this checkout, and how to build and upload one."""
+    wanted = {name: current_product(name) for name in products(names=select_jobs(names))}
+    fingerprints = {name: product.fingerprint for name, product in wanted.items()}
+    return fingerprints, lambda name, _: build_and_upload(wanted[name], lake, registry)
 
 
 def upload_all(fingerprints: dict[str, str], upload: Upload, title: str) -> Table:
-    """Upload jobs one after the other; return a table of them with durations."""
+    """Upload products one after the other; return a table of them with durations."""
     table = Table(title=title, title_justify="left")
-    for heading in ("job", "fingerprint", "", "seconds"):
+    for heading in ("product", "fingerprint", "", "seconds"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left", overflow="fold")
-    for job, fingerprint in sorted(fingerprints.items()):
+    for name, fingerprint in sorted(fingerprints.items()):
         started = time.monotonic()
-        console.print(f"{job} {fingerprint}", highlight=False)
-        state = "uploaded" if upload(job, fingerprint) else "up to date"
-        table.add_row(job, fingerprint, state, f"{time.monotonic() - started:.1f}")
+        console.print(f"{name} {fingerprint}", highlight=False)
+        state = "uploaded" if upload(name, fingerprint) else "up to date"
+        table.add_row(name, fingerprint, state, f"{time.monotonic() - started:.1f}")
     return table
 
 
 def build_and_upload(product: Product, lake: str, registry: str) -> bool:
     """Upload a product of this checkout, built if it is missing; True if anything was uploaded."""
-    job, pushed = product.job.name, False
-    if product.job.engine == "python":
-        remote = image(job, product.fingerprint, registry)
-        if not pull(remote):
-            build_image(product)
-            copy(image(job, product.fingerprint), remote)
-            pushed = True
-        files = {"job.toml": product.files[f"jobs/{job}/job.toml"].content, "fingerprint": mark(product)}
-    else:
+    pushed = False
+    if product.kind == "bundle":
         build_bundle(product)
         files = {file.name: file.read_bytes() for file in folder(product).iterdir()}
-    return releases.store(files, code_folder(lake, job, product.fingerprint)) or pushed
+    else:
+        remote = image(product.name, product.fingerprint, registry)
+        if not pull(remote):
+            build_image(product)
+            copy(image(product.name, product.fingerprint), remote)
+            pushed = True
+        files = {"job.toml": product.files[f"jobs/{product.job.name}/job.toml"].content, "fingerprint": mark(product)}
+    return releases.store(files, code_folder(lake, product.name, product.fingerprint)) or pushed
 
 
-def promote(job: str, fingerprint: str, source: str, source_registry: str, lake: str, registry: str) -> bool:
+def promote(name: str, fingerprint: str, source: str, source_registry: str, lake: str, registry: str) -> bool:
     """Copy a product from one environment to another, unchanged; True if anything was copied."""
-    origin_folder = code_folder(source, job, fingerprint)
+    origin_folder = code_folder(source, name, fingerprint)
     files = {file.uri.rpartition("/")[2]: storage.read(file.uri)[0] for file in storage.files(origin_folder)}
     pushed = False
-    if parse_job(job, files, origin_folder).engine == "python":
-        origin, remote = image(job, fingerprint, source_registry), image(job, fingerprint, registry)
+    if name != job_of(name) or parse_job(name, files, origin_folder).engine == "python":
+        origin, remote = image(name, fingerprint, source_registry), image(name, fingerprint, registry)
         if not pull(remote):
             run_docker("pull", origin)
             copy(origin, remote)
             pushed = True
-    return releases.store(files, code_folder(lake, job, fingerprint)) or pushed
+    return releases.store(files, code_folder(lake, name, fingerprint)) or pushed
 
 
 def parse_job(name: str, files: dict[str, bytes], uri: str) -> job_toml.Job:

@@ -1,7 +1,7 @@
 """Releases of an environment: the live one, the predecessor of each, and the copy in Airflow.
 
 releases/current.json in the lake is the live release; only a conditional write replaces it, because Airflow's variables
-have none. Runs use the variable `release`, {job: fingerprint}, with the number in its description: a copy, written
+have none. Runs use the variable `release`, {product: fingerprint}, with the number in its description: a copy, written
 after. releases/<number>.json keeps the release that this one replaced. It is written first, so a deployment that stops
 before the switch leaves an unused number, and one that stops after it leaves an Airflow that the next deployment or
 rollback brings up to date.
@@ -18,8 +18,9 @@ from typing import Any
 
 from common.errors import ArgumentError, InputError, TaskError
 from common.handover import storage
-from tools.airflow_api import Airflow
+from tools.airflow_api import Airflow, AirflowError
 from tools.environment import Settings, require
+from tools.packaging.fingerprint import job_of
 
 VARIABLE = "release"
 PATH = f"/api/v2/variables/{VARIABLE}"
@@ -28,7 +29,7 @@ MAX_UPDATES = 10  # of the variable, while concurrent deployments write it, too
 
 @dataclass(frozen=True)
 class Release:
-    """The jobs of a release, {job: fingerprint}; number 0 is no release, or an unnumbered one."""
+    """The products of a release, {name: fingerprint}; number 0 is no release, or an unnumbered one."""
 
     number: int
     jobs: dict[str, str]
@@ -162,7 +163,7 @@ def write_variable(server: Airflow, release: Release, copied: Release) -> None:
             server.call("/api/v2/variables", body)
         else:
             server.call(PATH, body, "PATCH")
-    except OSError as error:
+    except (AirflowError, OSError) as error:
         if isinstance(error, urllib.error.HTTPError) and error.code == 409:  # created by a concurrent deployment
             return
         raise TaskError(
@@ -184,8 +185,9 @@ def store(files: dict[str, bytes], remote: str) -> bool:
 
 
 def select(names: list[str] | None, jobs: dict[str, str], origin: str) -> dict[str, str]:
-    """Select the named jobs of a release, all if none is named; ArgumentError for a job that it lacks."""
+    """Select the products of named jobs of a release, all if none is named; ArgumentError for a job that it lacks."""
     for name in names or []:
         if name not in jobs:
-            raise ArgumentError(f"{origin} has no job '{name}'; it has {', '.join(sorted(jobs)) or 'none'}.")
-    return {name: jobs[name] for name in names} if names else jobs
+            known = ", ".join(sorted(set(map(job_of, jobs))))
+            raise ArgumentError(f"{origin} has no job '{name}'; it has {known or 'none'}.")
+    return {name: fingerprint for name, fingerprint in jobs.items() if not names or job_of(name) in names}

@@ -4,12 +4,11 @@ import argparse
 import getpass
 import os
 
-from common.delivery.tables import Table, client, explained, table_name
 from common.delivery.versions import roll_back
 from common.errors import ArgumentError
 from common.protocol import nearest
 from tools.command_line import exit_on_task_error
-from tools.tables import delivery, products, use_local_server
+from tools.tables import delivery, open_product, products, use_local_server
 
 
 def operator() -> str:
@@ -28,12 +27,12 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.product not in products():
         raise ArgumentError(f"There is no product '{arguments.product}'{nearest(arguments.product, products())}.")
-    name = table_name(delivery(arguments.environment)["tables"], arguments.product)
     use_local_server(arguments.environment)
-    with explained(name):
-        left, live = roll_back(Table(client(), name, 1), operator())
-    print(f"{name} rolled back to version {live['version']['S']}, {live['items']['N']} items, from version")
-    print(f"{left['version']['S']}, {left['items']['N']} items. No retry restores that one; rerun the pipeline for")
+    store = open_product(delivery(arguments.environment), arguments.product)
+    with store.explained():
+        left, live = roll_back(store, operator())
+    print(f"{store.name} rolled back to version {live['version']}, {live['items']} items, from version")
+    print(f"{left['version']}, {left['items']} items. No retry restores that one; rerun the pipeline for")
     print("a new version.")
 
 

@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Shown
 
-from common.delivery.tables import Table, client, explained
+from common.delivery.store import Store
 from common.errors import ArgumentError, TaskError
-from common.handover import s3, storage
-from common.handover.command_line import lake_uri
+from common.handover import storage
 from common.ingestion import suppression
 from common.ingestion.suppression import People
 from tools import environment
@@ -30,13 +29,12 @@ from tools.lake import forget_tables
 from tools.lake.forget_lake import Lake, Pass
 from tools.lake.forget_requests import RECEIPTS, Request, Requests, complete, open_requests, save
 from tools.packaging.fingerprint import ROOT
-from tools.tables import LOCAL, use_local_server
+from tools.tables import lacks_local_server, use_local_server
 
 VARIABLE = "TANDEM_FORGET_USER"
 REPLAYS = ROOT / ".tandem" / "replay"  # copies of task inputs, which make replay fetches anew
 MAX_PASSES = 50
 MAX_WAIT = 300.0  # seconds that it waits until it can finish; otherwise a second call finishes
-TABLE_THREADS = 4
 
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
@@ -63,8 +61,7 @@ class Outcome:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--environment", default="laptop", metavar="NAME", help="its lake and tables; laptop if absent")
-    parser.add_argument("--lake", type=lake_uri, metavar="URI", help="root of another lake")
+    environment.add_options(parser)
     parser.add_argument("--users", metavar="FILE", help="user IDs, one per line; - is standard input")
     parser.add_argument(
         "--grace-minutes",
@@ -81,7 +78,7 @@ def main() -> None:
     except TaskError as error:
         sys.exit(str(error))
     except Exception as error:
-        if failure := s3.explain(error, root):
+        if failure := storage.explain(error, root):
             sys.exit(str(failure))
         if isinstance(error, OSError):
             sys.exit(f"{error}; grant this tool read and write access to the lake and rerun it, it resumes from here.")
@@ -111,9 +108,9 @@ def read_ids(file: str | None) -> list[str]:
 
 def forget(root: str, settings: Settings, ids: list[str], grace: float) -> int:
     """Forget people, or finish open requests; return 0 if all is done, 1 if files have to wait or to be repaired."""
-    if not storage.is_s3(root) and not storage.local(root).is_dir():
+    if not storage.is_remote(root) and not storage.local(root).is_dir():
         raise ArgumentError(f"There is no lake at {root}; correct LAKE or ENV.")
-    tables = personal_tables(settings)
+    stores = personal_stores(settings)
     people, requests = begin(root, ids)
     if people is None:
         console.print(f"Nobody was forgotten in {root} so far; there is nothing to finish.")
@@ -121,9 +118,9 @@ def forget(root: str, settings: Settings, ids: list[str], grace: float) -> int:
     shutil.rmtree(REPLAYS, ignore_errors=True)
     lake = Lake(root, people, requests, grace, console)
     while True:
-        outcome = search(lake, tables, settings)
+        outcome = search(lake, stores, settings)
         if outcome.unresolved or not (wait := outcome.seconds_to_wait(requests, grace)):
-            return finish(root, requests, outcome, [table.name for table in tables], grace)
+            return finish(root, requests, outcome, [store.name for store in stores], grace)
         if wait > MAX_WAIT:
             return postpone(outcome, wait)
         with console.status(f"waiting {wait:.0f} s for running tasks, which may read replaced files"):
@@ -146,28 +143,25 @@ def begin(root: str, ids: list[str]) -> tuple[People | None, Requests]:
     return everyone, Requests(root, [*known, Request(sorted(others))])
 
 
-def personal_tables(settings: Settings) -> list[Table]:
-    """Return the existing tables of an environment with items per user."""
-    if settings.name == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT") and not LOCAL.is_file():
+def personal_stores(settings: Settings) -> list[Store]:
+    """Return the existing stores of an environment's products with items per user."""
+    if lacks_local_server(settings.name):
         console.print("The laptop's DynamoDB does not run, and keeps no data while it is stopped.")
         return []
     use_local_server(settings.name)
-    names = forget_tables.personal_tables(settings["delivery"]["tables"])
-    with explained(", ".join(names)):
-        connection = client(TABLE_THREADS)
-        return [Table(connection, name, TABLE_THREADS) for name in forget_tables.existing(connection, names)]
+    return list(forget_tables.personal_stores(settings["delivery"]))
 
 
-def search(lake: Lake, tables: list[Table], settings: Settings) -> Outcome:
+def search(lake: Lake, stores: list[Store], settings: Settings) -> Outcome:
     """Erase people from the lake and the tables until a pass changes nothing."""
     delivery = settings["delivery"]
     units = delivery["read_units"] if delivery["billing"] == "provisioned" else None
     for number in range(1, MAX_PASSES + 1):
         last = lake.sweep()
         items, deleted = 0, 0
-        for table in tables:
-            with console.status(f"reading {table.name}"), explained(table.name):
-                counts = forget_tables.erase(table, lake.people, lake.requests, units)
+        for store in stores:
+            with console.status(f"reading {store.name}"), store.explained():
+                counts = forget_tables.erase(store, lake.people, lake.requests, units)
             items, deleted = items + counts[0], deleted + counts[1]
         console.print(f"pass {number}: {last.files:,} files, {last.changed:,} changed; {deleted:,} items deleted")
         if not last.changed and not deleted:
@@ -202,7 +196,7 @@ def finish(root: str, requests: Requests, outcome: Outcome, tables: list[str], g
         "tables": tables,
         "items": outcome.items,
         "grace_seconds": grace,
-        "not_looked_at": ["code", "logs", "releases", "deliveries of which no job makes anything about users"],
+        "not_looked_at": ["code", "dags", "logs", "releases", "deliveries of which no job makes anything about users"],
     }
     completed = [request for request in requests.requests if request.saved]
     for request in completed:

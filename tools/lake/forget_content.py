@@ -1,8 +1,9 @@
-"""Search content for people and copy it without them: lines of JSON, Parquet files, JSON documents."""
+"""Search content for people and copy it without them: lines of JSON, Parquet files, JSON documents, pages."""
 
 import ast
 import contextlib
 import gzip
+import html
 import io
 import json
 import re
@@ -17,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
 
+from common.handover import manifest
 from common.ingestion import deliveries
 from common.ingestion.suppression import People
 
@@ -30,6 +32,10 @@ QUOTED = r"(?<!\w)(?:'[^']+'|\"[^\"]+\")(?!\w)"
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 ZSTD_STEP = 1024  # packed bytes per step: they unpack to up to 32 MiB
 WORD = r"[^\s\"',;:{}()<>|=&?/\[\]\\]+"
+SENTENCES = ("sentence", "message", "reason", "summary", "warnings")  # fields of documents
+# Marks in pages, by which people are found. Data in a page is escaped, so it cannot contain them.
+ABOUT_PERSON = r"""<(\w+) class="person" data-user="([^"]*)">.*?</\1><!--/person-->"""
+MARKED_TEXT = r"""(<\w+ class="(line|sentence)">)([^<]*)"""
 
 
 class Unreadable(Exception):
@@ -244,40 +250,73 @@ def named_in_value(value: str | None, is_line: bool, people: People) -> set[str]
     return {digest} if digest else set()
 
 
-# JSON documents
+# JSON documents and pages
 
 
-def redact(document: Any, people: People) -> tuple[Any, Named]:
-    """Return a manifest or failure document without people in its metrics and sentences, and the findings."""
-    found: Named = Counter()
+class Redaction:
+    """Texts of reports without some people, and the number of findings per person."""
 
-    def redact_value(text: str) -> str:
-        digest = find_shown(text, people)
-        found.update([digest] if digest else [])
+    def __init__(self, people: People) -> None:
+        self.people = people
+        self.found: Named = Counter()
+
+    def value(self, text: str) -> str:
+        """Return the text, unless it is an ID or the beginning of one."""
+        digest = find_shown(text, self.people)
+        self.found.update([digest] if digest else [])
         return FORGOTTEN if digest else text
 
-    def redact_word(match: re.Match[str]) -> str:
-        bare = match[0].rstrip(".!?")
-        return match[0] if redact_value(bare) is bare else match[0].replace(bare, FORGOTTEN)
+    def line(self, text: str) -> str:
+        """Return a line in quarantine, unless it names a person."""
+        digests = self.people.named_in_quarantine(text)
+        self.found.update(digests)
+        return FORGOTTEN if digests else text
 
-    def redact_sentence(text: str) -> str:
-        for user_id, digest in (people.known or {}).items():
+    def sentence(self, text: str) -> str:
+        """Return a sentence without IDs."""
+        for user_id, digest in (self.people.known or {}).items():
             text, count = re.subn(rf"(?<![\w.@+-]){re.escape(user_id)}(?![\w@+-]|\.\w)", FORGOTTEN, text)
-            found[digest] += count
-        return re.sub(WORD, redact_word, re.sub(QUOTED, redact_word, text))
+            self.found[digest] += count
+        return re.sub(WORD, self.word, re.sub(QUOTED, self.word, text))
 
-    def walk(node: Any, name: str, personal: bool) -> Any:
+    def word(self, match: re.Match[str]) -> str:
+        bare = match[0].rstrip(".!?")
+        return match[0] if self.value(bare) is bare else match[0].replace(bare, FORGOTTEN)
+
+    def document(self, node: Any, name: str = "", personal: bool = False) -> Any:
+        """Return a node of a document without people in its metrics, sentences and lines in quarantine."""
         if isinstance(node, dict):
-            return {key: walk(each, key, personal or key == "metrics") for key, each in node.items()}
+            return {key: self.document(each, key, personal or key == "metrics") for key, each in node.items()}
         if isinstance(node, list):
-            return [walk(each, name, personal) for each in node]
-        if isinstance(node, str):
-            return (
-                redact_sentence(node) if name in ("sentence", "message") else redact_value(node) if personal else node
-            )
-        return node
+            return [self.document(each, name, personal) for each in node]
+        if not isinstance(node, str):
+            return node
+        if name in SENTENCES:
+            return self.sentence(node)
+        return self.line(node) if name == "content" else self.value(node) if personal else node
 
-    return walk(document, "", False), +found
+    def page(self, text: str) -> str:
+        """Return a page without examples of people, and without people in lines in quarantine and in sentences."""
+        text = re.sub(ABOUT_PERSON, self.example, text, flags=re.DOTALL)
+        return re.sub(MARKED_TEXT, self.marked_text, text)
+
+    def example(self, match: re.Match[str]) -> str:
+        return match[0] if self.value(user := html.unescape(match[2])) is user else FORGOTTEN
+
+    def marked_text(self, match: re.Match[str]) -> str:
+        text = html.unescape(match[3])
+        return match[1] + html.escape(self.line(text) if match[2] == "line" else self.sentence(text))
+
+
+def redact(content: bytes, people: People, *, is_page: bool = False) -> tuple[bytes, Named]:
+    """Return a JSON document or a page without people, and the findings; Unreadable if it is neither."""
+    redaction = Redaction(people)
+    if is_page:
+        try:
+            return redaction.page(content.decode()).encode(), +redaction.found
+        except UnicodeDecodeError as error:
+            raise Unreadable(str(error)) from None
+    return manifest.to_json(redaction.document(parse_json(content))), +redaction.found
 
 
 def find_shown(text: str, people: People) -> str | None:

@@ -2,7 +2,8 @@
 
 Files of a manifest are rewritten, and one conditional write makes the manifest name the new ones. A file that no
 manifest names is deleted as soon as no task can read or publish it any more. Deliveries keep their name and all other
-lines. In a bucket with versions, former versions that name people are deleted too.
+lines; reports keep all but the examples and the IDs of these people. In a bucket with versions, former versions that
+name people are deleted too.
 """
 
 import contextlib
@@ -28,13 +29,13 @@ from rich.progress import track
 from common import contracts, protocol
 from common.engines.arrow import filesystem, path
 from common.errors import TaskError
-from common.handover import manifest, s3, storage
+from common.handover import manifest, storage
 from common.handover.job_toml import Job, load
 from common.handover.manifest import Manifest
 from common.handover.storage import File
 from common.ingestion import ledger
 from common.ingestion.suppression import People
-from tools.lake import forget_content, forget_deliveries, garbage
+from tools.lake import forget_content, forget_deliveries, garbage, objects
 from tools.lake.forget_content import Named, Unreadable
 from tools.lake.forget_requests import Requests
 from tools.packaging.fingerprint import ROOT
@@ -43,6 +44,7 @@ FILES_AT_ONCE = 4
 BUFFER = 8 << 20  # bytes per request of a delivery
 MAX_CONFLICTS = 20  # of a conditional write with running tasks, each of which publishes once
 LEFTOVER = re.compile(r"\.[0-9a-f]{32}")  # a file that storage.write had not finished when it was killed
+REPORTS_OF_TASKS = ("failure.json", "scheduler.json", "run.json")
 OTHER = (".svg", ".lock", ".crc")  # drawings show sums, the other files no data
 FRESH = 2.0  # seconds in which a file may change without a new modification time
 
@@ -72,8 +74,12 @@ class Entry(NamedTuple):
         return re.match(r"curated/[^/]+/ingested/", self.path) is not None
 
     @property
+    def is_report(self) -> bool:
+        return self.path.startswith(f"{protocol.REPORTS}/") or self.name in REPORTS_OF_TASKS
+
+    @property
     def is_document(self) -> bool:
-        return self.name in ("manifest.json", "failure.json")
+        return self.name == "manifest.json" or self.is_report
 
 
 @dataclass
@@ -98,6 +104,7 @@ class Lake:
         self.requests = requests
         self.grace = grace  # seconds during which a task may use files from before
         self.console = console
+        self.objects = objects.of(root)
         self.sources = forget_deliveries.load()
         self.clean: set[Entry] = set()
         self.rewritten: dict[str, dict[str, tuple[File, File]]] = {}  # deliveries before and after, by kind and path
@@ -148,14 +155,14 @@ class Lake:
             return Unreadable("its writer was killed")
         if (entry.name.endswith(OTHER) and not entry.is_delivery) or entry.is_ledger:
             return Counter()
-        if not storage.is_s3(self.root) and is_special(storage.local(self.uri(entry))):
+        if not storage.is_remote(self.root) and is_special(storage.local(self.uri(entry))):
             return Unreadable("not a regular file")
         try:
             with self.opened(entry) as file:
                 if entry.is_delivery:
                     return forget_deliveries.find(self.sources.of(entry.path), file, self.people)[0]
                 if entry.is_document:
-                    return forget_content.redact(forget_content.parse_json(file.read()), self.people)[1]
+                    return self.redact(entry, file.read())[1]
                 if entry.name.endswith((".json", ".npy")):
                     return forget_content.count_model(entry.name, file, self.people)
                 is_table = entry.name.endswith(".parquet") or forget_content.is_parquet(file)
@@ -235,15 +242,15 @@ class Lake:
         if listing:
             self.copy(unit, entry, *listing)
             self.requests.record_replacement(entry.path)
-        elif entry.name == "failure.json":
+        elif entry.is_report:
             self.requests.save()
-            self.rewrite_document(entry)
+            self.rewrite_report(entry)
             return False
         return True
 
     def republish(self, current: Manifest, changed: dict[str, Any]) -> None:
         """Replace the manifest that was read by one with changed outputs and without people in the rest."""
-        document = forget_content.redact(changed, self.people)[0]
+        document = forget_content.Redaction(self.people).document(changed)
         now = datetime.datetime.now(datetime.UTC)
         document["people_forgotten"] = now.isoformat(timespec="seconds")
         if "dropped" in document:
@@ -262,16 +269,19 @@ class Lake:
         output["rows"] -= dropped.total()
         for arrival in output.get("arrivals", ()):
             output["arrivals"][arrival] -= dropped[arrival]
+        output.pop("counts", None)  # by values that these people may be the only ones to have
         file |= {"path": new, "bytes": storage.sizes([uri])[uri]}
         output["bytes"] = sum(each["bytes"] for each in output["files"])
 
-    def rewrite_document(self, entry: Entry) -> None:
-        """Rewrite a failure document without people."""
+    def rewrite_report(self, entry: Entry) -> None:
+        """Rewrite a document or page about a task or a run without people."""
         with contextlib.suppress(FileNotFoundError, storage.Conflict):  # the next pass searches it again
             content, tag = storage.read(self.uri(entry))
-            document = forget_content.redact(forget_content.parse_json(content), self.people)[0]
-            storage.replace(self.uri(entry), manifest.to_json(document), tag)
+            storage.replace(self.uri(entry), self.redact(entry, content)[0], tag)
         self.result.changed += 1
+
+    def redact(self, entry: Entry, content: bytes) -> tuple[bytes, Named]:
+        return forget_content.redact(content, self.people, is_page=entry.name.endswith(".html"))
 
     def remove(self, entry: Entry, published: float) -> None:
         """Delete a file that no manifest names, if no running task can read or publish it any more.
@@ -290,35 +300,25 @@ class Lake:
 
     def former_versions(self) -> Iterator[Entry]:
         """Yield former versions of files, if the bucket keeps any."""
-        if not storage.is_s3(self.root):
-            return
-        bucket, prefix = s3.bucket_and_key(f"{self.root}/")
-        if "Status" not in s3.client().get_bucket_versioning(Bucket=bucket):
-            return
-        pages = s3.client().get_paginator("list_object_versions")
-        for folder in personal_folders():
-            for page in pages.paginate(Bucket=bucket, Prefix=f"{prefix}{folder}/"):
-                for each in page.get("Versions", ()):
-                    if not each["IsLatest"]:
-                        name = each["Key"].removeprefix(prefix)
-                        yield Entry(name, each["Size"], each["LastModified"].timestamp(), each["VersionId"])
+        if self.objects:
+            for folder in personal_folders():
+                for name, size, changed, version in self.objects.former_versions(f"{self.root}/{folder}"):
+                    yield Entry(f"{folder}/{name}", size, changed, version)
 
     def delete_version(self, entry: Entry, named: Named | Unreadable) -> None:
         """Delete a former version, also an unreadable one: nobody reads it, and it may name anyone."""
         if not isinstance(named, Unreadable):
             self.requests.record(f"{entry.path}?versionId={entry.version}", named)
             self.requests.save()
-        bucket, key = s3.bucket_and_key(self.uri(entry))
-        s3.client().delete_object(Bucket=bucket, Key=key, VersionId=entry.version)
+        assert self.objects
+        self.objects.delete_version(self.uri(entry), entry.version)
         self.result.changed += 1
 
     def abort_uploads(self) -> None:
         """Abort uploads that no running task can continue; their parts are stored and in no listing."""
-        if not storage.is_s3(self.root):
-            return
-        latest = time.time() - self.grace
-        for folder in personal_folders():
-            s3.abort_matching(f"{self.root}/{folder}", lambda upload: upload["Initiated"].timestamp() <= latest)
+        if self.objects:
+            for folder in personal_folders():
+                self.objects.abort_uploads(f"{self.root}/{folder}", time.time() - self.grace)
 
     # Files
 
@@ -329,11 +329,9 @@ class Lake:
     def opened(self, entry: Entry) -> Iterator[Any]:
         """Open a file for random access, a delivery for reading in order."""
         uri = self.uri(entry)
-        if entry.version:
-            bucket, key = s3.bucket_and_key(uri)
+        if entry.version and self.objects:
             with tempfile.TemporaryFile() as file:
-                body = s3.client().get_object(Bucket=bucket, Key=key, VersionId=entry.version)["Body"]
-                shutil.copyfileobj(body, file)
+                self.objects.download_version(uri, entry.version, file)
                 file.seek(0)
                 yield file
             return
@@ -344,7 +342,7 @@ class Lake:
         """Return all files below a folder, hidden ones too."""
         listed = garbage.entries(f"{self.root}/{folder}")
         files = [Entry(f"{folder}/{each.path}", each.bytes, each.changed) for each in listed]
-        return [entry for entry in files if entry.name]  # on S3 some tools mark folders by objects whose name ends in /
+        return [entry for entry in files if entry.name]  # some tools mark folders by objects whose name ends in /
 
 
 def is_special(file: Path) -> bool:
@@ -356,7 +354,7 @@ def personal_folders() -> list[str]:
     """Return the folders of the lake that may name people; raw ones if jobs derive user data from them."""
     jobs = [load(file.parent) for file in sorted((ROOT / "jobs").glob("*/job.toml"))]
     raw = {table.raw for job in jobs if ingests_users(job) for table in job.inputs.values() if table.raw}
-    return [*sorted(raw), "curated", "intermediate"]
+    return [*sorted(raw), "curated", "intermediate", protocol.REPORTS]
 
 
 def ingests_users(job: Job) -> bool:
@@ -384,39 +382,27 @@ def published(current: Manifest | None) -> float:
 
 def tag_of(uri: str) -> Any:
     """Return a value that changes when a file does; FileNotFoundError if there is no file."""
-    if storage.is_s3(uri):
-        bucket, key = s3.bucket_and_key(uri)
-        try:
-            return s3.client().head_object(Bucket=bucket, Key=key)["ETag"]
-        except s3.client().exceptions.ClientError as error:
-            if error.response["Error"]["Code"] == "404":
-                raise FileNotFoundError(uri) from None
-            raise
+    if found := objects.of(uri):
+        return found.tag_of(uri)
     status = os.stat(storage.local(uri))
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def listed_tag(tag: Any) -> str:
     """Return the tag that a listing has for a file, from that of `tag_of`."""
-    return tag.strip('"') if isinstance(tag, str) else str(tag[-1])
+    return tag if isinstance(tag, str) else str(tag[-1])
 
 
 def replace_stream(uri: str, tag: Any, write: Callable[[IO[bytes]], None]) -> File:
     """Replace a file by written bytes, through a local temporary file, and return it; Conflict if its tag changed."""
-    if storage.is_s3(uri):
-        bucket, key = s3.bucket_and_key(uri)
+    if found := objects.of(uri):
         with tempfile.TemporaryFile() as file:
             write(file)
             size = file.seek(0, io.SEEK_END)
             file.seek(0)
-            try:
-                options = s3.encryption()
-                response = s3.client().put_object(Bucket=bucket, Key=key, Body=file, IfMatch=tag, **options)
-                return File(uri, size, listed_tag(response["ETag"]))
-            except s3.client().exceptions.ClientError as error:
-                if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
-                    raise storage.Conflict(uri) from None
-                raise
+            if (after := found.replace(uri, file, tag)) is None:
+                raise storage.Conflict(uri)
+            return File(uri, size, after)
     target = storage.local(uri)
     hidden = target.with_name(f".{uuid.uuid4().hex}")
     try:

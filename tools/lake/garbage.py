@@ -1,4 +1,4 @@
-"""Find garbage in a lake: runs, versions of partitions and folders of processes that nothing needs any more.
+"""Find garbage in a lake: runs, versions of partitions, folders of processes and reports that nothing needs any more.
 
 Raw deliveries are never garbage. One listing per level finds all folders, manifests decide. The ancestors of a
 published version of a product are needed, and so are files that a running task may have begun to read.
@@ -6,14 +6,13 @@ published version of a product are needed, and so are files that a running task 
 
 import datetime
 import functools
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from common import protocol
-from common.handover import manifest, s3, storage
+from common.handover import manifest, storage
 from common.handover.manifest import Manifest
 
 CLOCKS = datetime.timedelta(hours=1)  # maximum difference of two machines' clocks, and of a write and its effect
@@ -135,6 +134,16 @@ def unnamed_versions(listed: Lake) -> Iterator[Garbage]:
             yield Garbage("version", f"{folder}/{version}", of_version, unneeded)
 
 
+def old_reports(root: str, limit: float) -> Iterator[Garbage]:
+    """Yield months of a pipeline's records, and of its cards, that did not change since a time."""
+    listed = Lake(root, limit, set())
+    months = group_by_match(entries(f"{root}/{protocol.REPORTS}"), re.compile(r"((?:cards|records)/[^/]+)/([^/]+)/.+"))
+    for (kind, month), of_month in sorted(months.items()):
+        if listed.old(of_month):
+            folder = f"{protocol.REPORTS}/{kind}/{month}"
+            yield Garbage("report", folder, of_month, functools.partial(listed.still_old, folder))
+
+
 def is_garbage(listed: Lake, folder: str, version: str, of_version: list[Entry], current: Manifest | None) -> bool:
     """Return True if nothing needs a version: it is not named, and no running task or live run read it before."""
     if current is None or any(path.startswith(f"{version}/") for path in paths(current)):
@@ -170,22 +179,4 @@ def group_by_match(listed: Iterable[Entry], pattern: re.Pattern[str]) -> dict[tu
 
 def entries(folder: str) -> Iterator[Entry]:
     """Yield every file below a folder, hidden ones too; raise an error if a folder can't be listed."""
-    if storage.is_s3(folder):
-        bucket, prefix = s3.bucket_and_key(f"{folder}/")
-        for page in s3.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-            for each in page.get("Contents", []):
-                yield Entry(each["Key"].removeprefix(prefix), each["Size"], each["LastModified"].timestamp())
-        return
-    root = storage.local(folder)
-    for parent, _, names in os.walk(root, onerror=raise_unless_gone):
-        for name in names:
-            try:
-                status = os.lstat(f"{parent}/{name}")
-            except FileNotFoundError:  # deleted concurrently
-                continue
-            yield Entry(f"{parent}/{name}".removeprefix(f"{root}/"), status.st_size, status.st_mtime)
-
-
-def raise_unless_gone(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
-        raise error
+    return (Entry(*each) for each in storage.entries(folder))

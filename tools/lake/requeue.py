@@ -12,7 +12,6 @@ from rich.console import Console
 from common import protocol, sources
 from common.errors import ArgumentError, InputError
 from common.handover import storage
-from common.handover.command_line import lake_uri
 from common.ingestion import ledger
 from common.protocol import LedgerEntry
 from common.sources import source
@@ -32,8 +31,7 @@ def main() -> None:
     parser.add_argument(
         "--until", type=day, metavar="YYYY-MM-DD", help="day after the last arrival day; all later ones too if absent"
     )
-    parser.add_argument("--environment", default="laptop", metavar="NAME", help="its lake")
-    parser.add_argument("--lake", type=lake_uri, metavar="URI", help="root of another lake")
+    environment.add_options(parser)
     arguments = parser.parse_args()
     root = environment.resolve_lake(environment.load(arguments.environment), arguments.lake)
     folder = deliveries_of(arguments.kind, arguments.source)

@@ -1,12 +1,12 @@
 """List garbage of a lake that has not changed for some days; --apply deletes it.
 
 Garbage is: runs of the intermediate level; in runs that stay, folders of processes that the manifest does not name;
-versions of partitions that no manifest names. Ancestors of a published version of a product and the raw level stay.
+versions of partitions that no manifest names; months of cards and records, which have days of their own. Ancestors of a
+published version of a product and the raw level stay.
 """
 
 import argparse
 import datetime
-import os
 import sys
 from collections.abc import Iterator
 
@@ -14,25 +14,24 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from common.delivery import tables
-from common.delivery.versions import VERSIONS
-from common.delivery.writer import items_of
 from common.errors import ArgumentError, TaskError
 from common.handover import storage
-from common.handover.command_line import lake_uri
 from tools import environment
 from tools.lake import garbage
 from tools.lake.garbage import Garbage
-from tools.tables import delivery, products, use_local_server
+from tools.tables import delivery, needs_local_server, open_product, products, use_local_server
 
-KINDS = {"run": "runs", "process": "folders of unpublished processes", "version": "unnamed versions"}
+KINDS = {
+    "process": "folders of unpublished processes",
+    "version": "unnamed versions",
+    "report": "months of cards or records",
+}
 console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--environment", default="laptop", metavar="NAME", help="its lake and keep_intermediate_days")
-    parser.add_argument("--lake", type=lake_uri, metavar="URI", help="root of another lake")
+    environment.add_options(parser)
     parser.add_argument("--days", type=int, metavar="NUMBER", help="overrides keep_intermediate_days")
     parser.add_argument("--apply", action="store_true", help="delete the garbage")
     arguments = parser.parse_args()
@@ -42,17 +41,21 @@ def main() -> None:
         days = settings["keep_intermediate_days"] if arguments.days is None else arguments.days
         if days < 1:
             raise ArgumentError(f"DAYS is {days}, expected at least 1: a run of today may still be in progress.")
-        clean(root, days, arguments.apply, live_runs(arguments.environment, root, arguments.apply))
+        live = live_runs(arguments.environment, root, arguments.apply)
+        clean(root, days, settings["keep_reports_days"], arguments.apply, live)
     except (TaskError, OSError) as error:
         sys.exit(str(error))
 
 
-def clean(root: str, days: int, apply: bool, live: set[str]) -> None:
+def clean(root: str, days: int, reports_days: int, apply: bool, live: set[str]) -> None:
     """List the garbage of a lake, and delete it if `apply`."""
-    limit = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
+    now = datetime.datetime.now(datetime.UTC)
+    limit, limit_of_reports = ((now - datetime.timedelta(days=each)).timestamp() for each in (days, reports_days))
     with console.status(f"listing {root}"):
-        lake, found = garbage.find(root, limit.timestamp(), live)
-    table = Table("folder", "files", "MB", "last changed", title=f"Nothing changed for {days} days")
+        lake, found = garbage.find(root, limit, live)
+        found += garbage.old_reports(root, limit_of_reports)
+    title = f"Nothing changed for {days} days, reports for {reports_days}"
+    table = Table("folder", "files", "MB", "last changed", title=title)
     table.title_justify = "left"
     for each in found:
         day = datetime.datetime.fromtimestamp(each.changed, datetime.UTC).date()
@@ -65,9 +68,7 @@ def clean(root: str, days: int, apply: bool, live: set[str]) -> None:
     deleted = [each for each in track(found, "deleting", console=console) if delete(root, each)] if apply else found
     runs = sum(each.kind == "run" for each in deleted)
     size = sum(each.bytes for each in deleted) / 1e6
-    rest = "".join(
-        f", {count} {KINDS[kind]}" for kind in ("process", "version") if (count := count_kind(deleted, kind))
-    )
+    rest = "".join(f", {count} {name}" for kind, name in KINDS.items() if (count := count_kind(deleted, kind)))
     console.print(
         f"{runs} of {len(lake.runs)} runs of {root}{rest} ({size:,.1f} MB) "
         + ("deleted." if apply else "would be deleted by APPLY=1.")
@@ -91,7 +92,7 @@ def live_runs(name: str, root: str, required: bool) -> set[str]:
 
     TaskError if they are required but not known. A laptop's DynamoDB stops with its Airflow.
     """
-    local = name == "laptop" and not os.environ.get("DYNAMODB_ENDPOINT")
+    local = needs_local_server(name)
     try:
         if local:
             use_local_server(name)
@@ -111,15 +112,13 @@ def live_runs(name: str, root: str, required: bool) -> set[str]:
 def published(name: str) -> Iterator[str]:
     """Yield the manifest of each version of each product that does not expire."""
     section = delivery(name)
-    client = tables.client()
-    with tables.explained():
-        for product in products():
-            table = tables.Table(client, tables.table_name(section["tables"], product), 1)
-            try:
-                for version in items_of(table, VERSIONS):
-                    yield version["manifest"]["S"]
-            except client.exceptions.ResourceNotFoundException:
-                continue  # nothing was ever published
+    for product in products():
+        store = open_product(section, product)
+        with store.explained():
+            if store.exists():
+                for version in store.versions().values():
+                    if "expires" not in version.values:
+                        yield version.values["manifest"]
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.errors import TaskError
+from common.errors import ArgumentError, TaskError
 from common.handover import storage
+from tools.airflow_api import AirflowError
 from tools.deploy import deploy_dags, releases, rollback_jobs
 from tools.deploy.releases import Release
 from tools.packaging import build
@@ -109,6 +110,17 @@ def deploy(lake: str, server: Variables, job: str, fingerprint: str = "1") -> Re
     release = releases.record(lake, live.jobs | {job: fingerprint}, live)
     releases.switch(lake, server, release, tag)
     return release
+
+
+def test_airflow_that_stays_broken_is_named_with_the_live_release(lake: str) -> None:
+    class Broken(Variables):
+        def call(self, path: str, body: dict | None = None, method: str | None = None) -> dict:
+            if body:
+                raise AirflowError("Airflow does not answer.")
+            return super().call(path, body, method)
+
+    with pytest.raises(TaskError, match=r"release 1 is live, but .* rejected it \(Airflow does not answer.\)"):
+        deploy(lake, Broken(), "job")
 
 
 def outcome(act: Callable[[], Release], done: dict[str, Release], name: str) -> None:
@@ -228,9 +240,37 @@ def test_killed_rollback_is_completed_by_the_next_deployment(lake, rollback, ste
     assert releases.airflow_release(server) == releases.current(lake, server)[0] == release
 
 
+def test_job_is_released_with_its_light_image(lake):
+    jobs = {"count": "1", "count-light": "2", "learn": "3"}
+    assert releases.select(["count"], jobs, "It") == {"count": "1", "count-light": "2"}
+    assert releases.select(None, jobs, "It") == jobs
+    with pytest.raises(ArgumentError, match=r"It has no job 'cuont'; it has count, learn\.$"):
+        releases.select(["cuont"], jobs, "It")
+    storage.write(f"{lake}/code/count/1/job.toml", b'[job]\ndescription = "Counts."\nengine = "spark"\n')
+    storage.write(f"{lake}/code/count/1/fingerprint", b"1 count\n")
+    described = json.loads(deploy_dags.released_catalogue(lake, {"count": "1", "count-light": "2"}))
+    assert [*described] == ["count"]
+
+
+def test_release_goes_live_on_any_lake(any_lake):
+    server = Variables()
+    files = {"main.py": b"1", "code.zip": b"2"}
+    assert releases.store(files, f"{any_lake}/code/a/1")
+    assert not releases.store(files, f"{any_lake}/code/a/1")
+    first = releases.record(any_lake, {"a": "1"}, Release(0, {}))
+    releases.switch(any_lake, server, first, None)
+    live, tag = releases.current(any_lake, server)
+    second = releases.record(any_lake, {"a": "2"}, live)
+    releases.switch(any_lake, server, second, tag)
+    assert releases.current(any_lake, server)[0] == releases.airflow_release(server) == second
+    assert releases.predecessor(any_lake, second) == first
+    with pytest.raises(TaskError, match="Another deployment concurrently switched to release 2"):
+        releases.switch(any_lake, server, first, tag)
+
+
 def record_builds(folder: Path, name: str) -> None:
     build.RELEASE = folder / "release.json"
-    product = SimpleNamespace(job=SimpleNamespace(name=name, engine="spark"), fingerprint="1")
+    product = SimpleNamespace(name=name, kind="bundle", fingerprint="1")
     for _ in range(20):
         build.record_build(product)  # type: ignore[arg-type]
 
@@ -250,23 +290,3 @@ def test_concurrent_builds_of_one_bundle_keep_the_first(tmp_path):
     files = SimpleNamespace(items=lambda: [("main.py", second("main.py"))])
     build.stage(tmp_path / "0123", files)  # type: ignore[arg-type]
     assert (tmp_path / "0123" / "main.py").read_bytes() == b"first"
-
-
-def version(folder: Path, name: str) -> Path:
-    new = folder / "versions" / f".{name}" / "airflow_dags"
-    new.mkdir(parents=True)
-    (new / "dag.py").write_text(name)
-    return new
-
-
-def test_second_of_two_concurrent_dag_deployments_fails(tmp_path):
-    (tmp_path / "versions" / "old").mkdir(parents=True)
-    link = tmp_path / "current"
-    link.symlink_to("versions/old")
-    before = link.resolve()
-    deploy_dags.switch_link(version(tmp_path, "one"), "one", link, before)
-    with pytest.raises(TaskError, match="concurrently switched to the DAGs of version one"):
-        deploy_dags.switch_link(version(tmp_path, "two"), "two", link, before)
-    assert link.resolve().name == "one"
-    deploy_dags.switch_link(version(tmp_path, "again"), "one", link, before)  # the same DAGs, so no conflict
-    assert link.resolve().name == "one"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import gzip
 import io
 import itertools
@@ -16,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +28,34 @@ import pytest
 import zstandard
 
 from common import contracts, protocol
-from common.delivery import reader, versions
-from common.delivery import tables as delivery_tables
+from common.delivery.dynamodb.store import DynamoDB, document_key, item_key
+from common.delivery.store import POINTER, VERSIONS, place_of
 from common.engines import arrow
 from common.errors import TaskError
-from common.handover import manifest, s3, storage
+from common.handover import manifest, storage
 from common.handover.job_toml import load
+from common.handover.stores import gs, s3
 from common.ingestion import ledger, suppression
+from common.reporting.examples import Had, Shown, UserExample
+from common.reporting.index_entry import entry_of
+from common.reporting.page import Extras, render_card, render_index
+from common.reporting.record import (
+    FORMAT,
+    Attempt,
+    Example,
+    Failure,
+    Instance,
+    Reason,
+    Record,
+    Step,
+    TaskSummary,
+    Warning,
+)
 from jobs.write_product.main import shortened
-from tools import environment
+from tools import environment, tables
 from tools.lake import forget, forget_content, forget_lake
 from tools.packaging.fingerprint import ROOT
-from tools.sandbox import local_s3, parts
+from tools.sandbox import parts, servers
 from tools.sandbox.local_airflow import free_port
 
 MOMENT = datetime.datetime(2011, 1, 5, 10, tzinfo=datetime.UTC)
@@ -87,6 +105,7 @@ class Shop:
             document["outputs"][role] = {"contract": contract, "rows": rows, "bytes": size, "files": listed}
             if contract == "events@3":
                 document["outputs"][role]["arrivals"] = {str(MOMENT.date()): rows}
+                document["outputs"][role]["counts"] = {"type": {"purchase": rows}}
         storage.write(protocol.manifest_uri(f"{self.root}/{folder}"), manifest.to_json({**document, **more}))
 
     def fill(self, users: list[str]) -> None:
@@ -130,12 +149,27 @@ class Shop:
         sentence = f"User '{users[0]}' has two rows, expected one; '{users[1]}' has one."
         failure = {"task": {}, "sentence": sentence, "exceptions": [{"type": "E", "message": sentence}]}
         storage.write(f"{self.root}/intermediate/dag/r/select/attempt-1/failure.json", manifest.to_json(failure))
+        attempt = {"state": "failed", "reason": f"Traceback:\n  {sentence}"}
+        storage.write(f"{self.root}/intermediate/dag/r/select/attempt-1/scheduler.json", manifest.to_json(attempt))
+        self.report(sentence, users)
         model = {
             "attempt-1/model/items.npy": npy([users[0], "p1"]),
             "attempt-1/model/document.json": b'{"model": "als"}',
         }
         self.publish("intermediate/dag/r/train", {"model": ("recommender_model@5", 2, model)})
         self.orphan("curated/events/_temporary/0/task-1/date=2011-01-05/part-0.parquet", users)
+
+    def report(self, sentence: str, users: list[str]) -> None:
+        """Write the record and the card of a run that failed, quarantined a line of each user, and shows them all."""
+        lines = [json.dumps({"user_id": user}) for user in users]
+        out = [{"reason": "odd", "records": 3, "examples": [{"file": "a.gz", "content": line} for line in lines]}]
+        record = {"failure": {"task": "t", "sentence": sentence}, "funnel": [{"name": "lines", "count": 3, "out": out}]}
+        folder = f"{self.root}/{protocol.REPORTS}"
+        storage.write(f"{folder}/records/dag/2011-01/r.json", manifest.to_json(record))
+        people = [f'<p class="person" data-user="{escape(user)}">17</p><!--/person-->' for user in users]
+        texts = [f'<code class="line">{escape(line)}</code>' for line in lines]
+        card = "\n".join(['<p>17 of <bdi class="sentence">', escape(sentence), "</bdi></p>", *people, *texts])
+        storage.write(f"{folder}/cards/dag/2011-01/r.html", card.encode())
 
     def orphan(self, path: str, users: list[str]) -> None:
         storage.write(f"{self.root}/{path}", content_of("events@3", users))
@@ -146,7 +180,7 @@ class Shop:
         """Return the bytes of all files by path, hidden ones too."""
         people = suppression.People("", frozenset(), {})
         whole = forget_lake.Lake(self.root, people, None, 0, forget.console)  # type: ignore[arg-type]
-        levels = ["raw", "curated", "intermediate", "suppression", "receipts"]
+        levels = ["raw", "curated", "intermediate", "products", "suppression", "receipts"]
         paths = [entry.path for level in levels for entry in whole.entries(level)]
         return dict(zip(paths, storage.in_parallel(lambda path: storage.read(f"{self.root}/{path}")[0], paths)))
 
@@ -170,6 +204,7 @@ class Shop:
             if output["contract"] != "recommender_model@5":
                 assert output["rows"] == len(rows)
             assert sum(output.get("arrivals", {}).values()) == (output["rows"] if "arrivals" in output else 0)
+            assert output.get("counts") in (None, {"type": {"purchase": output["rows"]}})
             found[role] = rows
         return found
 
@@ -268,7 +303,7 @@ def shop_of_files(lake: str) -> Shop:
 @pytest.fixture(autouse=True)
 def no_table(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The laptop's DynamoDB is not running, unless a test has one; nothing of this checkout's replays is deleted."""
-    monkeypatch.setattr(forget, "LOCAL", Path("/nowhere"))
+    monkeypatch.setattr(tables, "LOCAL", Path("/nowhere"))
     monkeypatch.setattr(forget, "REPLAYS", Path("/nowhere"))
     if "dynamodb" not in request.fixturenames:
         monkeypatch.delenv("DYNAMODB_ENDPOINT", raising=False)
@@ -490,14 +525,14 @@ def test_no_shipped_model_names_users() -> None:
 # The command line
 
 
-def run(*arguments: str, users: str | None = None, **variables: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tools.lake.forget", *arguments]
-    surroundings = {name: value for name, value in os.environ.items() if name != "DYNAMODB_ENDPOINT"}
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, input=users, env=surroundings | variables)
+@pytest.fixture
+def run(run_tool, monkeypatch: pytest.MonkeyPatch) -> Callable[..., subprocess.CompletedProcess]:
+    monkeypatch.delenv("DYNAMODB_ENDPOINT", raising=False)
+    return functools.partial(run_tool, "tools.lake.forget")
 
 
 @pytest.mark.parametrize("source", ["variable", "file", "standard input"])
-def test_id_is_read_from_unlogged_sources(shop_of_files: Shop, tmp_path: Path, source: str) -> None:
+def test_id_is_read_from_unlogged_sources(shop_of_files: Shop, run, tmp_path: Path, source: str) -> None:
     shop = shop_of_files
     shop.fill(["Zoë-4711", "bob"])
     arguments = ["--lake", shop.root, "--grace-minutes", "0"]
@@ -505,7 +540,7 @@ def test_id_is_read_from_unlogged_sources(shop_of_files: Shop, tmp_path: Path, s
     done = {
         "variable": lambda: run(*arguments, TANDEM_FORGET_USER="Zoë-4711"),
         "file": lambda: run(*arguments, "--users", str(tmp_path / "users")),
-        "standard input": lambda: run(*arguments, "--users", "-", users="Zoë-4711\nnobody"),
+        "standard input": lambda: run(*arguments, "--users", "-", stdin="Zoë-4711\nnobody"),
     }[source]()
     assert (done.returncode, done.stderr) == (0, "")
     assert "Zoë" not in done.stdout
@@ -517,7 +552,7 @@ def test_id_is_read_from_unlogged_sources(shop_of_files: Shop, tmp_path: Path, s
     ("content", "sentence"),
     [(b"\n\n", "has no user ID"), (b"b\xfcb\n", "is not UTF-8 at byte 1"), (None, "can't be read (No such file")],
 )
-def test_file_without_user_ids_is_refused(shop_of_files: Shop, tmp_path: Path, content, sentence: str) -> None:
+def test_file_without_user_ids_is_refused(shop_of_files: Shop, run, tmp_path: Path, content, sentence: str) -> None:
     if content is not None:
         (tmp_path / "users").write_bytes(content)
     done = run("--lake", shop_of_files.root, "--users", str(tmp_path / "users"))
@@ -557,36 +592,83 @@ def test_examples_of_keys_in_metrics_and_sentences_are_forgotten(shop_of_files: 
     assert f"y{user[:10]} is fine" in failure["sentence"]
 
 
+def test_reports_lose_a_person_and_keep_the_others(shop_of_files: Shop) -> None:
+    shop, folder = shop_of_files, f"{shop_of_files.root}/{protocol.REPORTS}"
+    shop.report("User '17' has 17 rows, bob has 170.", ["17", "bob", "170"])
+    before = storage.read(f"{folder}/cards/dag/2011-01/r.html")[0].decode().splitlines()
+    assert shop.forget("17") == 0
+    record = json.loads(storage.read(f"{folder}/records/dag/2011-01/r.json")[0])
+    contents = [example["content"] for example in record["funnel"][0]["out"][0]["examples"]]
+    assert contents == ["[forgotten]", '{"user_id": "bob"}', '{"user_id": "170"}']
+    sentence = record["failure"]["sentence"]
+    assert (sentence.count("17"), sentence.endswith("rows, bob has 170.")) == (1, True)
+    card = storage.read(f"{folder}/cards/dag/2011-01/r.html")[0].decode().splitlines()
+    assert card[0] == before[0]  # the numbers of a page are no IDs
+    assert escape(sentence) == card[1]
+    assert card[3:] == ["[forgotten]", *before[4:6], '<code class="line">[forgotten]</code>', *before[7:]]
+    assert shop.receipts()[0]["users"][0]["places"] == {"products/reports": 7}
+
+
+def test_templates_mark_every_text_that_may_name_a_person() -> None:
+    user, other = 'o\'neil & "co"', "bob <b>"
+    sentence, line = f"User '{user}' is odd, {other} is not.", json.dumps({"user_id": user})
+    attempt = Attempt(1, "failed", sentence=sentence)
+    out = [Reason("odd", 2, [Example("a.gz", line), Example("b.gz", json.dumps({"user_id": other}))])]
+    found = Record(
+        FORMAT,
+        "laptop",
+        "dag",
+        "run",
+        "manual",
+        MOMENT,
+        "failed",
+        failure=Failure("ingest", sentence),
+        tasks=[TaskSummary("ingest", "failed", shown=[Instance("failed", [attempt])])],
+        funnel=[Step("lines", "ingest", 2, out=out)],
+        warnings=[Warning("ingest", sentence)],
+    )
+    had, shown = [Had(f"Lamp of {each}") for each in (user, other)], [Shown(1, "Lamp")]
+    people = [UserExample(each, [item], 1, shown) for each, item in zip((user, other), had)]
+    card = render_card(found, [], Extras(people))
+    index = render_index([entry_of(found, "cards/run.html")])
+    known = suppression.People("", frozenset(["hash"]), {user: "hash"})
+    for page, expected in ((card, 6), (index, 1)):
+        after, named = forget_content.redact(page.encode(), known, is_page=True)
+        assert named["hash"] >= expected
+        assert "neil" in page
+        assert "neil" not in after.decode()
+        assert page.count("bob &lt;b&gt;") == after.decode().count("bob &lt;b&gt;") > 0
+
+
 # Tables
 
 
 @pytest.fixture
-def product_tables(dynamodb: str) -> Iterator[tuple[Shop, dict[str, delivery_tables.Table]]]:
+def product_tables(dynamodb: str) -> Iterator[tuple[Shop, dict[str, DynamoDB]]]:
     """A prefix with tables of the products by user, and of one that is not by user."""
     prefix = f"t{uuid.uuid4().hex}-"
-    client = delivery_tables.client(4)
-    found = {}
-    for name in ("recommendations", "characteristics", "trending_items"):
-        assert delivery_tables.create(client, prefix + name, None)
-        found[name] = delivery_tables.Table(client, prefix + name, 4)
+    names = ("recommendations", "characteristics", "trending_items")
+    found = {name: DynamoDB.open("dynamodb:", prefix + name, 4) for name in names}
+    for store in found.values():
+        assert store.create(None)
     yield prefix, found
 
 
-def items_of(table: delivery_tables.Table) -> list[dict[str, Any]]:
-    pages = table.client.get_paginator("scan").paginate(TableName=table.name)
+def items_of(store: DynamoDB) -> list[dict[str, Any]]:
+    pages = store.client.get_paginator("scan").paginate(TableName=store.name)
     return sorted((item for page in pages for item in page["Items"]), key=json.dumps)
 
 
-def fill_table(table: delivery_tables.Table, users: list[str]) -> None:
+def fill_table(store: DynamoDB, users: list[str]) -> None:
     """Write versions as publications leave them: live, for rollback, expired, begun, and one that is not listed."""
     for version, more in {"v1": {}, "v2": {}, "v3": {"expires": {"N": "1"}}, "v4": {}, "v5": {}}.items():
         described = {"version": {"S": version}, "buckets": {"N": "16"}, "content": {"L": [{"S": "ann"}]}, **more}
+        items = [{**item_key(place_of(version, 16, user)), "content": {"S": "shown"}, **more} for user in users]
         if version != "v5":
-            versions.put(table, {**described, **versions.version_key(version)})
+            items.append({**described, **document_key(VERSIONS + version)})
         if version == "v1":
-            versions.put(table, {**described, **reader.POINTER})
-        for user in users:
-            versions.put(table, {**reader.primary_key(version, 16, user), "content": {"S": "shown"}, **more})
+            items.append({**described, **document_key(POINTER)})
+        store.write([{"PutRequest": {"Item": item}} for item in items])
 
 
 def test_items_of_a_user_are_deleted_in_all_versions(shop_of_files: Shop, product_tables) -> None:
@@ -641,6 +723,7 @@ def test_killed_run_resumes_with_or_without_the_id(shop_of_files: Shop, tmp_path
     whole.orphan("intermediate/dag/r/build/attempt-0/rows/part-0.parquet", users)
     failure = {"sentence": f"'{users[0]}' is odd.", "exceptions": []}
     storage.write(f"{whole.root}/intermediate/dag/r/b/attempt-1/failure.json", manifest.to_json(failure))
+    whole.report(failure["sentence"], users)
     rows = {unit: [row for row in found if not names(row, users[0])] for unit, found in whole.published().items()}
     for number in itertools.count():
         shop = Shop(f"file://{tmp_path}/{number}")
@@ -653,7 +736,7 @@ def test_killed_run_resumes_with_or_without_the_id(shop_of_files: Shop, tmp_path
         assert shop.published() == rows
         assert bytes_with(shop, users[0]) == []
         assert len(shop.deliveries().popitem()[1]) == 2
-        assert max(user["found"] for receipt in shop.receipts() for user in receipt["users"]) == 6
+        assert max(user["found"] for receipt in shop.receipts() for user in receipt["users"]) == 11
         shutil.rmtree(storage.local(shop.root))
         if not killed:
             break
@@ -681,6 +764,8 @@ def test_running_tasks_lose_no_rows_and_restore_nobody(shop_of_files: Shop, monk
             output["files"].append({"path": name, "bytes": len(content)})
             output |= {"rows": output["rows"] + 3, "bytes": output["bytes"] + len(content)}
             output["arrivals"][str(MOMENT.date())] += 3
+            if "counts" in output:
+                output["counts"]["type"]["purchase"] += 3
             time.sleep(0.01)
             with contextlib.suppress(TaskError):
                 return manifest.publish_partition(seen.uri, seen.document, seen)
@@ -718,16 +803,32 @@ def test_running_tasks_lose_no_rows_and_restore_nobody(shop_of_files: Shop, monk
 
 
 @pytest.fixture
-def versioned(versitygw: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+def versioned_gs(fake_gcs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """A lake in a bucket of Google's storage that keeps versions."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", fake_gcs["STORAGE_EMULATOR_HOST"])
+    bucket = gs.client().bucket(f"versions-{uuid.uuid4().hex}")
+    bucket.versioning_enabled = True
+    bucket.create(project="tandem")
+    yield Shop(f"gs://{bucket.name}/lake")
+
+
+@pytest.fixture(params=["s3", "gs"])
+def versioned(request: pytest.FixtureRequest) -> Shop:
     """A lake in a bucket that keeps versions."""
+    found: Shop = request.getfixturevalue(f"versioned_{request.param}")
+    return found
+
+
+@pytest.fixture
+def versioned_s3(versitygw: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """A lake in a bucket of S3 that keeps versions."""
     (tmp_path / "objects" / "bucket").mkdir(parents=True)
     (tmp_path / "versions").mkdir()
     port = free_port()
     keys = {"ROOT_ACCESS_KEY": "user", "ROOT_SECRET_KEY": "secret"}
     server = ["--port", f"127.0.0.1:{port}", "--quiet", "posix", "--versioning-dir", str(tmp_path / "versions")]
-    process = subprocess.Popen([parts.program("versitygw"), *server, str(tmp_path / "objects")], env=os.environ | keys)
-    try:
-        local_s3.wait_for(port)
+    command = [parts.program("versitygw"), *server, str(tmp_path / "objects")]
+    with servers.listening(command, port, env=os.environ | keys):
         for name, value in {
             "AWS_ACCESS_KEY_ID": "user",
             "AWS_SECRET_ACCESS_KEY": "secret",
@@ -736,17 +837,19 @@ def versioned(versitygw: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         }.items():
             monkeypatch.setenv(name, value)
-        arrow.s3_filesystem.cache_clear()
+        arrow.object_store.cache_clear()
         s3.client().put_bucket_versioning(Bucket="bucket", VersioningConfiguration={"Status": "Enabled"})
         yield Shop("s3://bucket/lake")
-    finally:
-        arrow.s3_filesystem.cache_clear()
-        process.terminate()
-        process.wait()
+        arrow.object_store.cache_clear()
 
 
 def versions_of(shop: Shop) -> dict[tuple[str, str], bytes]:
     """Return all versions of all objects, by key and ID."""
+    if shop.root.startswith("gs:"):
+        bucket = gs.client().bucket(gs.bucket_and_name(shop.root)[0])
+        names = [(each.name, each.generation) for each in gs.client().list_blobs(bucket, versions="true")]
+        blobs = [bucket.blob(name, generation=generation) for name, generation in names]
+        return {(blob.name, str(blob.generation)): blob.download_as_bytes(raw_download=True) for blob in blobs}
     pages = s3.client().get_paginator("list_object_versions").paginate(Bucket="bucket")
     found = [(each["Key"], each["VersionId"]) for page in pages for each in page.get("Versions", ())]
     return {

@@ -1,18 +1,20 @@
 """Garbage of a lake: unneeded, unchanged folders, deleted only with --apply; needed ones stay."""
 
 import datetime
+import functools
 import os
 import subprocess
-import sys
 import time
 import uuid
+from collections.abc import Callable
 
 import pytest
 
-from common.delivery import versions
-from common.handover import manifest, s3, storage
+from common import protocol
+from common.delivery.store import VERSIONS
+from common.handover import manifest, storage
+from common.handover.stores import s3
 from tools.lake import garbage, retention
-from tools.packaging.fingerprint import ROOT
 
 
 @pytest.fixture
@@ -25,19 +27,19 @@ def object_lake(moto, monkeypatch) -> str:
     return f"s3://{bucket}/lake"
 
 
-def run_retention(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "tools.lake.retention", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture
+def run_retention(run_tool) -> Callable[..., subprocess.CompletedProcess]:
+    return functools.partial(run_tool, "tools.lake.retention")
 
 
 def put(lake: str, name: str, days: int) -> None:
     storage.write(f"{lake}/intermediate/{name}", b"12345")
-    if not storage.is_s3(lake):
+    if not storage.is_remote(lake):
         file = storage.local(f"{lake}/intermediate/{name}")
         os.utime(file, (file.stat().st_mtime - days * 86_400,) * 2)
 
 
-def test_unchanged_runs_are_listed_and_deleted_with_apply(lake):
+def test_unchanged_runs_are_listed_and_deleted_with_apply(lake, run_retention):
     put(lake, "dag/old/task/manifest.json", 9)
     put(lake, "dag/old/task/attempt-1/model/part-0", 10)
     put(lake, "dag/resumed/first/manifest.json", 20)
@@ -182,6 +184,8 @@ def test_only_folders_of_unpublished_processes_are_garbage(lake):
     for name in ("attempt-1/aa", "attempt-2/bb", "attempt-2/cc"):
         put(lake, f"dag/live/task/{name}/rows/part-0", 9)
     put(lake, "dag/live/task/attempt-1/failure.json", 9)
+    put(lake, "dag/live/task/attempt-1/scheduler.json", 9)
+    put(lake, "dag/live/report_run/run.json", 9)
     put(lake, "dag/live/never/attempt-1/dd/rows/part-0", 9)  # of a task without a manifest
     put(lake, "dag/live/task/attempt-3/ee/rows/part-0", 1)  # may be running
     document = {"started": ago(9), "parents": [], "outputs": {"rows": {"files": files}}}
@@ -192,30 +196,45 @@ def test_only_folders_of_unpublished_processes_are_garbage(lake):
     assert found == {"intermediate/dag/live/task/attempt-1/aa", "intermediate/dag/live/task/attempt-2/bb"}
 
 
+def test_reports_are_deleted_by_months_after_days_of_their_own(lake, run_retention):
+    folder = f"{lake}/{protocol.REPORTS}"
+    for name, days in {"cards/dag/2010-06/a.html": 401, "cards/dag/2010-07/b.html": 401, "index.html": 500}.items():
+        storage.write(f"{folder}/{name}", b"page")
+        age(f"{folder}/{name}", days)
+    storage.write(f"{folder}/cards/dag/2010-07/c.html", b"rewritten, because its run was cleared")
+    put(lake, "dag/old/task/manifest.json", 9)
+    assert "0 of 1 runs" in run_retention("--lake", lake, "--days", "10").stdout
+    shown = run_retention("--lake", lake, "--days", "7", "--apply").stdout
+    assert "1 of 1 runs" in shown
+    assert "1 months of cards or records" in shown
+    left = {file.uri.removeprefix(f"{folder}/") for file in storage.files(lake)}
+    assert left == {"cards/dag/2010-07/b.html", "cards/dag/2010-07/c.html", "index.html"}
+
+
 def test_runs_of_published_products_stay(lake, product_table, monkeypatch):
     prefix = product_table.name.removesuffix("recommendations")
-    monkeypatch.setattr(retention, "delivery", lambda name: {"tables": prefix})
-    for name, more in {"live": {}, "gone": {"expires": {"N": "1"}}}.items():
+    monkeypatch.setattr(retention, "delivery", lambda name: {"store": "dynamodb:", "tables": prefix})
+    for name, more in {"live": {}, "gone": {"expires": 1}}.items():
         put(lake, f"dag/{name}/task/manifest.json", 9)
-        uri = {"S": f"{lake}/intermediate/dag/{name}/task/manifest.json"}
-        versions.put(product_table, {**versions.version_key(name), "manifest": uri, **more})
+        uri = f"{lake}/intermediate/dag/{name}/task/manifest.json"
+        assert product_table.commit({VERSIONS + name: {"manifest": uri, **more}}, {VERSIONS + name: None})
     assert retention.live_runs("dev", lake, True) == {"dag/live"}
 
 
-def test_nothing_is_deleted_while_tables_are_unreachable(lake):
+def test_nothing_is_deleted_while_tables_are_unreachable(lake, run_retention):
     put(lake, "dag/old/task/manifest.json", 9)
-    unreachable = {**os.environ, "DYNAMODB_ENDPOINT": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "eu-central-1"}
+    unreachable = {"DYNAMODB_ENDPOINT": "http://127.0.0.1:9", "AWS_DEFAULT_REGION": "eu-central-1"}
     unreachable |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
-    command = [sys.executable, "-m", "tools.lake.retention", "--lake", lake, "--days", "7"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=unreachable)
+    arguments = ["--lake", lake, "--days", "7"]
+    shown = run_retention(*arguments, **unreachable)
     assert "1 of 1 runs" in shown.stdout
     assert "are not known" in shown.stdout
-    refused = subprocess.run([*command, "--apply"], cwd=ROOT, capture_output=True, text=True, env=unreachable)
+    refused = run_retention(*arguments, "--apply", **unreachable)
     assert "nothing is deleted" in refused.stderr
     assert len(storage.files(lake)) == 1
 
 
-def test_environment_sets_the_default_days(lake):
+def test_environment_sets_the_default_days(lake, run_retention):
     put(lake, "dag/run/task/manifest.json", 10)
     assert "1 of 1 runs" in run_retention("--lake", lake, "--environment", "dev").stdout
     assert "0 of 1 runs" in run_retention("--lake", lake, "--environment", "prod").stdout
@@ -225,5 +244,5 @@ def test_environment_sets_the_default_days(lake):
     ("arguments", "sentence"),
     [(["--days", "0"], "DAYS is 0, expected at least 1"), (["--environment", "pord"], "did you mean 'prod'")],
 )
-def test_invalid_arguments_are_refused(lake, arguments, sentence):
+def test_invalid_arguments_are_refused(lake, arguments, sentence, run_retention):
     assert sentence in run_retention("--lake", lake, *arguments).stderr
