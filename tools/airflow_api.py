@@ -1,5 +1,7 @@
 """Airflow over its REST interface: start runs, wait for them, read their tasks, results and logs."""
 
+import contextlib
+import datetime
 import json
 import time
 import urllib.error
@@ -10,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.errors import TaskError
+
+REPEAT_SECONDS = 60  # of a request that Airflow does not answer: its database or the machine is busy
 
 
 class AirflowError(TaskError):
@@ -36,20 +40,44 @@ class Airflow:
     url: str
     token: str
 
-    def call(self, path: str, body: Any = None, method: str | None = None) -> Any:
-        """Return the response of GET path, of POST path with a body, or of another method."""
+    def call(self, path: str, body: Any = None, method: str | None = None, repeat: bool = False) -> Any:
+        """Return the response of GET path, of POST path with a body, or of another method; None if it is empty.
+
+        A request that ends with 5xx or a timeout is repeated for a minute, then it raises AirflowError. POST is only
+        repeated with `repeat`: Airflow must refuse the second of two.
+        """
         request = urllib.request.Request(
             f"{self.url}{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)
+        deadline = time.monotonic() + REPEAT_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request, timeout=30) as response:
+                    content = response.read()
+                    return json.loads(content) if content else None
+            except (urllib.error.HTTPError, TimeoutError) as error:
+                refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+                if refused or (request.get_method() == "POST" and not repeat):
+                    raise
+                if time.monotonic() >= deadline:
+                    raise AirflowError(
+                        f"Airflow at {self.url} does not answer {request.get_method()} {path} within "
+                        f"{REPEAT_SECONDS:.0f} s ({reason(error)}); check its API server."
+                    ) from None
+            time.sleep(0.5)
 
     def trigger(self, dag: str, conf: dict[str, Any] | None = None) -> str:
         """Start a run of a pipeline and return its ID."""
-        run: str = self.call(f"/api/v2/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf or {}})["dag_run_id"]
+        run = f"manual__{datetime.datetime.now(datetime.UTC).isoformat()}"  # as Airflow names it; known for repetitions
+        body = {"dag_run_id": run, "logical_date": None, "conf": conf or {}}
+        try:
+            self.call(f"/api/v2/dags/{dag}/dagRuns", body, repeat=True)
+        except urllib.error.HTTPError as error:
+            if error.code != 409:  # started by a request whose answer was lost
+                raise
         return run
 
     def runs(self, dag: str) -> list[dict[str, Any]]:
@@ -101,6 +129,16 @@ class Airflow:
         content = self.call(f"{path}?map_index={instance.map_index}&full_content=true")["content"]
         lines = [line if isinstance(line, str) else line["event"] for line in content]
         return [line for line in lines if not line.startswith(("::group::", "::endgroup::"))]
+
+
+def reason(error: OSError) -> str:
+    """Return the error, with Airflow's own sentence if it has one."""
+    if not isinstance(error, urllib.error.HTTPError):
+        return str(error)
+    content = error.read().decode(errors="replace")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        content = str(json.loads(content)["detail"])
+    return f"{error.code}: {content}"
 
 
 def poll(seconds: float, failure: str) -> Iterator[None]:

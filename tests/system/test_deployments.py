@@ -8,12 +8,16 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
-import boto3
 import pytest
 
+from common.handover import storage
+from common.protocol import image
 from tools.airflow_api import poll
+from tools.deploy import dag_versions
+from tools.packaging.push import pull
 from tools.sandbox import local_airflow
 from tools.sandbox.local_airflow import free_port
 
@@ -60,7 +64,6 @@ ENVIRONMENT = """
 lake = "s3://tandem-lake/{name}-{place}"
 registry = "{registry}/{name}"
 airflow = "http://127.0.0.1:{port}"
-dags = "{dags}"
 retries = 0
 max_active_runs = 4
 {more}
@@ -68,6 +71,8 @@ max_active_runs = 4
 tables = "tandem-{name}-"
 [container]
 runtime = "docker"
+[spark]
+runtime = "container"
 """
 
 
@@ -75,7 +80,7 @@ class Checkout:
     """A checkout with two jobs and a pipeline, and the commands typed in it."""
 
     def __init__(self, folder: Path, registry: str) -> None:
-        self.root = folder / "checkout"
+        self.root, self.registry = folder / "checkout", registry
         for part in ("tools", "common", "dockerfiles", "requirements", "airflow_dags/tandem"):
             shutil.copytree(ROOT / part, self.root / part, ignore=shutil.ignore_patterns("__pycache__"))
         for part in (".venv-airflow", ".tandem"):
@@ -83,7 +88,7 @@ class Checkout:
         self.write("jobs/greet/job.toml", DESCRIPTION)
         self.write("jobs/greet/main.py", MAIN)
         self.write("jobs/count/job.toml", COUNT)
-        self.write("jobs/count/main.py", MAIN)
+        self.write("jobs/count/main.py", f"from common.engines import frames{MAIN}")
         self.write("airflow_dags/greetings/dag.py", DAG)
         self.write("airflow_dags/greetings/README.md", "# greetings\nCounts, then greets.\n")
         self.write("airflow_dags/greetings/first.json", '{"parameters": {"wait": true}}')
@@ -96,7 +101,7 @@ class Checkout:
         for name, port in self.ports.items():
             given = {"name": name, "place": folder.parent.name + folder.name, "registry": registry, "port": port}
             more = 'promotes = "preprod"' if name == "prod" else ""
-            text = ENVIRONMENT.format(**given, dags=self.dags(name), more=more)
+            text = ENVIRONMENT.format(**given, more=more)
             self.write(f"airflow_dags/environments/{name}.toml", text)
 
     def write(self, path: str, text: str) -> None:
@@ -104,8 +109,9 @@ class Checkout:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
-    def dags(self, name: str) -> Path:
-        return self.root.parent / "dags" / name
+    def lake(self, name: str) -> str:
+        file = self.root / f"airflow_dags/environments/{name}.toml"
+        return tomllib.loads(file.read_text())["lake"]
 
     def change_job(self, word: str) -> None:
         """Change the job, so that its next product reports another word."""
@@ -126,7 +132,6 @@ def variables(s3_server):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in s3_server.items():
             patch.setenv(name, value)
-        patch.setitem(local_airflow.SETTINGS, "DAG_PROCESSOR__REFRESH_INTERVAL", "2")
         yield patch
 
 
@@ -142,10 +147,11 @@ def airflows(checkout, make_home, variables):
     with local_airflow.contextlib.ExitStack() as stack:
         started = {}
         for name, port in checkout.ports.items():
-            (checkout.dags(name) / "versions" / "none").mkdir(parents=True)
-            (checkout.dags(name) / "current").symlink_to("versions/none")
+            (homes[name] / "folder").mkdir()
+            (homes[name] / "folder" / "plugins").symlink_to(ROOT / "airflow_dags" / "plugins")
             variables.setenv("TANDEM_ENVIRONMENT", name)
-            entered = local_airflow.start(home=homes[name], dags=checkout.dags(name) / "current", port=port)
+            options = local_airflow.deployed(f"{checkout.lake(name)}/dags")
+            entered = local_airflow.start(home=homes[name], dags=homes[name] / "folder", port=port, options=options)
             started[name] = stack.enter_context(entered)
         variables.delenv("TANDEM_ENVIRONMENT")
         yield started
@@ -165,13 +171,11 @@ def words_of(airflow, run):
 
 def release_tasks(checkout, name):
     """Let waiting tasks continue, and later ones start without waiting."""
-    text = (checkout.root / f"airflow_dags/environments/{name}.toml").read_text()
-    prefix = text.split("s3://tandem-lake/")[1].split('"')[0]
-    boto3.client("s3").put_object(Bucket="tandem-lake", Key=f"{prefix}/raw/go/go", Body=b"")
+    storage.write(f"{checkout.lake(name)}/raw/go/go", b"")
 
 
 def wait_for_state(airflow, run, task, state="running"):
-    for _ in poll(90, f"{task} is not {state}"):
+    for _ in poll(500, f"{task} is not {state}"):
         if any(each.task_id == task and each.state == state for each in airflow.instances("greetings", run)):
             return
 
@@ -191,8 +195,8 @@ def test_dags_without_released_jobs_are_refused(checkout, airflows):
     assert refused.returncode == 1
     assert "do not fit the jobs of preprod (nothing), which keeps its present DAGs" in refused.stderr
     assert "greetings/dag.py: greetings names the job 'greet', which does not exist" in refused.stderr
-    assert "Only in this checkout, not released in preprod: count, greet." in refused.stderr
-    assert (checkout.dags("preprod") / "current").readlink() == Path("versions/none")
+    assert "Only in this checkout, not released in preprod: count, count-light, greet." in refused.stderr
+    assert dag_versions.current(checkout.lake("preprod")) == (None, None)
 
 
 def test_killed_deployment_releases_nothing_and_resumes(checkout, airflows, tmp_path):
@@ -207,30 +211,17 @@ def test_killed_deployment_releases_nothing_and_resumes(checkout, airflows, tmp_
     output = checkout.done("deploy_jobs", "preprod")
     assert "New runs of preprod use release 1; before, they used nothing." in output
     jobs, number = release(airflows["preprod"])
-    assert (set(jobs), number) == ({"count", "greet"}, "release 1")
+    assert (set(jobs), number) == ({"count", "count-light", "greet"}, "release 1")
     repeated = checkout.done("deploy_jobs", "preprod")
-    assert repeated.count("up to date") == 2
+    assert repeated.count("up to date") == 3
     assert "preprod already runs release 1 with these jobs." in repeated
-
-
-def versions_kept(checkout):
-    """Deploy DAGs over six older versions and the live one; return the versions that are kept."""
-    versions = checkout.dags("preprod") / "versions"
-    for age, name in enumerate(["none", *(f"old {number}" for number in range(6))]):
-        (versions / name).mkdir(exist_ok=True)
-        os.utime(versions / name, (age, age))
-    checkout.done("deploy_dags", "preprod")
-    assert (versions.parent / "current").resolve().parent == versions
-    return {each.name for each in versions.iterdir()}
 
 
 def test_run_keeps_its_release_until_it_is_restarted(checkout, airflows):
     airflow = airflows["preprod"]
-    kept = versions_kept(checkout)
-    assert len(kept) == 6
-    assert {"none", "old 5", "old 4", "old 3", "old 2"} < kept
+    checkout.done("deploy_dags", "preprod")
     remove_images()
-    for _ in poll(90, "the DAG was not loaded"):
+    for _ in poll(500, "the DAG was not loaded"):
         if airflow.call("/api/v2/dags")["dags"]:
             break
     run = airflow.trigger("greetings")
@@ -238,12 +229,12 @@ def test_run_keeps_its_release_until_it_is_restarted(checkout, airflows):
     checkout.change_job("two")
     assert "use release 2; before, they used release 1" in checkout.done("deploy_jobs", "preprod")
     release_tasks(checkout, "preprod")
-    assert airflow.wait("greetings", run, 300) == "success"
+    assert airflow.wait("greetings", run) == "success"
     assert words_of(airflow, run) == {"first": "one", "second": "one"}
 
     body = {"dry_run": False, "task_ids": ["pin_release"], "include_downstream": True, "dag_run_id": run}
     airflow.call("/api/v2/dags/greetings/clearTaskInstances", {**body, "only_failed": False})
-    assert airflow.wait("greetings", run, 300) == "success"
+    assert airflow.wait("greetings", run) == "success"
     assert words_of(airflow, run) == {"first": "two", "second": "two"}
 
 
@@ -251,16 +242,18 @@ def test_promotion_releases_the_same_products_without_a_build(checkout, airflows
     checkout.change_job("never built")
     output = checkout.done("deploy_jobs", "prod")
     assert "promoting release 2 of preprod" in output
-    assert release(airflows["prod"])[0] == release(airflows["preprod"])[0]
+    products, _ = release(airflows["prod"])
+    assert products == release(airflows["preprod"])[0]
+    assert pull(image("count-light", products["count-light"], f"{checkout.registry}/prod"))
     checkout.done("deploy_dags", "prod")
     release_tasks(checkout, "prod")
     remove_images()
     airflow = airflows["prod"]
-    for _ in poll(90, "the DAG was not loaded"):
+    for _ in poll(500, "the DAG was not loaded"):
         if airflow.call("/api/v2/dags")["dags"]:
             break
     run = airflow.trigger("greetings")
-    assert airflow.wait("greetings", run, 300) == "success"
+    assert airflow.wait("greetings", run) == "success"
     assert words_of(airflow, run) == {"first": "two", "second": "two"}
     assert "/prod-" in airflow.xcom("greetings", run, airflow.instances("greetings", run)[-1])["manifest"]
 
@@ -269,7 +262,7 @@ def test_rollback_restores_the_previous_release_down_to_the_first(checkout, airf
     two, _ = release(airflows["preprod"])
     assert "new runs use release 1 instead of release 2" in checkout.done("rollback_jobs", "preprod")
     one, number = release(airflows["preprod"])
-    assert (number, one["count"]) == ("release 1", two["count"])
+    assert (number, one["count"], one["count-light"]) == ("release 1", two["count"], two["count-light"])
     assert one["greet"] != two["greet"]
     assert release(airflows["prod"])[0] == two
     refused = checkout.make("rollback_jobs", "preprod")

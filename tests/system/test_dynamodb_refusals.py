@@ -14,11 +14,12 @@ import pytest
 from botocore.exceptions import ClientError
 
 from common.contracts import Column, Contract, Product
-from common.delivery import tables
+from common.delivery.dynamodb import tables
+from common.delivery.dynamodb.store import BATCH, GET_BATCH, item_key
+from common.delivery.dynamodb.tables import Table
+from common.delivery.dynamodb.values import encode
 from common.delivery.items import Items, make_items
-from common.delivery.reader import MAX_KEY, primary_key
-from common.delivery.tables import Table
-from common.delivery.writer import BATCH, GET_BATCH
+from common.delivery.store import MAX_KEY, place_of
 from common.engines.arrow import arrow_schema
 
 VERSION = "2011-06-01T12:00:00.000Z-12345678"
@@ -56,8 +57,12 @@ def table(strict_dynamodb: str) -> Table:
     return Table(client, name, 1)
 
 
+def primary_key(key: str) -> dict[str, Any]:
+    return item_key(place_of(VERSION, 16, key))
+
+
 def item(key: str, **more: Any) -> dict[str, Any]:
-    return {**primary_key(VERSION, 16, key), "content": {"L": []}, **more}
+    return {**primary_key(key), "content": {"L": []}, **more}
 
 
 def test_full_batch_is_accepted_and_one_more_item_is_not(table: Table) -> None:
@@ -65,7 +70,7 @@ def test_full_batch_is_accepted_and_one_more_item_is_not(table: Table) -> None:
     table.client.batch_write_item(RequestItems={table.name: puts[:BATCH]})
     with pytest.raises(ClientError, match="ValidationException"):
         table.client.batch_write_item(RequestItems={table.name: puts})
-    keys = [primary_key(VERSION, 16, f"user-{number}") for number in range(GET_BATCH + 1)]
+    keys = [primary_key(f"user-{number}") for number in range(GET_BATCH + 1)]
     answer = table.client.batch_get_item(RequestItems={table.name: {"Keys": keys[:GET_BATCH]}})
     assert len(answer["Responses"][table.name]) == BATCH
     with pytest.raises(ClientError, match="ValidationException"):
@@ -80,7 +85,7 @@ def test_repeated_key_in_a_batch_is_refused(table: Table) -> None:
 @pytest.mark.parametrize("key", ["a", "\x00", "ü" * (MAX_KEY // 2)])
 def test_publishable_key_can_be_stored(table: Table, key: str) -> None:
     table.client.put_item(TableName=table.name, Item=item(key))
-    assert table.client.get_item(TableName=table.name, Key=primary_key(VERSION, 16, key))["Item"]
+    assert table.client.get_item(TableName=table.name, Key=primary_key(key))["Item"]
 
 
 @pytest.mark.parametrize("key", ["", "a" * (MAX_KEY + 1)])
@@ -88,7 +93,7 @@ def test_unpublishable_key_is_refused(table: Table, key: str) -> None:
     with pytest.raises(ClientError, match="ValidationException"):
         table.client.put_item(TableName=table.name, Item={**item("a"), "id": {"S": key}})
     with pytest.raises(ClientError, match="ValidationException"):
-        table.client.get_item(TableName=table.name, Key={**primary_key(VERSION, 16, "a"), "id": {"S": key}})
+        table.client.get_item(TableName=table.name, Key={**primary_key("a"), "id": {"S": key}})
 
 
 def test_reserved_word_is_refused_and_its_alias_is_not(table: Table) -> None:
@@ -108,7 +113,7 @@ def test_number_out_of_range_of_dynamodb_is_omitted(table: Table, number: float)
     items = make_items(rows, NUMBERS)
     assert items.unpublishable == {"number_out_of_range": ["bad"]}
     for key, content in zip(items.keys, items.contents(0, 5)):
-        table.client.put_item(TableName=table.name, Item=item(key, content=content))
+        table.client.put_item(TableName=table.name, Item=item(key, content=encode(content)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,8 +131,8 @@ def test_item_within_our_limit_is_accepted_and_a_larger_one_is_not(table: Table,
 
     rows = bisect.bisect_left(range(60_000), True, key=lambda count: not made(count).keys) - 1
     (content,) = made(rows).contents(0, 1)
-    larger = {"L": content["L"] + content["L"][: rows // 10]}
+    larger = encode(content + content[: rows // 10])
     expires = {"N": "1900000000"}
-    table.client.put_item(TableName=table.name, Item=item("k", content=content, expires=expires))
+    table.client.put_item(TableName=table.name, Item=item("k", content=encode(content), expires=expires))
     with pytest.raises(ClientError, match="size"):
         table.client.put_item(TableName=table.name, Item=item("k", content=larger, expires=expires))

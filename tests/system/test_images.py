@@ -13,22 +13,29 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
+from common.handover import storage
 from common.handover.job_toml import load
-from common.protocol import image
+from common.protocol import image, light_product
+from tools.data.generate_data import generate
+from tools.data.shop_model import Settings
 from tools.packaging import build
 from tools.packaging.base_image import BASE_IMAGE
 from tools.packaging.build import build_image, context_files, docker, image_size, stage
-from tools.packaging.fingerprint import ROOT, jobs, product
+from tools.packaging.fingerprint import ROOT, job_of, product, products
 from tools.packaging.image_report import probe
+from tools.run.run import options as run_options
 
 PROGRAMS = ROOT / "tests" / "programs"
-PYTHON_JOBS = [name for name in jobs() if load(ROOT / "jobs" / name).engine == "python"]
+# Products that are images: of Python jobs, and light ones of Spark jobs.
+IMAGES = [name for name in products() if name != job_of(name) or load(ROOT / "jobs" / name).engine == "python"]
 LOCKED_DOWN = ["--read-only", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+ON_DISK = ["--read-only", "--volume", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 SOMEONE = ["--user", "54321:0"]  # a user unknown to the image
 OTHER_VERSION = """file=$(python -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')/sitecustomize.py; \\
   echo 'import sys, collections as c' >$file; \\
@@ -52,34 +59,60 @@ default = 0
 help = "how much of it"
 """
 
+RANK_DESCRIPTION = """
+[job]
+description = "Ranks pairs of numbers."
+engine = "spark"
+[parameters.side]
+type = "integer"
+help = "the root of the number of pairs"
+[resources]
+memory = "256Mi"
+"""
+
 pytestmark = pytest.mark.usefixtures("docker_engine")
 
 
-@pytest.fixture(scope="session")
-def images() -> dict[str, str]:
-    """The image of each Python job, by job name."""
-    for name in PYTHON_JOBS:
+class Images(dict[str, str]):
+    """The names of products' images by product, each built on first use."""
+
+    def __missing__(self, name: str) -> str:
         build_image(product(name))
-    return {name: image(name, product(name).fingerprint) for name in PYTHON_JOBS}
+        return self.setdefault(name, image(name, product(name).fingerprint))
+
+
+@pytest.fixture(scope="session")
+def images() -> Images:
+    return Images()
+
+
+def image_of_program(folder: Path, program: str, description: str, name: str) -> Iterator[str]:
+    """Build the image of a program for tests as a product of that name, and remove it afterwards."""
+    for part in ("common", "dockerfiles", "requirements"):
+        (folder / part).symlink_to(ROOT / part)
+    job = folder / "jobs" / job_of(name)
+    job.mkdir(parents=True)
+    (job / "job.toml").write_text(description)
+    shutil.copy(PROGRAMS / program, job / "main.py")
+    wanted = product(name, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "DIST", folder / "dist")
+        build_image(wanted)
+    built = image(name, wanted.fingerprint)
+    yield built
+    docker("image", "rm", "--force", built)
 
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The image of a job whose behaviour a parameter selects."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("common", "dockerfiles", "requirements"):
-        (folder / name).symlink_to(ROOT / name)
-    job = folder / "jobs" / "toy"
-    job.mkdir(parents=True)
-    (job / "job.toml").write_text(TOY_DESCRIPTION)
-    shutil.copy(PROGRAMS / "toy_job.py", job / "main.py")
-    wanted = product("toy", folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "DIST", folder / "dist")
-        build_image(wanted)
-    name = image("toy", wanted.fingerprint)
-    yield name
-    docker("image", "rm", "--force", name)
+    yield from image_of_program(tmp_path_factory.mktemp("checkout"), "toy_job.py", TOY_DESCRIPTION, "toy")
+
+
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The light image of a Spark job that ranks as many rows as a parameter says."""
+    yield from image_of_program(tmp_path_factory.mktemp("checkout"), "rank_pairs.py", RANK_DESCRIPTION, "rank-light")
 
 
 @pytest.fixture
@@ -139,22 +172,29 @@ def last_line(process: subprocess.CompletedProcess) -> str:
     return process.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("job", PYTHON_JOBS)
-def test_image_prints_help_of_its_job(images: dict[str, str], job: str) -> None:
-    process = run(*LOCKED_DOWN, *SOMEONE, images[job], "--help")
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_prints_help_of_its_job(images: Images, name: str) -> None:
+    process = run(*LOCKED_DOWN, *SOMEONE, images[name], "--help")
     assert process.returncode == 0, process.stderr
-    assert product(job).job.description.split()[:5] == process.stdout.split("\n\n")[1].split()[:5]
+    assert product(name).job.description.split()[:5] == process.stdout.split("\n\n")[1].split()[:5]
     assert process.stderr == ""
 
 
-@pytest.mark.parametrize("job", PYTHON_JOBS)
-def test_image_is_small_and_imports_little(images: dict[str, str], job: str) -> None:
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_is_small_and_imports_little(images: Images, name: str) -> None:
     """1,700 modules take 1.0 s of a processor at most; the seconds themselves are for `make image-report`."""
-    assert image_size(images[job]) - image_size(BASE_IMAGE) <= 310e6
-    assert 100 < probe(images[job])["modules"] <= 1700
+    assert image_size(images[name]) - image_size(BASE_IMAGE) <= (300e6 if name == job_of(name) else 250e6)
+    assert 100 < probe(images[name])["modules"] <= 1700
 
 
-def test_report_lists_sizes_by_layer_and_package(images: dict[str, str]) -> None:
+def test_images_sign_with_a_key_of_google(images: Images) -> None:
+    for name in ("train_recommender", light_product("build_interactions")):
+        locked = ["run", "--rm", "--interactive", *LOCKED_DOWN, "--entrypoint", "python"]
+        process = docker(*locked, images[name], "-", stdin=(PROGRAMS / "sign_for_google.py").read_text())
+        assert (process.stdout, process.returncode) == ("256\n", 0), process.stderr
+
+
+def test_report_lists_sizes_by_layer_and_package(images: Images) -> None:
     command = [sys.executable, "-m", "tools.packaging.image_report", "--job", "ingest_items"]
     process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
@@ -166,29 +206,30 @@ def test_report_lists_sizes_by_layer_and_package(images: dict[str, str]) -> None
     assert sum(float(size) for _, size in packages) < float(total)
 
 
-@pytest.mark.parametrize("job", PYTHON_JOBS)
-def test_image_contains_its_product_and_no_build_tools(images: dict[str, str], job: str) -> None:
-    listed = inside(images[job], "cd /app && find * -mindepth 1 -type f ! -name '*.pyc'").split()
-    assert set(listed) == {path.removeprefix("app/") for path in context_files(product(job)) if path.startswith("app/")}
-    tools = inside(images[job], "ls /usr/bin /usr/local/bin | grep -E '^(pip.*|gcc.*|cc|g[+][+].*|make|uv)$' || true")
+@pytest.mark.parametrize("name", IMAGES)
+def test_image_contains_its_product_and_no_build_tools(images: Images, name: str) -> None:
+    listed = inside(images[name], "cd /app && find * -mindepth 1 -type f ! -name '*.pyc'").split()
+    context = context_files(product(name))
+    assert set(listed) == {path.removeprefix("app/") for path in context if path.startswith("app/")}
+    tools = inside(images[name], "ls /usr/bin /usr/local/bin | grep -E '^(pip.*|gcc.*|cc|g[+][+].*|make|uv)$' || true")
     assert tools == ""
-    process = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", "import pip")
+    process = docker("run", "--rm", "--entrypoint", "python", images[name], "-c", "import pip")
     assert "No module named 'pip'" in process.stderr
     patterns = (".cache", "pip", "pip[-0-9]*", "requirements*", "tests", "*.h", "*.a")
     leftovers = " -o ".join(f"-name '{pattern}'" for pattern in patterns)
     folders = "/app /packages /start /home /root /tmp /var/tmp /usr/local"
-    assert inside(images[job], f"find {folders} {leftovers}", "--user", "0").split() == []
+    assert inside(images[name], f"find {folders} {leftovers}", "--user", "0").split() == []
 
 
-@pytest.mark.parametrize("job", PYTHON_JOBS)
-def test_every_module_of_an_image_is_compiled(images: dict[str, str], job: str) -> None:
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_module_of_an_image_is_compiled(images: Images, name: str) -> None:
     """Own code is compiled with unchecked hashes, so that file times never slow a start down."""
     script = (
         "import pathlib as p; print(sorted(p.Path('/packages').rglob('*.py')), [str(f) for r in ('/app', '/start') "
         "for f in p.Path(r).rglob('*.py') "
         "if not (c := f.parent / '__pycache__' / f'{f.stem}.cpython-311.pyc').exists() or c.read_bytes()[4] != 1])"
     )
-    process = docker("run", "--rm", "--entrypoint", "python", images[job], "-c", script)
+    process = docker("run", "--rm", "--entrypoint", "python", images[name], "-c", script)
     assert process.stdout.strip() == "[] []", process.stderr
 
 
@@ -214,7 +255,7 @@ def put_raw_items(folder: Path) -> None:
     )
 
 
-def test_locked_down_container_works_on_a_mounted_folder(images: dict[str, str], folder: Path) -> None:
+def test_locked_down_container_works_on_a_mounted_folder(images: Images, folder: Path) -> None:
     put_raw_items(folder)
     process = run(*LOCKED_DOWN, *SOMEONE, *mounted(folder), images["ingest_items"], *task("items"))
     assert process.returncode == 0, process.stderr
@@ -224,7 +265,7 @@ def test_locked_down_container_works_on_a_mounted_folder(images: dict[str, str],
 
 
 def test_container_on_s3_keeps_credentials_in_its_environment(
-    images: dict[str, str], tmp_path: Path, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: Callable
+    images: Images, tmp_path: Path, s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch, start: Callable
 ) -> None:
     import boto3
 
@@ -248,6 +289,23 @@ def test_container_on_s3_keeps_credentials_in_its_environment(
     }
     for text in texts.values():
         assert text and s3_server["AWS_SECRET_ACCESS_KEY"] not in text and s3_server["AWS_ACCESS_KEY_ID"] not in text
+
+
+@pytest.mark.parametrize(
+    ("job", "level", "output"), [("build_interactions", "curated", "interactions"), ("ingest_events", "raw", "events")]
+)
+def test_light_image_runs_a_spark_job_on_any_lake(
+    images: Images, any_lake: str, job: str, level: str, output: str
+) -> None:
+    """As `make run` does: on a read-only file system, by a user unknown to the image, within job.toml's memory."""
+    generate(Settings(200, 50, 3000, 1, 60, date(2025, 1, 1)), level, any_lake, 1)
+    name = light_product(job)
+    options = run_options(load(ROOT / "jobs" / job), any_lake)
+    process = docker("run", *options, images[name], *task("task", lake=any_lake))
+    assert process.returncode == 0, process.stderr
+    document = json.loads(storage.read(f"{any_lake}/intermediate/dag/run/task/manifest.json")[0])
+    assert document["fingerprint"] == product(name).fingerprint
+    assert document["outputs"][output]["rows"] > 1000
 
 
 @pytest.fixture
@@ -282,7 +340,7 @@ def forward(server: socket.socket, address: tuple[str, int]) -> None:
 
 
 def test_job_needs_no_network_except_the_lakes(
-    images: dict[str, str], tmp_path: Path, s3_server: dict[str, str], lakes_network: tuple[str, str]
+    images: Images, tmp_path: Path, s3_server: dict[str, str], lakes_network: tuple[str, str]
 ) -> None:
     network, endpoint = lakes_network
     variables = s3_server | {"AWS_ENDPOINT_URL": endpoint}
@@ -343,6 +401,29 @@ def test_all_thread_pools_have_the_size_of_the_cpu_limit(
     assert set(found) == {threads}
 
 
+def test_light_container_spills_to_its_scratch_folder_within_its_cpu_limit(light: str, folder: Path) -> None:
+    """16 million rows take 700 MB in memory."""
+    limits = ["--memory", "500m", "--memory-swap", "500m", "--cpus", "1"]
+    process = run(*ON_DISK, *limits, *SOMEONE, *mounted(folder), light, *task("rank", *side(4000)))
+    assert process.returncode == 0, process.stderr
+    assert manifest(folder, "rank")["metrics"] == {"rows": 16_000_000, "threads": 1}
+
+
+def side(number: int) -> list[str]:
+    return ["--set", f"side={number}"]
+
+
+def test_sigterm_ends_a_light_container_in_a_query(light: str, folder: Path, start: Callable) -> None:
+    container = start(*ON_DISK, *SOMEONE, *mounted(folder), light, *task("rank", *side(100_000)))
+    while "ranking" not in docker("logs", container).stdout:
+        time.sleep(0.1)
+    time.sleep(1)  # into the middle of it
+    docker("kill", "--signal", "TERM", container)
+    assert docker("wait", container).stdout.strip() == "143"
+    assert published(folder) == []
+    assert last_line(docker("logs", container)) == "Terminated by SIGTERM before publishing; rerun the task."
+
+
 def test_full_scratch_folder_is_reported(toy: str, folder: Path) -> None:
     settings = ["--set", "what=scratch", "--set", "number=5000000"]
     process = run("--tmpfs", "/tmp:size=1m", "--read-only", *SOMEONE, *mounted(folder), toy, *task("toy", *settings))
@@ -351,7 +432,7 @@ def test_full_scratch_folder_is_reported(toy: str, folder: Path) -> None:
     assert published(folder) == []
 
 
-def test_missing_mount_is_reported(images: dict[str, str]) -> None:
+def test_missing_mount_is_reported(images: Images) -> None:
     process = run(*LOCKED_DOWN, images["ingest_items"], *task("items"))
     assert process.returncode == 3
     assert last_line(process) == "There is no lake at file:///lake; mount it there, or correct --lake."
@@ -426,7 +507,6 @@ def test_file_modes_of_a_checkout_do_not_matter(context: Path) -> None:
 
 SPARK_JOB = "ingest_events"
 WITHOUT_NETWORK = ["--network", "none", "--hostname", "job", "--add-host", "job:127.0.0.1"]
-ON_DISK = ["--read-only", "--volume", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
 QUICK = ["--env", "JAVA_TOOL_OPTIONS=-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"]
 EVENT = {"event_id": "e1", "user_id": "u", "item_id": "cup", "type": "purchase", "quantity": 1, "unit_price": 2.5}
 RAW_EVENTS = "raw/events/arrival=2011-06-01/events.jsonl.gz"
@@ -481,7 +561,7 @@ def test_sigterm_ends_a_spark_job_without_publishing(spark_image: str, folder: P
 
 
 def test_spark_image_is_small(spark_image: str) -> None:
-    assert image_size(spark_image) - image_size(BASE_IMAGE) <= 340e6
+    assert image_size(spark_image) - image_size(BASE_IMAGE) <= 365e6
     assert (
         inside(spark_image, "ls /packages/pyspark/jars | grep -cE '^(rocksdbjni|hive-exec|spark-mllib)' || true")
         == "0\n"

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import boto3
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import pytest
 
-from common.delivery import reader
-from common.delivery.tables import client
+from common.delivery.stores import open_store
 from common.engines import arrow
-from common.handover import manifest, s3, storage
+from common.handover import manifest, storage
+from common.handover.stores import s3
+from tests.samples import five_months
 from tools.data import load_sample
 from tools.packaging.fingerprint import ROOT, product
 from tools.sandbox import demo, demo_emr, local_dynamodb
@@ -35,12 +35,9 @@ def lake(s3_server, tmp_path_factory):
         for name, value in s3_server.items():
             patch.setenv(name, value)
         s3.client.cache_clear()
-        arrow.s3_filesystem.cache_clear()
-        sample = tmp_path_factory.mktemp("sample") / "transactions.parquet"
-        until = datetime.datetime(2010, 5, 1)
-        pq.write_table(pq.read_table(load_sample.SOURCE, filters=[("invoice_date", "<", until)]), sample)
+        arrow.object_store.cache_clear()
         root = "s3://tandem-lake/pipelines"
-        load_sample.load(sample, root)
+        load_sample.load(five_months(tmp_path_factory.mktemp("sample")), root)
         yield root
 
 
@@ -114,7 +111,8 @@ def test_spark_jobs_ran_as_steps_of_clusters_closed_in_time(ran):
 
 def test_every_task_has_a_manifest_with_existing_parents(ran):
     _, found, _ = ran
-    assert len(found) == 2 + 2 + 4 + 4 + 4 + 1 + 1 + 2
+    reports = 3
+    assert len(found) == 2 + 2 + 4 + 4 + 4 + 1 + 1 + 2 + reports
     parents = {parent["uri"]: parent["digest"] for _, _, each in found for parent in each.document["parents"]}
     assert len(parents) > 4
     for uri, digest in list(parents.items())[:20] + list(parents.items())[-20:]:
@@ -140,7 +138,7 @@ def test_frontends_read_the_selected_rows(ran):
     metrics = by_task["publish_product"].document["metrics"]
     assert metrics["table"] == "tandem-laptop-recommendations"
     assert metrics["items"] == len(table["user_id"].drop_null().unique())
-    shown = reader.read(client(), metrics["table"], user)
+    shown = open_store(metrics["store"], metrics["table"]).shown(user)
     assert [row["item_id"] for row in shown] == expected
 
 

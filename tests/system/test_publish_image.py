@@ -5,8 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from common.contracts import load
-from common.delivery import reader
-from common.delivery.tables import Table
+from common.delivery.dynamodb.store import DynamoDB
 from common.engines import arrow
 from common.handover.runner import exit_code
 from common.protocol import image
@@ -40,13 +39,13 @@ def put(folder: Path, lake: str, users: int) -> None:
 
 
 def test_image_publishes_with_only_its_lake_and_dynamodb(
-    docker_engine: None, tmp_path: Path, product_table: Table
+    docker_engine: None, tmp_path: Path, product_table: DynamoDB
 ) -> None:
     lake = f"file://{tmp_path}/lake"
     put(tmp_path / "writer", lake, 60)
     identity = ["--lake", lake, "--dag-id", "dag", "--run-id", "run", "--attempt", "1"]
     prefix = product_table.name.removesuffix("recommendations")
-    of_shard = ["--from", "product=select", "--set", f"tables={prefix}", "--map-index", "0"]
+    of_shard = ["--from", "product=select", "--set", f"tables={prefix}", "--set", "store=dynamodb:", "--map-index", "0"]
     for job, given in (("write_product", of_shard), ("publish_product", ["--from", "parts=write_product"])):
         wanted = product(job)
         build_image(wanted)
@@ -54,4 +53,4 @@ def test_image_publishes_with_only_its_lake_and_dynamodb(
             "run", *options(wanted.job, lake), image(job, wanted.fingerprint), *identity, "--task-id", job, *given
         )
         assert ran.returncode == 0, ran.stderr
-    assert [row["item_id"] for row in reader.read(product_table.client, product_table.name, "user-59")] == ["cup"]
+    assert [row["item_id"] for row in product_table.shown("user-59")] == ["cup"]

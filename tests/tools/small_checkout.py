@@ -1,4 +1,7 @@
-"""A small checkout: a Python job and a Spark job that share a module; only the Spark job imports it directly."""
+"""A small checkout: a Python job and a Spark job that share a module; only the Spark job imports it directly.
+
+LIGHT adds a Spark job that also runs without Spark.
+"""
 
 from pathlib import Path
 
@@ -30,6 +33,24 @@ FILES = {
         '[spark]\ndriver_memory = "1g"\nexecutor_cores = 2\n[spark.conf]\n"spark.a" = "b c"\n'
     ),
     "jobs/count/main.py": "from common import far\n",
+}
+
+LIGHT = {
+    "common/engines/__init__.py": "",
+    "common/engines/frames/__init__.py": "from common.engines.frames import engine\n",
+    "common/engines/frames/engine.py": (
+        "from common.engines.light.activate import active\nfrom common.engines.light import files\n"
+        "from common.engines.spark import io\n"
+    ),
+    "common/engines/light/__init__.py": "",
+    "common/engines/light/activate.py": "def activate():\n    from common.engines.light import files\n",
+    "common/engines/light/files.py": "",
+    "common/engines/light/submit.py": "",
+    "common/engines/spark/__init__.py": "",
+    "common/engines/spark/io.py": "from common import near\n",
+    "requirements/light.txt": "duckdb==2.0.0\n",
+    "jobs/sum/job.toml": '[job]\ndescription = "Sums."\nengine = "spark"\nrequirements = "requirements/spark.txt"\n',
+    "jobs/sum/main.py": "from common.engines import frames\n",
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.delivery import tables
+from common.delivery.dynamodb import tables
 from tools import tables as tool
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,9 @@ def run_tool(*arguments: str, **environment: str) -> subprocess.CompletedProcess
 
 def test_create_makes_a_table_per_product_once(dynamodb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = f"t{uuid.uuid4().hex}-"
-    monkeypatch.setattr(tool, "delivery", lambda environment: {"tables": prefix, "billing": "on-demand"})
+    monkeypatch.setattr(
+        tool, "delivery", lambda environment: {"store": "dynamodb:", "tables": prefix, "billing": "on-demand"}
+    )
     made = dict(tool.create("any"))
     assert made[f"{prefix}recommendations"]
     assert set(made) == {f"{prefix}{product}" for product in tool.products()}
@@ -37,7 +39,7 @@ def test_create_makes_a_table_per_product_once(dynamodb: str, monkeypatch: pytes
 
 def test_billing_follows_the_environment(dynamodb: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = f"t{uuid.uuid4().hex}-"
-    section = {"tables": prefix, "billing": "provisioned", "read_units": 5, "write_units": 2}
+    section = {"store": "dynamodb:", "tables": prefix, "billing": "provisioned", "read_units": 5, "write_units": 2}
     monkeypatch.setattr(tool, "delivery", lambda environment: section)
     for name, _ in tool.create("any"):
         found = tables.client().describe_table(TableName=name)["Table"]["ProvisionedThroughput"]

@@ -1,5 +1,6 @@
 """Settings of environments, as tools read them."""
 
+import re
 import subprocess
 import sys
 
@@ -7,6 +8,8 @@ import pytest
 
 from common.errors import ArgumentError
 from tools import environment
+
+CLOUDS = ("dev", "gcp-dev")
 
 
 def test_listing_has_all_values_and_their_files():
@@ -29,3 +32,26 @@ def test_missing_setting_is_reported_with_an_example():
         environment.require(laptop, "registry", "HOST")
     with pytest.raises(ArgumentError, match="laptop has nothing to deploy to"):
         environment.lake(laptop)
+
+
+def test_environments_of_two_clouds_differ_in_values_only():
+    """A key in one file only belongs to a runtime, or is the price of a machine."""
+    keys = [
+        {path for path, name in environment.load(each).sources.items() if name == f"{each}.toml"} for each in CLOUDS
+    ]
+    assert {path[:2] for path in keys[0] ^ keys[1]} <= {
+        ("delivery", "store"),
+        ("prices", "gib_hour"),
+        ("prices", "vcpu_hour"),
+        ("spark", "dataproc"),
+        ("spark", "emr"),
+    }
+
+
+def test_no_job_and_no_pipeline_names_a_cloud():
+    files = [*environment.ROOT.glob("jobs/*/*"), *environment.ROOT.glob("airflow_dags/*/dag.py")]
+    files += [file for file in environment.ROOT.glob("airflow_dags/*/*.json") if not file.name.startswith("cluster.")]
+    named = re.compile(r"s3|gs://|aws|amazon|google|boto|emr|dataproc|dynamodb|bigtable|redis", re.IGNORECASE)
+    found = {str(file): named.findall(file.read_text()) for file in files if file.is_file()}
+    assert len(found) > 60
+    assert {file: words for file, words in found.items() if words} == {}

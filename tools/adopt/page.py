@@ -3,18 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import vl_convert
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
+from common.reporting.charts import PALETTE, svg
 from tools.adopt import terminal
 from tools.adopt.report import Report
 
-# The page's colours, which follow light and dark; the palette is readable on both and by most colour-blind people.
-INK = "currentColor"
-PALETTE = ("#4e79a7", "#f28e2b", "#59a14f", "#e15759", "#76b7b2", "#b07aa1", "#edc948", "#9c755f", "#ff9da7", "#8c8c8c",
-           "#86bcb6", "#d37295", "#a0cbe8")  # fmt: skip
-WIDTH = 400  # of a plot, which fills the page: labels stay readable on a phone
 MAX_LABEL = 40  # characters of a type's name in a plot
 
 
@@ -37,7 +32,7 @@ def plots(report: Report) -> list[tuple[str, Markup]]:
     for column, name in (("user_id", "Users"), ("item_id", "Items")):
         values = [{"events": label, "count": count} for label, count in report.activity[column]]
         drawn.append((f"{name} by their number of events", _bars(values, order)))
-    return [(title, Markup(svg(spec))) for title, spec in drawn]  # vl-convert escapes texts
+    return [(title, svg(spec)) for title, spec in drawn]
 
 
 def _by_period(report: Report) -> dict[str, Any]:
@@ -69,18 +64,3 @@ def _bars(values: list[dict[str, Any]], order: list[str]) -> dict[str, Any]:
             "y": {"field": "count", "type": "quantitative", "title": None},
         },
     }
-
-
-def svg(spec: dict[str, Any]) -> str:
-    """Draw a plot in the page's own colours."""
-    colours = ("labelColor", "titleColor", "domainColor", "tickColor")
-    config = {
-        "background": None,
-        "view": {"stroke": None},
-        "axis": {**dict.fromkeys(colours, INK), "gridColor": INK, "gridOpacity": 0.12, "labelFontSize": 11},
-        "legend": {"labelColor": INK, "labelFontSize": 11, "symbolLimit": 14},
-    }
-    drawn: str = vl_convert.vegalite_to_svg(
-        {"width": WIDTH, "background": None, **spec, "config": config}, vl_version="5.20", allowed_base_urls=[]
-    )
-    return drawn

@@ -91,6 +91,8 @@ def try_out(adopted: Adopted, folder: Path, clock: Clock) -> None:
         print_similar(published, demo.item_names(lake))
     for sentence in failures.values():
         console.print(f"[yellow]not made[/]  {escape(sentence)}", highlight=False)
+    for dag, run in runs.items():
+        demo.print_card(lake, dag, run)
 
 
 def run_pipelines(

@@ -95,7 +95,7 @@ def generate(settings: Settings, level: str, root: str, processes: int) -> int:
 
 
 def workers(processes: int) -> ProcessPoolExecutor:
-    """Return a pool of spawned processes: forked ones would share connections to S3."""
+    """Return a pool of spawned processes: forked ones would share connections to the lake's store."""
     return ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))
 
 
@@ -368,7 +368,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--level", choices=["raw", "curated"], default="raw", help="the level of events")
-    parser.add_argument("--lake", required=True, help="root URI of an empty lake, file:///… or s3://…")
+    parser.add_argument("--lake", required=True, help="root URI of an empty lake, file:///…, s3://… or gs://…")
     parser.add_argument(
         "--processes", type=int, default=os.cpu_count(), help="parallel processes; do not affect the data"
     )

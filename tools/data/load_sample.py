@@ -141,7 +141,7 @@ def text(column: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--lake", required=True, help="root URI of the lake, file:///… or s3://…")
+    parser.add_argument("--lake", required=True, help="root URI of the lake, file:///…, s3://… or gs://…")
     lake = parser.parse_args().lake.rstrip("/")
     written = load(SOURCE, lake)
     print(f"{lake}/raw: {written} files written." if written else f"{lake}/raw: the sample is loaded already.")

@@ -3,9 +3,7 @@
 import argparse
 import contextlib
 import datetime
-import json
 import sys
-import time
 import urllib.error
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,12 +12,11 @@ from typing import Any
 from common.errors import ArgumentError, TaskError
 from common.protocol import nearest
 from tools import environment
-from tools.airflow_api import Airflow, AirflowError, poll, quote_id
+from tools.airflow_api import Airflow, AirflowError, poll, quote_id, reason
 from tools.command_line import exit_on_task_error
 from tools.deploy import releases
 from tools.sandbox import local_airflow
 
-LOCKED_TRIES = 10  # while Airflow's SQLite is locked, on a laptop
 Run = dict[str, Any]
 
 
@@ -113,20 +110,12 @@ def check_pipeline(airflow: Airflow, pipeline: str) -> None:
 
 def post(airflow: Airflow, path: str, body: dict[str, Any]) -> Any:
     """Send a request; AirflowError with Airflow's own sentence if it is refused."""
-    for tries_left in range(LOCKED_TRIES, -1, -1):
-        try:
-            return airflow.call(path, body)
-        except urllib.error.HTTPError as error:
-            if tries_left and error.code == 503:
-                time.sleep(1)
-                continue
-            content = error.read().decode(errors="replace")
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                content = json.loads(content)["detail"]
-            raise AirflowError(f"Airflow refused the backfill of {body['dag_id']} ({error.code}): {content}") from None
-        except OSError as error:
-            raise TaskError(f"Airflow at {airflow.url} does not answer ({error}); check it, and retry.") from None
-    raise AssertionError
+    try:
+        return airflow.call(path, body, repeat=True)
+    except urllib.error.HTTPError as error:
+        raise AirflowError(f"Airflow refused the backfill of {body['dag_id']} ({reason(error)}).") from None
+    except OSError as error:
+        raise TaskError(f"Airflow at {airflow.url} does not answer ({error}); check it, and retry.") from None
 
 
 def follow(airflow: Airflow, backfill: Backfill, report: Callable[[str], None]) -> list[str]:

@@ -19,11 +19,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from common import protocol
-from common.delivery import reader
-from common.delivery.tables import client
+from common.delivery.stores import open_store
 from common.engines import arrow
 from common.handover import manifest, storage
 from common.handover.manifest import Manifest
+from common.reporting import history, text
 from tools.airflow_api import Airflow, AirflowError, Instance
 from tools.command_line import exit_on_task_error
 from tools.data import load_sample
@@ -76,18 +76,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--lake", default=f"file://{ROOT}/.tandem/lake", metavar="URI", help="root of the lake")
     parser.add_argument(
-        "--containers", default="process", choices=("process", "docker"), help="the runtime of Python jobs"
+        "--containers", default="process", choices=("process", "docker"), help="the runtime of jobs in containers"
     )
+    add_sample_argument(parser)
     arguments = parser.parse_args()
     lake = arguments.lake.rstrip("/")
     clock = Clock()
     clock.report(f"lake: {lake}")
     os.environ["TANDEM_CONTAINERS"] = arguments.containers
     if arguments.containers == "docker":
-        clock.report("building the missing images of all Python jobs")
+        clock.report("building the missing images of all jobs")
         os.environ["AIRFLOW_VAR_RELEASE"] = build_images()
     with local_dynamodb.running():
-        published = run(lake, load_sample.SOURCE, clock)
+        published = run(lake, arguments.sample, clock)
         print_users(published, read_products(published))
     console.print(f"All results are in {lake}; `make airflow` shows the runs. Done in {clock.seconds:.0f} s.")
 
@@ -97,15 +98,20 @@ def add_s3_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder", type=Path, default=ROOT / ".tandem" / "s3", metavar="PATH", help="folder of the S3 server"
     )
+    add_sample_argument(parser)
+
+
+def add_sample_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", type=Path, default=load_sample.SOURCE, metavar="FILE", help="transactions to load")
 
 
 def build_images() -> str:
-    """Build the images of all Python jobs; return their release, as in Airflow's variable."""
+    """Build the images of all Python jobs and the light ones of Spark jobs; return the release with them."""
     jobs = json.loads((ROOT / "airflow_dags" / "job_catalogue.json").read_text())
-    options = [word for name, job in jobs.items() if job["engine"] == "python" for word in ("--job", name)]
-    if subprocess.run([sys.executable, "-m", "tools.packaging.build", *options], cwd=ROOT).returncode:
-        sys.exit("The images could not be built; the error is above.")
+    python_jobs = [word for name, job in jobs.items() if job["engine"] == "python" for word in ("--job", name)]
+    for options in (python_jobs, ["--kind", "light"]):
+        if subprocess.run([sys.executable, "-m", "tools.packaging.build", *options], cwd=ROOT).returncode:
+            sys.exit("The images could not be built; the error is above.")
     return (ROOT / "dist" / "release.json").read_text()
 
 
@@ -122,7 +128,18 @@ def run(lake: str, sample: Path, clock: Clock) -> Published:
             published = manifests(airflow, runs)
     print_tasks(published, finished)
     print_models(next(each for _, _, each in published if each.document["job"] == "train_recommender"))
+    print_card(lake, RECOMMENDING, runs[RECOMMENDING])
     return published
+
+
+def print_card(lake: str, dag: str, run: str) -> None:
+    """Print the picture of a run as text, and the path of its card."""
+    found = next((each for each in history.read(lake, dag, 10) if each.run == run), None)
+    if found is None:
+        raise AirflowError(f"{dag} has no report on {run}; the log of its task {protocol.REPORT_TASK} has the reason.")
+    card = protocol.card_uri(lake, dag, protocol.report_name(found.run_after, run))
+    console.print(escape(text.summary(found, console.width)), highlight=False, soft_wrap=True)
+    console.print(f"Card of this run: {escape(card.removeprefix('file://'))}\n", highlight=False, soft_wrap=True)
 
 
 def run_pipelines(airflow: Airflow, clock: Clock) -> dict[str, str]:
@@ -228,10 +245,11 @@ def print_models(published: Manifest) -> None:
 def read_products(published: Published) -> dict[str, list[dict[str, Any]]]:
     """Read the published table for three users, as frontends do."""
     by_task = {each.task_id: document for _, each, document in published}
-    table = by_task["publish_product"].document["metrics"]["table"]
+    metrics = by_task["publish_product"].document["metrics"]
+    store = open_store(metrics["store"], metrics["table"])
     recommended = all_shards(published, "select_recommendations", "recommendations")
     bought = output(by_task["build_interactions"], "interactions")
-    return {user: reader.read(client(), table, user) for user in select_users(bought, recommended)}
+    return {user: store.shown(user) for user in select_users(bought, recommended)}
 
 
 def print_users(published: Published, served: dict[str, list[dict[str, Any]]]) -> None:

@@ -11,8 +11,6 @@ from typing import Any
 from rich.table import Table
 
 from common import protocol
-from common.delivery import reader
-from common.delivery.tables import client, table_name
 from common.handover import storage
 from tools import tables
 from tools.airflow_api import Airflow, AirflowError
@@ -22,7 +20,6 @@ from tools.sandbox import demo, local_dynamodb
 from tools.sandbox.demo import ROOT, Clock, console
 from tools.sandbox.local_airflow import start
 
-TABLES = tables.delivery("laptop")["tables"]
 EARLIER = "2011-08-18"  # trends before this day are published first, to roll back to them
 PRODUCTS = ("user_characteristics", "trending_items")  # pipelines in addition to the daily recommendations
 SHOWN = {  # of each product: keys, columns, rows per key
@@ -48,10 +45,12 @@ def main() -> None:
         with start(root, report=clock.report) as airflow:
             clock.report(f"Airflow is at {airflow.url}, the lake is {root}")
             loading.result()
-            demo.run_pipelines(airflow, clock)
+            runs = demo.run_pipelines(airflow, clock)
             run_pipeline(airflow, clock, "trending_items", until=EARLIER)
-            for ended in [pool.submit(run_pipeline, airflow, clock, pipeline) for pipeline in PRODUCTS]:
-                ended.result()
+            made = {pipeline: pool.submit(run_pipeline, airflow, clock, pipeline) for pipeline in PRODUCTS}
+            runs |= {pipeline: ended.result() for pipeline, ended in made.items()}
+            for pipeline in (demo.RECOMMENDING, *PRODUCTS):
+                demo.print_card(root, pipeline, runs[pipeline])
             for product in SHOWN:
                 print_product(product)
             roll_back(clock)
@@ -59,14 +58,16 @@ def main() -> None:
     console.print(f"Done in {clock.seconds:.0f} s; `make airflow` shows the runs.")
 
 
-def run_pipeline(airflow: Airflow, clock: Clock, pipeline: str, **conf: str) -> None:
-    """Run a pipeline to its end; raise AirflowError if it fails."""
-    demo.finish(airflow, pipeline, airflow.trigger(pipeline, conf), clock)
+def run_pipeline(airflow: Airflow, clock: Clock, pipeline: str, **conf: str) -> str:
+    """Run a pipeline to its end and return the run; raise AirflowError if it fails."""
+    run = airflow.trigger(pipeline, conf)
+    demo.finish(airflow, pipeline, run, clock)
+    return run
 
 
 def read(product: str, key: str) -> list[dict[str, Any]]:
     """Read the rows of a key, as a frontend does."""
-    content = reader.read(client(), table_name(TABLES, product), key)
+    content = tables.open_product(tables.delivery("laptop"), product).shown(key)
     return content if isinstance(content, list) else [content] if content else []
 
 

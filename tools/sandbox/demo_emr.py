@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -16,13 +15,12 @@ from typing import Any
 
 from rich.table import Table
 
-from common.errors import TaskError
 from common.handover import storage
 from tools.command_line import exit_on_task_error
 from tools.packaging.build import build_bundle
-from tools.packaging.fingerprint import ROOT, jobs, product
+from tools.packaging.fingerprint import jobs, product
 from tools.run.submit import upload
-from tools.sandbox import local_dynamodb, local_s3
+from tools.sandbox import local_dynamodb, local_s3, servers
 from tools.sandbox.demo import Clock, add_s3_arguments, console, run
 
 NODE = "tools.sandbox.emr_node"
@@ -54,22 +52,14 @@ def show(folder: Path, sample: Path, clock: Clock) -> None:
 @contextlib.contextmanager
 def emr(clock: Clock) -> Iterator[None]:
     """Run EMR's interface and its node in a separate process; Spark jobs run there during this block."""
-    node = subprocess.Popen(
-        [sys.executable, "-m", NODE], cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        assert node.stdout is not None
-        url = node.stdout.readline().strip()
-        if not url:
-            raise TaskError(f"{NODE} ended at once; its output is above.")
+    with servers.announcing(sys.executable, NODE) as (url, _):
         clock.report(f"EMR's interface is at {url}")
         os.environ.update(AWS_ENDPOINT_URL_EMR=url, TANDEM_SPARK="emr")
-        yield
-    finally:
-        for name in ("AWS_ENDPOINT_URL_EMR", "TANDEM_SPARK"):
-            os.environ.pop(name, None)
-        node.terminate()
-        node.wait()
+        try:
+            yield
+        finally:
+            for name in ("AWS_ENDPOINT_URL_EMR", "TANDEM_SPARK"):
+                os.environ.pop(name, None)
 
 
 def release_bundles(lake: str) -> dict[str, str]:

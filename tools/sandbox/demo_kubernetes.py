@@ -1,4 +1,4 @@
-"""The demo with its Python jobs as pods or Jobs of the cluster in KUBECONFIG.
+"""The demo with its jobs as pods or Jobs of the cluster in KUBECONFIG; Spark jobs in their light images.
 
 The lake is on an S3 server on this machine, which pods reach. TANDEM_LOAD_IMAGE loads images into the nodes.
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from common.errors import TaskError
-from common.protocol import image
+from common.protocol import image, light_product
 from tools.command_line import exit_on_task_error
 from tools.packaging.fingerprint import ROOT
 from tools.sandbox import local_dynamodb, local_s3
@@ -41,7 +41,7 @@ def show(folder: Path, sample: Path, clock: Clock) -> None:
     """Run the pipelines and print their tasks."""
     lake = f"s3://{local_s3.BUCKET}/lake"
     address = run_namespace("--host").strip()
-    clock.report("building the missing images of all Python jobs")
+    clock.report("building the missing images of all jobs")
     os.environ["AIRFLOW_VAR_RELEASE"] = build_images()
     load_images(json.loads(os.environ["AIRFLOW_VAR_RELEASE"]))
     clock.report("the images are on the nodes")
@@ -65,9 +65,10 @@ def run_namespace(*arguments: str, stdin: str = "") -> str:
 
 
 def load_images(release: dict[str, str]) -> None:
-    """Load the images of a release's Python jobs into the nodes."""
+    """Load the images of a release into the nodes: of Spark jobs the light ones."""
     jobs = json.loads((ROOT / "airflow_dags" / "job_catalogue.json").read_text())
-    images = [image(job, release[job]) for job in jobs if jobs[job]["engine"] == "python"]
+    products = [name if job["engine"] == "python" else light_product(name) for name, job in jobs.items()]
+    images = [image(name, release[name]) for name in products if name in release]
     code = f"from tools.deploy.namespace import load; load({images!r})"
     subprocess.run([PROGRAMS / "python", "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import functools
 import gzip
-import io
 import logging
 import os
 import re
@@ -20,7 +19,6 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -32,7 +30,7 @@ from moto.emr.exceptions import ValidationException
 from moto.server import ThreadedMotoServer
 
 from common.handover import storage
-from tools.sandbox import emr_serverless_node
+from tools.sandbox import emr_serverless_node, spark_process
 
 FAULTS = {
     "answers_late": "the response to the request for the cluster comes seconds late",
@@ -150,24 +148,14 @@ class Node:
             step.failure_details = {"Reason": "The given path does not exist.", "Message": f"{uri} does not exist"}
             return 1
         with tempfile.TemporaryDirectory(prefix="emr-step-") as folder:
-            unpack(step.args, Path(folder))
-            outputs = [Path(folder, name) for name in ("stdout", "stderr")]
-            with outputs[0].open("wb") as stdout, outputs[1].open("wb") as stderr:
-                process = subprocess.Popen(
-                    command(self.spark_submit, step.args),
-                    stdin=subprocess.DEVNULL,
-                    stdout=stdout,
-                    stderr=stderr,
-                    cwd=folder,
-                    env={**os.environ, "PYSPARK_PYTHON": sys.executable, **yarn_variables(step.args)},
-                    start_new_session=True,
-                )
-                step.process = process
-                if step.state != "RUNNING":  # cancelled concurrently
-                    end(process)
-                code = process.wait()
+            spark_process.unpack(step.args, Path(folder))
+            submit = command(self.spark_submit, step.args)
+            step.process = process = spark_process.start(submit, Path(folder), yarn_variables(step.args))
+            if step.state != "RUNNING":  # cancelled concurrently
+                spark_process.end(process)
+            code = process.wait()
             if cluster.log_uri and fault(cluster) != "no_logs":
-                read_out, read_err = (output.read_bytes() for output in outputs)
+                read_out, read_err = (Path(folder, name).read_bytes() for name in ("stdout", "stderr"))
                 uri = upload_logs(cluster, step, read_out, read_err, code)
                 step.failure_details = {"Reason": "Unknown Error.", "LogFile": uri}
         return code
@@ -194,13 +182,7 @@ def cancel(step: Any, reason: str) -> None:
     step.state, step.end_date_time = "CANCELLED", utcnow()
     step.last_state_change_reason = reason
     if process := getattr(step, "process", None):
-        end(process)
-
-
-def end(process: "subprocess.Popen[bytes]") -> None:
-    """Kill the process of a step and its children."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+        spark_process.end(process)
 
 
 def missing(arguments: list[str]) -> Iterator[str]:
@@ -211,14 +193,6 @@ def missing(arguments: list[str]) -> Iterator[str]:
                 storage.read(found[1])
             except FileNotFoundError:
                 yield found[1]
-
-
-def unpack(arguments: list[str], folder: Path) -> None:
-    """Unpack a step's archives under their names, as YARN does for each process."""
-    for argument in arguments:
-        if found := re.fullmatch(r"(s3://\S+\.zip)#(\w+)", argument):
-            content = io.BytesIO(storage.read(found[1])[0])
-            zipfile.ZipFile(content).extractall(folder / found[2])
 
 
 def yarn_variables(arguments: list[str]) -> dict[str, str]:
@@ -244,15 +218,12 @@ def command(program: Path, arguments: list[str]) -> list[str]:
 def local_submit(program: Path, arguments: list[str]) -> list[str]:
     """Return a spark-submit in local mode, with the S3 server of the environment variables."""
     settings = {
+        **spark_process.QUICK,
         "spark.hadoop.fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem",
         "spark.hadoop.fs.s3a.endpoint": os.environ["AWS_ENDPOINT_URL"],
         "spark.hadoop.fs.s3a.endpoint.region": os.environ["AWS_REGION"],
         "spark.hadoop.fs.s3a.path.style.access": "true",
         "spark.hadoop.fs.s3a.aws.credentials.provider": f"{SDK}.EnvironmentVariableCredentialsProvider",
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC",  # short runs on little data
-        "spark.ui.enabled": "false",
     }
     conf = [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
     return [str(program), *conf, "--master", "local[2]", *arguments]

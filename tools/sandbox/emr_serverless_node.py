@@ -1,10 +1,7 @@
 """EMR Serverless on this machine, behind moto's API: each job run really runs, by spark-submit, in a thread."""
 
 import gzip
-import os
 import shlex
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -14,6 +11,7 @@ from typing import Any
 from moto.emrserverless import models
 
 from common.handover import storage
+from tools.sandbox import spark_process
 
 
 def complete_moto() -> None:
@@ -53,7 +51,7 @@ def advance(command: Callable[[list[str]], list[str]]) -> None:
                     threading.Thread(target=execute, args=[run, command], daemon=True).start()
                 process = getattr(run, "process", None)
                 if run.state == "CANCELLED" and process:
-                    process.kill()
+                    spark_process.end(process)
 
 
 def execute(run: Any, command: Callable[[list[str]], list[str]]) -> None:
@@ -61,15 +59,12 @@ def execute(run: Any, command: Callable[[list[str]], list[str]]) -> None:
     driver = run.job_driver["sparkSubmit"]
     submit = [*shlex.split(driver["sparkSubmitParameters"]), driver["entryPoint"], *driver["entryPointArguments"]]
     with tempfile.TemporaryDirectory(prefix="emr-serverless-") as folder:
-        outputs = [Path(folder, name) for name in ("stdout", "stderr")]
-        with outputs[0].open("wb") as stdout, outputs[1].open("wb") as stderr:
-            environment = {**os.environ, "PYSPARK_PYTHON": sys.executable}
-            run.process = subprocess.Popen(command(submit), stdout=stdout, stderr=stderr, cwd=folder, env=environment)
-            code = run.process.wait()
+        run.process = spark_process.start(command(submit), Path(folder), {})
+        code = run.process.wait()
         log_uri = run.configuration_overrides["monitoringConfiguration"]["s3MonitoringConfiguration"]["logUri"]
         logs = f"{log_uri.rstrip('/')}/applications/{run.application_id}/jobs/{run.id}/SPARK_DRIVER"
-        for output in outputs:
-            storage.write(f"{logs}/{output.name}.gz", gzip.compress(output.read_bytes()))
+        for name in ("stdout", "stderr"):
+            storage.write(f"{logs}/{name}.gz", gzip.compress(Path(folder, name).read_bytes()))
     if run.state == "RUNNING":
         run.state = "FAILED" if code else "SUCCESS"
         run.state_details = f"Job failed, exit code {code}." if code else ""

@@ -4,20 +4,18 @@ Needs an environment with Playwright (`make graph`); the browser is the machine'
 """
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
-from playwright.sync_api import Error, Page, sync_playwright
+from playwright.sync_api import Error, Page
 
-from tools.airflow_api import Airflow, AirflowError, quote_id
+from common.errors import TaskError
+from tools.airflow_api import Airflow, quote_id
+from tools.sandbox import browser
 from tools.sandbox.local_airflow import ROOT, start
 
 DAGS = ROOT / "airflow_dags"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-SIZE = {"width": 3200, "height": 1400}  # points of the page; the graph gets about half of its width
+SIZE = (3200, 1400)  # points of the page; the graph gets about half of its width
 MARGIN = 24
 # Elements on top of the graph: minimap, controls, buttons.
 HIDDEN = ".react-flow__minimap, .react-flow__controls, .react-flow__panel {display: none !important}"
@@ -29,24 +27,11 @@ def main() -> None:
     parser.add_argument("--dag", required=True, choices=pipelines, metavar="ID", help="the pipeline")
     parser.add_argument("--file", type=Path, required=True, metavar="PNG", help="file to write")
     arguments = parser.parse_args()
-    browser = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not browser:
-        sys.exit(
-            "There is no Chromium; install one (Debian: apt-get install chromium), or name one with CHROMIUM=PROGRAM."
-        )
     try:
-        with start(report=print) as airflow, tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
-            context = playwright.chromium.launch_persistent_context(
-                profile,
-                executable_path=browser,
-                viewport=SIZE,
-                device_scale_factor=2,
-                args=["--no-sandbox", "--disable-gpu"],
-            )
-            context.add_init_script("localStorage.setItem('default_dag_view', '\"graph\"')")
-            write_picture(airflow, context.pages[0], arguments.dag, arguments.file)
-            context.close()
-    except (AirflowError, Error) as error:
+        with start(report=print) as airflow, browser.opened(*SIZE, device_scale_factor=2) as page:
+            page.add_init_script("localStorage.setItem('default_dag_view', '\"graph\"')")
+            write_picture(airflow, page, arguments.dag, arguments.file)
+    except (TaskError, Error) as error:
         sys.exit(str(error))
     print(f"{arguments.file} shows {arguments.dag}.")
 

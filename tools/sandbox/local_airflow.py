@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import signal
@@ -23,8 +24,12 @@ from tools.command_line import exit_on_task_error
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / ".venv-airflow" / "bin"
 GRACE_SECONDS = 3  # between SIGTERM and SIGKILL: the scheduler does not always exit
-LOCK_SECONDS = 30  # maximum wait of a component for a write lock of the database
-COMPONENTS = ("api-server", "scheduler", "dag-processor")  # without the triggerer: no pipeline defers
+COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+# Maximum wait for a write lock of the database. With the default of 5 s, scheduler and DAG processor fail on a busy
+# machine: "database is locked". The API server logs each action in its event loop: while that waits for the lock, no
+# other request of the server can end and release it. So it fails soon, and its clients repeat the request.
+LOCK_SECONDS = {"api-server": 2, "scheduler": 30, "dag-processor": 30, "triggerer": 30}
+DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 # Short intervals for a single user, and settings that a local Airflow needs. Demos and tests start each run themselves.
 SETTINGS = {
     "CORE__EXECUTOR": "LocalExecutor",
@@ -35,6 +40,7 @@ SETTINGS = {
     "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
     "SCHEDULER__USE_JOB_SCHEDULE": "False",
     "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    "WORKERS__EXECUTION_API_TIMEOUT": "30",  # a busy machine answers late; asking again would only add work
     "DAG_PROCESSOR__REFRESH_INTERVAL": "30",
     "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
     "DAG_PROCESSOR__PRINT_STATS_INTERVAL": "0",
@@ -84,10 +90,11 @@ def start(
 
 def launch(component: str, environment: Mapping[str, str], home: Path) -> "subprocess.Popen[bytes]":
     """Start a component of Airflow, with its output in a file of its home."""
+    locked = {DATABASE: f"{environment[DATABASE]}?timeout={LOCK_SECONDS[component]}"}
     with (home / f"{component}.log").open("wb") as output:
         return subprocess.Popen(
             [PROGRAMS / "airflow", component],
-            env=environment,
+            env={**environment, **locked},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -118,8 +125,8 @@ def settings(home: Path, dags: Path, port: int) -> dict[str, str]:
     values = {
         **SETTINGS,
         "CORE__DAGS_FOLDER": str(dags),
-        # With the default of 5 s, scheduler and DAG processor fail on a busy machine: "database is locked".
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.absolute()}/airflow.db?timeout={LOCK_SECONDS}",
+        "CORE__PLUGINS_FOLDER": str(dags / "plugins"),
+        "DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(home / "bundles"),
         "CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "API__BASE_URL": url,
         "API__PORT": str(port),
@@ -129,8 +136,21 @@ def settings(home: Path, dags: Path, port: int) -> dict[str, str]:
     return {
         **inherited,
         **{f"AIRFLOW__{name}": value for name, value in values.items()},
+        DATABASE: f"sqlite:///{home.absolute()}/airflow.db",
         "AIRFLOW_HOME": str(home),
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+def deployed(uri: str) -> dict[str, str]:
+    """Return the options of an Airflow whose DAGs are the deployed versions at a URI, instead of a folder's."""
+    bundle = {"name": "tandem", "classpath": "tandem_bundle.VersionedDags", "kwargs": {"uri": uri}}
+    return {
+        "DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "1",
+        "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
+        # By default Airflow keeps a changed structure from new runs for 30 s, but not the changed code.
+        "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "0",
     }
 
 
@@ -151,7 +171,7 @@ def migrate(home: Path, environment: dict[str, str], report: Callable[[str], Non
 def wait_until_healthy(
     url: str, components: dict[str, subprocess.Popen[bytes]], home: Path, dags: Path, began: float
 ) -> Airflow:
-    """Wait until the scheduler, if it was started, is alive and every pipeline of the folder was parsed since then."""
+    """Wait until scheduler and triggerer, if started, are alive, and every pipeline of the folder was parsed."""
     expected = {file.parent.name for file in dags.glob("*/dag.py")}
     airflow = None
     for _ in poll(180, f"Airflow is not healthy after 180 s; its logs are in {home}"):
@@ -165,10 +185,12 @@ def wait_until_healthy(
             for broken in airflow.call("/api/v2/importErrors")["import_errors"]:
                 if seconds_of(broken["timestamp"]) >= began:
                     raise AirflowError(f"{broken['filename']} does not import:\n{broken['stack_trace'].strip()}")
-            alive = airflow.call("/api/v2/monitor/health")["scheduler"]["status"] == "healthy"
+            health = airflow.call("/api/v2/monitor/health")
+            started = components.keys() & {"scheduler", "triggerer"}
+            alive = all(health[component]["status"] == "healthy" for component in started)
             dags_read = airflow.call("/api/v2/dags?limit=100")["dags"]
             read = {dag["dag_id"] for dag in dags_read if seconds_of(dag["last_parsed_time"]) >= began}
-            if (alive or "scheduler" not in components) and read >= expected:
+            if alive and read >= expected:
                 return airflow
     raise AssertionError
 

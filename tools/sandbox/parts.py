@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,13 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tand
 PROGRAMS = CACHE / "bin"  # as the Makefile has it
 MODULES = {
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.8.0",
+    "fake-gcs-server": "github.com/fsouza/fake-gcs-server@v1.56.1",
+    "bigtable-emulator": "cloud.google.com/go/bigtable/cmd/emulator@v1.58.0",
     "actionlint": "github.com/rhysd/actionlint/cmd/actionlint@v1.7.12",
 }
-DYNALITE = ROOT / "requirements" / "dynalite"  # package.json, and a lock file with the hash of each package
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+NO_BROWSER = "There is no Chromium; install one (Debian: apt-get install chromium), or name one with CHROMIUM=PROGRAM."
+PACKAGES = ("dynalite", "readers")  # of npm: folders of requirements, each with a lock file that has all hashes
 
 
 def program(name: str) -> str | None:
@@ -58,15 +63,44 @@ def lack_of_node_control() -> str | None:
     return "TANDEM_NODE_CONTROL names no command that stops and starts a node of the cluster; set it as .ci/run does."
 
 
+def browser() -> str | None:
+    """The path of Chromium, None if there is none."""
+    names = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else BROWSERS
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def lack_of_browser() -> str | None:
+    if not (ROOT / ".venv-graph" / "ready").exists():
+        return "The environment .venv-graph is not installed; run make .venv-graph/ready."
+    return None if browser() else NO_BROWSER
+
+
+def lack_of_readers() -> str | None:
+    if (CACHE / "readers" / "node_modules" / ".package-lock.json").exists() and shutil.which("node"):  # npm's last file
+        return None
+    return "The clients of stores for TypeScript are not installed; run make test-parts, which needs npm and Node."
+
+
 PARTS: dict[str, tuple[str, Callable[[], str | None]]] = {
     "versitygw": ("S3 server", lambda: lack_of_program("versitygw", "run make test-parts, which needs Go")),
+    "fake-gcs-server": (
+        "Google's object store",
+        lambda: lack_of_program("fake-gcs-server", "run make test-parts, which needs Go"),
+    ),
+    "bigtable-emulator": (
+        "Bigtable",
+        lambda: lack_of_program("bigtable-emulator", "run make test-parts, which needs Go"),
+    ),
+    "redis-server": ("Redis", lambda: lack_of_program("redis-server", "install Debian's package of that name")),
     "dynalite": ("DynamoDB", lambda: lack_of_program("dynalite", "run make test-parts, which needs npm")),
+    "readers": ("stores in TypeScript", lack_of_readers),
     "actionlint": ("check of workflows", lambda: lack_of_program("actionlint", "run make test-parts, which needs Go")),
     "docker": ("Docker engine", lack_of_docker),
     "docker-registry": (
         "image registry",
         lambda: lack_of_program("docker-registry", "install Debian's package of that name"),
     ),
+    "browser": ("Chromium and Playwright", lack_of_browser),
     "kubernetes": ("Kubernetes cluster", lack_of_kubernetes),
     "node-control": ("stop of a Kubernetes node", lack_of_node_control),
 }
@@ -83,26 +117,30 @@ def install(name: str) -> str | None:
         if name in MODULES and shutil.which("go"):
             command = ["go", "install", MODULES[name]]
             print(f"{' '.join(command)}, which takes minutes", file=sys.stderr)
-            subprocess.run(command, env={**os.environ, "GOBIN": str(PROGRAMS)}, check=True)
-        elif name == "dynalite" and shutil.which("npm"):
-            folder = CACHE / "dynalite"
-            shutil.copytree(DYNALITE, folder, dirs_exist_ok=True)
-            subprocess.run(["npm", "ci", "--silent", "--ignore-scripts", "--prefix", folder], check=True)
             PROGRAMS.mkdir(parents=True, exist_ok=True)
-            (PROGRAMS / name).unlink(missing_ok=True)
-            (PROGRAMS / name).symlink_to(folder / "node_modules" / ".bin" / name)
+            with tempfile.TemporaryDirectory(dir=PROGRAMS) as made:  # Go names a program after its folder
+                subprocess.run(command, env={**os.environ, "GOBIN": made}, check=True)
+                next(Path(made).iterdir()).rename(PROGRAMS / name)
+        elif name in PACKAGES and shutil.which("npm"):
+            folder = CACHE / name
+            shutil.copytree(ROOT / "requirements" / name, folder, dirs_exist_ok=True)
+            subprocess.run(["npm", "ci", "--silent", "--ignore-scripts", "--prefix", folder], check=True)
+            if name == "dynalite":
+                PROGRAMS.mkdir(parents=True, exist_ok=True)
+                (PROGRAMS / name).unlink(missing_ok=True)
+                (PROGRAMS / name).symlink_to(folder / "node_modules" / ".bin" / name)
     return lack(name)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=(*MODULES, "dynalite", []), help="of a program")
+    parser.add_argument("names", nargs="*", metavar="NAME", choices=(*MODULES, *PACKAGES, []), help="of a program")
     arguments = parser.parse_args()
-    lacks = {name: install(name) for name in arguments.names or (*MODULES, "dynalite")}
+    lacks = {name: install(name) for name in arguments.names or (*MODULES, *PACKAGES)}
     if arguments.names:
         sys.exit(" ".join(filter(None, lacks.values())) or None)
     for name, (purpose, _) in PARTS.items():
-        print(f"{name:16} {purpose:26} {lack(name) or 'is here'}")
+        print(f"{name:17} {purpose:26} {lack(name) or 'is here'}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 from common.errors import ArgumentError
 from common.protocol import nearest
 from tools.command_line import exit_on_task_error
-from tools.packaging.catalogue import catalogue
+from tools.packaging import catalogue
 from tools.scaffold import schemas
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +56,7 @@ def create(kind: str, template: str, name: str) -> list[Path]:
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
     if kind == "job":
-        (ROOT / "airflow_dags" / "job_catalogue.json").write_text(catalogue(ROOT / "jobs"))
+        catalogue.write()
         schemas.write(ROOT)
     elif f"[pipelines.{name}]" not in (tables := SCHEDULES.read_text()):
         hint = 'schedule = "0 6 * * *" and overdue_hours = 30 start it daily'

@@ -1,4 +1,4 @@
-"""Write schemas/: JSON Schemas of job.toml, contracts and settings of tasks, from the code that checks them.
+"""Write schemas/: JSON Schemas of job.toml, contracts, settings of tasks and records of runs, from the code.
 
 airflow_dags/tandem/schemas.py writes those of environments and clusters. .taplo.toml and .vscode/settings.json map
 files to schemas for editors; the latter is written here, because it names every job.
@@ -22,6 +22,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 PRIMITIVES = {str: "string", int: "integer", float: "number", bool: "boolean", dict: "object"}
 TEMPLATE = {"type": "string", "pattern": r"\{[{%]"}  # rendered by Airflow when the task runs
 DEPLOY_MODE = {"enum": ["client", "cluster"]}
+SPARK_PLACE = {"enum": ["container", "auto", "cluster"], "description": "the environment's, unless this is set"}
 CLUSTERS = {
     "cluster.json": "emr_cluster",
     "cluster.emr_serverless.json": "emr_serverless_application",
@@ -35,7 +36,7 @@ HELP = {
     "engine": "The kind of the job: a Python container or a Spark application.",
     "requirements": "The hashed requirements file that the job runs on.",
     "mapped_by": "The integer parameter that holds the number of instances of a mapped job.",
-    "services": "AWS services, next to the lake, that the job talks to.",
+    "services": "Services, next to the lake, that the job calls: delivery, the store of products.",
     "contract": "name@version of common/contracts.",
     "oldest": "The oldest version of the contract that files of the dataset may have.",
     "contracts": "Contracts of which any one fits.",
@@ -54,6 +55,13 @@ HELP = {
     "key": "The column that names the items.",
     "order": "The column that sorts the rows of a key.",
     "compared": "The column whose values compare two versions of a key.",
+    "severity": "warn: the manifest and the run's card have a warning. refuse: the task ends with exit code 4.",
+    "column": "The text column of the allowed values.",
+    "allowed": "The only values that a column may have.",
+    "unique": "Columns whose values no two rows share.",
+    "volume": "Expect as many rows of a day as on the same weekday of former weeks.",
+    "by": "Columns whose values are each expected in their usual number, too.",
+    "factor": "How many times more or fewer rows than usual are expected.",
 }
 
 
@@ -92,7 +100,7 @@ def schemas(root: Path) -> dict[str, str]:
     """Return the schemas of a checkout: paths and texts."""
     jobs = [load(file.parent) for file in sorted(root.glob("jobs/*/job.toml"))]
     documents = {"schemas/job.schema.json": job_schema(), "schemas/contract.schema.json": contract_schema()}
-    documents |= source_schemas()
+    documents |= source_schemas() | {"schemas/run_record.schema.json": record_schema()}
     documents |= {f"schemas/settings/{job.name}.schema.json": settings_schema(job) for job in jobs}
     texts = {path: json.dumps({"$schema": DRAFT, **schema}, indent=1) + "\n" for path, schema in documents.items()}
     return texts | {".vscode/settings.json": json.dumps(editor_settings(jobs), indent=2) + "\n"}
@@ -140,9 +148,23 @@ def contract_schema() -> dict[str, Any]:
     """Return the schema of a contract."""
     column = of_class(contracts.Column)
     column["properties"]["type"] = {"enum": sorted(contracts.TYPES)}
-    contract = of_class(contracts.Contract, without={"name", "columns", "product"})
+    contract = of_class(contracts.Contract, without={"name", "columns", "product", "checks"})
     contract["properties"] |= {"columns": by_name(column), "product": of_class(contracts.Product)}
+    contract["properties"]["checks"] = {"type": "array", "items": check_schema()}
     return {**contract, "title": "The schema of a table that crosses between tasks"}
+
+
+def check_schema() -> dict[str, Any]:
+    """Return the schema of a check of a contract, which has one of three kinds."""
+    check = of_class(contracts.Check)
+    check["properties"]["severity"]["enum"] = list(contracts.SEVERITIES)
+    check["properties"]["volume"]["const"] = True
+    check["properties"]["factor"]["exclusiveMinimum"] = 1
+    for name in ("allowed", "unique"):
+        check["properties"][name]["minItems"] = 1
+    check["oneOf"] = [{"required": [kind]} for kind in ("allowed", "unique", "volume")]
+    check["dependentRequired"] = {"allowed": ["column"], "column": ["allowed"], "by": ["volume"], "factor": ["volume"]}
+    return check
 
 
 def source_schemas() -> dict[str, dict[str, Any]]:
@@ -169,6 +191,16 @@ def source_schemas() -> dict[str, dict[str, Any]]:
     return documents
 
 
+def record_schema() -> dict[str, Any]:
+    """Return the schema of the record of a run, which later versions may add fields to."""
+    # Imported here, because Airflow's environment, in which some of these schemas are tested, has no msgspec.
+    import msgspec
+
+    from common.reporting.record import Record
+
+    return {**msgspec.json.schema(Record), "title": "The record of a run of a pipeline"}
+
+
 def settings_schema(job: Job) -> dict[str, Any]:
     """Return the schema of a task's settings, which name parameters of its job; strings may be templates."""
     values = {name: of_parameter(parameter) for name, parameter in job.parameters.items()}
@@ -184,7 +216,7 @@ def settings_schema(job: Job) -> dict[str, Any]:
 
 def settings_of_spark() -> dict[str, Any]:
     """Return the schemas of settings that Spark jobs have in addition to parameters."""
-    return {**of_class(SparkSizes)["properties"], "deploy_mode": DEPLOY_MODE}
+    return {**of_class(SparkSizes)["properties"], "deploy_mode": DEPLOY_MODE, "runtime": SPARK_PLACE}
 
 
 def of_parameter(parameter: Parameter) -> dict[str, Any]:

@@ -158,6 +158,7 @@ def shape(user: pd.Series, item: pd.Series, visit: pd.Series) -> dict[str, float
     return figures | {f"basket, {part:.0%}": lengths.quantile(part) / 100 for part in (0.25, 0.5, 0.75, 0.95)}
 
 
+@pytest.mark.system  # a shop as large as the real one
 def test_long_tail_repeats_and_visits_match_the_real_shop(tmp_path: Path) -> None:
     real = pq.read_table(SOURCE).to_pandas()
     real = real[(real["customer_id"] > 0) & (real["quantity"] > 0) & real["stock_code"].str.match(r"^\d{5}")]

@@ -1,24 +1,20 @@
 """Backfills: the requests to Airflow, the outcome of each day, refusals."""
 
 import datetime
-import io
-import urllib.error
 from typing import Any
 
 import pytest
 
 from common.errors import ArgumentError
 from tools.airflow_api import Airflow, AirflowError
-from tools.sandbox import backfill as module
 from tools.sandbox.backfill import create, follow
 
 DAYS = (datetime.date(2011, 6, 1), datetime.date(2011, 6, 2))
 
 
 class Server(Airflow):
-    """An Airflow with one daily pipeline, whose second day fails; its database is locked for `busy` requests."""
+    """An Airflow with one daily pipeline, whose second day fails."""
 
-    busy = 0
     paused = False
     interrupted = False
 
@@ -26,13 +22,9 @@ class Server(Airflow):
         super().__init__("http://airflow", "")
         object.__setattr__(self, "requests", [])
 
-    def call(self, path: str, body: Any = None, method: str | None = None) -> Any:
+    def call(self, path: str, body: Any = None, method: str | None = None, repeat: bool = False) -> Any:
         if body is not None:
             self.requests.append((path, body))  # type: ignore[attr-defined]
-        if path == "/api/v2/backfills" and type(self).busy:
-            type(self).busy -= 1
-            content = io.BytesIO(b'{"detail": "Database is locked."}')
-            raise urllib.error.HTTPError(path, 503, "busy", {}, content)  # type: ignore[arg-type]
         if path.endswith("/dry_run"):
             return {"backfills": [{"logical_date": f"{day}T02:00:00Z"} for day in DAYS]}
         if path == "/api/v2/backfills":
@@ -62,14 +54,12 @@ class Server(Airflow):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setattr(module.time, "sleep", lambda seconds: None)
-    for name in ("busy", "paused", "interrupted"):
+    for name in ("paused", "interrupted"):
         monkeypatch.setattr(Server, name, getattr(Server, name))  # restored after the test
     return Server()
 
 
-def test_outcome_of_each_day_is_reported_and_a_locked_database_waited_for(server: Server) -> None:
-    Server.busy = 3
+def test_outcome_of_each_day_is_reported(server: Server) -> None:
     lines: list[str] = []
     assert follow(server, create(server, "daily", DAYS, 2), lines.append) == ["2011-06-02"]
     assert lines == [
@@ -87,10 +77,7 @@ def test_outcome_of_each_day_is_reported_and_a_locked_database_waited_for(server
     }
 
 
-def test_paused_pipeline_and_locked_database_are_refused_in_one_sentence(server: Server) -> None:
-    Server.busy = 1000
-    with pytest.raises(AirflowError, match=r"refused the backfill of daily \(503\): Database is locked.$"):
-        create(server, "daily", DAYS, 1)
+def test_paused_pipeline_is_refused_in_one_sentence(server: Server) -> None:
     Server.paused = True
     with pytest.raises(ArgumentError, match="daily is paused, so Airflow would not start its runs; unpause it first"):
         create(server, "daily", DAYS, 1)

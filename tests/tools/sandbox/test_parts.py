@@ -6,7 +6,7 @@ import pytest
 
 from tools.sandbox import parts
 
-GO = '#!/bin/sh\n/bin/mkdir -p "$GOBIN"\n/bin/cp "$0" "$GOBIN/versitygw"\n'
+GO = '#!/bin/sh\nprogram="${2##*/}"\n/bin/cp "$0" "$GOBIN/${program%@*}"\n'
 NPM = """#!/bin/sh
 for folder do :; done
 [ "$1 $4" = "ci --prefix" ] && [ -s "$folder/package-lock.json" ] || exit 1
@@ -40,7 +40,9 @@ def test_missing_part_is_named_with_a_remedy(bare: Path, name: str) -> None:
     assert any(word in sentence for word in ("install", "run make test-parts", "set it as"))
 
 
-@pytest.mark.parametrize(("name", "tool", "program"), [("versitygw", "go", GO), ("dynalite", "npm", NPM)])
+@pytest.mark.parametrize(
+    ("name", "tool", "program"), [("versitygw", "go", GO), ("bigtable-emulator", "go", GO), ("dynalite", "npm", NPM)]
+)
 def test_program_is_installed_once_into_the_cache(bare: Path, name: str, tool: str, program: str) -> None:
     assert "run make test-parts" in str(parts.install(name))
     add(bare, tool, program)

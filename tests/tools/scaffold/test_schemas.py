@@ -27,7 +27,7 @@ description = "A job."
 engine = "python"
 requirements = "requirements/tables.txt"
 mapped_by = "shards"
-services = ["dynamodb"]
+services = ["delivery"]
 [inputs.handed]
 contracts = ["rows@1", "rows@2"]
 [inputs.dataset]
@@ -131,6 +131,10 @@ JOB_CASES = {
     "true for cores": (f"{HEAD}[spark]\nexecutor_cores = true\n", False),
     "text for conf": (f'{HEAD}[spark]\nconf = "a=b"\n', False),
 }
+CHECKED = (
+    'description = "Rows."\n[columns]\na = { type = "string" }\narrival = { type = "date" }\n'
+    '[[checks]]\nseverity = "warn"\n'
+)
 CONTRACT_CASES = {
     "columns": ('description = "Rows."\n[columns]\na = { type = "string", nullable = true }\n', True),
     "limits": ('description = "Rows."\n[columns]\na = { type = "float64", minimum = 0, maximum = 1.5 }\n', True),
@@ -157,6 +161,16 @@ CONTRACT_CASES = {
     "column without type": ('description = "Rows."\n[columns]\na = { nullable = true }\n', False),
     "unknown key of a column": ('description = "Rows."\n[columns]\na = { type = "string", unit = "m" }\n', False),
     "product without key": ('description = "Rows."\n[product]\norder = "a"\n[columns]\na = {type = "string"}\n', False),
+    "checks": (f'{CHECKED}allowed = ["a"]\ncolumn = "a"\n[[checks]]\nunique = ["a"]\nseverity = "refuse"\n', True),
+    "expected volume": (f'{CHECKED}volume = true\nby = ["a"]\nfactor = 1.5\n', True),
+    "two kinds of checks": (f'{CHECKED}unique = ["a"]\nvolume = true\n', False),
+    "no kind of check": (CHECKED, False),
+    "no allowed value": (f'{CHECKED}allowed = []\ncolumn = "a"\n', False),
+    "allowed values of no column": (f'{CHECKED}allowed = ["a"]\n', False),
+    "column of a key": (f'{CHECKED}unique = ["a"]\ncolumn = "a"\n', False),
+    "factor of one": (f"{CHECKED}volume = true\nfactor = 1\n", False),
+    "unknown severity": (f'{CHECKED}unique = ["a"]\n'.replace('"warn"', '"fail"'), False),
+    "table of checks": ('description = "Rows."\n[checks]\nunique = ["a"]\nseverity = "warn"\n', False),
     "unknown key of a product": (
         'description = "Rows."\n[product]\nkey = "a"\ntable = "x"\n[columns]\na = { type = "string" }\n',
         False,

@@ -57,7 +57,7 @@ def test_site_shows_pages_reference_and_pictures(checkout):
     for name in (
         "common.handover.task.Task",
         "common.engines.arrow.read",
-        "common.engines.spark.append",
+        "common.engines.frames.append",
         "common.errors.InputError",
     ):
         assert f'id="{name}"' in reference, name
