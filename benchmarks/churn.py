@@ -25,7 +25,7 @@ from sklearn.model_selection import StratifiedKFold
 from benchmarks.quality import SOURCE
 from common.churn import calibration, encoding, forward, models, training
 from common.churn.training import RULE, Rows
-from common.engines import arrow, spark
+from common.engines import arrow, frames
 from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS
 from common.sources import tracking_plan
 from jobs.build_user_features import main as features_job
@@ -99,7 +99,7 @@ def shop(session: SparkSession, folder: Path) -> None:
         **{name: pa.nulls(rows.num_rows, pa.string()) for name in ("session_id", "platform")},
     }
     pq.write_table(pa.table(events), folder / "events.parquet")
-    users = spark.small_table(session, {"user_id": "STRING"}, []).selectExpr(
+    users = frames.small_table(session, {"user_id": "STRING"}, []).selectExpr(
         "user_id",
         "now() AS since",
         "now() AS until",

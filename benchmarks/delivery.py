@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from benchmarks import measure
 from common import contracts
-from common.delivery import tables, writer
+from common.delivery import writer
+from common.delivery.dynamodb.store import DynamoDB
+from common.delivery.dynamodb.tables import client
 from common.delivery.items import bucket_count, make_items
-from common.delivery.tables import Table, client
 from tools.sandbox import local_dynamodb
 
 CONTRACT = "recommendations@2"
@@ -66,11 +67,11 @@ def plain(name: str, rows: pa.Table, delay: float) -> int:
 
 def ours(name: str, rows: pa.Table, delay: float) -> int:
     """Write with the writer of write_product: convert, write."""
-    table = Table(client(PARALLEL), name, PARALLEL)
-    add_delay(table.client, delay)
+    store = DynamoDB(client(PARALLEL), name, PARALLEL)
+    add_delay(store.client, delay)
     items = make_items(rows, contracts.load(CONTRACT))
     buckets = bucket_count(items.product, items.rows)
-    return writer.write(table, items, "ours", buckets, False, lambda done: None)["written"]
+    return writer.write(store, items, "ours", buckets, False, lambda done: None)["written"]
 
 
 def add_delay(caller: Any, delay: float) -> None:
@@ -82,7 +83,7 @@ def add_delay(caller: Any, delay: float) -> None:
 def write_once(way: str, users: int, delay: float) -> None:
     """Write once, into a new table, and print the speed."""
     name = f"benchmark-{uuid.uuid4().hex}"
-    tables.create(client(), name, None)
+    DynamoDB(client(), name, 1).create(None)
     rows = recommendations(users)
     with contextlib.ExitStack() as stack:
         stack.callback(client().delete_table, TableName=name)

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import job, measure
 from benchmarks.measure import Measurement
-from tools.adopt.page import svg
+from common.reporting.charts import svg
 
 FOLDER = job.ROOT / ".tandem" / "benchmarks" / "growth"
 PLOT = job.ROOT / "docs" / "images" / "growth.svg"

@@ -74,7 +74,7 @@ def session(memory: str, **more: str) -> Any:
 
 
 def write(source: Path, memory: str) -> dict[str, Any]:
-    from common.engines.spark.io import parquet_writer
+    from common.engines.spark.files import parquet_writer
 
     spark = session(memory)
     started = time.perf_counter()

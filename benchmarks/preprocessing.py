@@ -1,19 +1,14 @@
 """build_interactions and ingest_events compared with duckdb and naive Spark, on generated data.
 
-Each run is a new process. Ours is the job itself, by spark-submit with the driver's memory of its `job.toml`.
+Each run is a new process. Ours is the job itself, on DuckDB, and by spark-submit with the memory of its `job.toml`.
 "Only parsing" is the minimum of `ingest_events`: Spark reads the lines, parses them and drops the result.
 """
 
 import argparse
 import datetime
-import itertools
 import json
-import math
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections import Counter
@@ -23,9 +18,9 @@ from typing import Any
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 
-from benchmarks import measure
+from benchmarks import engines, measure
+from benchmarks.engines import ENGINES
 from benchmarks.measure import Measurement
-from common.handover.job_toml import load
 from tools.data.generate_data import generate
 from tools.data.shop_model import Settings
 
@@ -43,59 +38,6 @@ def shop(events: int, level: str) -> Path:
     folder = FOLDER / f"{level}-{events}"
     generate(Settings(events // 50, 20_000, events, 1, DAYS[level], START), level, f"file://{folder}", 2)
     return folder
-
-
-def run_job(lake: Path, job: str) -> dict[str, Any]:
-    """Run a job by spark-submit; return its output folder and Spark's metrics."""
-    if job == "ingest_events":
-        shutil.rmtree(lake / "curated", ignore_errors=True)  # else all events would be known
-    run = f"benchmark-{uuid.uuid4().hex[:8]}"
-    identity = [
-        "--lake",
-        f"file://{lake}",
-        "--dag-id",
-        "benchmark",
-        "--run-id",
-        run,
-        "--task-id",
-        job,
-        "--attempt",
-        "1",
-    ]
-    with tempfile.TemporaryDirectory() as events:
-        settings = {
-            "spark.driver.memory": load(ROOT / "jobs" / job).spark["driver_memory"],
-            "spark.eventLog.enabled": "true",
-            "spark.eventLog.compress": "false",
-            "spark.eventLog.dir": f"file://{events}",
-        }
-        options = list(itertools.chain(*[("--conf", f"{name}={value}") for name, value in settings.items()]))
-        subprocess.run(
-            [str(Path(sys.executable).with_name("spark-submit")), *options, f"jobs/{job}/main.py", *identity],
-            cwd=ROOT, env={**os.environ, "PYSPARK_PYTHON": sys.executable}, check=True, stdout=sys.stderr,
-        )  # fmt: skip
-        metrics = spark_metrics(Path(events))
-    return {"output": str(lake / "intermediate" / "benchmark" / run / job), **metrics}
-
-
-def spark_metrics(events: Path) -> dict[str, float]:
-    """Return seconds from the first query to the end of the application, bytes spilled and number of shuffles."""
-    found: Counter[str] = Counter()
-    began, ended = math.inf, 0.0
-    shuffles = set()
-    for line in itertools.chain.from_iterable(file.open() for file in events.rglob("events*") if file.is_file()):
-        event = json.loads(line)
-        if event["Event"].endswith("SQLExecutionStart"):
-            began = min(began, event["time"])
-        elif event["Event"] == "SparkListenerApplicationEnd":
-            ended = event["Timestamp"]
-        elif event["Event"] == "SparkListenerTaskEnd" and (metrics := event.get("Task Metrics")):
-            found["spilled"] += metrics["Memory Bytes Spilled"] + metrics["Disk Bytes Spilled"]
-            written = metrics["Shuffle Write Metrics"]["Shuffle Bytes Written"]
-            found["shuffled"] += written
-            if written:
-                shuffles.add(event["Stage ID"])
-    return {**found, "shuffles": len(shuffles), "work": (ended - began) / 1000}
 
 
 def naive_session(memory: str) -> Any:
@@ -227,10 +169,8 @@ print('{"output": "%s", "work": %f}' % (output, time.perf_counter() - started))
 """
 
 VARIANTS = {
-    "build_interactions": lambda lake: run_job(lake, "build_interactions"),
     "naive_interactions": naive_interactions,
     "parse_only": parse_only,
-    "ingest_events": lambda lake: run_job(lake, "ingest_events"),
     "naive_ingest": naive_ingest,
 }
 
@@ -269,19 +209,19 @@ def compare(job: str, commands: dict[str, list[str]], runs: int, title: str, com
         f"- {name}: {', '.join(f'{key} {value:,.0f}' for key, value in each.items())}" for name, each in results.items()
     ]
     lines += [spark_note(many[-1]) for many in found.values() if "spilled" in many[-1].figures]
-    lines.append(measure.versions("pyspark", "pyarrow") + f", {peers_version()}")
+    lines.append(measure.versions("pyspark", "pyarrow", "duckdb", "sqlframe") + f", {peers_version()}")
     measure.record(title, command, "\n".join(lines))
 
 
 def spark_note(one: Measurement) -> str:
     return (
-        f"- ours, by Spark's own metrics: shuffles {one.figures['shuffles']:.0f}, "
+        f"- ours, Spark, by its own metrics: shuffles {one.figures['shuffles']:.0f}, "
         f"shuffled {one.figures['shuffled'] / 2**20:,.0f} MiB, spilled {one.figures['spilled'] / 2**20:,.0f} MiB"
     )
 
 
 def peers_version() -> str:
-    program = "from importlib.metadata import version; print('duckdb', version('duckdb'))"
+    program = "from importlib.metadata import version; print('of peers: duckdb', version('duckdb'))"
     return subprocess.run([str(PEERS_PYTHON), "-c", program], capture_output=True, text=True, check=True).stdout.strip()
 
 
@@ -290,6 +230,7 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="10 and 50 million events instead of 1 million")
     parser.add_argument("--runs", type=int, default=3, help="of each variant")
     parser.add_argument("--job", choices=["build_interactions", "ingest_events"], help="only this job")
+    parser.add_argument("--engine", choices=ENGINES, help="only this engine of ours")
     parser.add_argument("--without-slowest", action="store_true", help="omit naive Spark")
     parser.add_argument("--events", type=int, nargs="*", help="other sizes")
     parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
@@ -299,6 +240,7 @@ def main() -> None:
         print(json.dumps(VARIANTS[arguments.variant](arguments.lake)))
         return
     command = " ".join(["python -m benchmarks.preprocessing", *sys.argv[1:]])
+    ours = [arguments.engine] if arguments.engine else list(ENGINES)
     for events in arguments.events or ([10_000_000, 50_000_000] if arguments.large else [1_000_000]):
         slow = events <= 10_000_000 and not arguments.without_slowest
         output = str(FOLDER / f"duckdb-{uuid.uuid4().hex[:8]}")
@@ -306,7 +248,7 @@ def main() -> None:
             lake = shop(events, "curated")
             cuts = [str(cut) for cut in CUTS.values()]
             commands = {
-                "ours": command_of("build_interactions", lake),
+                **{ENGINES[engine]: engines.command(engine, lake, "build_interactions") for engine in ours},
                 "duckdb": [str(PEERS_PYTHON), "-c", DUCKDB_INTERACTIONS, str(lake), f"{output}.parquet", *cuts],
             }
             if slow:
@@ -321,7 +263,7 @@ def main() -> None:
         if arguments.job != "build_interactions":
             lake = shop(events, "raw")
             commands = {
-                "ours": command_of("ingest_events", lake),
+                **{ENGINES[engine]: engines.command(engine, lake, "ingest_events") for engine in ours},
                 "only parsing": command_of("parse_only", lake),
                 "duckdb": [str(PEERS_PYTHON), "-c", DUCKDB_INGEST, str(lake), output],
             }

@@ -1,30 +1,30 @@
 """Cost of each stage as events grow: wall and CPU seconds and memory by size, a log-log plot, the exponent of each.
 
-Every stage is the job itself, as a process on this machine, on generated curated events. Its output is the next one's
-input. Ingestion is measured by `benchmarks.preprocessing`.
+Every stage is the job itself, as a process on this machine, on generated curated events; `build_interactions` runs on
+the light engine. Its output is the next one's input. `benchmarks.preprocessing` measures ingestion, and Spark.
 """
 
 import argparse
 import itertools
-import json
 import math
 import os
 import shutil
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import vl_convert
 
 from benchmarks import measure
 from benchmarks.measure import Measurement
 from benchmarks.preprocessing import ROOT, shop
 from common.handover.job_toml import load
+from common.reporting.charts import svg
 
 PLOT = ROOT / "docs" / "images" / "scale.svg"
-SHARDS = 32
+SHARDS = 8  # the hand-over of the smallest size has no more buckets
 KNEE = 1.2  # the exponent between two sizes from which a stage grows clearly faster than its events
+REDUCED: dict[str, Callable[[list[Any]], Any]] = {"wall": sum, "cpu": sum, "peak": max}  # of the shards of a stage
 STAGES: dict[str, list[str]] = {
     "build_interactions": [],
     "train_recommender": ["--from", "interactions=build_interactions"],
@@ -33,16 +33,16 @@ STAGES: dict[str, list[str]] = {
 }
 
 
-def command_of(lake: Path, run: str, stage: str) -> list[str]:
-    """Return the command of a stage; of a mapped one its first shard."""
+def commands_of(lake: Path, run: str, stage: str) -> list[list[str]]:
+    """Return the command of a stage; of a mapped one that of each shard."""
     job = load(ROOT / "jobs" / stage)
     identity = ["--lake", f"file://{lake}", "--dag-id", "scale", "--run-id", run, "--task-id", stage, "--attempt", "1"]
-    mapped = ["--map-index", "0", "--set", f"{job.mapped_by}={SHARDS}"] if job.mapped_by else []
+    shards = [["--map-index", str(number), "--set", f"{job.mapped_by}={SHARDS}"] for number in range(SHARDS)]
     launcher = [sys.executable]
     if job.engine == "spark":
-        launcher = [str(Path(sys.executable).with_name("spark-submit"))]
-        launcher += ["--conf", f"spark.driver.memory={job.spark['driver_memory']}"]
-    return [*launcher, f"jobs/{stage}/main.py", *identity, *mapped, *STAGES[stage]]
+        launcher += ["-m", "common.engines.light.submit"]
+    command = [*launcher, f"jobs/{stage}/main.py", *identity, *STAGES[stage]]
+    return [[*command, *shard] for shard in shards] if job.mapped_by else [command]
 
 
 def measured(events: int) -> dict[str, Measurement]:
@@ -52,7 +52,9 @@ def measured(events: int) -> dict[str, Measurement]:
     for stage in STAGES:
         print(f"  {events:,} events, {stage} …", end="", file=sys.stderr, flush=True)
         environment = {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
-        one = found[stage] = measure.run(command_of(lake, run, stage), environment)
+        many = [measure.run(command, environment) for command in commands_of(lake, run, stage)]
+        wall, cpu, peak = (reduce([getattr(each, name) for each in many]) for name, reduce in REDUCED.items())
+        one = found[stage] = Measurement(wall, cpu, peak, {})
         print(f" {one.wall:.1f} s, CPU {one.cpu:.1f} s, {one.peak >> 20:,} MiB", file=sys.stderr, flush=True)
     shutil.rmtree(lake / "intermediate" / "scale" / run)
     return found
@@ -85,7 +87,7 @@ def table(found: dict[int, dict[str, Measurement]]) -> str:
         ]
         slopes = exponents(found, stage)
         last = f"{slopes[-1]:.2f}" if slopes else ""
-        shown = f"{stage}, 1 of {SHARDS} shards" if load(ROOT / "jobs" / stage).mapped_by else stage
+        shown = f"{stage}, {SHARDS} shards" if load(ROOT / "jobs" / stage).mapped_by else stage
         lines.append(f"| {shown} | {' | '.join(cells)} | {last} | {knee(found, stage)} |")
     return "\n".join(lines)
 
@@ -109,8 +111,7 @@ def plot(found: dict[int, dict[str, Measurement]]) -> str:
             "color": {"field": "stage", "type": "nominal", "sort": list(STAGES)},
         },
     }
-    svg: str = vl_convert.vegalite_to_svg(json.dumps(specification))
-    return svg
+    return svg(specification)
 
 
 def main() -> None:
@@ -121,7 +122,7 @@ def main() -> None:
     found = {events: measured(events) for events in sorted(arguments.events)}
     PLOT.write_text(plot(found))
     command = " ".join(["python -m benchmarks.scale", *sys.argv[1:]])
-    body = f"{table(found)}\n\n{measure.versions('pyspark', 'pyarrow')}"
+    body = f"{table(found)}\n\n{measure.versions('duckdb', 'pyarrow', 'scikit-learn')}"
     measure.record(f"growth from {min(found):,} to {max(found):,} events", command, body)
 
 

@@ -22,6 +22,7 @@ from benchmarks import measure
 from common import contracts, protocol
 from common.engines import arrow
 from common.engines.arrays import string_arrays, write_arrays
+from common.engines.arrow_checks import Checks
 from common.handover import manifest, storage
 from common.handover.buckets import buckets_for, shard_of_bucket
 from common.handover.inputs import resolve
@@ -86,11 +87,13 @@ def generate(lake: Path, users: int, items: pa.Array, shards: int) -> dict[str, 
         members[zlib.crc32(user.encode()) % buckets].append(user)
     files: list[dict[str, Any]] = []
     pairs = seen = 0
+    checks = Checks(task, "interactions", arrow.contract_of_output(task, "interactions"))
     for bucket, ids in members.items():
         uri = f"{task.folder('interactions')}/part-{bucket:05}.parquet"
         if shard_of_bucket(bucket, shards, buckets) == 0:
             seen += len(ids)
-            pairs += arrow.write_file(task, "interactions", uri, pairs_of(ids, items, np.random.default_rng(bucket)))
+            rows_of_users = pairs_of(ids, items, np.random.default_rng(bucket))
+            pairs += arrow.write_file(task, "interactions", uri, rows_of_users, checks)
         size = storage.local(uri).stat().st_size if storage.local(uri).exists() else files[0]["bytes"]
         files.append({"path": uri.removeprefix(f"{task.key}/"), "bytes": size, "bucket": bucket})
     total: int = sum(file["bytes"] for file in files)
