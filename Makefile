@@ -11,6 +11,11 @@ JOBS_PYTHON := .venv/bin/python
 AIRFLOW_PYTHON := .venv-airflow/bin/python
 # Programs other than Python's, outside the checkout.
 PARTS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tandem/bin
+# Spark jobs run on DuckDB, where the environment allows it; with SPARK=1 on Spark.
+ifeq ($(SPARK),1)
+export TANDEM_SPARK := spark_submit
+setup: .venv/spark-jars
+endif
 ACTIONLINT = $(or $(shell command -v actionlint),$(wildcard $(PARTS)/actionlint))
 
 ##@ Set up
@@ -18,34 +23,36 @@ help: ## print this list
 	@awk -F ':.*## ' '/^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-22s %s\n", $$1, $$2}' \
 	    $(MAKEFILE_LIST)
 
-setup: .venv/ready .venv/java .venv/s3-jars .venv-airflow/ready ## install both environments below this folder
+setup: .venv/ready .venv-airflow/ready ## install both environments below this folder
+
+setup-spark: setup .venv/spark-jars ## install also what Spark needs: Java, unless the machine has it, and libraries for object stores
 
 clean: ## remove environments, lake, Airflow's files and caches
-	rm -rf .venv .venv-airflow .venv-peers .venv-graph .venv-docs .venv-audit .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-airflow .venv-airflow-managed .venv-peers .venv-graph .venv-docs .venv-audit .tandem dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 ##@ Bring your data
 adopt: setup ## look at a file of events and write its source, then report (FILE=… NAME=… ITEMS=… USERS=… FORCE=1)
 	$(JOBS_PYTHON) -m tools.adopt.adopt $(BROUGHT) --name "$(NAME)"
 
-try: setup ## adopt a file, run all pipelines on it through Airflow, show recommendations (FILE=… NAME=… ITEMS=…)
+try: setup ## adopt a file, run all pipelines on it through Airflow, show recommendations (FILE=… NAME=… ITEMS=… SPARK=1)
 	$(JOBS_PYTHON) -m tools.adopt.trial $(BROUGHT) $(if $(NAME),--name "$(NAME)")
 
 BROUGHT = --file "$(FILE)" $(if $(ITEMS),--items "$(ITEMS)") $(if $(USERS),--users "$(USERS)") $(if $(FORCE),--force)
 
 ##@ Try it
-demo: setup ## recommendations from real data, through Airflow, on this machine (LAKE=s3://…, CONTAINERS=docker for images)
-	$(JOBS_PYTHON) -m tools.sandbox.demo $(if $(LAKE),--lake $(LAKE)) $(if $(CONTAINERS),--containers $(CONTAINERS))
+demo: $(if $(filter gcp,$(CLOUD)),setup-spark,setup) ## recommendations from real data, through Airflow, on this machine (LAKE=s3://…, CONTAINERS=docker, SPARK=1; CLOUD=gcp: on Google's parts)
+	$(JOBS_PYTHON) -m tools.sandbox.$(if $(filter gcp,$(CLOUD)),demo_gcp,demo $(if $(LAKE),--lake $(LAKE)) $(if $(CONTAINERS),--containers $(CONTAINERS)))
 
-demo-emr: setup ## the demo with its Spark jobs as steps of EMR clusters, all on this machine
+demo-emr: setup-spark ## the demo with its Spark jobs as steps of EMR clusters, all on this machine
 	$(JOBS_PYTHON) -m tools.sandbox.demo_emr
 
-demo-kubernetes: setup ## the demo with its Python jobs as pods of the cluster in KUBECONFIG (CONTAINERS=kubernetes_job)
+demo-kubernetes: setup ## the demo with its jobs as pods of the cluster in KUBECONFIG (CONTAINERS=kubernetes_job)
 	$(JOBS_PYTHON) -m tools.sandbox.demo_kubernetes $(if $(CONTAINERS),--containers $(CONTAINERS))
 
-demo-all: setup ## all products from real data, through Airflow, on this machine: reads, a rollback, a refusal (LAKE=…)
+demo-all: setup ## all products from real data, through Airflow, on this machine: reads, a rollback, a refusal (LAKE=…, SPARK=1)
 	$(JOBS_PYTHON) -m tools.sandbox.demo_all $(if $(LAKE),--lake $(LAKE))
 
-airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C
+airflow: setup ## Airflow with its scheduler and web page, all pipelines loaded, until Ctrl-C (SPARK=1)
 	$(JOBS_PYTHON) -m tools.sandbox.local_airflow
 
 sample: setup ## load the sample data into the raw level of a lake (LAKE=file:///…)
@@ -63,36 +70,45 @@ new-job: setup ## a job with its contract and test, from the template (NAME=… 
 new-pipeline: setup ## an app folder with its test, from the template (NAME=… PATTERN=spark|container|hybrid)
 	$(JOBS_PYTHON) -m tools.scaffold.new pipeline --name "$(NAME)" --template "$(PATTERN)"
 
-test: setup ## install, then run the tests that need only Python and make (TESTS=tests/common for some)
+test: setup-spark ## install, then run the tests that need only Python and make (TESTS=tests/common for some)
 	$(MAKE) --no-print-directory --jobs=2 test-jobs test-airflow
 
-test-system: setup .venv-docs/ready .tandem/mermaid/ready .venv-audit/ready ## run the tests that need parts or take long (TESTS=tests/system for some)
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-system-jobs test-system-airflow
+test-system: setup-spark .venv-docs/ready .tandem/mermaid/ready .venv-audit/ready .venv-graph/ready ## run the tests that need parts or take long (TESTS=tests/system for some)
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-system-jobs test-system-airflow test-spark
 
-test-parts: setup ## list the parts that make test-system uses; install those that come from package registries
+test-parts: setup .venv-graph/ready ## list the parts that make test-system uses; install those that come from package registries
 	$(JOBS_PYTHON) -m tools.sandbox.parts
 
-# Two workers, because each may have a Spark session; a tail of tests goes to the one that is idle. The Airflow half is
-# done long before, so one process is enough: a second one would import Airflow and make the fixtures of modules again.
+# A tail of tests goes to the worker that is idle. The Airflow half is done long before, so one process is enough: a
+# second one would import Airflow and make the fixtures of modules again.
 IN_PARALLEL = $(if $(TESTS),,--numprocesses=2 --dist=worksteal)
 JOBS_TESTS = $(if $(TESTS),$(filter-out tests/airflow_dags%,$(TESTS)),tests --ignore=tests/airflow_dags)
 AIRFLOW_TESTS = $(if $(TESTS),$(filter tests/airflow_dags%,$(TESTS)),tests/airflow_dags)
 
 # Both halves at once: either waits for servers, processes and pods much of its time. Workers share the cores, so threads
 # of OpenBLAS would wait for each other by spinning.
-test-jobs: setup
+test-jobs: setup-spark
 	$(if $(JOBS_TESTS),OPENBLAS_NUM_THREADS=1 $(JOBS_PYTHON) -m pytest -m "not system" $(IN_PARALLEL) $(JOBS_TESTS))
 
-test-airflow: setup
+test-airflow: setup-spark
 	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m "not system" $(AIRFLOW_TESTS))
 
-test-system-jobs: setup
+test-system-jobs: setup-spark
 	$(if $(JOBS_TESTS),$(JOBS_PYTHON) -m pytest -m system $(JOBS_TESTS))
 
-test-system-airflow: setup
+test-spark: setup-spark ## run the tests of Spark jobs on Spark, which make test runs on DuckDB (TESTS=tests/jobs for some)
+	$(if $(JOBS_TESTS),TANDEM_ENGINE=spark $(JOBS_PYTHON) -m pytest -m frames $(JOBS_TESTS) || [ $$? -eq 5 ])  # 5: none of TESTS
+
+test-system-airflow: setup-spark
 	$(if $(AIRFLOW_TESTS),$(AIRFLOW_PYTHON) -m pytest -m system $(AIRFLOW_TESTS))
 
+test-managed: .venv-airflow-managed/ready ## import, render and defer with the newest Airflow that MWAA and Composer offer
+	.venv-airflow-managed/bin/python -m pytest -m "not system" $(addprefix tests/airflow_dags/,test_pipelines.py \
+	    test_dag_bundle.py runtimes/test_deferral.py)
+
 lint: setup ## format, lint, types, generated files, sources, language, spelling, workflows
+	@ignored=$$(git ls-files --cached --ignored --exclude-standard 2>/dev/null || true); \
+	    test -z "$$ignored" || { echo "committed, but .gitignore names it; git rm --cached $$ignored"; exit 1; }
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy common jobs tools benchmarks
@@ -129,7 +145,7 @@ format: setup ## format the code; rewrite the catalogue of jobs, the protocol an
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.schemas
 
 ##@ Measure
-bench-quality: setup $(if $(MOVIELENS),,.tandem/movielens/ready) ## compare models: recommendations (MOVIELENS=u.data) and churn (TELCO=csv)
+bench-quality: setup-spark $(if $(MOVIELENS),,.tandem/movielens/ready) ## compare models: recommendations (MOVIELENS=u.data) and churn (TELCO=csv)
 	$(JOBS_PYTHON) -m benchmarks.quality --movielens $(or $(MOVIELENS),.tandem/movielens/recbole/dataset_example/ml-100k/ml-100k.inter)
 	$(JOBS_PYTHON) -m benchmarks.movielens_jobs --movielens $(or $(MOVIELENS),.tandem/movielens/recbole/dataset_example/ml-100k/ml-100k.inter)
 	$(JOBS_PYTHON) -m benchmarks.churn $(if $(TELCO),--telco $(TELCO))
@@ -145,31 +161,40 @@ bench-recommending: setup .venv-peers/ready ## fitting and ranking, compared wit
 bench-delivery: setup ## items per second into DynamoDB, compared with a plain loop (DYNAMODB_ENDPOINT=… instead of moto)
 	$(JOBS_PYTHON) -m benchmarks.delivery $(ARGS)
 
-bench-preprocessing: setup .venv-peers/ready ## build_interactions and ingest_events, compared with duckdb and naive Spark (LARGE=1)
+bench-stores: setup ## items per second into DynamoDB (moto), Bigtable (emulator) and Redis, each compared with a plain loop
+	$(JOBS_PYTHON) -m benchmarks.stores $(ARGS)
+
+bench-preprocessing: setup-spark .venv-peers/ready ## build_interactions and ingest_events on both engines, compared with duckdb and naive Spark (LARGE=1)
 	$(JOBS_PYTHON) -m benchmarks.preprocessing $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
-bench-growth: setup ## CPU of a daily ingestion on day 7, 100 and 700 of a lake, with a plot (ARGS="--jobs ingest_events")
+bench-crossover: setup-spark ## time and cost on DuckDB and on Spark by the size of the input, with a plot (ARGS="--sizes 10000 1000000")
+	$(JOBS_PYTHON) -m benchmarks.crossover $(ARGS)
+
+bench-growth: setup-spark ## CPU of a daily ingestion on day 7, 100 and 700 of a lake, with a plot (ARGS="--jobs ingest_events")
 	$(JOBS_PYTHON) -m benchmarks.growth $(ARGS)
 
-bench-handover: setup ## from Spark to a CSR in Python: files, compared with toPandas and toArrow (LARGE=1)
+conformance: setup-spark ## each Spark job on Spark and on DuckDB over the same data, with all differences
+	$(JOBS_PYTHON) -m benchmarks.conformance
+
+bench-handover: setup-spark ## from Spark to a CSR in Python: files, compared with toPandas and toArrow (LARGE=1)
 	$(JOBS_PYTHON) -m benchmarks.handover $(if $(LARGE),--large) $(if $(RUNS),--runs $(RUNS))
 
-chaos: setup ## run the hybrid pipeline under kills and server failures, and check all promises (SECONDS=600 SEED=1)
+chaos: setup ## run the hybrid pipeline under kills and server failures, and check all promises (SECONDS=600 SEED=1 SPARK=1)
 	$(JOBS_PYTHON) -m benchmarks.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 ##@ Build and release
-build: setup ## build products: an image or a Spark bundle of each job, or of JOB=… (KIND=image of a Spark job)
+build: $(if $(filter %image,$(KIND)),setup-spark,setup) ## build products: an image of each job, or of JOB=…, and the bundles of Spark jobs (KIND=bundle|light|image)
 	$(JOBS_PYTHON) -m tools.packaging.build $(if $(JOB),--job $(JOB)) $(if $(KIND),--kind $(KIND)) \
 	    $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE))
 
-submit: setup ## run a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
+submit: setup-spark ## run a Spark job's bundle, here or as a step on EMR (JOB=… CLUSTER=j-… LAKE=s3://… ARGS="--set a=b")
 	$(JOBS_PYTHON) -m tools.run.submit --job $(JOB) $(if $(CLUSTER),--cluster $(CLUSTER)) $(if $(LAKE),--lake $(LAKE)) $(ARGS)
 
 affected: .venv/ready ## list the build products that a change affects, and why (BASE=origin/main, JSON=FILE for machines)
 	$(JOBS_PYTHON) -m tools.packaging.affected --base $(or $(BASE),origin/main) $(if $(JSON),--json $(JSON))
 
-run: setup ## run a job in its image (JOB=… LAKE=… ARGS="--from interactions=… --set a=b", or ARGS=--help)
-	$(JOBS_PYTHON) -m tools.run.run --job $(JOB) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(LAKE),--lake $(LAKE)) \
+run: $(if $(filter %image,$(KIND)),setup-spark,setup) ## run a job in its image (JOB=… LAKE=… ARGS="--from interactions=… --set a=b", or ARGS=--help; KIND=image: Spark)
+	$(JOBS_PYTHON) -m tools.run.run --job $(JOB) $(if $(KIND),--kind $(KIND)) $(if $(BASE_IMAGE),--base-image $(BASE_IMAGE)) $(if $(LAKE),--lake $(LAKE)) \
 	    $(ARGS)
 
 image-report: setup ## sizes of images by layer and package, start times, files never imported
@@ -194,7 +219,7 @@ rollback-jobs: setup ## roll back to the release before the live one (ENV=dev)
 deploy-dags: setup ## switch an environment to the DAGs of this checkout, if they fit the released jobs (ENV=dev)
 	$(JOBS_PYTHON) -m tools.deploy.deploy_dags --environment $(ENV)
 
-create-tables: setup ## create the missing DynamoDB tables of products (ENV=laptop)
+create-tables: setup ## create the missing tables of products in their store (ENV=laptop)
 	$(JOBS_PYTHON) -m tools.tables --environment $(ENV)
 
 iam-policy: setup ## print the minimal AWS policy of a job, or of a pipeline's nodes (JOB=write_product PIPELINE=trending_items ENV=dev)
@@ -204,19 +229,36 @@ lifecycle-rules: setup ## print the S3 lifecycle rules of an environment's bucke
 	@$(JOBS_PYTHON) -m tools.lake.lifecycle_rules --environment $(ENV)
 
 ##@ Operate
+report: setup ## make the page over all runs anew from their records, and open it (ENV=laptop LAKE=s3://…)
+	@$(JOBS_PYTHON) -m tools.run.report $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE))
+
+models: setup ## list the models that shipped: when, by which run, with which quality (ENV=laptop LAKE=s3://…)
+	@$(JOBS_PYTHON) -m tools.run.models $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE))
+
 backfill: setup ## make a pipeline's results of past days, each as of its day (PIPELINE= FROM= TO= RUNS=1 ENV=laptop)
 	$(JOBS_PYTHON) -m tools.sandbox.backfill --environment $(or $(ENV),laptop) --pipeline "$(PIPELINE)" --first "$(FROM)" \
 	    --last "$(TO)" $(if $(RUNS),--runs $(RUNS))
 
-replay: setup ## rerun a task of a pipeline here, on its inputs (DAG=… RUN=… TASK=… MAP_INDEX=… LAKE=s3://…)
+replay: setup ## rerun a task of a pipeline here, on its inputs (DAG=… RUN=… TASK=… MAP_INDEX=… LAKE=s3://… SPARK=1)
 	$(JOBS_PYTHON) -m tools.run.replay --dag-id "$(DAG)" --run-id "$(RUN)" --task-id "$(TASK)" \
-	    $(if $(MAP_INDEX),--map-index $(MAP_INDEX)) $(if $(LAKE),--lake $(LAKE))
+	    $(if $(MAP_INDEX),--map-index $(MAP_INDEX)) $(if $(LAKE),--lake $(LAKE)) $(if $(filter 1,$(SPARK)),--spark)
 
 render: setup ## print a task's request to its runtime: pod, Job, step, command (DAG=… TASK=… ARGS="--map-index 1")
 	PYTHONPATH=airflow_dags $(AIRFLOW_PYTHON) -m tandem.render --dag $(DAG) --task $(TASK) $(ARGS)
 
 graph: setup .venv-graph/ready ## write a picture of a pipeline's newest run from Airflow's page (DAG=… FILE=PNG), with Chromium
 	.venv-graph/bin/python -m tools.sandbox.graph --dag $(DAG) --file $(or $(FILE),docs/images/$(DAG).png)
+
+screenshots: setup .venv-graph/ready ## write pictures of a pipeline's newest card and of the index page (DAG=daily_recommendations), with Chromium
+	.venv-graph/bin/python -m tools.sandbox.screenshots $(if $(DAG),--dag $(DAG))
+
+lineage: setup ## print where a product comes from, back to deliveries; with USER= also that user's rows (PRODUCT=… ENV= LAKE=)
+	@$(JOBS_PYTHON) -m tools.run.lineage --product "$(PRODUCT)" $(if $(filter command,$(origin USER)),--user="$$USER") \
+	    $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE))
+
+quarantine: setup ## show quarantined records of a source: reasons, files, examples (SOURCE=… KIND=events DAY=… or RUN=… ENV= LAKE=)
+	@$(JOBS_PYTHON) -m tools.lake.quarantine --kind "$(or $(KIND),events)" --source "$(SOURCE)" \
+	    $(if $(DAY),--day $(DAY)) $(if $(RUN),--run "$(RUN)") $(if $(ENV),--environment $(ENV)) $(if $(LAKE),--lake $(LAKE))
 
 requeue: setup ## let the next ingestion take files with quarantined records again (KIND=events SOURCE=… SINCE= UNTIL= ENV= LAKE=)
 	@$(JOBS_PYTHON) -m tools.lake.requeue --kind "$(KIND)" --source "$(SOURCE)" $(if $(SINCE),--since $(SINCE)) \
@@ -243,12 +285,16 @@ requirements: $(UV) ## recompile requirements/*.in to hashed files
 	for name in uv java build learning spark peers graph docs audit; do \
 	    $(COMPILE) requirements/$$name.in -o requirements/$$name.txt; done
 	$(COMPILE) -c requirements/learning.txt requirements/tables.in -o requirements/tables.txt
+	$(COMPILE) -c requirements/tables.txt requirements/delivery.in -o requirements/delivery.txt
 	$(COMPILE) -c requirements/spark.txt requirements/cluster.in -o requirements/cluster.txt
-	$(COMPILE) $(addprefix -c requirements/,learning.txt tables.txt spark.txt) requirements/development.in \
+	$(COMPILE) -c requirements/tables.txt requirements/light.in -o requirements/light.txt
+	$(COMPILE) -c requirements/learning.txt requirements/reporting.in -o requirements/reporting.txt
+	$(COMPILE) $(addprefix -c requirements/,learning.txt tables.txt delivery.txt light.txt spark.txt reporting.txt) requirements/development.in \
 	    -o requirements/development.txt
 	$(COMPILE) requirements/airflow.in -o requirements/airflow.txt
 	$(COMPILE) -c requirements/airflow.txt requirements/airflow-dataproc.in -o requirements/airflow-dataproc.txt
-	for name in airflow-dataproc-provider movielens mermaid; do \
+	$(COMPILE) requirements/airflow-managed.in -o requirements/airflow-managed.txt
+	for name in airflow-dataproc-provider airflow-managed-provider movielens mermaid; do \
 	    $(COMPILE) --no-deps requirements/$$name.in -o requirements/$$name.txt; done
 
 # Build tools of source distributions are pinned by hash, too.
@@ -263,14 +309,19 @@ SYNC := $(UV) pip sync -q --compile-bytecode --require-hashes --build-constraint
 	$(JOBS_PYTHON) -m tools.sandbox.java --uv $(UV)
 	touch $@
 
-.venv/s3-jars: tools/packaging/s3_jars.py requirements/s3-jars.sha256 | .venv/java
-	$(JOBS_PYTHON) -m tools.packaging.s3_jars
+.venv/spark-jars: tools/packaging/spark_jars.py requirements/spark-jars.sha256 | .venv/java
+	$(JOBS_PYTHON) -m tools.packaging.spark_jars
 	touch $@
 
 # Production needs only airflow.txt, unless its Spark jobs run on Dataproc.
 .venv-airflow/ready: $(addprefix requirements/airflow,.txt -dataproc.txt -dataproc-provider.txt) | $(UV)
 	$(UV) venv -q --allow-existing --python $(PYTHON) .venv-airflow
 	$(SYNC) --python $(AIRFLOW_PYTHON) $^
+	touch $@
+
+.venv-airflow-managed/ready: $(addprefix requirements/airflow-managed,.txt -provider.txt) | $(UV)
+	$(UV) venv -q --allow-existing --python $(PYTHON) $(@D)
+	$(SYNC) --python $(@D)/bin/python $^
 	touch $@
 
 .venv-peers/ready .venv-graph/ready .venv-docs/ready .venv-audit/ready: .venv-%/ready: requirements/%.txt | $(UV)

@@ -1,14 +1,20 @@
 """Shared fixtures: tiny jobs run as real processes, a lake of files or on an S3 server, and other parts.
 
 A test belongs to `make test-system` if it is in tests/system or tests/shapes, if a fixture that it uses needs a part or
-Airflow's scheduler, or if it is marked `system`; all others belong to `make test`.
+Airflow's scheduler, or if it is marked `system`; all others belong to `make test`. A process has one engine of Spark
+jobs: DuckDB, or Spark with TANDEM_ENGINE=spark, as in `make test-spark`, which runs the tests with the fixture
+`session` and those in tests/spark.
 """
 
+import contextlib
 import fcntl
 import gc
 import hashlib
+import importlib.util
+import io
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -23,33 +29,49 @@ import pytest
 from hypothesis import settings
 
 from common import sources
-from common.handover import s3
-from tools.sandbox import local_airflow, local_s3, parts
+from common.engines.light.activate import activate
+from common.handover import storage
+from tests import lakes
+from tools.sandbox import local_airflow, local_gcs, local_s3, parts, servers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-    from common.delivery import tables
+    from common.delivery.dynamodb.store import DynamoDB
+    from common.delivery.store import Store
 
 settings.register_profile("tests", deadline=None)  # a slow machine does not disprove a property
 settings.load_profile("tests")
 
 ROOT = Path(__file__).parents[1]
-QUICK = "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC"  # half the processor time of a Spark that runs for seconds
+# The engine of Spark jobs in this process. Airflow's environment has neither.
+ENGINE = os.environ.setdefault("TANDEM_ENGINE", "light")
+if ENGINE == "light" and importlib.util.find_spec("sqlframe"):
+    activate()
+collect_ignore = [] if ENGINE == "spark" else ["spark"]
+# Half the processor time of a Spark that runs for seconds. Without room for code, methods are compiled again and again.
+QUICK = (
+    "-XX:TieredStopAtLevel=1 -XX:+UseParallelGC -XX:ReservedCodeCacheSize=240m "
+    "-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote"
+)
 os.environ.setdefault("SPARK_SUBMIT_OPTS", QUICK)  # of Spark in processes that tests start
 REGISTRY = """version: 0.1
 storage: {{filesystem: {{rootdirectory: {folder}}}}}
 http: {{addr: "127.0.0.1:{port}"}}
 """
 FOLDERS = {ROOT / "tests" / "system", ROOT / "tests" / "shapes"}  # of tests that take long
+SPARK = ROOT / "tests" / "spark"  # tests of Spark itself
 # Fixtures that need a part (tools/sandbox/parts.py) and, with `home`, Airflow's scheduler.
-SYSTEM = {"docker_engine", "kubernetes", "versitygw", "strict_dynamodb", "home"}
+SYSTEM = {"browser", "docker_engine", "kubernetes", "versitygw", "fake_gcs", "strict_dynamodb", "home"}
+SYSTEM |= {"bigtable_emulator", "redis_server", "serve_redis"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SYSTEM.intersection(getattr(item, "fixturenames", ())) or FOLDERS.intersection(item.path.parents):
             item.add_marker("system")
+        if "session" in getattr(item, "fixturenames", ()) or SPARK in item.path.parents:
+            item.add_marker("frames")
     items.sort(key=lambda item: item.path.name != "test_races.py")  # a fork takes longer, the more memory is in use
 
 
@@ -65,6 +87,13 @@ def need(part: str) -> None:
     if sentence := parts.lack(part):
         expected = os.environ.get("CI") and part not in os.environ.get("TANDEM_WITHOUT", "").split()
         (pytest.fail if expected else pytest.skip)(sentence)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Path:
+    """The Python that drives a real browser."""
+    need("browser")
+    return ROOT / ".venv-graph" / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +143,7 @@ class JobFolder:
         return f"{self.lake}/intermediate/dag/{run}/{task}"
 
     def document(self, name: str, task: str = "task", run: str = "run") -> dict:
-        return json.loads(Path(f"{self.key(task, run)}/{name}".removeprefix("file://")).read_text())
+        return json.loads(storage.read(f"{self.key(task, run)}/{name}")[0])
 
 
 @pytest.fixture
@@ -147,12 +176,42 @@ def make_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[d
     return make
 
 
+@pytest.fixture
+def run_tool(capfd: pytest.CaptureFixture[str]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run a module's file as a program in this process, which has most of its imports already."""
+
+    def run(module: str, *arguments: str, stdin: str = "", **variables: str) -> "subprocess.CompletedProcess[str]":
+        file = str(ROOT / f"{module.replace('.', '/')}.py")
+        capfd.readouterr()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", [file, *arguments])
+            patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8"))
+            patch.chdir(ROOT)
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            try:
+                runpy.run_path(file, run_name="__main__")
+                code: str | int | None = 0
+            except SystemExit as ended:
+                code = ended.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
+            code = 1
+        printed = capfd.readouterr()
+        return subprocess.CompletedProcess(arguments, code or 0, printed.out, printed.err)
+
+    return run
+
+
 @pytest.fixture(scope="session")
-def session() -> "SparkSession":
-    """One Spark for all tests of Spark jobs, on this machine."""
+def session(tmp_path_factory: pytest.TempPathFactory) -> "SparkSession":
+    """One session for all tests of Spark jobs, on the engine of this process."""
+    if ENGINE == "light":
+        from common.engines.light.session import start  # here, so that tests without frames do not load it
+
+        return start(str(tmp_path_factory.mktemp("scratch")))
     from pyspark.sql import SparkSession
 
-    # Imported here, so that tests without Spark do not load it.
     from common.engines.spark.session import LOCAL_SETTINGS, SETTINGS, WITHOUT_CHECKSUMS
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
@@ -199,21 +258,49 @@ def serve_s3(versitygw: None) -> Callable[[Path, str], AbstractContextManager[di
     return local_s3.running
 
 
+@pytest.fixture(scope="session")
+def fake_gcs() -> Iterator[dict[str, str]]:
+    """A server of Google's object store on loopback, as the environment variables that point clients at it."""
+    need("fake-gcs-server")
+    with local_gcs.serve() as environment:
+        yield environment
+
+
+@pytest.fixture
+def gcs(fake_gcs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty bucket of Google's object store, at which the environment points clients."""
+    for name, value in fake_gcs.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"tandem-{uuid.uuid4().hex}"
+    local_gcs.make_bucket(fake_gcs["STORAGE_EMULATOR_HOST"], bucket)
+    return f"gs://{bucket}"
+
+
 @pytest.fixture(autouse=True)
 def clients_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drop clients of the previous test: boto3's shared session keeps the first credentials that it found."""
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    s3.client.cache_clear()
+    lakes.forget_clients()
 
 
-@pytest.fixture(params=["file", pytest.param("s3", marks=pytest.mark.system)])
+REMOTE = [pytest.param(kind, marks=pytest.mark.system) for kind in lakes.SERVERS]
+
+
+@pytest.fixture(params=["file", *REMOTE])
 def any_lake(request: pytest.FixtureRequest, lake: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The root of a lake, once of files and once on the S3 server."""
+    """The root of a lake: of files, on the S3 server, and on the server of Google's object store."""
     if request.param == "file":
         return lake
-    for name, value in request.getfixturevalue("s3_server").items():
+    for name, value in request.getfixturevalue(lakes.SERVERS[request.param][0]).items():
         monkeypatch.setenv(name, value)
-    return f"s3://tandem-lake/{uuid.uuid4().hex}"
+    return f"{request.param}://tandem-lake/{uuid.uuid4().hex}"
+
+
+@pytest.fixture(params=REMOTE)
+def remote(request: pytest.FixtureRequest) -> Iterator[lakes.Remote]:
+    """Each object store in turn, behind a proxy."""
+    with lakes.behind_proxy(request.param, request.getfixturevalue(lakes.SERVERS[request.param][0])) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -246,13 +333,8 @@ def dynalite() -> Iterator[str]:
     need("dynalite")
     port = local_airflow.free_port()
     command = [parts.program("dynalite"), "--port", str(port), "--createTableMs", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        local_s3.wait_for(port)
+    with servers.listening(command, port, stdout=subprocess.DEVNULL):
         yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
 
 
 @pytest.fixture
@@ -263,15 +345,96 @@ def strict_dynamodb(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     return os.environ["DYNAMODB_ENDPOINT"]
 
 
-@pytest.fixture
-def product_table(dynamodb: str) -> "tables.Table":
-    """An empty table of recommendations with a unique prefix, for four threads."""
-    from common.delivery import tables
+@pytest.fixture(scope="session")
+def bigtable_emulator() -> Iterator[dict[str, str]]:
+    """Google's emulator of Bigtable, as the environment variable that points clients at it."""
+    need("bigtable-emulator")
+    from tools.sandbox import local_bigtable
 
-    client = tables.client(4)
-    name = tables.table_name(f"t{uuid.uuid4().hex}-", "recommendations@2")
-    assert tables.create(client, name, None)
-    return tables.Table(client, name, 4)
+    with local_bigtable.serve() as environment:
+        yield environment
+
+
+@pytest.fixture
+def bigtable(bigtable_emulator: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of Bigtable as a store of products."""
+    for name, value in bigtable_emulator.items():
+        monkeypatch.setenv(name, value)
+    return "bigtable://project/instance"
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real Redis server, as the environment variable that points clients at it."""
+    need("redis-server")
+    from tools.sandbox import local_redis
+
+    with local_redis.serve(tmp_path_factory.mktemp("redis")) as environment:
+        yield environment
+
+
+@pytest.fixture
+def redis(redis_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of Redis as a store of products."""
+    for name, value in redis_server.items():
+        monkeypatch.setenv(name, value)
+    return "redis:"
+
+
+@pytest.fixture(scope="session")
+def readers() -> Path:
+    """The folder node_modules with the clients of stores for TypeScript, and its compiler."""
+    need("readers")
+    return parts.CACHE / "readers" / "node_modules"
+
+
+@pytest.fixture(
+    params=[
+        "dynamodb",
+        pytest.param("bigtable", marks=pytest.mark.system),
+        pytest.param("redis", marks=pytest.mark.system),
+    ]
+)
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a store of products, once of each kind; clients reach it."""
+    found: str = request.getfixturevalue(request.param)
+    return "dynamodb:" if request.param == "dynamodb" else found
+
+
+@pytest.fixture
+def any_store(store_url: str) -> "Store":
+    """An empty store of recommendations with a unique prefix, for four threads; once of each kind."""
+    from common.delivery.stores import open_store
+
+    store = open_store(store_url, f"t{uuid.uuid4().hex}-recommendations", 4)
+    store.create(None)
+    return store
+
+
+@pytest.fixture
+def serve_redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[None]]:
+    """Run another Redis server with its own options, to which clients are pointed."""
+    need("redis-server")
+    from tools.sandbox import local_redis
+
+    @contextlib.contextmanager
+    def serve(*options: str) -> Iterator[None]:
+        with local_redis.serve(tmp_path, *options) as environment:
+            for name, value in environment.items():
+                monkeypatch.setenv(name, value)
+            yield
+
+    return serve
+
+
+@pytest.fixture
+def product_table(dynamodb: str) -> "DynamoDB":
+    """An empty table of recommendations with a unique prefix, for four threads."""
+    from common.delivery.dynamodb.store import DynamoDB
+
+    store = DynamoDB.open("dynamodb:", f"t{uuid.uuid4().hex}-recommendations", 4)
+    assert store.create(None)
+    return store
 
 
 @pytest.fixture(scope="session")
@@ -283,10 +446,6 @@ def registry(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> I
     folder = tmp_path_factory.mktemp("registry")
     file = folder / "registry.yml"
     file.write_text(REGISTRY.format(folder=folder, port=port))
-    server = subprocess.Popen([program, "serve", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        local_s3.wait_for(port)
+    command = [program, "serve", str(file)]
+    with servers.listening(command, port, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
         yield f"127.0.0.1:{port}/team"
-    finally:
-        server.terminate()
-        server.wait()

@@ -80,3 +80,32 @@ def test_result_is_bounded_and_keeps_small_metrics():
     assert result["metrics"] == {"small": 1, "text": "é" * 100}
     assert result["left_out"] == "1 metrics, 'large' first; the manifest has them."
     assert len(json.dumps(result)) <= protocol.MAX_RESULT
+
+
+def test_job_gets_the_variables_of_its_services_only():
+    aws = {"AWS_SECRET_ACCESS_KEY": "a", "TANDEM_S3_KMS_KEY": "k"}
+    google = {"GOOGLE_APPLICATION_CREDENTIALS": "/keys/g.json", "STORAGE_EMULATOR_HOST": "h", "TANDEM_GS_KMS_KEY": "k"}
+    environment = {**aws, **google, "REDIS_URL": "redis://:secret@h", "GOOGLE_API_KEY": "other", "PATH": "/bin"}
+
+    def got(lake, *services):
+        return protocol.service_variables(protocol.services_of(lake, services), environment)
+
+    assert got("file:///lake") == {}
+    assert got("s3://b/lake") == aws
+    assert got("gs://b/lake") == google
+    assert got("file:///lake", "delivery").keys() == {"AWS_SECRET_ACCESS_KEY", protocol.CREDENTIALS_FILE, "REDIS_URL"}
+
+
+@pytest.mark.parametrize(
+    ("service", "variable", "address", "here"),
+    [
+        ("gs", "STORAGE_EMULATOR_HOST", "http://127.0.0.1:4443", True),
+        ("gs", "STORAGE_EMULATOR_HOST", "https://gs.example", False),
+        ("delivery", "BIGTABLE_EMULATOR_HOST", "localhost:8086", True),
+        ("delivery", "REDIS_URL", "redis://:secret@[::1]:6379/0", True),
+        ("delivery", "REDIS_URL", "rediss://:127.0.0.1@cache.example:6379", False),
+        ("s3", "REDIS_URL", "redis://localhost", False),
+    ],
+)
+def test_server_on_this_machine_is_recognised(service, variable, address, here):
+    assert protocol.is_on_loopback(service, {variable: address}) == here

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.handover import storage
-from tools import environment
+from tools import environment, tables
 from tools.lake import forget, forget_content, forget_lake, forget_requests
 
 OPERATIONS = [
@@ -57,7 +57,7 @@ def kill_at(number: int, moment: int) -> None:
 
 
 if __name__ == "__main__":
-    forget.LOCAL = forget.REPLAYS = Path("/nowhere")  # no tables, and no replays of this checkout
+    tables.LOCAL = forget.REPLAYS = Path("/nowhere")  # no tables, and no replays of this checkout
     forget.console.quiet = True
     for line in sys.stdin:
         print(json.dumps(forget_until(*json.loads(line))), flush=True)

@@ -4,17 +4,17 @@ import itertools
 import os
 import signal
 
-from common.delivery import writer
+from common.delivery.dynamodb import store
 from jobs.write_product import main as job
 
-batches, put_batch = itertools.count(), writer.put_batch
+batches, send_all = itertools.count(), store.send_all
 
 
-def put_some(*arguments):
+def send_some(*arguments):
     if next(batches) == 10:
         os.kill(os.getpid(), signal.SIGKILL)
-    return put_batch(*arguments)
+    return send_all(*arguments)
 
 
-writer.put_batch = put_some
+store.send_all = send_some
 job.run(job.main)

@@ -14,7 +14,8 @@ from typing import Any
 from recommending_lake import Lake
 from tastes import ITEMS, PEOPLE
 
-from common.delivery import reader, tables
+from common.delivery.dynamodb.store import DynamoDB
+from common.delivery.store import table_name
 
 FIRST = 3  # recommendations of a user: few that they would like are new to them
 Rows = list[dict[str, Any]]
@@ -27,7 +28,6 @@ class Shop(Lake):
         super().__init__(folder)
         self.arrival = arrival
         self.prefix = prefix
-        self.client = tables.client(4)
 
     def deliver(self, folder: str, name: str, text: str, encoding: str = "utf-8") -> None:
         """Write a file below the raw level, gzipped if its name says so."""
@@ -42,15 +42,15 @@ class Shop(Lake):
     def succeed(self, job: str, *arguments: str, **more: Any) -> None:
         assert self.run(job, *arguments, **more) == 0, f"{job} failed, see the last line on stderr"
 
-    def publish(self, task: str, folder: str = "") -> str:
-        """Publish the product that a task made, its manifest in a folder; return the name of its table."""
+    def publish(self, task: str, folder: str = "") -> DynamoDB:
+        """Publish the product that a task made, its manifest in a folder; return its store."""
         (output,) = (each for each in self.manifest(folder or task)["outputs"].values())
-        table = tables.table_name(self.prefix, output["contract"])
-        tables.create(self.client, table, None)
-        arguments = ["--from", f"product={task}", "--set", f"tables={self.prefix}"]
+        store = DynamoDB.open("dynamodb:", table_name(self.prefix, output["contract"]), 4)
+        store.create(None)
+        arguments = ["--from", f"product={task}", "--set", f"tables={self.prefix}", "--set", "store=dynamodb:"]
         self.succeed("write_product", *arguments, task=f"write_{task}", map_index=0)
         self.succeed("publish_product", "--from", f"parts=write_{task}", task=f"publish_{task}")
-        return table
+        return store
 
     # -- curated datasets
 
@@ -99,8 +99,8 @@ class Shop(Lake):
         self.succeed("predict_recommendations", *sources, map_index=0)
         sources = ("--from", "predictions=predict_recommendations", "--from", "model=train_recommender")
         self.succeed("select_recommendations", *sources, map_index=0)
-        table = self.publish("select_recommendations", "select_recommendations/map-0")
-        assert reader.read(self.client, table, "a user whom nobody knows")
+        store = self.publish("select_recommendations", "select_recommendations/map-0")
+        assert store.shown("a user whom nobody knows")
 
     def recommended(self, style: str) -> Rows:
         """Return the recommendations of a style for users, by user and rank."""

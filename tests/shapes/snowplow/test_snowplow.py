@@ -68,7 +68,7 @@ def test_snowplow(shop: Shop) -> None:
         row(first, "transaction_item", ti_sku=sku(1), ti_quantity="one"),
         row(first, "page_view")[:-1],
     ]
-    reasons = {"no event ID": 1, "bad time": 1, "bad ti_quantity": 1, "another number of fields than [fields]": 1}
+    reasons = {"no event ID": 1, "bad time": 1, "bad ti quantity": 1, "another number of fields than [fields]": 1}
     shop.deliver("events/snowplow", "run=2024-06-10.tsv.gz", separated([*found, *dirty, *found[:5]], "\t"))
     again = sum(each[COLUMNS.index("event")] != "page_ping" for each in found[:5])
     shop.ingest_events(reasons=reasons, duplicates=again)
