@@ -1,10 +1,13 @@
 """The daily recommendations under Airflow's own scheduler: all jobs as pods, a worker that is killed."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,9 +24,11 @@ ROOT = Path(__file__).parents[4]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 DAG = "daily_recommendations"
 KILLED = "train_recommender"
+MAPPED = "predict_recommendations"
+SHARDS = 4
 JOBS = (
     KILLED,
-    "predict_recommendations",
+    MAPPED,
     "select_recommendations",
     "build_similar_items",
     "write_product",
@@ -77,8 +82,36 @@ def dags(cluster, tmp_path_factory):
     shutil.copytree(ROOT / "airflow_dags", dags, ignore=shutil.ignore_patterns("__pycache__", *others))
     shared = dags / "environments" / "shared.toml"
     shared.write_text(f"{shared.read_text().partition('[pipelines.')[0]}[pipelines.{DAG}]\n")
-    shutil.copy(cluster.template, dags / "environments" / "pod.json")
+    pod = json.loads(cluster.template.read_text())
+    pod["spec"]["schedulingGates"] = [{"name": "tests/may-start"}]
+    (dags / "environments" / "pod.json").write_text(json.dumps(pod))
     return dags
+
+
+@contextlib.contextmanager
+def gates_opened(cluster):
+    """Let the run's pods start in this block, but those of the mapped task only once all of them are there.
+
+    Thus no shard can end before the last began, however busy the machine is.
+    """
+    end = threading.Event()
+
+    def open_gates():
+        while not end.wait(0.2):
+            pods = cluster.pods()
+            together = len([pod for pod in pods if pod.metadata.labels["task_id"] == MAPPED]) == SHARDS
+            for pod in pods:
+                if pod.spec.scheduling_gates and (together or pod.metadata.labels["task_id"] != MAPPED):
+                    opened = [{"op": "remove", "path": "/spec/schedulingGates"}]
+                    cluster.core.patch_namespaced_pod(pod.metadata.name, cluster.namespace, opened)
+
+    with ThreadPoolExecutor() as pool:
+        opening = pool.submit(open_gates)
+        try:
+            yield
+        finally:
+            end.set()
+        opening.result()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +120,7 @@ def ran(cluster, dags, release, home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TANDEM_CONTAINERS", "kubernetes_pod")
         patch.setenv("AIRFLOW_VAR_RELEASE", json.dumps(release))
-        with start(LAKE, home=home, dags=dags) as airflow:
+        with start(LAKE, home=home, dags=dags) as airflow, gates_opened(cluster):
             run = airflow.trigger(DAG)
             wait_for(lambda: cluster.pods(f"task_id={KILLED}"))
             cluster.await_output(f"task_id={KILLED}", "started")
@@ -103,7 +136,7 @@ def manifest(run, task):
 def test_hybrid_pipeline_runs_and_leaves_no_pod(ran, cluster):
     _, run, state = ran
     assert state == "success"
-    shards = [manifest(run, f"select_recommendations/map-{shard}") for shard in range(4)]
+    shards = [manifest(run, f"select_recommendations/map-{shard}") for shard in range(SHARDS)]
     assert sum(shard["outputs"]["recommendations"]["rows"] for shard in shards) > 10_000
     assert manifest(run, "publish_product")["metrics"]["items"] > 1000
     wait_for(lambda: not cluster.resources())
@@ -129,6 +162,6 @@ def test_retry_adopts_pod_of_killed_worker(ran, cluster):
 
 def test_mapped_tasks_are_concurrent_pods(ran):
     airflow, run, _ = ran
-    parts = [each for each in airflow.instances(DAG, run) if each.task_id == "predict_recommendations"]
-    assert [each.map_index for each in sorted(parts, key=lambda each: each.map_index)] == [0, 1, 2, 3]
+    parts = [each for each in airflow.instances(DAG, run) if each.task_id == MAPPED]
+    assert [each.map_index for each in sorted(parts, key=lambda each: each.map_index)] == list(range(SHARDS))
     assert max(each.started for each in parts) < min(each.ended for each in parts)
