@@ -1,4 +1,7 @@
-"""Items per second into DynamoDB: write_product's writer compared with a loop around boto3's batch_writer."""
+"""Items per second into DynamoDB: write_product's writer compared with a loop around boto3's batch_writer.
+
+The loop writes rows as nested attributes, as boto3's documents do, the writer as compressed JSON.
+"""
 
 import argparse
 import contextlib

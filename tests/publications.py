@@ -17,6 +17,7 @@ import common.delivery.bigtable.store
 import common.delivery.dynamodb.store
 import common.delivery.redis.store  # noqa: F401 (a forked process has imported all)
 from common.delivery import versions
+from common.delivery.json_values import unpacked
 from common.delivery.store import POINTER, VERSIONS, Place, Store
 from jobs.publish_product import main as publishing
 from jobs.write_product import main as writing
@@ -100,7 +101,7 @@ class Product:
     def lasting(self) -> set[str]:
         """Return the versions with items that last, by what they show."""
         parts = {place.part for place in self.store.scan(None)}
-        return {content[-1]["item_id"] for part in parts for _, content in self.store.items(part)}
+        return {unpacked(content)[-1]["item_id"] for part in parts for _, content in self.store.items(part)}
 
     def unlisted(self) -> set[str]:
         """Return the versions with lasting items but no document, so that no publication would remove them."""

@@ -15,7 +15,7 @@ from common.contracts import Contract, Product
 from common.delivery.store import MAX_KEY
 from common.errors import GateRefused, InputError
 
-MAX_ITEM = 400 * 1024  # bytes, names and values together
+MAX_ITEM = 400 * 1024  # bytes, names and values together, before compression
 ITEM_BYTES = 100  # of an item: names of the attributes, the partition's name, the time of expiry
 MAX_BUCKETS = 1024
 POINTER_BYTES = 4096  # of the pointer, in addition to the default rows
@@ -52,13 +52,6 @@ class Items:
             return rows
         bounds = (self.starts[first : after + 1] - start).tolist()
         return [rows[begin:stop] for begin, stop in itertools.pairwise(bounds)]
-
-    def write_units(self) -> int:
-        """Return the units that writing all items takes: one for each KiB of an item, also for one that is begun."""
-        rows = row_sizes(self.columns, int(self.starts[-1]))
-        ends = np.concatenate([[0], np.cumsum(rows)])[self.starts]
-        keys = np.array([len(key.encode()) for key in self.keys], dtype=np.int64)
-        return int((-(-(np.diff(ends) + keys + ITEM_BYTES) // 1024)).sum())
 
 
 def bucket_count(product: Product, rows: int) -> int:

@@ -2,7 +2,8 @@
 
 Documents are few and small: the pointer, and one for each version. They are replaced on condition that others are
 unchanged. Items are many: each is the content of a key in a part of a version, written once and unconditionally.
-Contents and documents are plain values: text, whole numbers, floats, booleans, None, and lists and dicts of these.
+Documents are plain values: text, whole numbers, floats, booleans, None, and lists and dicts of these. The content of an
+item is bytes: such a value, packed by common.delivery.json_values.
 """
 
 import datetime
@@ -71,16 +72,16 @@ class Store(Protocol):
         nothing was written. It is True if the documents were written but the response to that attempt was lost.
         """
 
-    def put(self, items: list[tuple[Place, Any]]) -> int:
+    def put(self, items: list[tuple[Place, bytes]]) -> int:
         """Write items, at most 100 of any parts; return the number re-sent because the store was too busy."""
 
     def find(self, places: list[Place]) -> set[str]:
         """Return the keys of those of a version's items, at most 100, that exist and do not expire."""
 
-    def get(self, places: list[Place]) -> dict[str, Any]:
+    def get(self, places: list[Place]) -> dict[str, bytes]:
         """Return the contents, by key, of those of a version's items that exist and do not expire; any number."""
 
-    def items(self, part: str) -> Iterator[tuple[str, Any]]:
+    def items(self, part: str) -> Iterator[tuple[str, bytes]]:
         """Yield key and content of the items in a part that do not expire."""
 
     def expire(self, part: str, at: int) -> int:
@@ -102,7 +103,7 @@ class Store(Protocol):
         """Delete single items, any number."""
 
     def shown(self, key: str) -> Any:
-        """Return the content that a frontend reads for a key, by the store's reader."""
+        """Return the value that a frontend reads for a key, by the store's reader."""
 
 
 def bucket_of(key: str, buckets: int) -> int:

@@ -4,11 +4,11 @@ import random
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from decimal import Decimal
 from typing import Any
 
 from common.delivery.items import Items
-from common.delivery.store import Store, place_of
+from common.delivery.json_values import packed, unpacked
+from common.delivery.store import Place, Store, place_of
 from common.errors import TaskError
 
 BATCH = 100  # items that are looked up or written by one call of the store
@@ -20,9 +20,9 @@ def write(
     """Write the items of a version; `progress` gets the number of items stored so far.
 
     To resume, look up first which items an earlier attempt has stored. Returns the numbers of items written, found, and
-    re-sent because the store was busy.
+    re-sent because the store was busy, and the write units of those written.
     """
-    counts = {"written": 0, "found": 0, "sent_again": 0}
+    counts = {"written": 0, "found": 0, "sent_again": 0, "write_units": 0}
     lock = threading.Lock()
 
     def count(**more: int) -> None:
@@ -36,12 +36,19 @@ def write(
         places = [place_of(version, buckets, key) for key in items.keys[first:after]]
         stored = store.find(places) if resume else set()
         contents = zip(places, items.contents(first, after))
-        left = [(place, content) for place, content in contents if place.key not in stored]
+        left = [(place, packed(content)) for place, content in contents if place.key not in stored]
         count(found=len(stored))
-        count(sent_again=store.put(left) if left else 0, written=len(left))
+        sent_again = store.put(left) if left else 0
+        count(sent_again=sent_again, written=len(left), write_units=sum(write_units(*item) for item in left))
 
     for_each(store, write_some, range(0, len(items.keys), BATCH))
     return counts
+
+
+def write_units(place: Place, content: bytes) -> int:
+    """Return the units that DynamoDB charges to write an item: one for each KiB of it, also for one that is begun."""
+    size = len("part") + len(place.part) + len("id") + len(place.key.encode()) + len("content") + len(content)
+    return -(-size // 1024)
 
 
 def check(store: Store, items: Items, version: str, buckets: int, sample: int, progress: Callable[[int], None]) -> None:
@@ -69,7 +76,7 @@ def check(store: Store, items: Items, version: str, buckets: int, sample: int, p
     stored = store.get([place_of(version, buckets, items.keys[position]) for position in chosen])
     for position in chosen:
         key = items.keys[position]
-        if key not in stored or comparable(stored[key]) != comparable(items.contents(position, position + 1)[0]):
+        if key not in stored or unpacked(stored[key]) != items.contents(position, position + 1)[0]:
             raise TaskError(
                 f"{store.name} returns other content for '{key}' of version {version} than was written; the pointer "
                 "was not moved, rerun the task with a new input."
@@ -81,15 +88,6 @@ def remove(
 ) -> None:
     """Expire or delete all parts of a version; `progress` gets the number of further items."""
     for_each(store, lambda bucket: remove_part(f"{version}/{bucket}"), range(buckets), progress)
-
-
-def comparable(value: Any) -> Any:
-    """Return a plain value with decimals as numbers: a store may return the float 2e20 as a whole number."""
-    if isinstance(value, list):
-        return [comparable(each) for each in value]
-    if isinstance(value, dict):
-        return {name: comparable(each) for name, each in value.items()}
-    return Decimal(str(value)) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def for_each(

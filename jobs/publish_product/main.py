@@ -15,6 +15,7 @@ from typing import Any
 
 from common.contracts import Product
 from common.delivery.items import EXPLAINED
+from common.delivery.json_values import unpacked
 from common.delivery.store import Document, Store, place_of
 from common.delivery.stores import open_store
 from common.delivery.versions import Version, complete, discard, observe, refuse_older, retire, switch
@@ -159,16 +160,17 @@ def mean_overlap(store: Store, product: Product, version: Version, seen: Version
     return sum(shares) / len(shares) if shares else None
 
 
-def sample(store: Store, version: str, buckets: int) -> dict[str, Any]:
+def sample(store: Store, version: str, buckets: int) -> dict[str, bytes]:
     """Return the content of some keys of a version: those of buckets in random order, which hashes have filled."""
     order = random.Random(version).sample(range(buckets), buckets)
     items = itertools.chain.from_iterable(store.items(f"{version}/{bucket}") for bucket in order)
     return dict(itertools.islice(items, SAMPLE))
 
 
-def compared_values(content: Any, name: str) -> list[Any]:
+def compared_values(content: bytes, name: str) -> list[Any]:
     """Return the values by which the contents of two items are compared."""
-    return [row[name] for row in (content if isinstance(content, list) else [content])]
+    rows = unpacked(content)
+    return [row[name] for row in (rows if isinstance(rows, list) else [rows])]
 
 
 def expire(task: Task, store: Store, step: Callable[[Callable[[int, int], None]], int]) -> None:

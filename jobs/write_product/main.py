@@ -47,8 +47,6 @@ def main(task: Task) -> None:
         counts = write_part(task, items, store, version)
     task.metrics |= {"store": parameters["store"], "table": store.name, "version": version["version"]}
     task.metrics |= {"items": len(items.keys), **counts}
-    share = counts["written"] / max(len(items.keys), 1)
-    task.metrics["write_units"] = round(items.write_units() * share)  # an estimate: tables charge for what they store
     write_row(task, items, contract)
     task.log("written", **task.metrics)
 
@@ -88,7 +86,7 @@ def description(task: Task, buckets: int) -> Version:
 
 
 def write_part(task: Task, items: Items, store: Store, version: Version) -> dict[str, int]:
-    """Write and check the items; return the numbers of items written, found and re-sent."""
+    """Write and check the items; return the figures of writer.write."""
     name, buckets, total = version["version"], version["buckets"], len(items.keys)
     sample = -(-READ_BACK // (task.map_count or 1))
     announce(store, version)

@@ -16,6 +16,7 @@ from recommending_lake import Lake, table
 
 from common.delivery import versions
 from common.delivery.dynamodb.store import DynamoDB, store_time
+from common.delivery.json_values import unpacked
 from common.delivery.store import POINTER, VERSIONS, Document
 from common.errors import StaleAttempt
 from jobs.publish_product import main as publishing
@@ -98,7 +99,7 @@ class Store:
         """End the time for which the named versions, or all, are kept."""
         over = {"N": str(int(time.time()) - 1)}
         for entry in scan(self.table):
-            if "kept_until" in entry and (not names or entry["content"]["L"][0]["M"]["item_id"]["S"] in names):
+            if "kept_until" in entry and (not names or unpacked(entry["content"]["B"])[0]["item_id"] in names):
                 self.table.write([{"PutRequest": {"Item": {**entry, "kept_until": over}}}])
 
     def unlisted(self) -> set[str]:
@@ -110,7 +111,7 @@ class Store:
     def lasting(self) -> set[str]:
         """Return the versions with items that do not expire."""
         items = [item for item in scan(self.table) if "expires" not in item]
-        return {item["content"]["L"][-1]["M"]["item_id"]["S"] for item in items if item["part"]["S"] != "current"}
+        return {unpacked(item["content"]["B"])[-1]["item_id"] for item in items if item["part"]["S"] != "current"}
 
 
 def lake_of(folder: Path, name: str) -> Lake:

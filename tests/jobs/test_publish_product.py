@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from recommending_lake import JOBS, Lake, table
 
 from common.delivery import patience, versions, writer
 from common.delivery.dynamodb.store import BATCH, DynamoDB
+from common.delivery.json_values import packed
 from common.engines import arrow
 from jobs.publish_product import main as publishing
 from jobs.write_product import main as writing
@@ -117,8 +117,7 @@ def test_read_takes_two_gets_and_defaults_for_unlisted_keys(shop: Shop) -> None:
     assert shop.shown("a") == ["lamp", "cup"]
     assert [headers["X-Amz-Target"] for headers in gets] == [b"DynamoDB_20120810.GetItem"] * 2
     assert (shop.shown("ü"), shop.shown("nobody")) == (["pot"], ["cup"])
-    score = Decimal("0.1")
-    shown = {"style": "mixed", "item_id": "pot", "item_name": "POT", "score": score, "reason": None}
+    shown = {"style": "mixed", "item_id": "pot", "item_name": "POT", "score": 0.1, "reason": None}
     assert shop.store.shown("ü") == [shown]
 
 
@@ -425,7 +424,7 @@ def test_version_stored_differently_is_not_switched_to(
         if spoilt == "lost":
             shop.store.client.delete_item(TableName=shop.store.name, Key=key)
         else:
-            shop.store.client.put_item(TableName=shop.store.name, Item={**item, "content": {"L": []}})
+            shop.store.client.put_item(TableName=shop.store.name, Item={**item, "content": {"B": packed([])}})
         return written
 
     monkeypatch.setattr(writing, "write", write_and_spoil)

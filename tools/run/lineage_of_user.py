@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table as Shown
 
 from common import contracts
+from common.delivery.json_values import unpacked
 from common.delivery.store import Store, bucket_of, place_of
 from common.delivery.versions import pointer
 from common.engines.arrow import filesystem, path
@@ -156,7 +157,7 @@ def print_rows(store: Store, user: str, console: Console) -> None:
         live = pointer(store)
         values = live.values if live else {}
         own = store.get([place_of(values["version"], values["buckets"], user)]).get(user) if live else None
-    rows = own or values.get("content") or []
+    rows = unpacked(own) if own else values.get("content") or []
     rows = rows if isinstance(rows, list) else [rows]
     console.print(f"Frontends read {'own' if own else 'the default'} rows of {store.name}")
     shown = Shown(*(rows[0] if rows else ()))

@@ -29,5 +29,5 @@ def read(table: Table, key: str) -> Any:
     if 0 < len(key.encode()) <= MAX_KEY:  # others are never listed
         bucket = zlib.crc32(key.encode()) % pointer["buckets"]
         if item := table.read_row(f"{bucket}/{pointer['version']}/{key}".encode()):
-            return json.loads(item.cells[0].value)
+            return json.loads(zlib.decompress(item.cells[0].value))
     return pointer.get("content")

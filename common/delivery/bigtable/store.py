@@ -9,7 +9,6 @@ An item's row is `<bucket>/<version>/<key>`, bucket first, so that all nodes sha
 
 import datetime
 import itertools
-import json
 import re
 import uuid
 import warnings
@@ -154,10 +153,10 @@ class Bigtable:
             pass
         return done
 
-    def put(self, items: list[tuple[Place, Any]]) -> int:
+    def put(self, items: list[tuple[Place, bytes]]) -> int:
         return self.mutate(
             [
-                RowMutationEntry(row_key(place), SetCell(ITEMS, b"content", as_json(content), timestamp_micros=0))
+                RowMutationEntry(row_key(place), SetCell(ITEMS, b"content", content, timestamp_micros=0))
                 for place, content in items
             ]
         )
@@ -166,16 +165,16 @@ class Bigtable:
         rows = self.read_rows(ReadRowsQuery([row_key(place) for place in places], row_filter=KEYS_ONLY))
         return {place_of_row(row).key for row in rows}
 
-    def get(self, places: list[Place]) -> dict[str, Any]:
+    def get(self, places: list[Place]) -> dict[str, bytes]:
         found = {}
         for start in range(0, len(places), BATCH):
             query = ReadRowsQuery([row_key(place) for place in places[start : start + BATCH]])
-            found.update({place_of_row(row).key: json.loads(row.cells[0].value) for row in self.read_rows(query)})
+            found.update({place_of_row(row).key: row.cells[0].value for row in self.read_rows(query)})
         return found
 
-    def items(self, part: str) -> Iterator[tuple[str, Any]]:
+    def items(self, part: str) -> Iterator[tuple[str, bytes]]:
         for row in self.rows_of(part):
-            yield place_of_row(row).key, json.loads(row.cells[0].value)
+            yield place_of_row(row).key, row.cells[0].value
 
     def expire(self, part: str, at: int) -> int:
         """Delete the items of a part: a row has no time of expiry in Bigtable."""

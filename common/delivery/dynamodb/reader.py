@@ -6,17 +6,16 @@ bucket, so a version can be expired without reading the others. A key's bucket i
 and java.util.zip) modulo the number of buckets.
 """
 
+import json
 import zlib
 from typing import Any
-
-from boto3.dynamodb.types import TypeDeserializer
 
 MAX_KEY = 1024  # bytes, of a sort key
 POINTER = {"part": {"S": "current"}, "id": {"S": "current"}}
 
 
 def read(client: Any, table: str, key: str) -> Any:
-    """Return the content of the live version for a key: a list of rows or one row, numbers as Decimal.
+    """Return the content of the live version for a key: a list of rows or one row.
 
     `client` is boto3's client of DynamoDB. Returns the default content if the key is not listed, None if there is none
     or nothing was published yet.
@@ -30,4 +29,4 @@ def read(client: Any, table: str, key: str) -> Any:
         bucket = zlib.crc32(key.encode()) % int(pointer["buckets"]["N"])
         part = f"{pointer['version']['S']}/{bucket}"
         item = client.get_item(TableName=table, Key={"part": {"S": part}, "id": {"S": key}}).get("Item", pointer)
-    return TypeDeserializer().deserialize(item["content"]) if "content" in item else None
+    return json.loads(zlib.decompress(item["content"]["B"])) if "content" in item else None

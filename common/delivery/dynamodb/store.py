@@ -14,7 +14,7 @@ from typing import Any
 from common.delivery.dynamodb import reader, tables
 from common.delivery.dynamodb.tables import EXPIRY, Table
 from common.delivery.dynamodb.throttling import THROTTLED, UNAVAILABLE, request, send_all, transact
-from common.delivery.dynamodb.values import Attributes, decode, decode_all, encode, encode_all
+from common.delivery.dynamodb.values import Attributes, decode, encode
 from common.delivery.store import POINTER, VERSIONS, Document, Place
 from common.errors import TaskError
 
@@ -63,20 +63,20 @@ class DynamoDB(Table):
         found = [self.read(key)[0] for key in writes]
         return [each and each.tag for each in found] == [None if each is None else tag for each in writes.values()]
 
-    def put(self, items: list[tuple[Place, Any]]) -> int:
+    def put(self, items: list[tuple[Place, bytes]]) -> int:
         return self.write(
-            [{"PutRequest": {"Item": {**item_key(place), "content": encode(content)}}} for place, content in items]
+            [{"PutRequest": {"Item": {**item_key(place), "content": {"B": content}}}} for place, content in items]
         )
 
     def find(self, places: list[Place]) -> set[str]:
         return {item["id"]["S"] for item in self.lasting(places)}
 
-    def get(self, places: list[Place]) -> dict[str, Any]:
-        return {item["id"]["S"]: decode(item["content"]) for item in self.lasting(places, "content")}
+    def get(self, places: list[Place]) -> dict[str, bytes]:
+        return {item["id"]["S"]: item["content"]["B"] for item in self.lasting(places, "content")}
 
-    def items(self, part: str) -> Iterator[tuple[str, Any]]:
+    def items(self, part: str) -> Iterator[tuple[str, bytes]]:
         for item in self.query(part, FilterExpression="attribute_not_exists(expires)"):
-            yield item["id"]["S"], decode(item["content"])
+            yield item["id"]["S"], item["content"]["B"]
 
     def expire(self, part: str, at: int) -> int:
         return sum(self.expire_batch(part, keys, at) for keys in self.batches(part))
@@ -202,7 +202,7 @@ def document(item: Attributes | None) -> Document | None:
     if item is None:
         return None
     values = {name: value for name, value in item.items() if name not in OWN}
-    return Document(decode_all(values), item.get("tag", {"S": ""})["S"])
+    return Document(decode(values), item.get("tag", {"S": ""})["S"])
 
 
 def action(
@@ -221,7 +221,7 @@ def action(
     values = writes[key]
     if values is None:
         return "Delete", {"Key": document_key(key), **condition}
-    return "Put", {"Item": {**encode_all(values), **document_key(key), "tag": {"S": tag}}, **condition}
+    return "Put", {"Item": {**encode(values), **document_key(key), "tag": {"S": tag}}, **condition}
 
 
 def store_time(response: Any) -> datetime.datetime:

@@ -1,7 +1,9 @@
-"""Plain values as DynamoDB's attribute values, and back."""
+"""Values of documents as DynamoDB's attributes, and back; a list or dict is packed, as the content of an item is."""
 
 from collections.abc import Callable
 from typing import Any
+
+from common.delivery.json_values import packed, unpacked
 
 Attributes = dict[str, Any]  # of attribute values in DynamoDB's own form
 
@@ -11,33 +13,26 @@ LETTERS: dict[type, Callable[[Any], Attributes]] = {
     int: lambda value: {"N": str(value)},
     float: lambda value: {"N": repr(value)},
     type(None): lambda value: {"NULL": True},
-    list: lambda value: {"L": [encode(each) for each in value]},
-    dict: lambda value: {"M": encode_all(value)},
+    list: lambda value: {"B": packed(value)},
+    dict: lambda value: {"B": packed(value)},
 }
 
 
-def encode(value: Any) -> Attributes:
-    """Return a plain value as an attribute value."""
-    return LETTERS[type(value)](value)
-
-
-def encode_all(values: dict[str, Any]) -> Attributes:
+def encode(values: dict[str, Any]) -> Attributes:
     """Return plain values as attributes."""
     return {name: LETTERS[type(value)](value) for name, value in values.items()}
 
 
-def decode(attribute: Attributes) -> Any:
+def decode(attributes: Attributes) -> dict[str, Any]:
+    """Return attributes as plain values."""
+    return {name: decode_value(attribute) for name, attribute in attributes.items()}
+
+
+def decode_value(attribute: Attributes) -> Any:
     """Return an attribute value as a plain one."""
     ((letter, value),) = attribute.items()
     if letter == "N":
         return int(value) if value.lstrip("-").isdigit() else float(value)
-    if letter == "L":
-        return [decode(each) for each in value]
-    if letter == "M":
-        return decode_all(value)
+    if letter in ("B", "L", "M"):  # release 0.1.0 wrote lists and maps
+        return unpacked(value if letter == "B" else b"")
     return None if letter == "NULL" else value
-
-
-def decode_all(attributes: Attributes) -> dict[str, Any]:
-    """Return attributes as plain values."""
-    return {name: decode(attribute) for name, attribute in attributes.items()}

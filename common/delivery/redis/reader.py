@@ -15,8 +15,9 @@ MAX_KEY = 1024  # bytes, of an item's key
 def read(client: Any, name: str, key: str) -> Any:
     """Return the content of the live version for a key: a list of rows or one row.
 
-    `client` is a redis.Redis or RedisCluster that reads from primaries, `name` such as tandem-prod-recommendations.
-    Returns the default content if the key is not listed, None if there is none or nothing was published yet.
+    `client` is a redis.Redis or RedisCluster that reads from primaries and returns bytes (without `decode_responses`),
+    `name` such as tandem-prod-recommendations. Returns the default content if the key is not listed, None if there is
+    none or nothing was published yet.
     """
     found = client.hget(f"{name}:documents", "current")
     if found is None:
@@ -25,5 +26,5 @@ def read(client: Any, name: str, key: str) -> Any:
     if 0 < len(key.encode()) <= MAX_KEY:  # others are never listed
         bucket = zlib.crc32(key.encode()) % pointer["buckets"]
         if item := client.hget(f"{name}:{pointer['version']}/{bucket}", key):
-            return json.loads(item)
+            return json.loads(zlib.decompress(item))
     return pointer.get("content")

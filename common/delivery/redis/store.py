@@ -7,7 +7,6 @@ swapped by a script, which Redis runs alone.
 import contextlib
 import datetime
 import functools
-import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -145,11 +144,11 @@ class Redis:
             arguments += [key, "" if values is None else as_json({**values, "tag": tag})]
         return bool(self.request(lambda: self.client.eval(COMMIT, 1, self.document_key, *arguments)))
 
-    def put(self, items: list[tuple[Place, Any]]) -> int:
-        def send(waiting: list[tuple[Place, Any]]) -> tuple[list[tuple[Place, Any]], str]:
+    def put(self, items: list[tuple[Place, bytes]]) -> int:
+        def send(waiting: list[tuple[Place, bytes]]) -> tuple[list[tuple[Place, bytes]], str]:
             with self.keeping.pipeline(transaction=False) as pipeline:
                 for place, content in waiting:
-                    pipeline.hset(self.item_key(place.part), place.key, as_json(content))
+                    pipeline.hset(self.item_key(place.part), place.key, content)
                 results = pipeline.execute(raise_on_error=False)
             failed = [(item, result) for item, result in zip(waiting, results) if isinstance(result, Exception)]
             for _, error in failed:
@@ -163,14 +162,14 @@ class Redis:
         found = self.each(places, "hexists")
         return {place.key for place, exists in zip(places, found) if exists}
 
-    def get(self, places: list[Place]) -> dict[str, Any]:
+    def get(self, places: list[Place]) -> dict[str, bytes]:
         found = self.each(places, "hget")
-        return {place.key: json.loads(content) for place, content in zip(places, found) if content is not None}
+        return {place.key: content for place, content in zip(places, found) if content is not None}
 
-    def items(self, part: str) -> Iterator[tuple[str, Any]]:
+    def items(self, part: str) -> Iterator[tuple[str, bytes]]:
         content = self.request(lambda: self.client.hgetall(self.item_key(part)))
         for key in sorted(content):
-            yield key.decode(), json.loads(content[key])
+            yield key.decode(), content[key]
 
     def expire(self, part: str, at: int) -> int:
         """Delete a part: all of its items are one key, which Redis frees in the background."""

@@ -2,17 +2,19 @@
 
 import dataclasses
 import math
+import random
+import string
 import uuid
 
 import pytest
 from botocore.exceptions import ClientError
-from published_versions import BUCKETS, begin, publish, shown
+from published_versions import BUCKETS, begin, items_that_show, publish, shown
 
-from common.delivery import patience, versions
+from common.delivery import patience, versions, writer
 from common.delivery.dynamodb import store as module
 from common.delivery.dynamodb import tables
 from common.delivery.dynamodb.store import DynamoDB
-from common.delivery.store import POINTER, VERSIONS, place_of
+from common.delivery.store import POINTER, VERSIONS, Place, place_of
 from common.errors import ArgumentError, TaskError
 
 
@@ -71,7 +73,7 @@ WAITS = {
     "document": lambda store: store.read(POINTER),
     "contents": lambda store: store.get([PLACE]),
     "items": lambda store: list(store.items(PLACE.part)),
-    "write": lambda store: store.put([(PLACE, [])]),
+    "write": lambda store: store.put([(PLACE, b"content")]),
     "expiry": lambda store: store.expire_batch(PLACE.part, ["user"], 5),
     "transaction": lambda store: store.commit({POINTER: {"version": "a"}}, {POINTER: None}),
 }
@@ -110,6 +112,23 @@ def test_every_request_is_retried_until_patience_ends(
     monkeypatch.setattr(patience, "PATIENCE", 0.01)
     with pytest.raises(TaskError, match=r"accepted no requests for 0 s, because it (is throttled|answers)"):
         WAITS[wait](dataclasses.replace(product_table, client=Busy(product_table.client, error, math.inf)))
+
+
+def test_write_units_are_begun_kibibytes_of_the_items_that_an_attempt_writes(product_table: DynamoDB) -> None:
+    noise = "".join(random.Random(1).choices(string.printable, k=8000))  # hardly compresses
+    items = items_that_show(noise, 3)
+    first = writer.write(product_table, items, "v", BUCKETS, True, lambda done: None)
+    stored = product_table.client.scan(TableName=product_table.name)["Items"]
+    sizes = [sum(len(name) + len(value.get("B") or value["S"]) for name, value in item.items()) for item in stored]
+    assert first["write_units"] == sum(math.ceil(size / 1024) for size in sizes) == 3 * 8
+    product_table.erase([place_of("v", BUCKETS, "user")])
+    resumed = writer.write(product_table, items, "v", BUCKETS, True, lambda done: None)
+    assert (resumed["written"], resumed["found"], resumed["write_units"]) == (1, 2, 8)
+
+
+@pytest.mark.parametrize(("size", "units"), [(1, 1), (1004, 1), (1005, 2), (2028, 2), (2029, 3)])
+def test_write_units_count_names_and_keys(size: int, units: int) -> None:
+    assert writer.write_units(Place("v/1", "usü"), b"x" * size) == units  # part, id and content with v/1 and usü: 20
 
 
 def test_expiry_does_not_recreate_deleted_items(product_table: DynamoDB) -> None:

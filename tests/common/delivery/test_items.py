@@ -134,10 +134,3 @@ def test_buckets_grow_with_the_product_and_are_even(contract: Contract, rows: in
     assert len(sizes) == buckets
     assert min(sizes.values()) > 850
     assert max(sizes.values()) < 1150
-
-
-def test_write_units_are_begun_kibibytes_of_items_without_the_default_rows() -> None:
-    rows = [{"key": None, "place": 0, "value": "d" * 5000}, {"key": "small", "place": 0, "value": "v"}]
-    rows += [{"key": "large", "place": place, "value": "v" * 1000} for place in range(3)]
-    assert items_of(LISTS, rows).write_units() == 1 + 4  # 3 * 1,000 bytes, and names and keys
-    assert items_of(ONE_ROW, []).write_units() == 0

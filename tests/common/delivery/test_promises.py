@@ -15,6 +15,7 @@ from interruptions import Killed, check_end, end_of_retry
 from publications import AT_ONCE, BUCKETS, HOUR, Interrupted, Product
 
 from common.delivery import versions
+from common.delivery.json_values import packed
 from common.delivery.store import Store
 from common.delivery.stores import open_store
 from common.errors import TaskError
@@ -44,7 +45,7 @@ def test_version_is_written_beside_the_live_one_and_checked_before_the_switch(pr
     product.publish("a")
     product.compute("b")
     put = product.store.put
-    for spoilt in (lambda items: put(items[1:]), lambda items: put([(place, ["other"]) for place, _ in items])):
+    for spoilt in (lambda items: put(items[1:]), lambda items: put([(place, packed(["other"])) for place, _ in items])):
         with product.monkeypatch.context() as patch:
             patch.setattr(type(product.store), "put", lambda store, items, spoilt=spoilt: spoilt(items))
             assert product.run("b") == 1

@@ -2,8 +2,10 @@
 
 import datetime
 import os
+import random
 import threading
 import uuid
+import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +14,10 @@ from typing import Any
 import pytest
 
 from common.delivery import patience
+from common.delivery.dynamodb.store import DynamoDB
+from common.delivery.dynamodb.values import decode
+from common.delivery.json_values import as_json, packed, unpacked
+from common.delivery.redis.store import Redis
 from common.delivery.store import POINTER, VERSIONS, Place, Store, place_of
 from common.delivery.stores import open_store
 from common.errors import ArgumentError, TaskError
@@ -19,12 +25,13 @@ from common.errors import ArgumentError, TaskError
 A, B = VERSIONS + "a", VERSIONS + "b"
 SECOND = datetime.timedelta(seconds=1)
 KEYS = ["13132", "ü/é", "a b\nc", "*[x]{y}", "\0", "k" * 1024, "é" * 512]
+NOISE = "".join(random.Random(1).choices([chr(code) for code in range(32, 127)], k=400_000))  # hardly compresses
 CONTENTS = [
-    [{"text": "ü\n", "none": None, "yes": True, "number": 1.5, "whole": 7}, {"list": [1e-130, -9.8e125, 0.1 + 0.2]}],
-    {"whole": 2**53, "empty": [], "map": {"a": ""}},
-    ["x" * 390_000],
+    [{"text": "ü\n\0😀", "none": None, "yes": True, "no": False, "number": 1.5, "whole": 7}],
+    {"numbers": [1e-130, 2e20, -9.8e125, 0.1 + 0.2, -0.0, 1.0, 0, -(2**63), 2**63 - 1], "empty": [], "map": {"a": ""}},
+    [{"text": NOISE}],
     [],
-    {"small": 5e-324 * 0},
+    {},
     [1.0],
     "text",
 ]
@@ -91,32 +98,74 @@ def test_of_concurrent_swaps_of_a_document_one_wins(any_store: Store) -> None:
 
 def test_items_of_any_key_and_content_are_found_until_they_are_deleted(any_store: Store) -> None:
     version = uuid.uuid4().hex
-    items = [(place_of(version, 3, key), content) for key, content in zip(KEYS, CONTENTS, strict=True)]
+    contents = {key: packed(content) for key, content in zip(KEYS, CONTENTS, strict=True)}
+    items = [(place_of(version, 3, key), content) for key, content in contents.items()]
     assert any_store.put(items) == 0
     assert any_store.put(items[:1]) == 0, "a second time is the same"
     assert any_store.find([place for place, _ in items] + places(3)) == {*KEYS}
-    assert any_store.get([place for place, _ in items] + places(150)) == dict(zip(KEYS, CONTENTS))
+    assert any_store.get([place for place, _ in items] + places(150)) == contents
     listed = {key: content for bucket in range(3) for key, content in any_store.items(f"{version}/{bucket}")}
-    assert listed == dict(zip(KEYS, CONTENTS))
+    assert listed == contents
     assert {*any_store.scan(None)} == {place for place, _ in items}
     any_store.erase([place for place, _ in items[:2]] + places(1))
     assert any_store.find([place for place, _ in items]) == {*KEYS[2:]}
 
 
+@pytest.mark.parametrize("content", CONTENTS, ids=range(len(CONTENTS)))
+def test_frontends_read_every_value_as_it_was_written(any_store: Store, content: Any) -> None:
+    pointer = {"version": "v", "buckets": 3} | ({"content": content} if isinstance(content, list | dict) else {})
+    assert any_store.commit({POINTER: pointer}, {POINTER: None})
+    assert any_store.put([(place_of("v", 3, "user"), packed(content))]) == 0
+    assert as_json(any_store.shown("user")) == as_json(content), "with the types of numbers"
+    if "content" in pointer:
+        assert as_json(any_store.shown("nobody")) == as_json(content)
+
+
+def test_content_is_json_compressed_by_zlib(any_store: Store) -> None:
+    """A frontend in any language relies on it."""
+    content, place = [{"item": "ü", "score": 0.1, "rank": 1, "reason": None}], place_of("v", 3, "user")
+    any_store.put([(place, packed(content))])
+    assert any_store.commit({POINTER: {"version": "v", "buckets": 3, "content": content}}, {POINTER: None})
+    found = read_raw(any_store, place)
+    assert zlib.decompress(found) == '[{"item":"ü","score":0.1,"rank":1,"reason":null}]'.encode()
+
+
+def read_raw(store: Any, place: Place) -> bytes:
+    """Return the content of an item by the client of a store alone."""
+    if isinstance(store, DynamoDB):
+        key = {"part": {"S": place.part}, "id": {"S": place.key}}
+        default = {"part": {"S": "current"}, "id": {"S": "current"}}
+        found = [store.client.get_item(TableName=store.name, Key=each)["Item"]["content"] for each in (key, default)]
+        assert found[0] == found[1], "one way to decode an item and the default rows"
+        return bytes(found[0]["B"])
+    if isinstance(store, Redis):
+        return bytes(store.client.hget(f"{store.name}:{place.part}", place.key))
+    version, _, bucket = place.part.partition("/")
+    return bytes(store.table.read_row(f"{bucket}/{version}/{place.key}").cells[0].value)
+
+
+def test_content_of_an_earlier_release_is_refused() -> None:
+    for content in (b'[{"item":"a"}]', b""):
+        with pytest.raises(ArgumentError, match="content of an earlier release, expected JSON compressed by zlib"):
+            unpacked(content)
+    with pytest.raises(ArgumentError, match="set another prefix 'tables'"):
+        decode({"version": {"S": "v"}, "content": {"L": [{"M": {"item": {"S": "a"}}}]}})
+
+
 def test_a_part_expires_or_is_deleted_and_others_last(any_store: Store) -> None:
     mine, others = places(130), places(60, "v2")
     for start in range(0, len(mine), 100):
-        any_store.put([(place, ["x"]) for place in mine[start : start + 100]])
-    any_store.put([(place, ["x"]) for place in others])
+        any_store.put([(place, b"x") for place in mine[start : start + 100]])
+    any_store.put([(place, b"x") for place in others])
     past = int(datetime.datetime.now(datetime.UTC).timestamp()) - 10
     counts = [any_store.expire("v/0", past), any_store.delete("v/1"), any_store.expire("v/2", past)]
     assert sum(counts) == len(mine)
     assert min(counts) > 0
     assert [any_store.expire("v/0", past), any_store.delete("v/1"), any_store.expire("v/2", past)] == [0, 0, 0]
     assert (any_store.find(mine[:100]), any_store.get(mine), [*any_store.items("v/0")]) == (set(), {}, [])
-    assert any_store.get(others) == {place.key: ["x"] for place in others}
-    any_store.put([(mine[0], ["again"])])
-    assert any_store.get(mine) == {mine[0].key: ["again"]}
+    assert any_store.get(others) == {place.key: b"x" for place in others}
+    any_store.put([(mine[0], b"again")])
+    assert any_store.get(mine) == {mine[0].key: b"again"}
 
 
 def test_creation_is_repeatable_and_nothing_is_shown_before_a_publication(any_store: Store) -> None:
@@ -125,7 +174,7 @@ def test_creation_is_repeatable_and_nothing_is_shown_before_a_publication(any_st
     any_store.commit({POINTER: {"version": "v", "buckets": 3}}, {POINTER: None})
     assert any_store.exists()
     assert any_store.shown("user") is None
-    any_store.put([(place_of("v", 3, "user"), [{"item": "a"}])])
+    any_store.put([(place_of("v", 3, "user"), packed([{"item": "a"}]))])
     assert any_store.shown("user") == [{"item": "a"}]
     any_store.commit({POINTER: {"version": "v", "buckets": 3, "content": ["d"]}}, {POINTER: tag(any_store, POINTER)})
     assert [any_store.shown(key) for key in ("nobody", "", "k" * 1025)] == [["d"]] * 3
@@ -136,7 +185,7 @@ def test_missing_bigtable_table_and_server_are_named(bigtable: str, monkeypatch)
 
     store = open_store(bigtable, f"t{uuid.uuid4().hex}", 1)
     assert not store.exists()
-    for call in (lambda: store.read(POINTER), lambda: store.put([(places(1)[0], [])]), lambda: store.find(places(1))):
+    for call in (lambda: store.read(POINTER), lambda: store.put([(places(1)[0], b"x")]), lambda: store.find(places(1))):
         with (
             pytest.raises(ArgumentError, match=r"has no table t.*; create them with make create-tables"),
             store.explained(),
@@ -147,7 +196,7 @@ def test_missing_bigtable_table_and_server_are_named(bigtable: str, monkeypatch)
     gone = open_store(bigtable, "t", 1)
     for call in (
         lambda: gone.read(POINTER),
-        lambda: gone.put([(places(1)[0], [])]),
+        lambda: gone.put([(places(1)[0], b"x")]),
         lambda: gone.commit({A: {}}, {A: None}),
     ):
         with (
@@ -190,13 +239,13 @@ def test_throttled_rows_of_bigtable_are_repeated_with_an_end(bigtable: str, monk
 
     monkeypatch.setattr(patience.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(store.table, "bulk_mutate_rows", lambda entries: throttle(entries, 4))
-    assert store.put([(place, ["x"]) for place in places(10)]) == 6 + 2
+    assert store.put([(place, b"x") for place in places(10)]) == 6 + 2
     assert sent == [10, 6, 2]
     assert len(store.find(places(10))) == 10
     monkeypatch.setattr(patience, "PATIENCE", 0.0)
     monkeypatch.setattr(store.table, "bulk_mutate_rows", lambda entries: throttle(entries, 0))
     with pytest.raises(TaskError, match=r"accepted no requests for 0 s, because it is throttled; add nodes"):
-        store.put([(place, ["x"]) for place in places(10)])
+        store.put([(place, b"x") for place in places(10)])
 
 
 def test_swap_whose_response_was_lost_is_done_once(bigtable: str, redis: str, monkeypatch) -> None:
@@ -263,7 +312,7 @@ def test_refusals_of_redis_are_named(redis: str, tmp_path: Path, monkeypatch) ->
 def test_redis_that_would_evict_or_is_full_is_refused(serve_redis: Callable[..., AbstractContextManager[None]]) -> None:
     with serve_redis("--maxmemory", "3mb", "--maxmemory-policy", "allkeys-lru"):
         store = open_store("redis:", "t", 1)
-        for call in (lambda: store.create(None), lambda: store.put([(places(1)[0], [])])):
+        for call in (lambda: store.create(None), lambda: store.put([(places(1)[0], b"x")])):
             with pytest.raises(
                 ArgumentError, match=r"maxmemory-policy allkeys-lru.*set maxmemory-policy to noeviction"
             ):
@@ -272,7 +321,7 @@ def test_redis_that_would_evict_or_is_full_is_refused(serve_redis: Callable[...,
         store = open_store("redis:", "t", 1)
         with pytest.raises(TaskError, match=r"memory of Redis at .* is full.*keep_days"), store.explained():
             for place in places(40):
-                store.put([(place, ["x" * 100_000])])
+                store.put([(place, b"x" * 100_000)])
 
 
 def test_redis_cluster_is_one_store(serve_redis: Callable[..., AbstractContextManager[None]]) -> None:

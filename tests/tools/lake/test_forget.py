@@ -29,6 +29,7 @@ import zstandard
 
 from common import contracts, protocol
 from common.delivery.dynamodb.store import DynamoDB, document_key, item_key
+from common.delivery.json_values import packed
 from common.delivery.store import POINTER, VERSIONS, place_of
 from common.engines import arrow
 from common.errors import TaskError
@@ -656,14 +657,14 @@ def product_tables(dynamodb: str) -> Iterator[tuple[Shop, dict[str, DynamoDB]]]:
 
 def items_of(store: DynamoDB) -> list[dict[str, Any]]:
     pages = store.client.get_paginator("scan").paginate(TableName=store.name)
-    return sorted((item for page in pages for item in page["Items"]), key=json.dumps)
+    return sorted((item for page in pages for item in page["Items"]), key=str)
 
 
 def fill_table(store: DynamoDB, users: list[str]) -> None:
     """Write versions as publications leave them: live, for rollback, expired, begun, and one that is not listed."""
     for version, more in {"v1": {}, "v2": {}, "v3": {"expires": {"N": "1"}}, "v4": {}, "v5": {}}.items():
-        described = {"version": {"S": version}, "buckets": {"N": "16"}, "content": {"L": [{"S": "ann"}]}, **more}
-        items = [{**item_key(place_of(version, 16, user)), "content": {"S": "shown"}, **more} for user in users]
+        described = {"version": {"S": version}, "buckets": {"N": "16"}, "content": {"B": packed(["ann"])}, **more}
+        items = [{**item_key(place_of(version, 16, user)), "content": {"B": packed("shown")}, **more} for user in users]
         if version != "v5":
             items.append({**described, **document_key(VERSIONS + version)})
         if version == "v1":

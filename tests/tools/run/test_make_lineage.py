@@ -10,6 +10,7 @@ import pytest
 from run_lake import RunLake
 
 from common import protocol
+from common.delivery.json_values import packed
 from common.delivery.store import POINTER, place_of
 from common.errors import ArgumentError, InputError
 from common.handover import storage
@@ -67,7 +68,7 @@ def publish(table, made_by):
     """Make a version live, with own rows of the first user."""
     live = {"version": VERSION, "buckets": 16, "manifest": made_by, "content": [{"rank": 1, "item_name": "Trend"}]}
     assert table.commit({POINTER: live}, {POINTER: None})
-    table.put([(place_of(VERSION, 16, USERS[0]), [{"rank": 1, "item_name": "Lamp [red]"}])])
+    table.put([(place_of(VERSION, 16, USERS[0]), packed([{"rank": 1, "item_name": "Lamp [red]"}]))])
 
 
 def lines(capsys):
