@@ -19,11 +19,9 @@ MAX_ITEM = 400 * 1024  # bytes, names and values together, before compression
 ITEM_BYTES = 100  # of an item: names of the attributes, the partition's name, the time of expiry
 MAX_BUCKETS = 1024
 POINTER_BYTES = 4096  # of the pointer, in addition to the default rows
-MIN_NUMBER, GREATEST_NUMBER = 1e-130, 9.9e125  # in absolute value
 EXPLAINED = {  # why a key cannot be published
     "empty_key": "it is empty",
     "long_key": f"it has more than {MAX_KEY:,} bytes",
-    "number_out_of_range": f"a number is not below {GREATEST_NUMBER}",
     "same_place_twice": "two rows have the same position",
     "large_item": f"its rows have more than {MAX_ITEM:,} bytes",
 }
@@ -33,7 +31,7 @@ EXPLAINED = {  # why a key cannot be published
 class Items:
     """Items in the order of their first rows; and the default content for keys that are not listed, if any.
 
-    The rows of item i are starts[i] to starts[i + 1]. A number that DynamoDB would round to nothing is 0.
+    The rows of item i are starts[i] to starts[i + 1].
     """
 
     product: Product
@@ -63,7 +61,7 @@ def bucket_count(product: Product, rows: int) -> int:
 
 
 def make_items(table: pa.Table, contract: Contract) -> Items:
-    """Return the items of a product's rows, without the keys that cannot be stored.
+    """Return the items of a product's rows, whose numbers are finite, without the keys that cannot be stored.
 
     Raises GateRefused if the default rows cannot be stored, those without a key.
     """
@@ -77,7 +75,7 @@ def make_items(table: pa.Table, contract: Contract) -> Items:
     shown = table.select([name for name in contract.columns if name not in (product.key, product.order)])
     columns = {name: to_plain(shown[name], contract.columns[name].type) for name in shown.column_names}
     keys = encoded.dictionary.cast(pa.string())
-    faults = find_faults(keys, codes, positions, mark_out_of_range(shown, contract), row_sizes(columns, len(codes)))
+    faults = find_faults(keys, codes, positions, row_sizes(columns, len(codes)))
     check_default(faults, contract)
     names = keys.to_pylist()
     unpublishable, left_out = unpublishable_keys(faults, names)
@@ -98,7 +96,7 @@ def make_items(table: pa.Table, contract: Contract) -> Items:
 
 
 def find_faults(
-    keys: pa.Array, codes: np.ndarray, positions: np.ndarray, out_of_range: np.ndarray, bytes_of_rows: np.ndarray
+    keys: pa.Array, codes: np.ndarray, positions: np.ndarray, bytes_of_rows: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Mark the keys that cannot be stored, by reason and by code + 1, so that the default rows come first."""
     lengths = pc.binary_length(keys).to_numpy()
@@ -106,7 +104,6 @@ def find_faults(
     return {
         "empty_key": np.concatenate([[False], lengths == 0]),
         "long_key": np.concatenate([[False], lengths > MAX_KEY]),
-        "number_out_of_range": mark_keys(codes, out_of_range, len(keys)),
         "same_place_twice": mark_keys(codes, mark_repeated(codes, positions), len(keys)),
         "large_item": sizes + np.concatenate([[POINTER_BYTES], lengths + ITEM_BYTES]) > MAX_ITEM,
     }
@@ -147,15 +144,6 @@ def mark_repeated(codes: np.ndarray, positions: np.ndarray) -> np.ndarray:
     return rows
 
 
-def mark_out_of_range(table: pa.Table, contract: Contract) -> np.ndarray:
-    """Mark the rows with a number that DynamoDB cannot store: too large, infinite or NaN."""
-    rows = np.zeros(table.num_rows, dtype=bool)
-    for name, column in zip(table.column_names, table.columns):
-        if contract.columns[name].type in ("float64", "float32"):
-            rows |= ~pc.fill_null(pc.less(pc.abs(column), GREATEST_NUMBER), True).to_numpy()
-    return rows
-
-
 def check_default(faults: dict[str, np.ndarray], contract: Contract) -> None:
     """Raise GateRefused if the rows without a key cannot be stored: nothing can replace them."""
     for reason, affected in faults.items():
@@ -173,9 +161,8 @@ def to_plain(column: pa.ChunkedArray, kind: str) -> pa.Array:
         return pc.strftime(values, "%Y-%m-%dT%H:%M:%SZ")
     if kind == "date":
         return values.cast(pa.string())
-    if kind in ("float64", "float32"):
-        values = pc.if_else(pc.less(pc.abs(values), MIN_NUMBER), pa.scalar(0, values.type), values)
-        return values.cast(pa.string()).cast(pa.float64()) if kind == "float32" else values
+    if kind == "float32":
+        return values.cast(pa.string()).cast(pa.float64())
     return values
 
 

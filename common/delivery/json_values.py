@@ -13,8 +13,8 @@ LEVEL = (
 
 
 def as_json(value: Any) -> bytes:
-    """Return a plain value as JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """Return a plain value as JSON in UTF-8; ValueError for a NaN or infinite number, which JSON does not have."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def packed(content: Any) -> bytes:

@@ -519,7 +519,7 @@ def test_share_of_keys_that_cannot_be_stored_is_limited(
         assert shop.lasting() == []
 
 
-@pytest.mark.parametrize("changes", [{"score": 1e126}, {"rank": 1}, {"item_name": "n" * 205_000}])
+@pytest.mark.parametrize("changes", [{"rank": 1}, {"item_name": "n" * 205_000}])
 def test_default_rows_that_cannot_be_stored_are_refused(shop: Shop, capsys, changes: dict[str, Any]) -> None:
     assert shop.publish({None: ["a", "b"], **{f"user-{n}": [] for n in range(9)}}, **changes) == 4
     line = last_line(capsys)
@@ -532,12 +532,7 @@ def test_default_rows_that_cannot_be_stored_are_refused(shop: Shop, capsys, chan
     [
         ({"a": ["cup"]}, {"score": float("nan")}, 3, "has a NaN or infinite number in 'score'"),
         ({"a": ["cup", "pot"]}, {"score": float("inf")}, 3, "has a NaN or infinite number in 'score'"),
-        (
-            {"a": ["cup"]},
-            {"score": 1e126},
-            4,
-            "1 of 1 keys of recommendations@2 cannot be stored (a number is not below",
-        ),
+        ({"a": ["cup"]}, {"score": 1.7e308}, 0, ""),
         ({"a": ["cup", "pot"]}, {"rank": 1}, 4, "(two rows have the same position: 1)"),
         ({"": ["cup"]}, {}, 4, "(it is empty: 1)"),
         ({"u" * 1025: ["cup"]}, {}, 4, "(it has more than 1,024 bytes: 1)"),

@@ -25,16 +25,6 @@ from common.delivery.store import MAX_KEY, place_of
 from common.engines.arrow import arrow_schema
 
 VERSION = "2011-06-01T12:00:00.000Z-12345678"
-NUMBERS = Contract(
-    "numbers@1",
-    "Two numbers per key.",
-    {
-        "key": Column("string"),
-        "number": Column("float64", nullable=True),
-        "small": Column("float32", nullable=True),
-    },
-    product=Product("key"),
-)
 PRINTABLE = [chr(code) for code in range(32, 127)]
 KINDS: dict[str, Callable[[random.Random], Any]] = {
     "string": lambda draw: "".join(draw.choices(PRINTABLE, k=60)),
@@ -107,16 +97,6 @@ def test_reserved_word_is_refused_and_its_alias_is_not(table: Table) -> None:
         table.client.put_item(
             **condition, ConditionExpression="#name = :value", ExpressionAttributeNames={"#name": "value"}
         )
-
-
-@pytest.mark.parametrize("number", [9.9e125, -1e300, float("inf"), float("nan")])
-def test_number_out_of_range_of_dynamodb_is_omitted(table: Table, number: float) -> None:
-    fine = [{"key": str(value), "number": value, "small": 3e38} for value in (9.8e125, -1e-129, 1e-131, 5e-324, None)]
-    rows = pa.Table.from_pylist([*fine, {"key": "bad", "number": number}], arrow_schema(NUMBERS, list(NUMBERS.columns)))
-    items = make_items(rows, NUMBERS)
-    assert items.unpublishable == {"number_out_of_range": ["bad"]}
-    for key, content in zip(items.keys, items.contents(0, 5)):
-        table.client.put_item(TableName=table.name, Item=item(key, content))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.contracts import Column, Contract, Product
 from common.delivery.items import Items, bucket_count, make_items
+from common.delivery.json_values import packed, unpacked
 from common.delivery.store import bucket_of
 from common.engines.arrow import arrow_schema
 from common.errors import GateRefused
@@ -104,6 +105,15 @@ def test_keys_that_cannot_be_stored_are_left_out(reason: str) -> None:
         key: [{"value": key}] * 2 for key in ("a", "\x00", "ü" * 512)
     }
     assert items.default == [{"value": "all"}]
+
+
+def test_finite_numbers_of_any_size_are_kept() -> None:
+    numbers: list[float | None] = [1.7e308, 2e20, 1e-130, -5e-324, -0.0, None]
+    items = items_of(ONE_ROW, [{"key": str(number), "number": number, "small": 3e38} for number in numbers])
+    contents = unpacked(packed(items.contents(0, len(numbers))))
+    assert [(str(row["number"]), row["small"]) for row in contents] == [(str(number), 3e38) for number in numbers]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        packed([float("nan")])
 
 
 def test_size_of_text_counts_its_bytes() -> None:
