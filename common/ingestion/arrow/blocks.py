@@ -70,13 +70,14 @@ class Chunk:
         line = self.block[position]._replace(number=int(self.numbers[position]))
         return int(self.files[position]), self.arrivals[position].item(), line
 
-    def table(self, without: Sequence[int]) -> pa.Table:
-        """Return the lines like `Block.table`, with `_file`, `_number` and `_arrival`."""
-        table = self.block.table(without)
-        kept = table["_position"].to_numpy()
-        more = {"_file": self.files, "_number": self.numbers, "_arrival": self.arrivals}
+    def table(self, unsure: Sequence[int]) -> pa.Table:
+        """Return the lines like `Block.table`, with `_file`, `_number`, `_arrival`, and false as `_sure` of some."""
+        sure = np.ones(len(self.block), bool)
+        sure[unsure] = False
+        table = self.block.table()
+        more = {"_file": self.files, "_number": self.numbers, "_arrival": self.arrivals, "_sure": sure}
         for name, values in more.items():
-            table = table.append_column(name, pa.array(values[kept] if without else values))
+            table = table.append_column(name, pa.array(values))
         return table
 
 

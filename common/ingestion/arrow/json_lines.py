@@ -149,12 +149,12 @@ class Reader:
     def names_sql(self) -> str:
         return f"json_keys(_line, {sql_paths(self.objects)})" if self.objects[1:] else "[json_keys(_line)]"
 
-    def fields_sql(self) -> str:
-        """SQL of the lines of known shapes in `_lines`: its columns and the fields."""
+    def fields_sql(self, lines: str = "_lines") -> str:
+        """SQL of lines of known shapes: their columns and the fields."""
         kinds = {each.name: transformed(each.type) for each in self.schema}
         names = ", ".join(f"_fields.{quoted(name)}" for name in kinds)
         parsed = f"json_transform(_line, {duck.literal(json.dumps(kinds, ensure_ascii=False))})"
-        return f"SELECT * EXCLUDE (_fields), {names} FROM (SELECT *, {parsed} AS _fields FROM _lines)"
+        return f"SELECT * EXCLUDE (_fields), {names} FROM (SELECT *, {parsed} AS _fields FROM {lines})"
 
 
 class Pairs(list[tuple[str, Any]]):

@@ -124,7 +124,7 @@ def fill(
             own.connection.register("_lines", chunk.table(positions))
             plain = is_plain(chunk.block)
             none = "NULL::VARCHAR AS _problem, NULL::VARCHAR AS _misfit"
-            relation = f"SELECT *, {none} FROM ({reader.fields_sql()})"
+            relation = f"SELECT *, {none} FROM ({reader.fields_sql('(SELECT * FROM _lines WHERE _sure)')})"
             insert(source, reader.schema, relation, LINES._replace(plain=plain))
         with lock:
             unsure[source] += map(chunk.line, positions)
