@@ -10,9 +10,10 @@ model passes, or nobody has events on both sides of a window, trending items shi
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from common.errors import GateRefused
 from common.handover import Task, run
 from common.recommending import choice, evaluation, models
 from common.recommending.blend import Blend, candidates, choose_weights
+from common.recommending.blocks import one_thread
 from common.recommending.choice import Choice
 from common.recommending.evaluation import Numbers, Truth
 from common.recommending.histories import History
@@ -39,6 +41,7 @@ MOMENTS = {"now": "", "test": "_before_test", "tuning": "_before_tuning"}  # suf
 RECENT = "recent popularity"
 BLEND = "blend"
 TRENDING = "trending"
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Evaluation:
         """True if both windows have users."""
         return bool(self.tuning.queries.user_count and self.test.queries.user_count)
 
-    def add(self, name: str, chosen: Choice, ranking: Ranking, started: float) -> None:
+    def add(self, name: str, chosen: Choice, ranking: Ranking, seconds: float) -> None:
         """Evaluate a model by its ranking on the test window, and log its figures."""
         test, seed = self.test, self.task.parameters["seed"]
         result = evaluation.quality(ranking, test.truth)
@@ -101,7 +104,7 @@ class Evaluation:
             "evaluated",
             model=f"'{name}'",
             style=self.style,
-            seconds=round(time.monotonic() - started, 1),
+            seconds=round(seconds, 1),
             tried=chosen.tried,
             **self.quality[name],
             **chosen.parameters,
@@ -182,11 +185,11 @@ def evaluate_popularity(data: Data, report: Evaluation) -> float:
     ranking = models.popular_ranking(popularity(data.at_tuning.pairs), tuning.queries, style)
     per_user = evaluation.quality(ranking, tuning.truth).ndcg
     ranking = models.popular_ranking(popularity(data.at_test.pairs), test.queries, style)
-    report.add("popularity", Choice({}, choice.mean(per_user), 1, per_user), ranking, started)
+    report.add("popularity", Choice({}, choice.mean(per_user), 1, per_user), ranking, time.monotonic() - started)
     chosen = choice.choose_recent_popularity(data.at_tuning.pairs, tuning.queries, tuning.truth, style)
     half_life = chosen.parameters["half_life"]
     recent = popularity(data.at_test.pairs, half_life)
-    report.add(RECENT, chosen, models.popular_ranking(recent, test.queries, style), started)
+    report.add(RECENT, chosen, models.popular_ranking(recent, test.queries, style), time.monotonic() - started)
     return half_life
 
 
@@ -196,14 +199,28 @@ def tune_models(task: Task, data: Data, reports: list[Evaluation], planned: Plan
     truths = {report.style: models.of_style(window.truth, window.queries, report.style) for report in reports}
     chosen: dict[str, dict[str, Choice]] = {report.style: {} for report in reports}
     members: dict[str, dict[str, models.Fit]] = {report.style: {} for report in reports}
-    for number, (name, head) in enumerate(planned.heads.items()):
-        task.progress(f"choosing parameters, now of {name}", number, len(planned.heads))
-        for style, each in choice.choose(name, pairs, window.queries, truths, head, planned.seconds).items():
+
+    def choose(name: str) -> dict[str, choice.Chosen]:
+        return choice.choose(name, pairs, window.queries, truths, planned.heads[name], planned.seconds)
+
+    task.progress("models with parameters", 0, len(planned.heads))
+    for number, (name, found) in enumerate(by_model(choose, planned, data), 1):
+        task.progress("models with parameters", number, len(planned.heads))
+        for style, each in found.items():
             chosen[style][name] = each.choice
             members[style][name] = each.fitted.scored(each.choice.parameters)
     for report in reports:
         chosen[report.style][BLEND] = blend_weights(members[report.style], report)
     return chosen
+
+
+def by_model(function: Callable[[str], Result], planned: Plan, data: Data) -> Iterator[tuple[str, Result]]:
+    """Yield the result of a function for each model, of two at a time: most of EASE's work takes one core.
+
+    Of one at a time for a large catalogue, because the fits of two may not fit into memory.
+    """
+    with one_thread(), ThreadPoolExecutor(2 if len(data.items) <= choice.OWN_FITS else 1) as pool:
+        yield from zip(planned.heads, pool.map(function, planned.heads), strict=True)
 
 
 def blend_weights(members: dict[str, models.Fit], report: Evaluation) -> Choice:
@@ -220,22 +237,33 @@ def evaluate_models(
 ) -> None:
     """Evaluate each model and the blend on the test window, for each style."""
     members: dict[str, dict[str, models.Fit]] = {report.style: {} for report in reports}
-    for number, (name, head) in enumerate(planned.heads.items()):
-        task.progress(f"evaluating models, now {name}", number, len(planned.heads))
+
+    def evaluate(name: str) -> list[tuple[models.Fit, Ranking, float]]:
         fits: dict[Fitting, Fitted] = {}
+        found = []
         for report in reports:
-            started, best = time.monotonic(), chosen[report.style][name]
-            fitting = fitting_of(best.parameters)
+            started, parameters = time.monotonic(), chosen[report.style][name].parameters
+            fitting = fitting_of(parameters)
             if fitting not in fits:
-                fits[fitting] = models.fit_once(name, data.at_test.fitted, best.parameters, head)
-            members[report.style][name] = model = fits[fitting].scored(best.parameters)
-            report.add(name, best, models.ranking_of(model, report.test.queries, report.style), started)
+                fits[fitting] = models.fit_once(name, data.at_test.fitted, parameters, planned.heads[name])
+            model = fits[fitting].scored(parameters)
+            ranking = models.ranking_of(model, report.test.queries, report.style)
+            found.append((model, ranking, time.monotonic() - started))
+        return found
+
+    task.progress("models evaluated", 0, len(planned.heads))
+    for number, (name, found) in enumerate(by_model(evaluate, planned, data), 1):
+        task.progress("models evaluated", number, len(planned.heads))
+        for report, (model, ranking, seconds) in zip(reports, found, strict=True):
+            members[report.style][name] = model
+            report.add(name, chosen[report.style][name], ranking, seconds)
     for report in reports:
         blend = chosen[report.style][BLEND]
         if len(blend.parameters) > 1:
             started, of_style = time.monotonic(), members[report.style]
             blended = Blend([of_style[name] for name in blend.parameters], list(blend.parameters.values()))
-            report.add(BLEND, blend, models.ranking_of(blended, report.test.queries, report.style), started)
+            ranking = models.ranking_of(blended, report.test.queries, report.style)
+            report.add(BLEND, blend, ranking, time.monotonic() - started)
 
 
 class Shipped(NamedTuple):
