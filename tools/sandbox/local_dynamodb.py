@@ -1,7 +1,6 @@
 """Moto's DynamoDB on this machine while a local Airflow runs; its data are lost at the end."""
 
 import contextlib
-import gc
 import logging
 import os
 import threading
@@ -54,7 +53,6 @@ def running(address: str = "127.0.0.1") -> Iterator[None]:
         if not os.environ.get("DYNAMODB_ENDPOINT"):
             os.environ["DYNAMODB_ENDPOINT"] = stack.enter_context(served(address))
             stack.callback(os.environ.pop, "DYNAMODB_ENDPOINT")
-            stack.callback(gc.freeze)  # else Python searches moto's tables at its exit: most of a minute for large ones
             tables.LOCAL.parent.mkdir(exist_ok=True)
             tables.LOCAL.write_text(os.environ["DYNAMODB_ENDPOINT"])
             stack.callback(tables.LOCAL.unlink, missing_ok=True)
