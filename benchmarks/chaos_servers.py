@@ -96,7 +96,7 @@ class DynamoDBProxy(ChaosProxy):
 
     def match_fault(self, request: Request) -> Fault | None:
         kind = self.next_fault()
-        item = switched_pointer(request)
+        item = self.switched_pointer(request)
         if item and self.rollback_started is None and self.publications.hook("pointer", "before", publisher(item)):
             return Fault("refused", all_requests)
         if kind == "partial" and self.hold_back(request):
@@ -122,7 +122,7 @@ class DynamoDBProxy(ChaosProxy):
             response = send()
             content = json.dumps({**json.loads(response.body), "UnprocessedItems": unprocessed}).encode()
             return Response(200, [], content) if response.status == 200 else response
-        item = switched_pointer(request)
+        item = self.switched_pointer(request)
         if item is None:
             return send()
         with self.publications.locks["pointer"]:
@@ -136,6 +136,18 @@ class DynamoDBProxy(ChaosProxy):
             self.publications.hook("pointer", "after", publisher(item))
         return response
 
+    def switched_pointer(self, request: Request) -> dict[str, Any] | None:
+        """Return the pointer that a request writes, if any, of the product that the reader checks."""
+        kind = operation(request)
+        if kind not in ("PutItem", "TransactWriteItems"):
+            return None
+        body = json.loads(request.body)
+        puts = [body] if kind == "PutItem" else [each["Put"] for each in body["TransactItems"] if "Put" in each]
+        assert self.reader is not None
+        table = self.reader.table
+        switches = (put for put in puts if (put["TableName"], put["Item"]["part"]) == (table, {"S": "current"}))
+        return next((put["Item"] for put in switches), None)
+
 
 def all_requests(request: Request) -> bool:
     return True
@@ -143,17 +155,6 @@ def all_requests(request: Request) -> bool:
 
 def operation(request: Request) -> str:
     return request.headers.get("x-amz-target", "").rpartition(".")[2]
-
-
-def switched_pointer(request: Request) -> dict[str, Any] | None:
-    """Return the pointer that a request writes, if any."""
-    kind = operation(request)
-    if kind not in ("PutItem", "TransactWriteItems"):
-        return None
-    body = json.loads(request.body)
-    puts = [body] if kind == "PutItem" else [each["Put"] for each in body["TransactItems"] if "Put" in each]
-    pointers: list[dict[str, Any]] = [put["Item"] for put in puts if put["Item"]["part"] == {"S": "current"}]
-    return pointers[0] if pointers else None
 
 
 def publisher(item: dict[str, Any]) -> dict[str, Any]:

@@ -522,6 +522,20 @@ def test_switch_is_recorded_and_its_version_checked(whole, behind_proxy, in_tran
     assert {violation.promise for violation in whole.reader.violations} == {"versions are complete"}
 
 
+def test_switch_of_another_product_is_not_recorded(whole, behind_proxy):
+    client, publications = behind_proxy(lambda number: None)
+    other = f"{whole.table}-other"
+    client.create_table(
+        TableName=other,
+        KeySchema=[{"AttributeName": "part", "KeyType": "HASH"}, {"AttributeName": "id", "KeyType": "RANGE"}],
+        AttributeDefinitions=[{"AttributeName": name, "AttributeType": "S"} for name in ("part", "id")],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    client.put_item(TableName=other, Item={**chaos_check.pointer(whole.reader), "version": {"S": "v7"}})
+    assert publications.switches == []
+    assert whole.reader.violations == []
+
+
 def test_manifest_is_recorded_despite_a_lost_response(whole, moto):
     kinds = iter(["lost", "cut"])
     publications = Publications()
