@@ -1,7 +1,7 @@
 """A Redis server on this machine during a block; its data are in memory."""
 
 import contextlib
-import sys
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def serve(folder: Path, *options: str, address: str = "127.0.0.1") -> Iterator[d
     port, password = free_port(address), uuid.uuid4().hex
     settings = ["--port", str(port), "--bind", address, "--save", "", "--dir", str(folder), "--requirepass", password]
     # By default a cluster node also listens 10,000 ports higher, and refuses to start where there is no such port.
-    settings += ["--cluster-port", str(free_port(address)), "--loglevel", "warning"]
+    settings += ["--cluster-port", str(free_port(address))]
     command = [str(parts.program("redis-server")), *settings, *options]
-    with servers.listening(command, port, address, stdout=sys.__stderr__):
+    with servers.listening(command, port, address, stdout=subprocess.DEVNULL):
         yield {"REDIS_URL": f"redis://:{password}@{address}:{port}"}
