@@ -26,10 +26,15 @@ def unpacked(content: bytes) -> Any:
     try:
         return json.loads(zlib.decompress(content))
     except zlib.error:
-        raise ArgumentError(
-            "The store has content of an earlier release, expected JSON compressed by zlib; set another prefix "
-            "'tables', see CHANGELOG.md."
-        ) from None
+        raise of_earlier_release() from None
+
+
+def of_earlier_release() -> ArgumentError:
+    """Return the error for content that is not packed."""
+    return ArgumentError(
+        "The store has content of an earlier release, expected JSON compressed by zlib; set another prefix "
+        "'tables', see CHANGELOG.md."
+    )
 
 
 def as_document(content: bytes) -> Document:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from common.delivery.json_values import packed, unpacked
+from common.delivery.json_values import of_earlier_release, packed, unpacked
 
 Attributes = dict[str, Any]  # of attribute values in DynamoDB's own form
 
@@ -33,6 +33,8 @@ def decode_value(attribute: Attributes) -> Any:
     ((letter, value),) = attribute.items()
     if letter == "N":
         return int(value) if value.lstrip("-").isdigit() else float(value)
-    if letter in ("B", "L", "M"):  # release 0.1.0 wrote lists and maps
-        return unpacked(value if letter == "B" else b"")
+    if letter == "B":
+        return unpacked(value)
+    if letter in ("L", "M"):  # of release 0.1.0
+        raise of_earlier_release()
     return None if letter == "NULL" else value
