@@ -90,7 +90,7 @@ def published(request: Request) -> tuple[str, dict[str, Any]] | None:
 class DynamoDBProxy(ChaosProxy):
     """A proxy of DynamoDB; the proxy of the operators records switches as rollbacks."""
 
-    reader: chaos_check.Reader | None = None  # checks each version after a switch
+    reader: chaos_check.Reader = field(kw_only=True)  # checks each version after a switch
     rollback_started: float | None = None  # start of the command, on the proxy of the operators
     held_back: dict[int, Any] = field(default_factory=dict)  # halves of batches that are returned as unprocessed
 
@@ -130,7 +130,6 @@ class DynamoDBProxy(ChaosProxy):
             if response.status == 200:
                 switch = Switch(time.time(), item["version"]["S"], item["computed"]["S"], self.rollback_started)
                 self.publications.switches.append(switch)
-                assert self.reader is not None
                 chaos_check.check_version(self.reader, item)
         if response.status == 200 and self.rollback_started is None:
             self.publications.hook("pointer", "after", publisher(item))
@@ -143,7 +142,6 @@ class DynamoDBProxy(ChaosProxy):
             return None
         body = json.loads(request.body)
         puts = [body] if kind == "PutItem" else [each["Put"] for each in body["TransactItems"] if "Put" in each]
-        assert self.reader is not None
         table = self.reader.table
         switches = (put for put in puts if (put["TableName"], put["Item"]["part"]) == (table, {"S": "current"}))
         return next((put["Item"] for put in switches), None)
