@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
 import tempfile
 import threading
@@ -33,7 +32,7 @@ from google.longrunning import operations_pb2
 from google.protobuf import any_pb2, empty_pb2
 
 from common.handover import storage
-from tools.sandbox import spark_process
+from tools.sandbox import servers, spark_process
 
 FAULTS = {
     "answers_late": "the response to the request for the cluster comes seconds late",
@@ -450,9 +449,7 @@ def main() -> None:
     program = spark_process.ROOT / ".venv" / "bin" / "spark-submit"
     parser.add_argument("--spark-submit", type=Path, default=program, metavar="PROGRAM", help="runs jobs and batches")
     arguments = parser.parse_args()
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = servers.ended_by_signal()
     with serve(arguments.spark_submit, arguments.port) as (endpoint, node):
         print(endpoint, flush=True)
         ended.wait()

@@ -13,7 +13,6 @@ import gzip
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +29,7 @@ from moto.emr.exceptions import ValidationException
 from moto.server import ThreadedMotoServer
 
 from common.handover import storage
-from tools.sandbox import emr_serverless_node, spark_process
+from tools.sandbox import emr_serverless_node, servers, spark_process
 
 FAULTS = {
     "answers_late": "the response to the request for the cluster comes seconds late",
@@ -354,9 +353,7 @@ def main() -> None:
         "--spark-submit", type=Path, default=program, metavar="PROGRAM", help="program that runs the steps"
     )
     arguments = parser.parse_args()
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    ended = servers.ended_by_signal()
     with serve(arguments.spark_submit, arguments.port) as (url, _):
         print(url, flush=True)
         ended.wait()

@@ -4,7 +4,6 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 
-from common.errors import TaskError
 from tools.sandbox import parts, servers
 from tools.sandbox.local_airflow import free_port
 
@@ -15,9 +14,8 @@ def serve(address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
 
     Installs the emulator if it is missing. TaskError if it cannot be installed or does not start.
     """
-    if sentence := parts.install("bigtable-emulator"):
-        raise TaskError(sentence)
+    program = parts.installed("bigtable-emulator")
     port = free_port(address)
-    command = [str(parts.program("bigtable-emulator")), "-host", address, "-port", str(port)]
+    command = [program, "-host", address, "-port", str(port)]
     with servers.listening(command, port, address, stdout=subprocess.DEVNULL):
         yield {"BIGTABLE_EMULATOR_HOST": f"{address}:{port}"}

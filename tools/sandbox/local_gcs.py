@@ -5,7 +5,6 @@ import json
 import urllib.request
 from collections.abc import Iterator
 
-from common.errors import TaskError
 from tools.sandbox import parts, servers
 from tools.sandbox.local_airflow import free_port
 
@@ -18,11 +17,10 @@ def serve(address: str = "127.0.0.1") -> Iterator[dict[str, str]]:
 
     Installs the server if it is missing. TaskError if it cannot be installed or does not start.
     """
-    if sentence := parts.install("fake-gcs-server"):
-        raise TaskError(sentence)
+    program = parts.installed("fake-gcs-server")
     port = free_port(address)
     host = f"{address}:{port}"
-    command = [str(parts.program("fake-gcs-server")), "-scheme", "http", "-host", address, "-port", str(port)]
+    command = [program, "-scheme", "http", "-host", address, "-port", str(port)]
     command += ["-backend", "memory", "-public-host", host, "-log-level", "error"]
     environment = {"STORAGE_EMULATOR_HOST": f"http://{host}"}
     with servers.listening(command, port, address):

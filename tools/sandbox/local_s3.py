@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.errors import TaskError
 from tools.sandbox import parts, servers
 from tools.sandbox.local_airflow import free_port
 
@@ -19,14 +18,13 @@ def running(folder: Path, address: str = "127.0.0.1") -> Iterator[dict[str, str]
 
     Installs the server if it is missing. TaskError if it cannot be installed or does not start.
     """
-    if sentence := parts.install("versitygw"):
-        raise TaskError(sentence)
+    program = parts.installed("versitygw")
     port = free_port(address)
     url = f"http://{address}:{port}"
     user, secret = uuid.uuid4().hex, uuid.uuid4().hex
     (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     keys = {"ROOT_ACCESS_KEY": user, "ROOT_SECRET_KEY": secret}
-    command = [str(parts.program("versitygw")), "--port", f"{address}:{port}", "--quiet", "posix", str(folder)]
+    command = [program, "--port", f"{address}:{port}", "--quiet", "posix", str(folder)]
     with servers.listening(command, port, address, env={**os.environ, **keys}):
         yield {
             "AWS_ACCESS_KEY_ID": user,

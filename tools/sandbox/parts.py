@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from common.errors import TaskError
+
 ROOT = Path(__file__).parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tandem"
 PROGRAMS = CACHE / "bin"  # as the Makefile has it
@@ -130,6 +132,13 @@ def install(name: str) -> str | None:
                 (PROGRAMS / name).unlink(missing_ok=True)
                 (PROGRAMS / name).symlink_to(folder / "node_modules" / ".bin" / name)
     return lack(name)
+
+
+def installed(name: str) -> str:
+    """Return the path of a program, which is installed unless it is here; TaskError if it cannot be."""
+    if sentence := install(name):
+        raise TaskError(sentence)
+    return str(program(name))
 
 
 def main() -> None:

@@ -1,8 +1,10 @@
 """Servers of this machine in processes of their own, which end with a block."""
 
 import contextlib
+import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -31,6 +33,14 @@ def listening(command: list[str], port: int, address: str = "127.0.0.1", **optio
     finally:
         server.terminate()
         server.wait()
+
+
+def ended_by_signal() -> threading.Event:
+    """Return an event that SIGTERM and Ctrl-C set, for the process of a module that announces its server."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
 
 
 @contextlib.contextmanager
