@@ -22,6 +22,7 @@ import pytest
 from openlineage_model import check_event
 from tandem import protocol
 from web_hook import web_hook
+from workers import commands
 
 from tools.airflow_api import AirflowError, Instance, quote_id
 from tools.sandbox import local_airflow
@@ -85,7 +86,7 @@ def started(tmp_path_factory, make_workshop, home):
         with local_airflow.start(home=home, dags=workshop.dags, options=options) as airflow:
             workshop.notices, workshop.mails, workshop.events, workshop.gauges = notices, mails, events, packets
             yield workshop, airflow, folder
-    assert not [line for line in processes() if str(folder) in line]
+    assert not [line for line in commands() if str(folder) in line]
     with pytest.raises(OSError):
         urllib.request.urlopen(airflow.url, timeout=5)
 
@@ -136,10 +137,6 @@ def gauges():
         server.shutdown()
 
 
-def processes():
-    return subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
-
-
 def test_unimportable_pipeline_is_named_and_nothing_keeps_running(tmp_path, home):
     (tmp_path / "dags" / "broken").mkdir(parents=True)
     (tmp_path / "dags" / "broken" / "dag.py").write_text("from airflow.sdk import DAG\nraise KeyError('dag')\n")
@@ -148,7 +145,7 @@ def test_unimportable_pipeline_is_named_and_nothing_keeps_running(tmp_path, home
         local_airflow.start(home=home, dags=tmp_path / "dags"),
     ):
         pass
-    assert not [line for line in processes() if str(home) in line]
+    assert not [line for line in commands() if str(home) in line]
 
 
 def test_run_passes_scheduler_and_is_told_to_others(started):

@@ -1,4 +1,4 @@
-"""The processes in which a local Airflow runs its tasks, or waits for them."""
+"""The processes of this machine, and those in which a local Airflow runs its tasks, or waits for them."""
 
 import contextlib
 import subprocess
@@ -6,6 +6,11 @@ import subprocess
 import psutil
 
 from tools.airflow_api import quote_id
+
+
+def commands():
+    """The command lines of all processes of this machine."""
+    return subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 def worker(airflow, dag, run, task):

@@ -1,7 +1,6 @@
 """Spark jobs on Dataproc clusters: its API with a node behind it that runs the jobs, a lake on gs://."""
 
 import json
-import subprocess
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
@@ -10,6 +9,7 @@ from tandem.protocol import encode
 from tandem.runtimes.dataproc.clients import client
 from tandem.runtimes.dataproc.cluster import Clusters
 from tandem.runtimes.dataproc.jobs import Dataproc
+from workers import commands
 
 from common.handover import storage
 
@@ -173,10 +173,7 @@ def test_cancel_ends_job_while_another_thread_watches(direct):
     outcome = cancelled_while_watched(RUNTIME, job)
     assert outcome.exit_code == 1
     assert outcome.explanation.startswith(f"Job {job.id} of cluster {job.attempt.cluster} is CANCELLED.")
-    ps = ["ps", "-A", "-o", "args="]
-    until(
-        lambda: "--run-id=tandem-cancelled" not in subprocess.run(ps, capture_output=True, text=True, check=True).stdout
-    )
+    until(lambda: not any("--run-id=tandem-cancelled" in line for line in commands()))
 
 
 def test_unclosed_cluster_ends_by_idle_time_out(direct):

@@ -1,7 +1,6 @@
 """Spark jobs as batches of Dataproc Serverless: its API with a node behind it that runs them, a lake on gs://."""
 
 import json
-import subprocess
 
 import factories
 import pytest
@@ -9,6 +8,7 @@ from submissions import cancelled_while_watched, submitter, until
 from tandem import catalogue
 from tandem.runtimes.dataproc.batches import DataprocServerless, in_sizes_of_batches
 from tandem.runtimes.dataproc.cluster import check_message
+from workers import commands
 
 from common.handover import storage
 
@@ -131,5 +131,4 @@ def test_cancel_ends_batch_while_another_thread_watches(direct):
         f"Batch {batch.id} is CANCELLED. Cancelled by user.",
     )
     command = f"{batch.attempt.lake} --dag-id=d --run-id=r --task-id=cancelled"
-    ps = ["ps", "-A", "-o", "args="]
-    until(lambda: command not in subprocess.run(ps, capture_output=True, text=True, check=True).stdout)
+    until(lambda: not any(command in line for line in commands()))

@@ -15,6 +15,7 @@ from tandem.dag_errors import PipelineError
 from tandem.protocol import encode
 from tandem.runtimes.emr.logs import last_exception
 from tandem.runtimes.emr.steps import Emr
+from workers import commands
 
 from common.handover import storage
 
@@ -389,8 +390,7 @@ def test_cancel_ends_step_while_another_thread_watches(direct):
     outcome = cancelled_while_watched(RUNTIME, step)
     assert outcome.exit_code == 1
     assert outcome.explanation.startswith(f"Step {step.id} of cluster {step.attempt.cluster} is CANCELLED.")
-    commands = subprocess.run(["ps", "-A", "-o", "args="], capture_output=True, text=True, check=True).stdout
-    assert f"--run-id={step.attempt.cluster}" not in commands
+    assert not any(f"--run-id={step.attempt.cluster}" in line for line in commands())
 
 
 def test_unclosed_cluster_ends_by_idle_time_out(direct):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 
 import boto3
 import factories
@@ -11,6 +10,7 @@ from submissions import cancelled_while_watched, submitter, until
 from tandem import catalogue
 from tandem.runtimes.cloud_request import check_request
 from tandem.runtimes.emr.serverless import EmrServerless
+from workers import commands
 
 from common.handover import storage
 
@@ -132,10 +132,5 @@ def test_cancel_ends_run_while_another_thread_watches(direct):
     outcome = cancelled_while_watched(RUNTIME, run)
     assert outcome.exit_code == 1
     assert outcome.explanation.startswith(f"Job run {run.id} of application {run.attempt.cluster} is CANCELLED.")
-    ps = ["ps", "-A", "-o", "args="]
-    until(
-        lambda: (
-            f"{run.attempt.lake} --dag-id=d --run-id=r --task-id=cancelled"
-            not in subprocess.run(ps, capture_output=True, text=True, check=True).stdout
-        )
-    )
+    command = f"{run.attempt.lake} --dag-id=d --run-id=r --task-id=cancelled"
+    until(lambda: not any(command in line for line in commands()))
