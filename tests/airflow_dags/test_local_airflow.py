@@ -29,12 +29,20 @@ from tools.sandbox import local_airflow
 
 ROOT = Path(__file__).parents[2]
 INTERACTIONS = 'contract = "interactions@2"'
+RETURNS = """
+from airflow.sdk import BaseSensorOperator
+class Returns(BaseSensorOperator):
+    def poke(self, context):
+        return context.get("task_reschedule_count", 0) >= 10
+Returns(task_id="returns", mode="reschedule", poke_interval=0)
+"""
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory, make_workshop, home):
     """A running Airflow with pipelines: `works`, `refuses`, and `fails`, whose task hangs in its second attempt.
 
+    The task of `returns` is rescheduled again and again.
     It sends notices to a web hook and by mail, lineage to an OpenLineage server, and gauges to a StatsD server.
     """
     folder = tmp_path_factory.mktemp("airflow")
@@ -58,6 +66,7 @@ def started(tmp_path_factory, make_workshop, home):
     body = 'dag.container("second", shards=2, interactions=dag.container("first"))'
     workshop.pipeline("works", body, first={}, second={})
     workshop.pipeline("fails", 'dag.container("fails") >> EmptyOperator(task_id="later")', fails={})
+    workshop.pipeline("returns", RETURNS)
     workshop.job("refuses", "from common.errors import GateRefused\n    raise GateRefused('The gate refused it.')")
     both = 'dag.container("refuses", task_id="one")\ndag.container("refuses", task_id="two")'
     workshop.pipeline("refuses", both, one={}, two={})
@@ -316,6 +325,14 @@ def test_tab_shows_card_to_logged_in_users_only(started, with_login, browser, tm
     assert "report_run, writes it" in found["without"]["text"]
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{url}/tandem/card/works/{quote_id(run)}")
+
+
+def test_task_that_is_rescheduled_at_once_needs_no_second_attempt(started):
+    _, airflow, _ = started
+    run = airflow.trigger("returns")
+    assert airflow.wait("returns", run) == "success"
+    tries = {each.task_id: each.try_number for each in airflow.instances("returns", run)}
+    assert tries["returns"] == 1
 
 
 def test_second_airflow_in_same_home_is_refused(started, home):

@@ -23,6 +23,7 @@ from tools.command_line import exit_on_task_error
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / ".venv-airflow" / "bin"
+EXECUTOR = Path(__file__).parent / "executor"  # a folder of its own: PYTHONPATH must not lead to packages of this repo
 GRACE_SECONDS = 3  # between SIGTERM and SIGKILL: the scheduler does not always exit
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 # Maximum wait for a write lock of the database. With the default of 5 s, scheduler and DAG processor fail on a busy
@@ -32,7 +33,7 @@ LOCK_SECONDS = {"api-server": 2, "scheduler": 30, "dag-processor": 30, "triggere
 DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
 # Short intervals for a single user, and settings that a local Airflow needs. Demos and tests start each run themselves.
 SETTINGS = {
-    "CORE__EXECUTOR": "LocalExecutor",
+    "CORE__EXECUTOR": "resuming_executor.ResumingExecutor",
     "CORE__PARALLELISM": "4",
     "CORE__LOAD_EXAMPLES": "False",
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
@@ -138,6 +139,7 @@ def settings(home: Path, dags: Path, port: int) -> dict[str, str]:
         **{f"AIRFLOW__{name}": value for name, value in values.items()},
         DATABASE: f"sqlite:///{home.absolute()}/airflow.db",
         "AIRFLOW_HOME": str(home),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(EXECUTOR), os.environ.get("PYTHONPATH")])),
         "PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}",
     }
 
