@@ -133,17 +133,18 @@ class JobOperator(BaseOperator):
 
     def resume(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on with an attempt for which Airflow's triggerer has waited."""
-        if event["attempt"]["number"] != context["ti"].try_number:
-            # SQLite gives a new trigger the ID of a deleted one, so a triggerer may still wait for the older attempt.
+        ended, own = deferral.attempt(event), self.make_attempt(context)
+        if (ended.key, ended.number) != (own.key, own.number):
+            # SQLite gives a new trigger the ID of a deleted one, so a triggerer may still wait for another attempt.
             return self.execute(context)
         runtime: Any = self.runtime
         with recording(context, self.job, runtime.name, event["account"]) as account:
-            self.attempt = deferral.attempt(event)
+            self.attempt = ended
             self.pages = account.links
             self.handle = Submission(event["id"], self.attempt, runtime.client())
             outcome = runtime.conclude(self.handle, End(**event["end"]))
-            ended = self.conclude(context, account, self.attempt, outcome)
-        return self.hand_on(context, *ended)
+            concluded = self.conclude(context, account, self.attempt, outcome)
+        return self.hand_on(context, *concluded)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume, or record the failure of an attempt for which the triggerer could not wait."""

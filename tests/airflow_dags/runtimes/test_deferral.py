@@ -173,9 +173,13 @@ def test_account_of_an_attempt_that_waited_keeps_its_beginning_and_links(tmp_pat
     assert (datetime.fromisoformat(written["began"]), written["links"]) == (began, {"Cluster": "j-1"})
 
 
-def test_event_of_an_older_attempt_lets_the_task_find_its_own_job_again(monkeypatch):
+@pytest.mark.parametrize("other", [{"number": 1}, {"run_id": "other"}, {"task_id": "other"}])
+def test_event_of_another_attempt_lets_the_task_find_its_own_job_again(other, monkeypatch):
     options = {"predecessors": {}, "parameters": {}, "request": {}, "cluster": None, "declarations": {}}
     task = JobOperator(task_id="t", job="toy", runtime=Fake(), lake="s3://b/l", **options)
     monkeypatch.setattr(JobOperator, "execute", lambda self, context: "submitted again")
-    kept = deferral.kept(Fake(), Submission("j", factories.attempt(number=1), None), 0, None)
-    assert task.resume({"ti": SimpleNamespace(try_number=2)}, {**kept, "end": {}, "account": {}}) == "submitted again"
+    instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", try_number=2)
+    context = {"ti": instance, "dag_run": SimpleNamespace(start_date=None, conf={})}
+    attempt = factories.attempt(**{"number": 2, **other})
+    kept = deferral.kept(Fake(), Submission("j", attempt, None), 0, None)
+    assert task.resume(context, {**kept, "end": {}, "account": {}}) == "submitted again"
