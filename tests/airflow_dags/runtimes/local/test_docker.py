@@ -78,7 +78,7 @@ def make_attempt(image, engine, tmp_path, monkeypatch):
 
 def containers(engine, folder):
     """The containers whose lake is in a folder."""
-    found = engine.containers.list(all=True, filters={"label": "tandem.key"})
+    found = engine.containers.list(all=True, ignore_removed=True, filters={"label": "tandem.key"})
     return [each for each in found if each.labels["tandem.key"].startswith(f"file://{folder}/")]
 
 
@@ -415,7 +415,7 @@ def test_container_that_fails_to_start_is_removed(make_attempt, engine):
     inside_proc = make_attempt(lake="file:///proc/self")
     with pytest.raises(DockerException, match="inside /proc"):
         runtime.submit(inside_proc)
-    assert not engine.containers.list(all=True, filters={"label": f"tandem.key={inside_proc.key}"})
+    assert not engine.containers.list(all=True, ignore_removed=True, filters={"label": f"tandem.key={inside_proc.key}"})
 
 
 @pytest.mark.parametrize(
