@@ -32,12 +32,12 @@ def test_memory_of_the_measuring_process_does_not_count() -> None:
 
 
 def test_peak_between_two_samples_counts() -> None:
-    spike = "import mmap; mmap.mmap(-1, 200 << 20).write(bytes(200 << 20)); import time; time.sleep(.2)"
+    spike = "import mmap; mmap.mmap(-1, 200 << 20).write(bytes(200 << 20)); import time; time.sleep(3)"
     assert measure.run(python(spike)).peak > 200 << 20
 
 
 def test_time_of_an_unawaited_child_counts() -> None:
-    ended = "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT); time.sleep(1)"  # does not reap it
+    ended = "os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT); time.sleep(3)"  # does not reap it
     leave = f"import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', {BUSY!r}]); {ended}"
     assert measure.run(python(leave)).cpu > 0.55
 

@@ -529,9 +529,8 @@ def test_sigterm_while_publishing_claims_nothing(make_job):
     with (key / ".manifest.json.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         process = start(job.command())
-        while not storage.local(f"{job.lake}/curated/set/all/manifest.json").exists():
+        while f"-> FLOCK  ADVISORY  WRITE {process.pid} " not in Path("/proc/locks").read_text():
             time.sleep(0.05)
-        time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate()
     assert process.returncode == 143
