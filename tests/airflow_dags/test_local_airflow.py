@@ -95,7 +95,7 @@ def started(tmp_path_factory, make_workshop, home):
         with local_airflow.start(home=home, dags=workshop.dags, options=options) as airflow:
             workshop.notices, workshop.mails, workshop.events, workshop.gauges = notices, mails, events, packets
             yield workshop, airflow, folder
-    assert not [line for line in commands() if str(folder) in line]
+    wait_for(lambda: not any(str(folder) in line for line in commands()))
     with pytest.raises(OSError):
         urllib.request.urlopen(airflow.url, timeout=5)
 
@@ -154,7 +154,7 @@ def test_unimportable_pipeline_is_named_and_nothing_keeps_running(tmp_path, home
         local_airflow.start(home=home, dags=tmp_path / "dags"),
     ):
         pass
-    assert not [line for line in commands() if str(home) in line]
+    wait_for(lambda: not any(str(home) in line for line in commands()))
 
 
 def test_run_passes_scheduler_and_is_told_to_others(started):

@@ -177,7 +177,7 @@ def test_cancel_ends_job_while_another_thread_watches(direct):
 
 
 def test_unclosed_cluster_ends_by_idle_time_out(direct):
-    cluster = opened("tandem-idle", idle="1s")
+    cluster = opened("tandem-idle", idle="5s")
     until(lambda: cluster not in clusters())
     with pytest.raises(AirflowFailException, match=r"Cluster tandem-idle does not exist any more. Clear this task and"):
         direct("quick", 1, cluster)

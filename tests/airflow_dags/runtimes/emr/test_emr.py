@@ -390,11 +390,11 @@ def test_cancel_ends_step_while_another_thread_watches(direct):
     outcome = cancelled_while_watched(RUNTIME, step)
     assert outcome.exit_code == 1
     assert outcome.explanation.startswith(f"Step {step.id} of cluster {step.attempt.cluster} is CANCELLED.")
-    assert not any(f"--run-id={step.attempt.cluster}" in line for line in commands())
+    until(lambda: not any(f"--run-id={step.attempt.cluster}" in line for line in commands()))
 
 
 def test_unclosed_cluster_ends_by_idle_time_out(direct):
-    cluster = opened(AutoTerminationPolicy={"IdleTimeout": 1})
+    cluster = opened(AutoTerminationPolicy={"IdleTimeout": 5})
     client = boto3.client("emr")
     until(lambda: client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]["State"] == "TERMINATED")
     with pytest.raises(AirflowFailException, match=r"is TERMINATED: ALL_STEPS_COMPLETED.*Clear this task and"):
