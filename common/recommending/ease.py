@@ -60,14 +60,17 @@ def ease(matrix: sp.csr_matrix, regularization: float, dropout: float = 0.0) -> 
 
 
 def _gram(matrix: sp.csr_matrix) -> Floats:
-    """Return X'X, dense and in LAPACK's column order, from sparse products of 512 items each."""
+    """Return the lower triangle of X'X, dense and in LAPACK's column order, from sparse products of 512 items each.
+
+    What is above it is arbitrary.
+    """
     items = matrix.shape[1]
     gram = np.empty((items, items), dtype=np.float32, order="F")
     rows = matrix.astype(np.float32)
     transposed = rows.T.tocsr()
 
     def fill(part: slice) -> None:
-        (transposed[part] @ rows).toarray(out=gram[:, part].T)
+        gram[part.start :, part] = (transposed[part] @ rows[:, part.start :]).toarray().T
 
     for _ in in_parallel(fill, blocks(items, 512)):
         pass
