@@ -52,7 +52,7 @@ TIME_LETTERS = {
     "ss": ("%S", "[0-9]{2}"),
     **{"S" * digits: ("%f", f"[0-9]{{{digits}}}") for digits in range(1, 7)},
     "a": ("%p", "(?:AM|PM)"),
-    "XXX": ("%z", "(?:Z|[+-][0-9]{2}:[0-9]{2})"),
+    "XXX": ("%z", "(?:Z|[+-][0-9]{2}:[0-9]{2})"),  # Spark's letters for an offset, such as +02:00
 }
 
 

@@ -16,6 +16,7 @@ import boto3
 import pytest
 import yaml
 from kubernetes import client, config
+from waiting import until
 
 from tools.deploy import namespace
 
@@ -103,7 +104,7 @@ class Cluster:
                         return pod
             return None
 
-        return wait_for(saying)
+        return until(saying)
 
 
 class Proxy:
@@ -165,11 +166,3 @@ class Proxy:
         file.touch(0o600)
         file.write_text(yaml.safe_dump(document))
         return file
-
-
-def wait_for(what):
-    deadline = time.monotonic() + 300
-    while not (found := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found

@@ -1,7 +1,6 @@
 """Attempts of Spark jobs that a test submits to a runtime directly, without Airflow around them."""
 
 import json
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,15 +27,6 @@ def submitter(workshop: Any, runtime: Any) -> Callable[..., Any]:
         return runtime.submit(factories.attempt(job, workshop.uri, number=number, request=request, **names))
 
     return submit
-
-
-def until(condition: Callable[[], Any], seconds: float = 300) -> Any:
-    """Return the result of a condition once it holds."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return found
 
 
 def cancelled_while_watched(runtime: Any, handle: Any) -> Any:

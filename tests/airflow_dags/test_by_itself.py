@@ -4,6 +4,7 @@ A simulated day takes seconds: pipelines have schedules of seconds, and each day
 one before.
 """
 
+import functools
 import gzip
 import json
 import time
@@ -11,6 +12,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+from waiting import until
 from web_hook import web_hook
 
 from common.errors import ArgumentError
@@ -44,8 +46,8 @@ def started(tmp_path_factory, make_workshop, home):
     workshop.pipeline("ingest_users", 'dag.container("ingest_users")', 'schedule = "* * * * * */4"', ingest_users={})
     workshop.pipeline("users", 'dag.container("count")', 'schedule = "* * * * * */5"', count={})
     daily = 'dag.container("deliver", interactions=dag.container("as_of"))'
-    until = {"parameters": {"until": "{{ until() }}"}, "at_trigger": ["until"]}
-    workshop.pipeline("daily", daily, 'schedule = "0 2 * * *"', as_of=until, deliver={})
+    of_day = {"parameters": {"until": "{{ until() }}"}, "at_trigger": ["until"]}
+    workshop.pipeline("daily", daily, 'schedule = "0 2 * * *"', as_of=of_day, deliver={})
     workshop.pipeline("twice", 'dag.container("count")', 'schedule = "0 3,4 * * *"', count={})
     workshop.pipeline("forgotten", 'dag.container("count")', "overdue_hours = 0.002", count={})
     watch = (ROOT / "airflow_dags" / "overdue" / "dag.py").read_text()
@@ -75,13 +77,7 @@ def deliver(lake, number, day):
     part.rename(folder / "users.jsonl.gz")
 
 
-def wait_for(condition, seconds=600):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.5)
-    raise TimeoutError(f"not within {seconds} s")
+wait_for = functools.partial(until, seconds=600, pause=0.5)  # each look asks Airflow for many runs
 
 
 def ended(airflow, dag):

@@ -21,6 +21,7 @@ from urllib.parse import quote
 import pytest
 from openlineage_model import check_event
 from tandem import protocol
+from waiting import until
 from web_hook import web_hook
 from workers import commands
 
@@ -95,7 +96,7 @@ def started(tmp_path_factory, make_workshop, home):
         with local_airflow.start(home=home, dags=workshop.dags, options=options) as airflow:
             workshop.notices, workshop.mails, workshop.events, workshop.gauges = notices, mails, events, packets
             yield workshop, airflow, folder
-    wait_for(lambda: not any(str(folder) in line for line in commands()))
+    until(lambda: not any(str(folder) in line for line in commands()))
     with pytest.raises(OSError):
         urllib.request.urlopen(airflow.url, timeout=5)
 
@@ -154,7 +155,7 @@ def test_unimportable_pipeline_is_named_and_nothing_keeps_running(tmp_path, home
         local_airflow.start(home=home, dags=tmp_path / "dags"),
     ):
         pass
-    wait_for(lambda: not any(str(home) in line for line in commands()))
+    until(lambda: not any(str(home) in line for line in commands()))
 
 
 def test_run_passes_scheduler_and_is_told_to_others(started):
@@ -171,13 +172,13 @@ def test_run_passes_scheduler_and_is_told_to_others(started):
     returned = airflow.xcom("works", run, instances[1])
     assert returned["metrics"]["rows"] == 7
     assert Path(returned["manifest"].removeprefix("file://")).is_relative_to(workshop.lake)
-    notice = wait_for(lambda: next((each for each in workshop.notices if each["run"] == run), None))
+    notice = until(lambda: next((each for each in workshop.notices if each["run"] == run), None))
     assert notice["text"].startswith("laptop: works succeeded\n")
     assert notice["summary"] == "All is well."
     assert notice["card"].startswith(f"file://{workshop.lake}/products/reports/cards/works/")
 
     ends = {("COMPLETE", "works"): 1, ("COMPLETE", "works.first"): 1, ("COMPLETE", "works.second"): 2}
-    wait_for(lambda: ends.items() <= Counter(map(kind, workshop.events)).items())
+    until(lambda: ends.items() <= Counter(map(kind, workshop.events)).items())
     for event in workshop.events:
         check_event(event)
     (first,) = [event for event in workshop.events if kind(event) == ("COMPLETE", "works.first")]
@@ -208,7 +209,7 @@ def kind(event):
 def test_failed_task_logs_its_error_and_run_marked_failed_ends_job_and_is_reported(started):
     _, airflow, folder = started
     run = airflow.trigger("fails")
-    second = wait_for(lambda: next((each for each in airflow.instances("fails", run) if each.try_number == 2), None))
+    second = until(lambda: next((each for each in airflow.instances("fails", run) if each.try_number == 2), None))
     log = airflow.log("fails", run, Instance("fails", -1, 1, None, None, None, None))
     log = [line for line in log if "OpenLineage" not in line]  # its provider logs after the task has ended
     assert "ValueError at main.py" in log[-4]
@@ -217,10 +218,10 @@ def test_failed_task_logs_its_error_and_run_marked_failed_ends_job_and_is_report
     assert log[-1].startswith("To run it manually: ")
     assert "--task-id=fails --attempt=2" in log[-1]
 
-    wait_for(lambda: any("job=fails attempt=2" in line for line in airflow.log("fails", run, second)))
-    pid = wait_for(lambda: next((pid for pid in [int((folder / "pid").read_text() or 0)] if pid and alive(pid)), None))
+    until(lambda: any("job=fails attempt=2" in line for line in airflow.log("fails", run, second)))
+    pid = until(lambda: next((pid for pid in [int((folder / "pid").read_text() or 0)] if pid and alive(pid)), None))
     airflow.call(f"/api/v2/dags/fails/dagRuns/{quote_id(run)}", {"state": "failed"}, "PATCH")
-    wait_for(lambda: not alive(pid))
+    until(lambda: not alive(pid))
     assert airflow.wait("fails", run) == "failed"
     states = {each.task_id: each.state for each in airflow.instances("fails", run)}
     assert states == {
@@ -236,7 +237,7 @@ def test_failed_run_sends_one_notice_with_task_reason_and_log(started):
     workshop, airflow, _ = started
     run = airflow.trigger("refuses")
     assert airflow.wait("refuses", run) == "failed"
-    wait_for(lambda: [each for each in workshop.notices if each["dag"] == "refuses"])
+    until(lambda: [each for each in workshop.notices if each["dag"] == "refuses"])
     time.sleep(3)  # for a second notice, which must not come
     (notice,) = [each for each in workshop.notices if each["dag"] == "refuses"]
     assert notice["run"] == run
@@ -256,10 +257,10 @@ def test_failed_run_sends_one_notice_with_task_reason_and_log(started):
     assert notice["card"] == protocol.card_uri(f"file://{workshop.lake}", "refuses", name)
     assert notice["page"] == f"{airflow.url}/tandem/card/refuses/{quote(run, safe='')}"
 
-    wait_for(lambda: any(mail["Subject"] == "laptop: refuses failed" for _, mail in workshop.mails))
+    until(lambda: any(mail["Subject"] == "laptop: refuses failed" for _, mail in workshop.mails))
     ((envelope, mail),) = [each for each in workshop.mails if each[1]["Subject"] == "laptop: refuses failed"]
     assert envelope == ["FROM:<tandem@example.com>", "TO:<on-call@example.com>"]
-    wait_for(lambda: ("FAIL", "refuses.one") in map(kind, workshop.events))
+    until(lambda: ("FAIL", "refuses.one") in map(kind, workshop.events))
     (event,) = [event for event in workshop.events if kind(event) == ("FAIL", "refuses.one")]
     assert event["run"]["facets"]["test"]["tests"][0]["description"] == "The gate refused it."
     assert event["run"]["facets"]["errorMessage"]["message"] == f"Attempt 1 of one {end}\n{refusal}"
@@ -274,14 +275,6 @@ def alive(pid):
     return True
 
 
-def wait_for(condition):
-    for _ in range(1200):
-        if found := condition():
-            return found
-        time.sleep(0.25)
-    raise TimeoutError("not within five minutes")
-
-
 @pytest.fixture
 def with_login(started, home, tmp_path):
     """The address of another API server of the same Airflow, in which users log in, and a user's name and password."""
@@ -294,7 +287,7 @@ def with_login(started, home, tmp_path):
     server = local_airflow.launch("api-server", environment, tmp_path)
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_for(lambda: answers(f"{url}/api/v2/version"))
+        until(lambda: answers(f"{url}/api/v2/version"))
         yield url, "reader", "secret"
     finally:
         local_airflow.stop({"api-server": server})

@@ -17,6 +17,7 @@ from tandem import catalogue
 from tandem.runtimes.dataproc import clients
 from tandem.runtimes.dataproc.cluster import Clusters, RequestCluster, check_message, cluster_name
 from tandem.runtimes.dataproc.jobs import Dataproc
+from waiting import until
 
 from tools.sandbox import dataproc_node
 
@@ -120,10 +121,7 @@ def test_cluster_of_an_earlier_attempt_is_used_unless_it_has_failed(server, load
         server.clusters[name].change("ERROR", "No quota.")
     with pytest.raises(AirflowException, match=f"Cluster {name} is ERROR: No quota. Once it is deleted, a retry opens"):
         RequestCluster.execute(opened, context)
-    deadline = time.monotonic() + 60
-    while clusters.state(name)[0] != "GONE":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: clusters.state(name)[0] == "GONE", 60)
     assert RequestCluster.execute(opened, context) == name
     assert clusters.state(name)[0] in ("CREATING", "RUNNING")
     opened.on_kill()

@@ -4,11 +4,12 @@ import json
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
-from submissions import DIRECT, cancelled_while_watched, submitter, until
+from submissions import DIRECT, cancelled_while_watched, submitter
 from tandem.protocol import encode
 from tandem.runtimes.dataproc.clients import client
 from tandem.runtimes.dataproc.cluster import Clusters
 from tandem.runtimes.dataproc.jobs import Dataproc
+from waiting import until
 from workers import commands
 
 from common.handover import storage

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 from runs import fail_manually, states
-from submissions import until
 from tandem.protocol import encode
 from tandem.runtimes.dataproc.clients import client
 from tandem.runtimes.dataproc.cluster import cluster_name
+from waiting import until
 from workers import worker
 
 from common.handover import storage

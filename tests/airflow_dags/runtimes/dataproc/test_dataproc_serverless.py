@@ -4,10 +4,11 @@ import json
 
 import factories
 import pytest
-from submissions import cancelled_while_watched, submitter, until
+from submissions import cancelled_while_watched, submitter
 from tandem import catalogue
 from tandem.runtimes.dataproc.batches import DataprocServerless, in_sizes_of_batches
 from tandem.runtimes.dataproc.cluster import check_message
+from waiting import until
 from workers import commands
 
 from common.handover import storage

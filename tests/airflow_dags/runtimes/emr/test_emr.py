@@ -9,12 +9,13 @@ import boto3
 import factories
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
-from submissions import DIRECT, cancelled_while_watched, submitter, until
+from submissions import DIRECT, cancelled_while_watched, submitter
 from tandem import catalogue
 from tandem.dag_errors import PipelineError
 from tandem.protocol import encode
 from tandem.runtimes.emr.logs import last_exception
 from tandem.runtimes.emr.steps import Emr
+from waiting import until
 from workers import commands
 
 from common.handover import storage

@@ -8,8 +8,8 @@ import signal
 import boto3
 import pytest
 from runs import fail_manually, states
-from submissions import until
 from tandem.protocol import encode
+from waiting import until
 from workers import restarted_triggerer, worker
 
 from common.handover import storage

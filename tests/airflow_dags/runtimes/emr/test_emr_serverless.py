@@ -6,10 +6,11 @@ import json
 import boto3
 import factories
 import pytest
-from submissions import cancelled_while_watched, submitter, until
+from submissions import cancelled_while_watched, submitter
 from tandem import catalogue
 from tandem.runtimes.cloud_request import check_request
 from tandem.runtimes.emr.serverless import EmrServerless
+from waiting import until
 from workers import commands
 
 from common.handover import storage

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import factories
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
-from cluster import Proxy, prepared, wait_for
+from cluster import Proxy, prepared
 from structlog.testing import capture_logs
 from tandem import catalogue
 from tandem.operator import JobOperator
@@ -22,6 +22,7 @@ from tandem.recording import exception_lines
 from tandem.runtimes.kubernetes import manifest
 from tandem.runtimes.kubernetes.job import KubernetesJob
 from tandem.runtimes.kubernetes.pod import KubernetesPod
+from waiting import until
 
 ROOT = Path(__file__).parents[4]
 TOY = "0123456789abcdef"  # the fingerprint of the toy's image
@@ -65,7 +66,7 @@ def cluster(toy, serve_s3, tmp_path_factory):
 @pytest.fixture(params=["kubernetes_pod", "kubernetes_job"])
 def runtime(request, cluster):
     yield make_runtime(cluster, request.param)
-    wait_for(lambda: not cluster.resources())
+    until(lambda: not cluster.resources())
 
 
 def make_runtime(cluster, name, **settings):
@@ -256,7 +257,7 @@ def ends(request, cluster, toy):
     with ThreadPoolExecutor(7) as pool, capture_logs() as records:
         found = dict(zip([*ENDS, "fine-2"], pool.map(end, [*ENDS, "fine-2"])))
     yield found, [each["event"] for each in records]
-    wait_for(lambda: not cluster.resources())
+    until(lambda: not cluster.resources())
 
 
 def delete(cluster, attempt):
@@ -327,7 +328,7 @@ task.metrics.update(
 """
     mine = make_attempt(runtime, text)
     running = runtime.submit(mine)
-    (found,) = wait_for(lambda: cluster.pods(running.labels))
+    (found,) = until(lambda: cluster.pods(running.labels))
     outcome = runtime.watch(running)
     metrics = json.loads(outcome.result)["metrics"]
     assert metrics["user"] == [10001, 10001]
@@ -359,9 +360,9 @@ def test_retry_with_other_arguments_ends_only_its_own_older_pod(runtime, cluster
     cluster.await_output(older.labels, "sleeping")
     cluster.await_output(sibling.labels, "sleeping")
     newer = runtime.submit(make_attempt(runtime, number=2))
-    wait_for(lambda: not cluster.pods(older.labels))
+    until(lambda: not cluster.pods(older.labels))
     assert runtime.watch(newer).exit_code == 0
-    wait_for(lambda: len(cluster.pods()) == 1)
+    until(lambda: len(cluster.pods()) == 1)
     assert cluster.pods()[0].metadata.labels["task_id"] == "sibling"
     runtime.cancel(sibling)
 
@@ -373,7 +374,7 @@ def test_cancel_ends_job_gently(runtime, cluster, make_attempt):
     thread.start()
     cluster.await_output(running.labels, "sleeping")
     runtime.cancel(running)
-    wait_for(lambda: not cluster.pods(running.labels))
+    until(lambda: not cluster.pods(running.labels))
     thread.join()
     assert outcomes[0].exit_code != 0
     assert outcomes[0].last_line.startswith("Terminated by SIGTERM before publishing")
@@ -392,7 +393,7 @@ def test_interrupted_watch_leaves_nothing(runtime, cluster, make_attempt):
             runtime.watch(running)
     finally:
         signal.signal(signal.SIGALRM, former)
-    wait_for(lambda: not cluster.pods(running.labels))
+    until(lambda: not cluster.pods(running.labels))
 
 
 @pytest.mark.parametrize("name", ["kubernetes_pod", "kubernetes_job"])
@@ -401,10 +402,10 @@ def test_keep_failed_keeps_failed_pods_only(cluster, make_attempt, name):
     failing = make_attempt(runtime, "raise OSError")
     assert run_attempt(runtime, failing).state == "up_for_retry"
     assert run_attempt(runtime, make_attempt(runtime, number=2)).state == "success"
-    wait_for(lambda: [each.status.phase for each in cluster.pods()] == ["Failed"])  # its sidecar has ended, too
+    until(lambda: [each.status.phase for each in cluster.pods()] == ["Failed"])  # its sidecar has ended, too
     assert cluster.pods()[0].metadata.labels["try_number"] == "1"
     runtime.cancel(runtime.submit(failing))
-    wait_for(lambda: not cluster.resources())
+    until(lambda: not cluster.resources())
 
 
 def evict(cluster, found):
@@ -505,4 +506,4 @@ def test_pod_on_lost_node_is_given_up_and_retry_runs(node_control, cluster, make
     assert ended.state == "up_for_retry"
     assert "Kubernetes took its pod or its node away (DeletionByTaintManager" in "".join(ended.last_lines)
     assert run_attempt(runtime, make_attempt(runtime, number=2)).state == "success"
-    wait_for(lambda: not cluster.resources())
+    until(lambda: not cluster.resources())

@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from cluster import prepared, wait_for
+from cluster import prepared
 from tandem.protocol import encode, light_product
+from waiting import until
 from workers import worker
 
 from common.handover import storage
@@ -122,7 +123,7 @@ def ran(cluster, dags, release, home):
         patch.setenv("AIRFLOW_VAR_RELEASE", json.dumps(release))
         with start(LAKE, home=home, dags=dags) as airflow, gates_opened(cluster):
             run = airflow.trigger(DAG)
-            wait_for(lambda: cluster.pods(f"task_id={KILLED}"))
+            until(lambda: cluster.pods(f"task_id={KILLED}"))
             cluster.await_output(f"task_id={KILLED}", "started")
             os.kill(worker(airflow, DAG, run, KILLED), signal.SIGKILL)
             state = airflow.wait(DAG, run)
@@ -139,7 +140,7 @@ def test_hybrid_pipeline_runs_and_leaves_no_pod(ran, cluster):
     shards = [manifest(run, f"select_recommendations/map-{shard}") for shard in range(SHARDS)]
     assert sum(shard["outputs"]["recommendations"]["rows"] for shard in shards) > 10_000
     assert manifest(run, "publish_product")["metrics"]["items"] > 1000
-    wait_for(lambda: not cluster.resources())
+    until(lambda: not cluster.resources())
 
 
 def test_retry_adopts_pod_of_killed_worker(ran, cluster):

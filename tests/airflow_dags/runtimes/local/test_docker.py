@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from docker.errors import APIError, DockerException, NotFound
 from tandem.runtimes.local.docker import Docker, lines, quantity, remove
+from waiting import until
 
 from tools.airflow_api import quote_id
 from tools.sandbox import local_airflow
@@ -82,16 +82,8 @@ def containers(engine, folder):
     return [each for each in found if each.labels["tandem.key"].startswith(f"file://{folder}/")]
 
 
-def wait_for(what):
-    deadline = time.monotonic() + 300
-    while not (found := what()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
-
-
 def await_output(container, text):
-    return wait_for(lambda: text in container.logs().decode())
+    return until(lambda: text in container.logs().decode())
 
 
 SLEEPS = "print('sleeping'); import time; time.sleep(600)"
@@ -150,7 +142,7 @@ def test_log_is_live_and_last_line_is_kept(make_attempt, caplog, tmp_path):
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(runtime.watch(running)))
     thread.start()
-    wait_for(lambda: "first ä" in caplog.messages)
+    until(lambda: "first ä" in caplog.messages)
     assert "b" not in caplog.messages
     (tmp_path / "lake" / "go").touch()
     thread.join()
@@ -501,7 +493,7 @@ def test_killed_worker_and_manual_failure_leave_no_container(workshop, image, en
         workshop.pipeline(name, 'dag.container("toy")', toy={"parameters": {"text": sleeps_once}})
 
     def sleeping():
-        (found,) = wait_for(lambda: containers(engine, tmp_path))
+        (found,) = until(lambda: containers(engine, tmp_path))
         await_output(found, "sleeping")
 
     def left():
@@ -521,7 +513,7 @@ def test_killed_worker_and_manual_failure_leave_no_container(workshop, image, en
         sleeping()
         path = f"/api/v2/dags/failed/dagRuns/{quote_id(run)}/taskInstances/toy"
         airflow.call(path, {"new_state": "failed"}, "PATCH")
-        wait_for(lambda: not left())
+        until(lambda: not left())
         assert airflow.wait("failed", run) == "failed"
 
 
