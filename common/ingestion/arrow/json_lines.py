@@ -21,9 +21,11 @@ from common.ingestion.deliveries import Line
 from common.ingestion.records import Unusable
 
 MAX_LEARNT = 100  # lines at once of which the shape is learnt
+LEARNT_EARLY = 10  # lines of a block, whose shapes the next blocks may have
 MAX_SHAPES = 32  # of lines that are learnt; a longer list costs more than it saves
 # What DuckDB accepts, but JSON does not have; also found in some texts, so that Python parses their lines.
-LENIENT = r",\s*[}\]]|[:,\[]\s*-?\s*(?i:nan|inf)"
+COMMA_AT_END = r",\s*[}\]]"
+NO_NUMBER = r"[:,\[]\s*-?\s*(?i:nan|inf)"
 MAX_SIMPLE = 1800  # bytes of a line that can have neither too many levels nor too long numbers for Python
 HARD = "strlen(regexp_replace(_line, '[^]}]', '', 'g')) > 400 OR regexp_matches(_line, '[0-9]{1000}')"
 Path = tuple[str, ...]
@@ -116,7 +118,9 @@ class Reader:
         connection.register("_lines", block.table())
         sure = f"CASE WHEN json_valid(_line) THEN {self.sure_sql()} ELSE false END"
         query = f"SELECT _position FROM _lines WHERE NOT {sure}"
-        return sorted(position for (position,) in connection.execute(query).fetchall())
+        positions = sorted(position for (position,) in connection.execute(query).fetchall())
+        self.records([block[position] for position in positions[:LEARNT_EARLY]])
+        return positions
 
     def sure_sql(self) -> str:
         """SQL of the condition that a line of valid JSON is of a known shape, with numbers that DuckDB converts."""
@@ -135,10 +139,11 @@ class Reader:
         # CASE evaluates only the lines that are left; IN would be a join, for the others, too.
         return f"""
             CASE WHEN {self.among(f"json_type(_line, {sql_paths(self.kinds)})", self.known_types)} IS NULL THEN false
+            WHEN regexp_matches(_line, {duck.literal(COMMA_AT_END)}) THEN false
             WHEN {self.among(self.names_sql(), self.known_names)} IS NOT NULL THEN {numbers}
             WHEN {self.among(self.names_sql(), self.wider_names)} IS NULL THEN false
             WHEN CASE WHEN strlen(_line) > {MAX_SIMPLE} THEN {HARD} ELSE false END THEN false
-            WHEN regexp_matches(_line, {duck.literal(LENIENT)}) THEN false
+            WHEN regexp_matches(_line, {duck.literal(NO_NUMBER)}) THEN false
             ELSE {rest} END
         """
 
