@@ -45,7 +45,8 @@ def append(task: Task, role: str, frame: DataFrame, partitions: dict[str, Manife
     counts, former = [F.count(F.lit(1)).alias(TOTAL)], Observation()
     if compacted:  # their rows were checked before
         frame = frame.observe(former, *forbidden_counts(contract))
-        frame = frame.unionByName(rows_with_date(dataset, compacted.values(), contract).repartition("date"))
+        known = engine.files.kept(rows_with_date(dataset, compacted.values(), contract))
+        frame = frame.unionByName(known.repartition("date"))
     else:
         counts += forbidden_counts(contract)
     found, columns = write_by_date(task, dataset, frame, contract, counts)

@@ -23,6 +23,7 @@ from common.errors import InputError
 from common.handover import storage
 
 ROW_GROUP = 500_000  # rows
+SORTED = 1_000_000  # rows of several days that are sorted at once, in memory
 WRITERS = 2  # files that are encoded at the same time
 NUMBERS = itertools.count(1)
 POSSIBLE = np.array([octet < 32 or octet in (0x7F, 0xC2) for octet in range(256)])  # octets of control characters
@@ -164,7 +165,8 @@ def save_by_date(
 ) -> tuple[dict[str, Any], list[str]]:
     """Write rows to folders of a version in the partitions of their `date`; return the counts.
 
-    Also returns those of some columns that have more than `most` values.
+    Also returns those of some columns that have more than `most` values. Evaluates the frame once for its dates, then
+    for each range of them.
     """
     frame = with_whole_numbers(frame)
     counter, values = Counter(frame, counts), {column: set[Any]() for column in columns}
@@ -176,9 +178,19 @@ def save_by_date(
                     found.update(pc.unique(batch.column(column)).drop_null().to_pylist())
             yield batch
 
-    rows = runs_of(seen(counter.counted(batches(frame, ["date"]))), "date")
+    rows = runs_of(seen(counter.counted(batches_by_date(frame))), "date")
     write_files(rows, lambda day: f"{dataset}/date={day}/{version}/part-00000.parquet", ["date"])
     return counter.totals, [column for column, found in values.items() if len(found) > most]
+
+
+def batches_by_date(frame: DataFrame) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a frame sorted by `date`: some days at a time, because a larger sort would spill."""
+    days = frame.groupBy("date").count().orderBy("date").collect()
+    totals = itertools.accumulate(day["count"] for day in days)
+    for _, some in itertools.groupby(zip(days, totals, strict=True), key=lambda pair: pair[1] // SORTED):
+        first, *_, last = [day["date"] for day, _ in some] * 2
+        of_range = frame.where(f"date BETWEEN DATE '{first}' AND DATE '{last}'")
+        yield from batches(of_range, ["date"] if first < last else [])
 
 
 def batches(frame: DataFrame, order: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:

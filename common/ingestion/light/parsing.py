@@ -39,6 +39,7 @@ LINES = Texts("_line", LINE, "strlen(_line) - 1")
 CHUNK = 4 << 20  # bytes of lines that are inserted at once
 Part = tuple[int, date, Block]
 MAX_UNSURE = 20_000  # lines that wait for Python, which takes those of several blocks at once
+TRANSACTION = 250_000  # rows; of fewer than a row group, 122,880, the commit makes another copy
 
 
 def check(session: SparkSession, source: Source) -> EventMapping:
@@ -88,19 +89,25 @@ def fill(
     """Put the events of files into a table, some chunks at a time; return why files cannot be read, by number."""
     own, pending, unreadable = threading.local(), deque[Future[None]](), dict[int, str]()
     lock = threading.Lock()
+    begun: list[DuckDBPyConnection] = []  # of the threads
     waiting: defaultdict[str, list[Part]] = defaultdict(list)  # blocks by source, to be one chunk
     held = Counter[str]()  # their bytes
     unsure: defaultdict[str, list[tuple[int, date, Line]]] = defaultdict(list)  # lines by source
     ((threads,),) = connection.sql("SELECT current_setting('threads')").fetchall()
 
     def begin() -> None:
-        own.connection = connection.cursor()
-        own.connection.execute(f"SET TimeZone = 'UTC'; {MACROS}")
+        own.connection, own.rows = connection.cursor(), 0
+        own.connection.execute(f"SET TimeZone = 'UTC'; {MACROS}; BEGIN")
+        begun.append(own.connection)
 
     def insert(source: str, raw: pa.Schema, relation: str, texts: Texts, **values: int) -> None:
         mapping = checked[source]
         sql = mapping.events_sql(raw, relation, texts, usable)
-        own.connection.execute(f"INSERT INTO {table} ({', '.join(mapping.named)}) {sql}", values)
+        inserted = own.connection.execute(f"INSERT INTO {table} ({', '.join(mapping.named)}) {sql}", values)
+        own.rows += inserted.fetchall()[0][0]
+        if own.rows >= TRANSACTION:
+            own.connection.execute("COMMIT; BEGIN")
+            own.rows = 0
 
     def insert_exact(source: str, lines: list[tuple[int, date, Line]]) -> None:
         numbers, arrivals, contents = zip(*lines, strict=True)
@@ -166,6 +173,8 @@ def fill(
         for name, lines in unsure.items():
             if lines:
                 pool.submit(insert_exact, name, lines).result()
+    for connected in begun:
+        connected.execute("COMMIT")
     if unreadable:
         connection.execute(f"DELETE FROM {table} WHERE file IN ({', '.join(map(str, unreadable))})")
     return unreadable
@@ -236,12 +245,14 @@ def first_arrivals(both: DataFrame, rows: dict[Any, int], new: int) -> DataFrame
         f"CREATE TEMP TABLE repeated_{number} AS "
         f"SELECT {digest} AS digest FROM both_{number} GROUP BY ALL HAVING count(*) > 1"
     )
-    first = f"""
-        SELECT * FROM both_{number} WHERE {digest} NOT IN (FROM repeated_{number})
-        UNION ALL
+    session._conn.execute(f"""
+        CREATE TEMP TABLE first_{number} AS
         SELECT * FROM both_{number} WHERE {digest} IN (FROM repeated_{number})
         QUALIFY row_number() OVER (
             PARTITION BY date, source, event_id ORDER BY arrival NULLS FIRST, file, line_position, entry
         ) = 1
-    """
-    return view_from(session, first)
+    """)
+    return view_from(
+        session,
+        f"SELECT * FROM both_{number} WHERE {digest} NOT IN (FROM repeated_{number}) UNION ALL FROM first_{number}",
+    )

@@ -19,6 +19,7 @@ from pyspark.sql import functions as F
 from common import contracts
 from common.engines import frames, volume
 from common.engines.frames.io import forbidden_counts
+from common.engines.light.activate import active
 from common.errors import GateRefused, InputError, TaskError
 from common.handover import job_toml, storage, task
 from tests.frames import frame, framed, put_file, table
@@ -197,6 +198,26 @@ def test_append_keeps_former_files_and_yields_to_another_writer(session: SparkSe
     with pytest.raises(TaskError, match="changed while this task worked on it"):
         frames.append(toy, "events", rows(4), {"2011-01-05": seen})
     assert published()["outputs"]["events"] == output
+
+
+def test_rows_of_many_days_are_written_to_their_dates(
+    session: SparkSession, toy: task.Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if active():
+        monkeypatch.setattr("common.engines.light.files.SORTED", 4)  # rows of days that are sorted at once
+    of_days = [3, 1, 1, 4, 9, 1, 1, 1, 1, 2]
+    numbers = itertools.count()
+    times = [TIME + datetime.timedelta(day) for day, rows in enumerate(of_days) for _ in range(rows)]
+    events = [event(next(numbers), time=time) for time in [*times[::2], *times[1::2]]]
+    rows = frame(session, "events@3", events).withColumn("date", F.to_date("time"))
+    days = [str((TIME + datetime.timedelta(day)).date()) for day in range(len(of_days))]
+    assert frames.append(toy, "events", rows, dict.fromkeys(days)) == len(times)
+    for day, expected in zip(days, of_days, strict=True):
+        output = toy.partition("events", f"date={day}")[1].document["outputs"]["events"]
+        folder = storage.local(f"{toy.lake}/curated/events/date={day}")
+        found = [time for file in output["files"] for time in pq.read_table(folder / file["path"])["time"].to_pylist()]
+        assert {str(time.date()) for time in found} == {day}
+        assert len(found) == output["rows"] == expected
 
 
 def test_columns_that_cannot_be_counted_are_left_out_and_named(
