@@ -196,10 +196,14 @@ def put_events(lake: Path, rows: list[Row], change: Change | None = None) -> Non
 
 
 def raw_edges(lake: Path) -> None:
-    """Deliver events whose values are drawn from the edges of JSON, some of them no events, over several days."""
+    """Deliver events whose values are drawn from the edges of JSON, some of them no events, over several days.
+
+    Python parses all lines of a block with one that is not UTF-8, so only the first day has such lines.
+    """
     draw = random.Random(1)
     for day in range(1, 4):
         lines = [edge_line(draw, number) for number in range(300)]
+        lines += [NOT_UTF8] if day == 1 else []
         file = lake / f"raw/events/arrival=2012-03-0{day}/{day}.jsonl.gz"
         file.parent.mkdir(parents=True)
         file.write_bytes(gzip.compress(b"".join(line + b"\n" for line in lines)))
@@ -235,13 +239,15 @@ VALUES: list[Any] = [
     {},
     [1],
 ]
+NOT_UTF8 = b"\xff"
+PIECES = [*',:{}[]" \t\\-+.e01', ", ", '""', "NaN", "-Infinity", "null", "true", "1e999"]
+PIECES += ['"type":"view",', "'", "//", "\x00"]
 USUAL = {"type": "purchase", "time": "2012-02-28T10:00:00Z", "item_id": "cup", "quantity": 1, "unit_price": 1.5}
 LINES = [
     b"",
     b"{",
     b"[]",
     b"null",
-    b"\xff",
     b'{"event_id": "a", "event_id": "b"}',
     b'{"event_id": "\\ud800"}',
     b"{} {}",
@@ -251,7 +257,7 @@ LINES = [
 
 
 def edge_line(draw: random.Random, number: int) -> bytes:
-    """Return a line of JSON: mostly an event with two or three odd values."""
+    """Return a line of JSON: mostly an event with some odd values, or with another piece of text somewhere."""
     if draw.random() < 0.05:
         return draw.choice(LINES)
     event: Row = {**USUAL, "event_id": f"e{number % 250}", "user_id": draw.choice(TEXTS)}
@@ -267,6 +273,10 @@ def edge_line(draw: random.Random, number: int) -> bytes:
         "session_id": VALUES,
         "context": [*VALUES, {"a": "b"}, {"a": 1}],
     }
-    for name in draw.sample(sorted(odd), draw.choice([0, 1, 1, 2])):
+    for name in draw.sample(sorted(odd), draw.choice([0, 0, 1, 1, 2])):
         event[name] = draw.choice(odd[name])
-    return json.dumps(event, ensure_ascii=draw.random() < 0.5).encode("utf-8", "surrogatepass")
+    text = json.dumps(event, ensure_ascii=draw.random() < 0.5)
+    for _ in range(draw.choice([0, 0, 1, 2])):
+        start = draw.randrange(len(text))
+        text = text[:start] + draw.choice(PIECES) + text[start + draw.randrange(3) :]
+    return text.encode("utf-8", "surrogatepass")

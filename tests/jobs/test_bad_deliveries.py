@@ -92,6 +92,7 @@ LINES = [  # change of a good line, reason why it is unusable, or None
     (lambda line: line + b"//", records.NOT_JSON), (lambda line: line + b"\0", records.NOT_JSON),
     (lambda line: line + b"x", records.NOT_JSON), (lambda line: line[:-1], records.NOT_JSON),
     (lambda line: line[:-1] + b",}", records.NOT_JSON), (lambda line: line[:-1] + b" , }", records.NOT_JSON),
+    (lambda line: line[:-2] + b"\t}", records.NOT_JSON), (lambda line: line[:-2] + b"\\u00}", records.NOT_JSON),
     (lambda line: b"[" + line + b"]", records.NOT_JSON), (lambda line: b"\xef\xbb\xbf" + line, records.NOT_JSON),
     *((lambda line, text=text: text, records.NOT_JSON) for text in (b"", b"   ", b"]", b"null", b"3", b'"x"')),
     (lambda line: DEEP.encode(), records.NOT_JSON),

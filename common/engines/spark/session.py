@@ -28,6 +28,7 @@ SETTINGS = {
     "spark.sql.adaptive.optimizer.excludedRules": "org.apache.spark.sql.execution.adaptive.AQEPropagateEmptyRelation",
     # PySpark would ask the JVM for each function of a column, to name its line in errors; the traceback names it, too.
     "spark.python.sql.dataFrameDebugging.enabled": "false",
+    "spark.sql.variant.allowDuplicateKeys": "true",  # try_parse_json then accepts what from_json does
     "spark.log.level": "ERROR",
 }
 LOCAL_SETTINGS = {

@@ -164,6 +164,7 @@ def json_fields(source: Source, lines: DataFrame) -> DataFrame:
     appended = F.concat(F.lit(f'{{"{END}":['), "__text", F.lit(f',{{"{END}":"{END}"}}]}}'))
     parsed = lines.withColumn("__parsed", F.from_json(appended, kind, JSON))
     objects, record = F.col("__parsed")[END], F.get(F.col("__parsed")[END], F.lit(0))
+    corrupt = F.col("__parsed")["_corrupt_record"].isNotNull()  # a value that does not fit, or broken JSON within it
     one = (F.size(objects) == 2) & (F.get(objects, F.lit(1))[END] == END) & record.isNotNull()
     escapes = F.replace("__text", F.lit("\\\\"), F.lit(""))
     problem = F.coalesce(
@@ -171,11 +172,12 @@ def json_fields(source: Source, lines: DataFrame) -> DataFrame:
         F.when(~F.is_valid_utf8("__text"), records.NOT_UTF8),
         F.when(F.contains("__text", F.lit("\\u")), F.when(escapes.rlike(records.HALF), records.HALF_A_PAIR)),
         F.when(~F.coalesce(one, F.lit(False)), records.NOT_JSON),
+        F.when(corrupt & F.try_parse_json("__text").isNull(), records.NOT_JSON),
     )
     return parsed.select(
         *LINE,
         problem.alias("__problem"),
-        misfit(source, record, F.col("__parsed")["_corrupt_record"].isNotNull()).alias("__misfit"),
+        misfit(source, record, corrupt).alias("__misfit"),
         *[F.when(problem.isNull(), record[name]).alias(name) for name in source.fields],
     )
 
