@@ -19,7 +19,7 @@ from sqlglot.errors import SqlglotError
 from common.errors import ArgumentError
 
 RECORDS = "_records"  # the name of the table in translated expressions; a field of a struct may not be taken for it
-INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"}
+INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 REALS = {"FLOAT", "DOUBLE"}
 TIMESTAMP = "TIMESTAMP WITH TIME ZONE"
 ARROW_TYPES = {
@@ -35,6 +35,38 @@ ARROW_TYPES = {
     "DATE": pa.date32(),
     "TIMESTAMP": pa.timestamp("us", "UTC"),
     "TIMESTAMPTZ": pa.timestamp("us", "UTC"),
+}
+SPACE = r"[\x00-\x20\x7f]*"  # what Spark drops around a text
+NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+DAY = "[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}"
+HOUR = "(?:[01]?[0-9]|2[0-3])"
+CLOCK = rf"{HOUR}:[0-5]?[0-9](?::[0-5]?[0-9](?:\.[0-9]*)?)?"
+OFFSET = "[+-](?:0[0-9]|1[0-8])(?::?[0-5][0-9]){0,2}"
+ZONE = f"(?:Z|{OFFSET}| ?(?:[A-Z]{{3}}|[A-Z][A-Za-z]+(?:/[A-Z][A-Za-z_]+)+))?"
+INTEGER_TYPES = ("TINYINT", "SMALLINT", "INT", "BIGINT")
+# Texts that DuckDB casts to a type as Spark does, and what Spark ignores before and after them.
+FORMS = {
+    **dict.fromkeys(INTEGER_TYPES, ("[+-]?[0-9]+", "", r"(?:\.[0-9]*)?")),
+    **dict.fromkeys(("REAL", "DOUBLE"), (rf"{NUMBER}|[+-]?(?i:inf|infinity)|(?i:nan)", "", "[dDfF]?")),
+    "DECIMAL": (NUMBER, "", ""),
+    "BOOLEAN": ("(?i:t|true|y|yes|1|f|false|n|no|0)", "", ""),
+    "DATE": (DAY, r"\+?", "(?:[ T](?s:.*))?"),
+    "TIMESTAMPTZ": (rf"{DAY}(?:[ T]{CLOCK}{ZONE})?", r"\+?", ""),
+}
+# Shorter texts, with their replacements by those forms.
+SHORT_DAYS = [
+    (rf"^({SPACE}\+?[0-9]{{4,6}})({SPACE})$", r"\1-01-01\2"),
+    (rf"^({SPACE}\+?[0-9]{{4,6}}-[0-9]{{1,2}})({SPACE})$", r"\1-01\2"),
+]
+SHORT = {
+    **{kind: [(rf"^({SPACE}[+-]?)\.", r"\10.")] for kind in INTEGER_TYPES},
+    "DATE": SHORT_DAYS,
+    "TIMESTAMPTZ": [
+        *SHORT_DAYS,
+        (rf"^({SPACE}\+?{DAY}[ T]{HOUR})({ZONE}{SPACE})$", r"\1:00\2"),
+        (f"(:[0-9]+:[0-9.]+) ([+-][0-9:]+|Z)({SPACE})$", r"\1\2\3"),
+        (f"(:[0-9.]+[+-])([0-9](?::[0-5][0-9])?{SPACE})$", r"\10\2"),
+    ],
 }
 # Letters of Java's patterns of times: the format of DuckDB, and the text that it stands for.
 TIME_LETTERS = {
@@ -52,7 +84,7 @@ TIME_LETTERS = {
     "ss": ("%S", "[0-9]{2}"),
     **{"S" * digits: ("%f", f"[0-9]{{{digits}}}") for digits in range(1, 7)},
     "a": ("%p", "(?:AM|PM)"),
-    "XXX": ("%z", "(?:Z|[+-][0-9]{2}:[0-9]{2})"),  # Spark's letters for an offset, such as +02:00
+    "XXX": ("%z", "(?:[+-][0-9]{2}:[0-9]{2})"),  # Spark's letters for an offset, such as +02:00
 }
 
 
@@ -156,14 +188,12 @@ Rule = Callable[[Translator, exp.Expr], str | None]
 
 
 def cast(types: Translator, node: exp.Expr) -> str | None:
-    """Numbers of texts and of fractions, and texts of times."""
+    """Values of texts, numbers of fractions and of times, and texts of times."""
     operand, source = rendered(node.this), types.kind(node.this)
     target = node.args["to"].sql("duckdb").replace("TIMESTAMP", "TIMESTAMPTZ").replace("TZTZ", "TZ")
-    if target in ("TINYINT", "SMALLINT", "INT", "BIGINT"):
-        if source == "VARCHAR":
-            fraction = r"(?:\.[0-9]*)?" if not node.args.get("safe") else ""  # only try_cast refuses 1.5
-            digits = rf"regexp_extract({operand}, '^\s*([+-]?[0-9]+){fraction}\s*$', 1)"
-            return f"TRY_CAST({digits} AS {target})"
+    if source == "VARCHAR" and target != "TEXT":
+        return from_text(operand, target, whole=bool(node.args.get("safe")))
+    if target in INTEGER_TYPES:
         if source in REALS or source.startswith("DECIMAL"):
             return f"TRY_CAST(trunc({operand}) AS {target})"
         if source == TIMESTAMP:
@@ -174,7 +204,28 @@ def cast(types: Translator, node: exp.Expr) -> str | None:
         refuse_text_of_real(types, node.this)
     if target == "TIMESTAMPTZ" and source in INTEGERS | REALS:
         return seconds_to_time(operand)
+    if target in ("REAL", "DOUBLE") and source == TIMESTAMP:
+        return f"CAST(epoch_us({operand}) AS {target}) / 1000000"
+    if target.startswith("DECIMAL") and source in REALS:
+        return f"TRY_CAST(CAST({operand} AS TEXT) AS {target})"  # by its decimal digits, as 0.285 to 0.29
     return f"TRY_CAST({operand} AS {target})"
+
+
+def from_text(operand: str, target: str, whole: bool = False) -> str:
+    """Return SQL of the value of a text. If `whole`, as of try_cast, an integer has no fraction.
+
+    Most texts have a form that DuckDB casts; the others are brought into it.
+    """
+    kind = target.partition("(")[0]
+    form, before, after = FORMS.get(kind, (".*", "", ""))
+    complete, short = operand, SHORT.get(kind, [])
+    if whole and kind in INTEGER_TYPES:
+        after, short = "", []
+    for pattern, replacement in short:
+        complete = f"regexp_replace({complete}, {literal(pattern)}, {literal(replacement)})"
+    rest = f"regexp_extract({complete}, {literal(f'^{SPACE}{before}({form}){after}{SPACE}$')}, 1)"
+    usual = f"regexp_full_match({operand}, {literal(form)})"
+    return f"TRY_CAST(CASE WHEN {usual} THEN {operand} ELSE {rest} END AS {target})"
 
 
 def refuse_text_of_real(types: Translator, node: exp.Expr) -> None:
@@ -189,7 +240,7 @@ def concat(types: Translator, node: exp.Expr) -> str | None:
 
 
 def seconds_to_time(seconds: str) -> str:
-    return f"TRY(make_timestamptz(CAST(trunc({seconds} * 1000000) AS BIGINT)))"
+    return f"TRY(make_timestamptz(CAST(trunc({seconds} * 1000000::BIGINT) AS BIGINT)))"
 
 
 def java_time(node: exp.Expr) -> str:
@@ -203,6 +254,8 @@ def java_time(node: exp.Expr) -> str:
         step = TIME_LETTERS[letter + more] if letter else (other.replace("%", "%%"), re.escape(other))
         form, text = form + step[0], text + step[1]
     operand = rendered(node.this)
+    if "XXX" in pattern:
+        operand = f"replace({operand}, 'Z', '+00:00')"
     guarded = f"CASE WHEN regexp_full_match({operand}, {literal(text)}) THEN {operand} END"
     return f"CAST(try_strptime({guarded}, {literal(form)}) AS TIMESTAMPTZ)"
 
@@ -212,6 +265,8 @@ def literal(text: str) -> str:
 
 
 def to_date(types: Translator, node: exp.Expr) -> str:
+    if not node.args.get("format") and types.kind(node.this) == "VARCHAR":
+        return from_text(rendered(node.this), "DATE")
     operand = java_time(node) if node.args.get("format") else rendered(node.this)
     return f"TRY_CAST({operand} AS DATE)"
 
@@ -229,6 +284,12 @@ def logarithm(types: Translator, node: exp.Expr) -> str:
     number = rendered(node.expression if node.args.get("expression") else node.this)
     base = f"log({rendered(node.this)}, {number})" if node.args.get("expression") else f"ln({number})"
     return f"CASE WHEN {number} > 0 THEN {base} END"
+
+
+def log_of_one_more(number: str) -> str:
+    """SQL of ln(1 + x), exact for small numbers by W. Kahan's correction of the rounding of 1 + x."""
+    corrected = f"ln(1 + {number}) * ({number} / (1 + {number} - 1))"
+    return f"CASE 1 + {number} WHEN 1 THEN {number} WHEN {number} THEN ln({number}) ELSE {corrected} END"
 
 
 def replacement(types: Translator, node: exp.Expr) -> str:
@@ -282,13 +343,13 @@ def named(types: Translator, node: exp.Expr) -> str | None:
     operands = [rendered(each) for each in node.expressions]
     match node.name.lower(), operands:
         case "timestamp_millis", [number]:
-            return f"TRY(make_timestamptz({number} * 1000))"
+            return f"TRY(make_timestamptz(CAST({number} AS BIGINT) * 1000))"
         case "timestamp_micros", [number]:
             return f"TRY(make_timestamptz({number}))"
         case "timestamp_seconds", [number]:
             return seconds_to_time(number)
         case "log1p", [number]:
-            return f"CASE WHEN {number} > -1 THEN ln(1 + {number}) END"
+            return f"CASE WHEN {number} > -1 THEN {log_of_one_more(number)} END"
         case "get", [array, index]:
             return f"CASE WHEN {index} >= 0 THEN {array}[{index} + 1] END"
         case _:

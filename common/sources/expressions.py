@@ -119,11 +119,9 @@ def without_overflow(text: str) -> str:
         limit = LIMITS.get(node.name.lower()) if isinstance(node, exp.Anonymous) else None
         if limit is None:
             return node
-        return exp.If(
-            this=exp.LT(this=exp.Abs(this=node.expressions[0].copy()), expression=limit.copy()),
-            true=node,
-            false=exp.null(),
-        )
+        low, high = exp.Neg(this=limit.copy()), limit.copy()
+        within = exp.Between(this=node.expressions[0].copy(), low=low, high=high)  # abs(-2^63) is -2^63
+        return exp.If(this=within, true=node, false=exp.null())
 
     tree = parse(text, text)
     return tree.transform(bounded).sql(dialect="spark") if any(name in text.lower() for name in LIMITS) else text

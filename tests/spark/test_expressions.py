@@ -17,9 +17,14 @@ TEXTS = [
     "2011-01-05T10:00:00+02:00", "2011-01-05 10:00:00.5", "a.b|c", "😀z", "line\nbreak", "it's \"q\" \\ ",
     "Hello World-x",
     '{"a": {"b": [1, "x"]}, "c": 1.50, "d": null, "e": "t"}', "05/Jan/2011 07:08 PM", "2011-02-30", "20110105", "a_b%",
+    "1_000", "1d", "2.5F", " 7\t", "\n.5", "-.", "5.", "+1", "+-1", "1e400", "NaN", "-inf", "1,5", "1e", "1.005",
+    "t", " YES ", "\tn", "on", "+1 ", "2147483648", "-129", "1e5 ", "99999999.995", "Infinity", "epoch", "now", "2011",
+    "2011-01 ", "2011-1-5", "+2011-01-05", "2011-01-05abc", "2011-01-05T10", "2011-01-05 10:00:00\t", "2011-01-05Tabc",
+    "2011-01-05T10:00:00Z", "2011-01-05T24:00:00", "2011-01-05T10:60:00", "2011-01-05 10:00:00.1234567 +0530",
+    "2011-01-05T10:00:00+0260", "2011-01-05 1:2:3 Z", "2011-01-05 10:00:00 UTC", "2011-01-05T1:2:3", "2011-01-05\x00",
 ]  # fmt: skip
 NUMBERS = [0, 1, -1, 25, None, 1294221600000, -5, 3, 2, -1294221600123]
-REALS = [0.5, 1.5, 2.5, -0.5, -2.5, 0.285, None, 0.0, -1.0, 1294221600.5, 3.0]
+REALS = [0.5, 1.5, 2.5, -0.5, -2.5, 0.285, None, 0.0, -1.0, 1294221600.5, 3.0, 1.005, 1e-10, -1e-10]
 TIMES = [
     datetime.datetime(2011, 1, 5, 10, 0, 0, 500000, UTC),
     None,
@@ -28,7 +33,7 @@ TIMES = [
 FIELDS = {
     "s": ("string", TEXTS),
     "n": ("bigint", NUMBERS),
-    "i": ("int", [0, 1, -1, 7, None]),
+    "i": ("int", [0, 1, -1, 7, None, 2_500_000]),
     "x": ("double", REALS),
     "b": ("boolean", [True, False, None]),
     "timestamp": ("timestamp", TIMES),
@@ -40,7 +45,9 @@ EXPRESSIONS = """
 coalesce(s, 'none') · nullif(s, '') · if(s = 'abc', 1, 2) · if(b, s, null)
 case s when 'abc' then 1 when '12' then 2 end · case when n > 0 then 'p' when n < 0 then 'm' else null end
 cast(s as int) · cast(s as bigint) · cast(s as double) · cast(s as boolean) · cast(s as timestamp) · cast(s as date)
-cast(s as decimal(10, 2)) · cast(n as string) · cast(i as string) · cast(x as bigint) · cast(n as double)
+cast(s as decimal(10, 2)) · cast(s as float) · try_cast(s as tinyint) · try_cast(s as boolean) · cast(n as string)
+cast(s as decimal(38, 6)) · cast(x as decimal(10, 2)) · cast(timestamp as double) · timestamp_millis(i)
+cast(i as string) · cast(x as bigint) · cast(n as double)
 cast(b as string) · cast(b as int) · cast(i as timestamp) · cast(timestamp as string) · cast(timestamp as bigint)
 cast(timestamp as date) · cast(cast(x as bigint) as string) · try_cast(s as int) · try_cast(s as double)
 try_cast(x as int) · concat(s, 'x') · concat(s, '-', n) · s || i · concat_ws('-', s, 'x', null) · concat_ws(',', a)
@@ -77,7 +84,7 @@ NAMES = [f"c{number}" for number in range(len(CASES))]
 
 def records() -> list[dict[str, Any]]:
     """Return records in which each value of a field meets several of the others."""
-    return [{name: values[row % len(values)] for name, (_, values) in FIELDS.items()} for row in range(60)]
+    return [{name: values[row % len(values)] for name, (_, values) in FIELDS.items()} for row in range(2 * len(TEXTS))]
 
 
 def plain(value: Any) -> Any:
