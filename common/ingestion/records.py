@@ -27,6 +27,20 @@ TIME = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ](?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,12})?)?"
     r"(?:Z|[+-](?:0[0-9]|1[0-4])(?::?[0-5][0-9])?)?)?"
 )
+# Types of fields to which both engines cast the values of a column of Parquet, by its type, in Spark's words.
+NUMBERS = {"bigint", "decimal", "double"}
+CASTS = {
+    "string": {*NUMBERS, "string", "boolean", "date", "timestamp"},
+    "bigint": {*NUMBERS, "string", "boolean", "timestamp"},
+    "decimal": {*NUMBERS, "string", "boolean"},
+    "double": {*NUMBERS, "boolean", "timestamp"},
+    "boolean": {*NUMBERS, "string", "boolean"},
+    "date": {"string", "date", "timestamp"},
+    "timestamp": {"bigint", "double", "string", "date", "timestamp"},
+    "timestamp_ntz": {"string", "date", "timestamp"},
+    "binary": {"string"},
+}
+LONGEST = {**dict.fromkeys(("tinyint", "smallint", "int"), "bigint"), "float": "double"}
 _LEADING, _TRAILING = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 # In a text without its escaped backslashes.
 HALF = rf"{_LEADING}(?!{_TRAILING})|(?<!{_LEADING}){_TRAILING}"
@@ -74,6 +88,15 @@ def decode(record: bytes, encoding: str = "utf-8") -> str:
         return record.decode(encoding)
     except UnicodeDecodeError:
         raise Unusable(NOT_UTF8 if encoding == "utf-8" else f"not {encoding}") from None
+
+
+def castable(found: str, wanted: str) -> bool:
+    """Return True if values of a type can be those of a field of another; parts of structs and arrays are not cast."""
+    if "<" in found or "<" in wanted:
+        return ("<" in found) == ("<" in wanted)
+    kinds = [kind.partition("(")[0] for kind in (found, wanted)]
+    column, field = (LONGEST.get(kind, kind) for kind in kinds)
+    return field in CASTS.get(column, ())
 
 
 def too_many(unusable: int, records: int, max_share: float) -> bool:

@@ -185,6 +185,8 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     deliver(lake, f"plays/{day}/b.parquet", parquet_of(**plays))
     deliver(lake, f"plays/{day}/c.parquet", parquet_of(**plays, page=["x", "y"]))
     deliver(lake, f"plays/{day}/d.parquet", b"PAR1")
+    deliver(lake, f"plays/{day}/e.parquet", parquet_of(**plays | {"song": [1.5, 2.5]}, page=page))
+    deliver(lake, f"plays/{day}/f.parquet", parquet_of(**plays | {"user": [DAY.date(), None]}, page=page))
     deliver(lake, f"wide/{day}/a.csv", "who,at\nZoë,2024-05-01 10:00:00\n".encode("utf-16"))
     deliver(lake, f"wide/{day}/b.csv", b"who,at\nAnn,2024-05-01\n")
     deliver(lake, f"click/{day}/a.csv", b"x")
@@ -261,6 +263,8 @@ def test_parquet_is_read_by_name_and_misfits_are_named(ingested: Lake) -> None:
     assert quarantined(ingested, "b.parquet") == {None: "it lacks the columns page; it has user, song, at"}
     assert quarantined(ingested, "c.parquet") == {None: "its column 'page' is string, expected struct<query: string>"}
     assert quarantined(ingested, "d.parquet") == {None: "not Parquet"}
+    assert quarantined(ingested, "e.parquet") == {None: "its column 'song' is double, expected string"}
+    assert quarantined(ingested, "f.parquet") == {None: "its column 'user' is date, expected bigint"}
 
 
 def test_character_set_that_is_not_the_files_leaves_it_out(ingested: Lake) -> None:

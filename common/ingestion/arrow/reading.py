@@ -17,6 +17,7 @@ from common.ingestion.arrow import json_lines
 from common.ingestion.arrow.blocks import Block, blocks
 from common.ingestion.arrow.json_lines import Record
 from common.ingestion.deliveries import Line, Unreadable
+from common.ingestion.records import castable
 from common.sources.source import Source
 
 BATCH = 64 * 1024  # records
@@ -151,6 +152,23 @@ def csv_records(source: Source, lines: Iterator[Line]) -> Iterator[tuple[Line, R
         yield line, (row if isinstance(row, str) else [value or None for value in row], None)
 
 
+def spark_type(kind: pa.DataType) -> str:
+    """Return a type of a column of Parquet as Spark names it."""
+    if pa.types.is_nested(kind):
+        return duck.spark_type(duck.Translator(pa.schema({"x": kind})).kind("x"))
+    if pa.types.is_integer(kind):
+        bits = kind.bit_width * (2 if pa.types.is_unsigned_integer(kind) else 1)
+        return {8: "tinyint", 16: "smallint", 32: "int", 64: "bigint"}.get(bits, "decimal(20,0)")
+    if pa.types.is_timestamp(kind):
+        return "timestamp" if kind.tz else "timestamp_ntz"
+    if pa.types.is_decimal(kind):
+        return f"decimal({kind.precision},{kind.scale})"
+    if pa.types.is_large_string(kind):
+        return "string"
+    words = {pa.bool_(): "boolean", pa.date32(): "date", pa.float32(): "float", pa.float64(): "double"}
+    return words.get(kind, str(kind))
+
+
 def parquet_batches(source: Source, file: File) -> Iterator[Batch]:
     """Yield the rows of a Parquet file with the fields in the file's types; Unreadable if it lacks one."""
     if not file.bytes:
@@ -166,11 +184,10 @@ def row_batches(source: Source, content: Any) -> Iterator[Batch]:
             names = opened.schema_arrow.names
             if missing := [name for name in source.fields if name not in names]:
                 raise Unreadable(f"it lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
-            for name, kind in source.fields.items():
-                found = opened.schema_arrow.field(name).type
-                if pa.types.is_nested(found) != ("<" in kind):
-                    words = duck.spark_type(duck.Translator(pa.schema({name: found})).kind(duck.quoted(name)))
-                    raise Unreadable(f"its column '{name}' is {words}, expected {kind}")
+            for wanted in fields_of(source):
+                found = spark_type(opened.schema_arrow.field(wanted.name).type)
+                if not castable(found, spark_type(wanted.type)):
+                    raise Unreadable(f"its column '{wanted.name}' is {found}, expected {source.fields[wanted.name]}")
             first = 0
             for batch in opened.iter_batches(BATCH, columns=list(source.fields), use_threads=False):
                 table = pa.Table.from_batches([batch]).select(list(source.fields))

@@ -302,10 +302,11 @@ def unfit(source: Source, schema: StructType) -> str | None:
     missing = [name for name in source.fields if name not in schema.names]
     if missing:
         return f"it lacks the columns {', '.join(missing)}; it has {', '.join(schema.names)}"
+    wanted = StructType.fromDDL(ddl(source.fields))
     for name, kind in source.fields.items():
-        found = schema[name].dataType
-        if isinstance(found, (StructType, ArrayType, MapType)) != ("<" in kind):
-            return f"its column '{name}' is {found.simpleString()}, expected {kind}"
+        found = schema[name].dataType.simpleString()
+        if not records.castable(found, wanted[name].dataType.simpleString()):
+            return f"its column '{name}' is {found}, expected {kind}"
     return None
 
 
