@@ -2,7 +2,9 @@
 
 sqlglot translates; the functions below replace the nodes that it translates to something else than Spark computes with
 `spark.sql.ansi.enabled = false`: there a bad cast, a division by zero and an index outside of an array are null.
-Different from Spark on purpose: an integer that overflows is null, Spark wraps it around.
+Null on purpose, different from Spark: a number that its type cannot hold, which Spark wraps around or replaces by a
+limit; a text of a time without a date, to which Spark adds today; and some texts that nobody means, such as hexadecimal
+fractions, years below 0 or above 999,999, and digits of other scripts.
 """
 
 import re
