@@ -3,8 +3,9 @@
 sqlglot translates; the functions below replace the nodes that it translates to something else than Spark computes with
 `spark.sql.ansi.enabled = false`: there a bad cast, a division by zero and an index outside of an array are null.
 Null on purpose, different from Spark: a number that its type cannot hold, which Spark wraps around or replaces by a
-limit; a text of a time without a date, to which Spark adds today; and some texts that nobody means, such as hexadecimal
-fractions, years below 0 or above 999,999, and digits of other scripts.
+limit; a text of a time without a date, to which Spark adds today; what follows a JSON object, with the object; and some
+texts that nobody means, such as hexadecimal fractions, years below 0 or above 999,999, and digits of other scripts. The
+case of a few letters differs: of ligatures, of the Turkish dotted I, and of the Greek sigma at the end of a word.
 """
 
 import re
@@ -313,6 +314,14 @@ def part_of(types: Translator, node: exp.Expr) -> str:
     return f"substring({rendered(node.this)}, CASE WHEN {start} = 0 THEN 1 ELSE {start} END{length})"
 
 
+def trimmed(types: Translator, node: exp.Expr) -> str | None:
+    """Trim spaces alone, not those of other widths."""
+    if node.expression:
+        return None
+    name = {"LEADING": "ltrim", "TRAILING": "rtrim"}.get(node.args.get("position") or "", "trim")
+    return f"{name}({rendered(node.this)}, ' ')"
+
+
 def like(types: Translator, node: exp.Expr) -> str | None:
     word = "ILIKE" if isinstance(node, exp.ILike) else "LIKE"
     no = "NOT " if node.args.get("negate") else ""
@@ -390,6 +399,7 @@ RULES: dict[type[exp.Expr], Rule] = {
     exp.Replace: lambda types, node: (
         None if node.args.get("replacement") else f"replace({rendered(node.this)}, {rendered(node.expression)}, '')"
     ),
+    exp.Trim: trimmed,
     exp.Upper: lambda types, node: f"upper(replace({rendered(node.this)}, 'ß', 'SS'))",
     exp.ArraySize: lambda types, node: f"coalesce(len({rendered(node.this)}), -1)",
     exp.ArrayContains: contains,
