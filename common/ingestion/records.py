@@ -39,7 +39,16 @@ CASTS = {
     "timestamp": {"bigint", "double", "string", "date", "timestamp"},
     "timestamp_ntz": {"string", "date", "timestamp"},
     "binary": {"string"},
+    "void": {*NUMBERS, "string", "boolean", "date", "timestamp"},
 }
+WIDER = {
+    "tinyint": ("smallint", "int", "bigint"),
+    "smallint": ("int", "bigint"),
+    "int": ("bigint",),
+    "float": ("double",),
+}
+# A type in Spark's words; of a struct the types by name, of an array that of its entries, of a map two.
+Kind = str | dict[str, "Kind"] | tuple["Kind", ...]
 LONGEST = {**dict.fromkeys(("tinyint", "smallint", "int"), "bigint"), "float": "double"}
 _LEADING, _TRAILING = r"\\u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
 # In a text without its escaped backslashes.
@@ -90,13 +99,32 @@ def decode(record: bytes, encoding: str = "utf-8") -> str:
         raise Unusable(NOT_UTF8 if encoding == "utf-8" else f"not {encoding}") from None
 
 
-def castable(found: str, wanted: str) -> bool:
-    """Return True if values of a type can be those of a field of another; parts of structs and arrays are not cast."""
-    if "<" in found or "<" in wanted:
-        return ("<" in found) == ("<" in wanted)
-    kinds = [kind.partition("(")[0] for kind in (found, wanted)]
-    column, field = (LONGEST.get(kind, kind) for kind in kinds)
-    return field in CASTS.get(column, ())
+def castable(found: Kind, wanted: Kind, part: bool = False) -> bool:
+    """Return True if values of a type of column of Parquet can be those of a field.
+
+    A part of a struct, an array or a map is not cast, only widened; a struct may lack some parts.
+    """
+    if isinstance(found, str) and isinstance(wanted, str):
+        if part:
+            return found == wanted or wanted in WIDER.get(found, ())
+        kinds = [kind.partition("(")[0] for kind in (found, wanted)]
+        column, field = (LONGEST.get(kind, kind) for kind in kinds)
+        return field in CASTS.get(column, ())
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        both = found.keys() & wanted.keys()
+        return bool(both) and all(castable(found[name], wanted[name], True) for name in both)
+    if isinstance(found, tuple) and isinstance(wanted, tuple) and len(found) == len(wanted):
+        return all(castable(one, other, True) for one, other in zip(found, wanted, strict=True))
+    return False
+
+
+def words_of(kind: Kind) -> str:
+    """Return a type as Spark writes it."""
+    if isinstance(kind, dict):
+        return f"struct<{', '.join(f'{name}: {words_of(each)}' for name, each in kind.items())}>"
+    if isinstance(kind, tuple):
+        return f"{'array' if len(kind) == 1 else 'map'}<{', '.join(map(words_of, kind))}>"
+    return kind
 
 
 def too_many(unusable: int, records: int, max_share: float) -> bool:

@@ -2,6 +2,7 @@
 
 import datetime
 import gzip
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -91,7 +92,7 @@ format = "parquet"
 user = "bigint"
 song = "string"
 at = "timestamp"
-page = "struct<query: string>"
+page = "struct<query: string, place: bigint>"
 [columns]
 user_id = "user"
 item_id = "song"
@@ -185,8 +186,12 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     deliver(lake, f"plays/{day}/b.parquet", parquet_of(**plays))
     deliver(lake, f"plays/{day}/c.parquet", parquet_of(**plays, page=["x", "y"]))
     deliver(lake, f"plays/{day}/d.parquet", b"PAR1")
+    texts = pa.array([None, "a"], pa.large_string()).dictionary_encode()  # as pandas and polars write them
+    deliver(lake, f"plays/{day}/texts.parquet", parquet_of(**plays | {"user": pa.nulls(2), "song": texts}, page=page))
     deliver(lake, f"plays/{day}/e.parquet", parquet_of(**plays | {"song": [1.5, 2.5]}, page=page))
     deliver(lake, f"plays/{day}/f.parquet", parquet_of(**plays | {"user": [DAY.date(), None]}, page=page))
+    deliver(lake, f"plays/{day}/g.parquet", parquet_of(**plays, page=[{"query": 1}, None]))
+    deliver(lake, f"plays/{day}/h.parquet", parquet_of(**plays, page=[[{"query": "x"}], None]))
     deliver(lake, f"wide/{day}/a.csv", "who,at\nZoë,2024-05-01 10:00:00\n".encode("utf-16"))
     deliver(lake, f"wide/{day}/b.csv", b"who,at\nAnn,2024-05-01\n")
     deliver(lake, f"click/{day}/a.csv", b"x")
@@ -255,16 +260,27 @@ def test_tsv_without_header_in_another_character_set(ingested: Lake) -> None:
 
 
 def test_parquet_is_read_by_name_and_misfits_are_named(ingested: Lake) -> None:
-    plays = sorted(events_of(ingested, "plays"), key=lambda row: row["user_id"])
-    assert [(row["user_id"], row["item_id"], row["type"], row["context"]) for row in plays] == [
+    plays = sorted(events_of(ingested, "plays"), key=lambda row: row["user_id"] or "")
+    assert [(row["user_id"], row["item_id"], row["type"], row["context"]) for row in plays if row["user_id"]] == [
         ("1", "Hey Jude", "play", None),
         ("2", None, "search", [("query", "love")]),
     ]
+    others = {(row["item_id"], row["type"], row["event_id"]) for row in plays if not row["user_id"]}
+    lines = [
+        '{"at":"2024-05-01T10:00:00.000Z"}',
+        '{"song":"a","at":"2024-05-01T10:00:00.000Z","page":{"query":"love"}}',
+    ]
+    ids = [hashlib.md5(line.encode()).hexdigest() for line in lines]
+    assert others == {(None, "search", ids[0]), ("a", "play", ids[1])}
     assert quarantined(ingested, "b.parquet") == {None: "it lacks the columns page; it has user, song, at"}
-    assert quarantined(ingested, "c.parquet") == {None: "its column 'page' is string, expected struct<query: string>"}
+    page = "struct<query: string, place: bigint>"
+    assert quarantined(ingested, "c.parquet") == {None: f"its column 'page' is string, expected {page}"}
     assert quarantined(ingested, "d.parquet") == {None: "not Parquet"}
     assert quarantined(ingested, "e.parquet") == {None: "its column 'song' is double, expected string"}
     assert quarantined(ingested, "f.parquet") == {None: "its column 'user' is date, expected bigint"}
+    assert quarantined(ingested, "g.parquet") == {None: f"its column 'page' is struct<query: bigint>, expected {page}"}
+    found = "array<struct<query: string>>"
+    assert quarantined(ingested, "h.parquet") == {None: f"its column 'page' is {found}, expected {page}"}
 
 
 def test_character_set_that_is_not_the_files_leaves_it_out(ingested: Lake) -> None:
@@ -280,7 +296,7 @@ def test_folder_of_no_source_is_left_out_with_the_nearest(ingested: Lake) -> Non
 def test_each_record_is_counted_once(ingested: Lake) -> None:
     metrics = ingested.manifest("ingest_events")["metrics"]
     assert metrics["not_kept"] == {"orders": 2}
-    assert metrics["unknown_types"] == {"view": 303, "play": 1, "rating": 1, "search": 1, "visit": 1}
+    assert metrics["unknown_types"] == {"view": 303, "play": 2, "rating": 1, "search": 2, "visit": 1}
     assert metrics["events_by_type"] == {"purchase": 2, "cancellation": 1}
     others = metrics["duplicates"] + metrics["unusable"] + sum(metrics["not_kept"].values()) + metrics["suppressed"]
     assert metrics["lines"] == metrics["events"] + others

@@ -17,7 +17,7 @@ from common.ingestion.arrow import json_lines
 from common.ingestion.arrow.blocks import Block, blocks
 from common.ingestion.arrow.json_lines import Record
 from common.ingestion.deliveries import Line, Unreadable
-from common.ingestion.records import castable
+from common.ingestion.records import Kind, castable, words_of
 from common.sources.source import Source
 
 BATCH = 64 * 1024  # records
@@ -152,10 +152,16 @@ def csv_records(source: Source, lines: Iterator[Line]) -> Iterator[tuple[Line, R
         yield line, (row if isinstance(row, str) else [value or None for value in row], None)
 
 
-def spark_type(kind: pa.DataType) -> str:
+def kind_of(kind: pa.DataType) -> Kind:
     """Return a type of a column of Parquet as Spark names it."""
-    if pa.types.is_nested(kind):
-        return duck.spark_type(duck.Translator(pa.schema({"x": kind})).kind("x"))
+    if pa.types.is_dictionary(kind):
+        return kind_of(kind.value_type)
+    if pa.types.is_struct(kind):
+        return {each.name: kind_of(each.type) for each in kind}
+    if pa.types.is_map(kind):
+        return kind_of(kind.key_type), kind_of(kind.item_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return (kind_of(kind.value_type),)
     if pa.types.is_integer(kind):
         bits = kind.bit_width * (2 if pa.types.is_unsigned_integer(kind) else 1)
         return {8: "tinyint", 16: "smallint", 32: "int", 64: "bigint"}.get(bits, "decimal(20,0)")
@@ -163,10 +169,27 @@ def spark_type(kind: pa.DataType) -> str:
         return "timestamp" if kind.tz else "timestamp_ntz"
     if pa.types.is_decimal(kind):
         return f"decimal({kind.precision},{kind.scale})"
-    if pa.types.is_large_string(kind):
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "string"
-    words = {pa.bool_(): "boolean", pa.date32(): "date", pa.float32(): "float", pa.float64(): "double"}
+    words = {
+        pa.bool_(): "boolean",
+        pa.date32(): "date",
+        pa.float32(): "float",
+        pa.float64(): "double",
+        pa.null(): "void",
+    }
     return words.get(kind, str(kind))
+
+
+def plain(table: pa.Table, fields: pa.Schema) -> pa.Table:
+    """Return a table with one type of text, and its structs, arrays and maps in the types of the fields."""
+
+    def of_column(found: pa.Field, wanted: pa.Field) -> pa.Field:
+        if pa.types.is_nested(wanted.type):
+            return wanted  # a part that is lacking is null
+        return found.with_type(pa.string()) if kind_of(found.type) == "string" else found
+
+    return table.cast(pa.schema(list(map(of_column, table.schema, fields))))
 
 
 def parquet_batches(source: Source, file: File) -> Iterator[Batch]:
@@ -185,12 +208,13 @@ def row_batches(source: Source, content: Any) -> Iterator[Batch]:
             if missing := [name for name in source.fields if name not in names]:
                 raise Unreadable(f"it lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
             for wanted in fields_of(source):
-                found = spark_type(opened.schema_arrow.field(wanted.name).type)
-                if not castable(found, spark_type(wanted.type)):
-                    raise Unreadable(f"its column '{wanted.name}' is {found}, expected {source.fields[wanted.name]}")
+                found = kind_of(opened.schema_arrow.field(wanted.name).type)
+                if not castable(found, kind_of(wanted.type)):
+                    expected = source.fields[wanted.name]
+                    raise Unreadable(f"its column '{wanted.name}' is {words_of(found)}, expected {expected}")
             first = 0
             for batch in opened.iter_batches(BATCH, columns=list(source.fields), use_threads=False):
-                table = pa.Table.from_batches([batch]).select(list(source.fields))
+                table = plain(pa.Table.from_batches([batch]).select(list(source.fields)), fields_of(source))
                 yield Batch(table, [None] * table.num_rows, [None] * table.num_rows, None, first)
                 first += table.num_rows
     except (pa.ArrowInvalid, OSError):

@@ -304,10 +304,21 @@ def unfit(source: Source, schema: StructType) -> str | None:
         return f"it lacks the columns {', '.join(missing)}; it has {', '.join(schema.names)}"
     wanted = StructType.fromDDL(ddl(source.fields))
     for name, kind in source.fields.items():
-        found = schema[name].dataType.simpleString()
-        if not records.castable(found, wanted[name].dataType.simpleString()):
-            return f"its column '{name}' is {found}, expected {kind}"
+        found = kind_of(schema[name].dataType)
+        if not records.castable(found, kind_of(wanted[name].dataType)):
+            return f"its column '{name}' is {records.words_of(found)}, expected {kind}"
     return None
+
+
+def kind_of(kind: DataType) -> records.Kind:
+    """Return a type as `records.castable` takes it."""
+    if isinstance(kind, StructType):
+        return {each.name: kind_of(each.dataType) for each in kind}
+    if isinstance(kind, ArrayType):
+        return (kind_of(kind.elementType),)
+    if isinstance(kind, MapType):
+        return kind_of(kind.keyType), kind_of(kind.valueType)
+    return str(kind.simpleString())
 
 
 def parquet_records(session: SparkSession, source: Source, files: dict[int, Delivered]) -> DataFrame:
