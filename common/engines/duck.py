@@ -87,7 +87,7 @@ TIME_LETTERS = {
     "ss": ("%S", "[0-9]{2}"),
     **{"S" * digits: ("%f", f"[0-9]{{{digits}}}") for digits in range(1, 7)},
     "a": ("%p", "(?:AM|PM)"),
-    "XXX": ("%z", "(?:[+-][0-9]{2}:[0-9]{2})"),  # Spark's letters for an offset, such as +02:00
+    "X" * 3: ("%z", "(?:[+-][0-9]{2}:[0-9]{2})"),  # an offset such as +02:00, or Z, which `java_time` replaces
 }
 
 
@@ -194,7 +194,7 @@ def cast(types: Translator, node: exp.Expr) -> str | None:
     """Values of texts, numbers of fractions and of times, and texts of times."""
     operand, source = rendered(node.this), types.kind(node.this)
     target = node.args["to"].sql("duckdb").replace("TIMESTAMP", "TIMESTAMPTZ").replace("TZTZ", "TZ")
-    if source == "VARCHAR" and target != "TEXT":
+    if source == "VARCHAR" and kind_of(target) in FORMS:
         return from_text(operand, target, whole=bool(node.args.get("safe")))
     if target in INTEGER_TYPES:
         if source in REALS or source.startswith("DECIMAL"):
@@ -214,15 +214,19 @@ def cast(types: Translator, node: exp.Expr) -> str | None:
     return f"TRY_CAST({operand} AS {target})"
 
 
+def kind_of(target: str) -> str:
+    """Return a type without its numbers, as DECIMAL of DECIMAL(10, 2)."""
+    return target.partition("(")[0]
+
+
 def from_text(operand: str, target: str, whole: bool = False) -> str:
-    """Return SQL of the value of a text. If `whole`, as of try_cast, an integer has no fraction.
+    """Return SQL of the value of a text in a type of FORMS. If `whole`, as of try_cast, an integer has no fraction.
 
     Most texts have a form that DuckDB casts; the others are brought into it.
     """
-    kind = target.partition("(")[0]
-    form, before, after = FORMS.get(kind, (".*", "", ""))
-    complete, short = operand, SHORT.get(kind, [])
-    if whole and kind in INTEGER_TYPES:
+    form, before, after = FORMS[kind_of(target)]
+    complete, short = operand, SHORT.get(kind_of(target), [])
+    if whole and target in INTEGER_TYPES:
         after, short = "", []
     for pattern, replacement in short:
         complete = f"regexp_replace({complete}, {literal(pattern)}, {literal(replacement)})"
@@ -249,16 +253,15 @@ def seconds_to_time(seconds: str) -> str:
 def java_time(node: exp.Expr) -> str:
     """Return SQL of a timestamp from text by the pattern of a node; null if the text is not exactly of this form."""
     pattern = (Spark().generator().format_time(node) or "")[1:-1].replace("\\'", "'")
-    form, text = "", ""
+    operand, form, text = rendered(node.this), "", ""
     for literally, letter, more, other in re.findall(r"'([^']*)'|([A-Za-z])(\2*)|([^A-Za-z])", pattern):
         other = other or literally
         if letter and letter + more not in TIME_LETTERS:
             raise Mismatch(f"has the letters {letter + more} in a pattern of times, expected {', '.join(TIME_LETTERS)}")
         step = TIME_LETTERS[letter + more] if letter else (other.replace("%", "%%"), re.escape(other))
         form, text = form + step[0], text + step[1]
-    operand = rendered(node.this)
-    if "XXX" in pattern:
-        operand = f"replace({operand}, 'Z', '+00:00')"
+        if letter == "X":
+            operand = f"replace({operand}, 'Z', '+00:00')"
     guarded = f"CASE WHEN regexp_full_match({operand}, {literal(text)}) THEN {operand} END"
     return f"CAST(try_strptime({guarded}, {literal(form)}) AS TIMESTAMPTZ)"
 
@@ -268,10 +271,10 @@ def literal(text: str) -> str:
 
 
 def to_date(types: Translator, node: exp.Expr) -> str:
-    if not node.args.get("format") and types.kind(node.this) == "VARCHAR":
-        return from_text(rendered(node.this), "DATE")
-    operand = java_time(node) if node.args.get("format") else rendered(node.this)
-    return f"TRY_CAST({operand} AS DATE)"
+    if node.args.get("format"):
+        return f"TRY_CAST({java_time(node)} AS DATE)"
+    operand = rendered(node.this)
+    return from_text(operand, "DATE") if types.kind(node.this) == "VARCHAR" else f"TRY_CAST({operand} AS DATE)"
 
 
 def rounded(types: Translator, node: exp.Expr) -> str:
@@ -290,8 +293,8 @@ def logarithm(types: Translator, node: exp.Expr) -> str:
 
 
 def log_of_one_more(number: str) -> str:
-    """SQL of ln(1 + x), exact for small numbers by W. Kahan's correction of the rounding of 1 + x."""
-    corrected = f"ln(1 + {number}) * ({number} / (1 + {number} - 1))"
+    """SQL of ln(1 + x), exact for small x: Kahan's correction, as DuckDB has only ln."""
+    corrected = f"ln(1 + {number}) * {number} / (1 + {number} - 1)"
     return f"CASE 1 + {number} WHEN 1 THEN {number} WHEN {number} THEN ln({number}) ELSE {corrected} END"
 
 

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import sqlglot
 from sqlframe.duckdb import Column
 from sqlframe.duckdb import functions as F
 from sqlglot import exp
+
+from common.engines import duck
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {}
 
@@ -28,10 +31,8 @@ def rint(col: Any) -> Column:
 
 @function
 def log1p(col: Any) -> Column:
-    """Compute ln(1 + x), exact for small x: Kahan's correction, as DuckDB has only ln."""
-    number = F.col(col)
-    whole = number + F.lit(1.0)
-    return F.when(whole == F.lit(1.0), number).otherwise(F.ln(whole) * number / (whole - F.lit(1.0)))
+    sql = duck.log_of_one_more(F.col(col).column_expression.sql("duckdb"))
+    return Column(sqlglot.parse_one(sql, read="duckdb"))
 
 
 @function

@@ -26,6 +26,10 @@ def test_overflow_is_null(case: str) -> None:
     assert duck.evaluate(pa.table({"n": [2**63 - 1], "x": [1e20]}), {"v": case})["v"].to_pylist() == [None]
 
 
+def test_text_that_is_cast_to_another_type_keeps_its_lines() -> None:
+    assert duck.evaluate(pa.table({"s": ["a\nb"]}), {"v": "cast(s as binary)"})["v"].to_pylist() == [b"a\nb"]
+
+
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
