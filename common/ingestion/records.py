@@ -30,7 +30,7 @@ TIME = (
 # Types of fields to which both engines cast the values of a column of Parquet, by its type, in Spark's words.
 NUMBERS = {"bigint", "decimal", "double"}
 CASTS = {
-    "string": {*NUMBERS, "string", "boolean", "date", "timestamp"},
+    **{kind: {*NUMBERS, "string", "boolean", "date", "timestamp"} for kind in ("string", "void")},
     "bigint": {*NUMBERS, "string", "boolean", "timestamp"},
     "decimal": {*NUMBERS, "string", "boolean"},
     "double": {*NUMBERS, "boolean", "timestamp"},
@@ -39,7 +39,6 @@ CASTS = {
     "timestamp": {"bigint", "double", "string", "date", "timestamp"},
     "timestamp_ntz": {"string", "date", "timestamp"},
     "binary": {"string"},
-    "void": {*NUMBERS, "string", "boolean", "date", "timestamp"},
 }
 WIDER = {
     "tinyint": ("smallint", "int", "bigint"),

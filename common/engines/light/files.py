@@ -188,9 +188,9 @@ def batches_by_date(frame: DataFrame) -> Iterator[pa.RecordBatch]:
     days = frame.groupBy("date").count().orderBy("date").collect()
     totals = itertools.accumulate(day["count"] for day in days)
     for _, some in itertools.groupby(zip(days, totals, strict=True), key=lambda pair: pair[1] // SORTED):
-        first, *_, last = [day["date"] for day, _ in some] * 2
-        of_range = frame.where(f"date BETWEEN DATE '{first}' AND DATE '{last}'")
-        yield from batches(of_range, ["date"] if first < last else [])
+        dates = [day["date"] for day, _ in some]
+        of_range = frame.where(f"date BETWEEN DATE '{dates[0]}' AND DATE '{dates[-1]}'")
+        yield from batches(of_range, ["date"] if len(dates) > 1 else [])
 
 
 def batches(frame: DataFrame, order: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:

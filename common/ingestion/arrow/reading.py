@@ -202,19 +202,20 @@ def parquet_batches(source: Source, file: File) -> Iterator[Batch]:
 
 def row_batches(source: Source, content: Any) -> Iterator[Batch]:
     """Yield the rows of an open Parquet file like `parquet_batches`."""
+    fields = fields_of(source)
     try:
         with pq.ParquetFile(content, pre_buffer=False) as opened:
             names = opened.schema_arrow.names
             if missing := [name for name in source.fields if name not in names]:
                 raise Unreadable(f"it lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
-            for wanted in fields_of(source):
+            for wanted in fields:
                 found = kind_of(opened.schema_arrow.field(wanted.name).type)
                 if not castable(found, kind_of(wanted.type)):
                     expected = source.fields[wanted.name]
                     raise Unreadable(f"its column '{wanted.name}' is {words_of(found)}, expected {expected}")
             first = 0
             for batch in opened.iter_batches(BATCH, columns=list(source.fields), use_threads=False):
-                table = plain(pa.Table.from_batches([batch]).select(list(source.fields)), fields_of(source))
+                table = plain(pa.Table.from_batches([batch]).select(list(source.fields)), fields)
                 yield Batch(table, [None] * table.num_rows, [None] * table.num_rows, None, first)
                 first += table.num_rows
     except (pa.ArrowInvalid, OSError):
