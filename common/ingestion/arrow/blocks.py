@@ -1,8 +1,8 @@
 """Lines of a file in blocks: it is unpacked once, and the lines of a block are views of one buffer."""
 
+import codecs
 from collections.abc import Iterator, Sequence
 from datetime import date
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -18,13 +18,13 @@ MAX_LINES = 200_000  # of a block
 class Block:
     """Consecutive lines of a file, from the number of the first; or a single one that is too long, of `size` bytes."""
 
-    def __init__(self, first: int, content: bytes, size: int | None = None) -> None:
+    def __init__(self, first: int, content: bytes, size: int | None = None, offsets: np.ndarray | None = None) -> None:
         self.first = first
         self.content = content
         self.size = size
-        ends = np.flatnonzero(np.frombuffer(content, np.uint8) == 10)
-        self.offsets = np.zeros(len(ends) + 1, np.int32)
-        self.offsets[1:] = ends + 1
+        if offsets is None:
+            offsets = np.append(0, np.flatnonzero(np.frombuffer(content, np.uint8) == 10) + 1)
+        self.offsets = offsets.astype(np.int32)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -33,25 +33,34 @@ class Block:
         content = self.content[self.offsets[position] : self.offsets[position + 1] - 1]
         return Line(self.first + position, self.size or len(content), content)
 
-    @cached_property
-    def texts(self) -> pa.Array | None:
-        """The lines as texts that include their line feeds, without a copy; None if one is not UTF-8."""
-        buffers = [None, pa.py_buffer(self.offsets), pa.py_buffer(self.content)]
-        texts = pa.Array.from_buffers(pa.string(), len(self), buffers)
-        try:
-            texts.validate(full=True)
-        except pa.ArrowInvalid:
-            return None
-        return texts
+    def position(self, byte: int) -> int:
+        """Return the position of the line that has a byte."""
+        return int(np.searchsorted(self.offsets, byte, "right")) - 1
 
-    def table(self, without: Sequence[int] = ()) -> pa.Table:
-        """Return `_position` and `_line` of lines that are UTF-8, without those at some positions."""
-        table = pa.table({"_position": np.arange(len(self)), "_line": self.texts})
-        if not without:
-            return table
-        kept = np.ones(len(self), bool)
-        kept[without] = False
-        return table.filter(pa.array(kept))
+    def only(self, positions: np.ndarray) -> "Block":
+        """Return some lines, in their order, as a block."""
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
+        parts = [self.content[self.offsets[run[0]] : self.offsets[run[-1] + 1]] for run in runs if len(run)]
+        offsets = np.append(0, np.cumsum(np.diff(self.offsets)[positions], dtype=np.int32))
+        return Block(1, b"".join(parts), offsets=offsets)
+
+    @property
+    def texts(self) -> pa.Array:
+        """The lines as texts that include their line feeds, without a copy."""
+        return pa.Array.from_buffers(
+            pa.string(), len(self), [None, pa.py_buffer(self.offsets), pa.py_buffer(self.content)]
+        )
+
+    def not_utf8(self) -> Iterator[int]:
+        """Yield the positions of the lines that are not UTF-8."""
+        start = 0
+        while start < len(self.content):
+            try:
+                codecs.utf_8_decode(memoryview(self.content)[start:], "strict", True)
+                return
+            except UnicodeDecodeError as error:
+                yield (position := self.position(start + error.start))
+                start = int(self.offsets[position + 1])
 
 
 class Chunk:
@@ -70,15 +79,10 @@ class Chunk:
         line = self.block[position]._replace(number=int(self.numbers[position]))
         return int(self.files[position]), self.arrivals[position].item(), line
 
-    def table(self, unsure: Sequence[int]) -> pa.Table:
-        """Return the lines like `Block.table`, with `_file`, `_number`, `_arrival`, and false as `_sure` of some."""
-        sure = np.ones(len(self.block), bool)
-        sure[unsure] = False
-        table = self.block.table()
-        more = {"_file": self.files, "_number": self.numbers, "_arrival": self.arrivals, "_sure": sure}
-        for name, values in more.items():
-            table = table.append_column(name, pa.array(values))
-        return table
+    def of_lines(self, positions: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the file, the number and the arrival of lines."""
+        columns = {"_file": self.files, "_number": self.numbers, "_arrival": self.arrivals}
+        return {name: values[positions] for name, values in columns.items()}
 
 
 def blocks(file: File) -> Iterator[Block]:

@@ -1,74 +1,92 @@
-"""Lines of JSON as fields: by DuckDB if a line surely means the same to it, else exactly, by Python.
+"""Lines of JSON as fields: by Arrow's parser if a line surely means the same to it, else exactly, by Python.
 
-DuckDB's functions are lenient: they take the first of equal names, convert any value to any type, and accept NaN and
-commas at ends. So they parse only lines of a known shape: Python has found the same names, in the same order, and the
-same types in a former line.
+Arrow refuses what is no JSON, other types than those of the fields, and repeated fields. It accepts NaN and infinities,
+several objects in a line, and numbers and levels without limits; Python parses lines that may have those.
 """
 
 import contextlib
+import itertools
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+import re
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
-from duckdb import DuckDBPyConnection
+import pyarrow.compute as pc
+import pyarrow.json as pj
 
-from common.engines import duck
-from common.engines.duck import quoted
 from common.ingestion import records
 from common.ingestion.arrow.blocks import Block
 from common.ingestion.deliveries import Line
 from common.ingestion.records import Unusable
 
-MAX_LEARNT = 100  # lines at once of which the shape is learnt
-LEARNT_EARLY = 10  # lines of a block, whose shapes the next blocks may have
-MAX_SHAPES = 32  # of lines that are learnt; a longer list costs more than it saves
-# What DuckDB accepts, but JSON does not have; also found in some texts, so that Python parses their lines.
-COMMA_AT_END = r",\s*[}\]]"
-NO_NUMBER = r"[:,\[]\s*-?\s*(?i:nan|inf)"
-MAX_SIMPLE = 1800  # bytes of a line that can have neither too many levels nor too long numbers for Python
-HARD = "strlen(regexp_replace(_line, '[^]}]', '', 'g')) > 400 OR regexp_matches(_line, '[0-9]{1000}')"
-Path = tuple[str, ...]
+PIECE = 1 << 20  # bytes of lines that are parsed at once
+FEW = 128  # lines, of which one is no record; Python parses them all
+NO_NUMBER = re.compile(rb"[:,\[]\s*-?(?:NaN|Inf)")
+# Limits of Python, below which no line has too many levels, or digits in a number.
+MAX_CLOSED, MAX_DIGITS = 400, 4000
 Record = tuple["list[Any] | str", str | None]
 Converter = Callable[[Any, list[str]], Any]
 
 
 def json_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a field of JSON, which has times, dates and decimals as text, and larger integers."""
-    if pa.types.is_integer(kind):
-        return pa.decimal128(38, 0)
-    return part_type(kind)
-
-
-def part_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a part of a field."""
+    """Return the type of a field, or a part of it, in JSON, which has times, dates and decimals as text."""
     if pa.types.is_struct(kind):
-        return pa.struct([(each.name, part_type(each.type)) for each in kind])
+        return pa.struct([(each.name, json_type(each.type)) for each in kind])
     if pa.types.is_list(kind):
-        return pa.list_(part_type(kind.value_type))
+        return pa.list_(json_type(kind.value_type))
     if pa.types.is_map(kind):
-        return pa.map_(pa.string(), part_type(kind.item_type))
+        return pa.map_(pa.string(), json_type(kind.item_type))
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_decimal(kind):
         return pa.string()
     return kind
 
 
+def is_exact(kind: pa.DataType) -> bool:
+    """Return True for a type of JSON of which Arrow parses the same values as Python."""
+    if pa.types.is_struct(kind):
+        return all(is_exact(each.type) for each in kind)
+    if pa.types.is_list(kind):
+        return is_exact(kind.value_type)
+    return kind in (pa.string(), pa.float64(), pa.bool_()) or pa.types.is_integer(kind)
+
+
+def fitted(kind: pa.DataType, value: Any) -> pa.DataType:
+    """Return a type with integers instead of texts where a value has them."""
+    if pa.types.is_struct(kind) and isinstance(value, dict):
+        return pa.struct([(each.name, fitted(each.type, value.get(each.name))) for each in kind])
+    if pa.types.is_list(kind) and isinstance(value, list) and value:
+        return pa.list_(fitted(kind.value_type, value[0]))
+    return pa.int64() if pa.types.is_string(kind) and type(value) is int else kind
+
+
+def has_infinity(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Return True if values, or parts of them, have an infinity: Arrow makes one of an integer that is too large."""
+    if pa.types.is_struct(values.type):
+        return any(map(has_infinity, values.flatten()))
+    if pa.types.is_list(values.type):
+        return has_infinity(pc.list_flatten(values))
+    return bool(pa.types.is_floating(values.type) and pc.any(pc.is_inf(values)).as_py())
+
+
+class ParsedLines(NamedTuple):
+    """The fields of the lines that Arrow parsed, their positions, and their texts, which end with a line feed."""
+
+    fields: pa.Table
+    positions: np.ndarray
+    texts: pa.Array
+
+
 class Reader:
-    """Parses lines of JSON into fields; learns the shapes of lines that DuckDB may parse."""
+    """Parses lines of JSON into fields."""
 
     def __init__(self, fields: pa.Schema, searched: Collection[str] = ()) -> None:
         self.schema = pa.schema([(each.name, json_type(each.type)) for each in fields])
         self.converters = [(each.name, converter(records.label(each.name), each.type)) for each in fields]
         self.converters = [(name, any_text if name in searched else convert) for name, convert in self.converters]
-        self.kinds = dict(parts_of(fields))
-        self.objects: list[Path] = [(), *(path for path, kind in self.kinds.items() if pa.types.is_struct(kind))]
-        names = [name.lower() for name in fields.names]
-        quotable = all(set(name).isdisjoint("\"\\'") for path in self.kinds for name in path)
-        hard = any(pa.types.is_map(kind) or kind == pa.float32() for kind in self.kinds.values())
-        self.learns = not searched and quotable and not hard and len(set(names)) == len(names)
-        self.known_names: dict[tuple[tuple[str, ...] | None, ...], None] = {}
-        self.known_types: dict[tuple[str | None, ...], None] = {}
-        self.wider_names: dict[tuple[tuple[str, ...] | None, ...], None] = {}  # with names that are no fields
+        self.by_arrow = not searched and all(map(is_exact, self.schema.types))
+        self.delivered = self.schema  # with a type of integer for each text that is delivered as a number
 
     def record(self, line: Line) -> Record:
         """Return the values of the fields, or the reason why a line has none; and the reason of the first misfit."""
@@ -81,149 +99,65 @@ class Reader:
             return str(error), None
         return [convert(row.get(name), misfits) for name, convert in self.converters], next(iter(misfits), None)
 
-    def records(self, lines: Iterable[Line]) -> list[Record]:
-        """Return the records in lines, and learn their shapes."""
-        found, learnt = [], 0
-        for line in lines:
-            values, misfit = record = self.record(line)
-            found.append(record)
-            if self.learns and learnt < MAX_LEARNT and not (isinstance(values, str) or misfit):
-                self.learn(line)
-                learnt += 1
-        return found
+    def parse(self, block: Block) -> ParsedLines:
+        """Return the lines of a block that Arrow can parse; the others need Python."""
+        positions = np.flatnonzero(suitable(block) if self.by_arrow else np.zeros(len(block), bool))
+        if len(positions) < len(block):
+            block = block.only(positions)
+        edges = np.unique(np.searchsorted(block.offsets, range(0, len(block.content), PIECE)))
+        pieces = list(itertools.pairwise([*edges, len(block)]))
+        delivered = self.delivered
+        found = [each for piece in pieces for each in self.tables(block, *piece, delivered)]
+        if not found and (learnt := self.learnt(block)) != delivered:
+            self.delivered = learnt
+            found = [each for piece in pieces for each in self.tables(block, *piece, learnt)]
+        parsed = np.concatenate([np.arange(0), *(np.arange(first, first + len(table)) for first, table in found)])
+        fields = pa.concat_tables([self.schema.empty_table(), *(table for _, table in found)])
+        texts = block.texts if len(parsed) == len(block) else block.texts.take(pa.array(parsed))
+        return ParsedLines(fields, positions[parsed], texts)
 
-    def learn(self, line: Line) -> None:
-        """Add the shape of a line without a problem or a misfit, if DuckDB may parse such lines."""
-        whole = json.loads(line.content, object_pairs_hook=Pairs)
-        names = []
-        for path in self.objects:
-            found = value_at(whole, path)
-            names.append(tuple(name for name, _ in found) if isinstance(found, Pairs) else absent(found))
-        types = tuple(type_of(value_at(whole, path)) for path in self.kinds)
-        repeated = any(each and len(set(each)) < len(each) for each in names)
-        known = {(*path, name) for path, each in zip(self.objects, names, strict=True) for name in each or ()}
-        shapes = self.known_names if known.issubset(self.kinds) else self.wider_names
-        if not (repeated or "" in types or max(len(shapes), len(self.known_types)) >= MAX_SHAPES):
-            shapes[tuple(names)] = None
-            self.known_types[types] = None
+    def learnt(self, block: Block) -> pa.Schema:
+        """Return the fields with a type of integer for each text that is a number in the first lines of a block."""
+        kind: pa.DataType = pa.struct(self.schema)
+        for position in range(min(len(block), FEW)):
+            with contextlib.suppress(Unusable):
+                kind = fitted(kind, records.json_object(block[position].content))
+        return pa.schema(list(kind))
 
-    def unsure(self, connection: DuckDBPyConnection, block: Block) -> list[int]:
-        """Return the positions of the lines that are not of a known shape."""
-        if block.texts is None or not self.learns:
-            return list(range(len(block)))
-        if not self.known_types:
-            self.records([block[position] for position in range(min(MAX_LEARNT, len(block)))])
-        if not self.known_types:
-            return list(range(len(block)))
-        connection.register("_lines", block.table())
-        sure = f"CASE WHEN json_valid(_line) THEN {self.sure_sql()} ELSE false END"
-        query = f"SELECT _position FROM _lines WHERE NOT {sure}"
-        positions = sorted(position for (position,) in connection.execute(query).fetchall())
-        self.records([block[position] for position in positions[:LEARNT_EARLY]])
-        return positions
-
-    def sure_sql(self) -> str:
-        """SQL of the condition that a line of valid JSON is of a known shape, with numbers that DuckDB converts."""
-        reals = [path for path, kind in self.kinds.items() if pa.types.is_floating(kind)]
-        finite = [f"coalesce(right(json_extract_string(_line, {sql_path(path)}), 1) <= '9', true)" for path in reals]
-        digits = {  # larger integers in structs have no misfit, unlike those of `typed`
-            path: len(str(1 << kind.bit_width - 1))
-            for path, kind in self.kinds.items()
-            if path[1:] and pa.types.is_integer(kind)
-        }
-        small = [
-            f"coalesce(strlen(json_extract_string(_line, {sql_path(path)})) < {number}, true)"
-            for path, number in digits.items()
-        ]
-        numbers, rest = " AND ".join([*finite, *small]) or "true", " AND ".join(small) or "true"
-        # CASE evaluates only the lines that are left; IN would be a join, for the others, too.
-        return f"""
-            CASE WHEN {self.among(f"json_type(_line, {sql_paths(self.kinds)})", self.known_types)} IS NULL THEN false
-            WHEN regexp_matches(_line, {duck.literal(COMMA_AT_END)}) THEN false
-            WHEN {self.among(self.names_sql(), self.known_names)} IS NOT NULL THEN {numbers}
-            WHEN {self.among(self.names_sql(), self.wider_names)} IS NULL THEN false
-            WHEN CASE WHEN strlen(_line) > {MAX_SIMPLE} THEN {HARD} ELSE false END THEN false
-            WHEN regexp_matches(_line, {duck.literal(NO_NUMBER)}) THEN false
-            ELSE {rest} END
-        """
-
-    def among(self, found: str, known: dict[Any, None]) -> str:
-        """SQL of the position of a list among known ones; null if it is another."""
-        return f"list_position({sql_list(list(known))}, {found})" if known else "NULL"
-
-    def names_sql(self) -> str:
-        return f"json_keys(_line, {sql_paths(self.objects)})" if self.objects[1:] else "[json_keys(_line)]"
-
-    def fields_sql(self, lines: str = "_lines") -> str:
-        """SQL of lines of known shapes: their columns and the fields."""
-        kinds = {each.name: transformed(each.type) for each in self.schema}
-        names = ", ".join(f"_fields.{quoted(name)}" for name in kinds)
-        parsed = f"json_transform(_line, {duck.literal(json.dumps(kinds, ensure_ascii=False))})"
-        return f"SELECT * EXCLUDE (_fields), {names} FROM (SELECT *, {parsed} AS _fields FROM {lines})"
+    def tables(self, block: Block, first: int, last: int, delivered: pa.Schema) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the fields of lines in tables, each with the position of its first line."""
+        content = pa.py_buffer(block.content)[block.offsets[first] : block.offsets[last]]
+        reading = pj.ReadOptions(use_threads=False, block_size=len(content) + 1)
+        parsing = pj.ParseOptions(explicit_schema=delivered, unexpected_field_behavior="ignore")
+        with contextlib.suppress(pa.ArrowInvalid):
+            table = pj.read_json(pa.BufferReader(content), reading, parsing)
+            if len(table) == last - first and not any(map(has_infinity, table.columns)):
+                yield first, table.cast(self.schema)
+                return
+        if last - first > FEW:
+            middle = (first + last) // 2
+            yield from self.tables(block, first, middle, delivered)
+            yield from self.tables(block, middle, last, delivered)
 
 
-class Pairs(list[tuple[str, Any]]):
-    """The names and values of a JSON object."""
-
-
-ABSENT = object()
-
-
-def value_at(whole: Any, path: Path) -> Any:
-    """Return the value at a path of a JSON value."""
-    for step in path:
-        whole = next((value for name, value in whole if name == step), ABSENT) if isinstance(whole, Pairs) else ABSENT
-    return whole
-
-
-def absent(value: Any) -> tuple[str, ...] | None:
-    """Return the names that DuckDB gives of a value that is no object."""
-    return None if value is ABSENT else ()
-
-
-def type_of(value: Any) -> str | None:
-    """Return DuckDB's word for the type of a value; empty if lines with such a value need Python."""
-    if value is ABSENT:
-        return None
-    if isinstance(value, int) and not isinstance(value, bool):
-        whole = "UBIGINT" if value >= 0 else "BIGINT"
-        return whole if -(1 << 63) <= value < 1 << 64 else ""
-    words = {type(None): "NULL", bool: "BOOLEAN", str: "VARCHAR", float: "DOUBLE", Pairs: "OBJECT"}
-    return words.get(type(value), "")
-
-
-def parts_of(fields: Iterable[pa.Field], above: Path = ()) -> Iterator[tuple[Path, pa.DataType]]:
-    """Yield the path and the type of each field, and of each field in a struct."""
-    for each in fields:
-        yield (*above, each.name), each.type
-        if pa.types.is_struct(each.type):
-            yield from parts_of(each.type, (*above, each.name))
-
-
-def sql_list(value: Any) -> str:
-    """Return SQL of a text, of null, or of a list of such."""
-    if value is None:
-        return "NULL"
-    return duck.literal(value) if isinstance(value, str) else f"[{', '.join(map(sql_list, value))}]"
-
-
-def sql_path(path: Path) -> str:
-    return duck.literal("$" + "".join(f'."{name}"' for name in path))
-
-
-def sql_paths(paths: Iterable[Path]) -> str:
-    return f"[{', '.join(map(sql_path, paths))}]"
-
-
-def transformed(kind: pa.DataType) -> Any:
-    """Return a type as `json_transform` expects it."""
-    if pa.types.is_struct(kind):
-        return {each.name: transformed(each.type) for each in kind}
-    if pa.types.is_list(kind):
-        return [transformed(kind.value_type)]
-    words = {"string": "VARCHAR", "double": "DOUBLE", "float": "FLOAT", "bool": "BOOLEAN", "int64": "BIGINT",
-             "int32": "INTEGER", "int16": "SMALLINT", "int8": "TINYINT"}  # fmt: skip
-    return words.get(str(kind), "DECIMAL(38,0)")
+def suitable(block: Block) -> Any:
+    """Return for each line True if Arrow refuses it, or parses it like Python if it has one object."""
+    if block.size:
+        return np.zeros(len(block), bool)
+    letters, starts, ends = np.frombuffer(block.content, np.uint8), block.offsets[:-1], block.offsets[1:] - 2
+    ends = ends - (letters[ends] == ord("\r"))
+    result = (letters[starts] == ord("{")) & (letters[ends] == ord("}")) & (ends > starts)
+    if np.diff(block.offsets).max() > MAX_CLOSED:
+        closed = (letters == ord("}")) | (letters == ord("]"))
+        result &= np.add.reduceat(closed, starts, dtype=np.int32) <= MAX_CLOSED
+    if np.diff(block.offsets).max() > MAX_DIGITS:
+        digits = letters - np.uint8(ord("0")) < 10
+        result &= np.add.reduceat(digits, starts, dtype=np.int32) <= MAX_DIGITS
+    pairs = letters[:-1], letters[1:]
+    if any(((pairs[0] == first) & (pairs[1] == second)).any() for first, second in (b"aN", b"In")):
+        result[[block.position(match.start()) for match in NO_NUMBER.finditer(block.content)]] = False
+    result[list(block.not_utf8())] = False
+    return result
 
 
 def converter(field: str | None, kind: pa.DataType) -> Converter:

@@ -103,7 +103,7 @@ class Mapping:
 
     def read(self, file: File, arrival: date) -> Iterator[Mapped]:
         """Yield the rows of a file; Unreadable if it is corrupt, or not of the source's format."""
-        for batch in reading.batches(self.source, file, self.reader, self.connection):
+        for batch in reading.batches(self.source, file, self.reader):
             yield Mapped(batch, self.map(batch, arrival))
 
     def map(self, batch: Batch, arrival: date) -> pa.Table:

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from duckdb import DuckDBPyConnection
 
 from common.engines import arrow, duck
 from common.handover.storage import File
@@ -70,7 +69,7 @@ def json_reader(source: Source) -> json_lines.Reader:
     return json_lines.Reader(fields, source.searched & texts)
 
 
-def batches(source: Source, file: File, reader: json_lines.Reader, connection: DuckDBPyConnection) -> Iterator[Batch]:
+def batches(source: Source, file: File, reader: json_lines.Reader) -> Iterator[Batch]:
     """Yield the records of a file; Unreadable if it is corrupt, or not of the source's format."""
     if source.format == "parquet":
         yield from parquet_batches(source, file)
@@ -81,31 +80,26 @@ def batches(source: Source, file: File, reader: json_lines.Reader, connection: D
         yield from text_batches(source, deliveries.lines(file, source.encoding))
     else:
         for block in blocks(file):
-            yield block_batch(reader, connection, block)
+            yield block_batch(reader, block)
 
 
-def block_batch(reader: json_lines.Reader, connection: DuckDBPyConnection, block: Block) -> Batch:
+def block_batch(reader: json_lines.Reader, block: Block) -> Batch:
     """Return the records in a block of JSON lines."""
-    unsure = reader.unsure(connection, block)
-    exact = exact_batch(reader, [block[position] for position in unsure])
-    if len(unsure) == len(block):
-        return exact
-    connection.register("_lines", block.table(unsure))
-    sure = connection.sql(reader.fields_sql()).to_arrow_table()
-    if not unsure:
-        return Batch(sure.select(reader.schema.names), [None] * len(block), [None] * len(block), block)
-    positions = pa.chunked_array([*sure["_position"].chunks, pa.array(unsure, pa.int64())])
-    order = pc.sort_indices(positions)
-    fields = pa.concat_tables([sure.select(reader.schema.names), exact.fields]).take(order)
+    parsed = reader.parse(block)
+    others = np.setdiff1d(np.arange(len(block)), parsed.positions)
+    exact = exact_batch(reader, [block[position] for position in others])
     reasons, misfits = [list[str | None]([None] * len(block)) for _ in range(2)]
-    for position, reason, misfit in zip(unsure, exact.reasons, exact.misfits, strict=True):
+    if not len(others):
+        return Batch(parsed.fields, reasons, misfits, block)
+    for position, reason, misfit in zip(others, exact.reasons, exact.misfits, strict=True):
         reasons[position], misfits[position] = reason, misfit
-    return Batch(fields, reasons, misfits, block)
+    order = np.argsort(np.concatenate([parsed.positions, others]))
+    return Batch(pa.concat_tables([parsed.fields, exact.fields]).take(order), reasons, misfits, block)
 
 
 def exact_batch(reader: json_lines.Reader, lines: Sequence[Line]) -> Batch:
     """Return the records in lines of JSON, parsed by Python."""
-    return batch_of(lines, reader.records(lines), reader.schema)
+    return batch_of(lines, map(reader.record, lines), reader.schema)
 
 
 def text_batches(source: Source, content: Iterator[Line]) -> Iterator[Batch]:

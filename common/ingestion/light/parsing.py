@@ -126,13 +126,15 @@ def fill(
 
     def insert_chunk(source: str, parts: list[Part]) -> None:
         reader, chunk = checked[source].reader, Chunk(parts)
-        positions = reader.unsure(own.connection, chunk.block)
-        if len(positions) < len(chunk.block):
-            own.connection.register("_lines", chunk.table(positions))
-            plain = is_plain(chunk.block)
-            none = "NULL::VARCHAR AS _problem, NULL::VARCHAR AS _misfit"
-            relation = f"SELECT *, {none} FROM ({reader.fields_sql('(SELECT * FROM _lines WHERE _sure)')})"
-            insert(source, reader.schema, relation, LINES._replace(plain=plain))
+        parsed = reader.parse(chunk.block)
+        if rows := len(parsed.positions):
+            table = parsed.fields.append_column("_line", parsed.texts)
+            nothing = dict.fromkeys(("_problem", "_misfit"), pa.nulls(rows, pa.string()))
+            for name, values in (chunk.of_lines(parsed.positions) | nothing).items():
+                table = table.append_column(name, pa.array(values))
+            own.connection.register("_lines", table.append_column("_position", pa.array(parsed.positions)))
+            insert(source, reader.schema, "SELECT * FROM _lines", LINES._replace(plain=is_plain(chunk.block)))
+        positions = np.setdiff1d(np.arange(len(chunk.block)), parsed.positions)
         with lock:
             unsure[source] += map(chunk.line, positions)
             lines = unsure.pop(source) if len(unsure[source]) > MAX_UNSURE else []
@@ -162,7 +164,7 @@ def fill(
                             held[source.name] = 0
                             submit(insert_chunk, source.name, waiting.pop(source.name))
                 else:
-                    for batch in reading.batches(source, each.file, checked[source.name].reader, connection):
+                    for batch in reading.batches(source, each.file, checked[source.name].reader):
                         submit(insert_batch, source.name, each.arrival, number, batch)
             except Unreadable as error:
                 unreadable[number] = str(error)
