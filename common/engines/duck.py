@@ -160,7 +160,7 @@ class Translator:
                         node.replace(exp.Paren(this=sqlglot.parse_one(sql, read="duckdb")))
                 elif isinstance(node, (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.Add, exp.Sub, exp.Mul)):
                     self.refuse_text_with_number(node)
-            sql = f"TRY({rendered(root)})"
+            sql = rendered(root) if isinstance(root.this, exp.Column) else f"TRY({rendered(root)})"
             self.kind(sql)
         except (SqlglotError, duckdb.Error) as error:
             reason = str(error).splitlines()[0]
