@@ -117,6 +117,10 @@ def castable(found: Kind, wanted: Kind, part: bool = False) -> bool:
     return False
 
 
+def repeated(column: str) -> str:
+    return f"it has the column '{column.lower()}' twice, whatever the case"
+
+
 def words_of(kind: Kind) -> str:
     """Return a type as Spark writes it."""
     if isinstance(kind, dict):

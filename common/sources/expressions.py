@@ -158,7 +158,8 @@ def check_type(kind: str, where: str) -> None:
 
 def type_of_entry(path: str, fields: dict[str, str]) -> str:
     """Return the type of the entries of the array at a path such as `properties.products`; empty if it is not one."""
-    names = path.split(".")
+    column = parse(path, path)
+    names = path_of(column) if isinstance(column, exp.Column) else [""]
     kind = exp.DataType.build(fields[names[0]], dialect="spark") if names[0] in fields else None
     for name in names[1:]:
         kind = (

@@ -148,9 +148,11 @@ def deliver(lake: Lake, name: str, content: bytes) -> None:
     file.write_bytes(content)
 
 
-def parquet_of(**columns: list) -> bytes:
+def parquet_of(twice: str | None = None, **columns: list) -> bytes:
+    """Return a table as Parquet; `twice` is one more column."""
+    table = pa.table(columns)
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns), sink)
+    pq.write_table(table.append_column(twice, table.column(0)) if twice else table, sink)
     return sink.getvalue().to_pybytes()
 
 
@@ -192,6 +194,10 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     deliver(lake, f"plays/{day}/f.parquet", parquet_of(**plays | {"user": [DAY.date(), None]}, page=page))
     deliver(lake, f"plays/{day}/g.parquet", parquet_of(**plays, page=[{"query": 1}, None]))
     deliver(lake, f"plays/{day}/h.parquet", parquet_of(**plays, page=[[{"query": "x"}], None]))
+    parts = pa.StructArray.from_arrays([pa.array(["x", "y"])] * 2, ["query", "Query"])
+    deliver(lake, f"plays/{day}/i.parquet", parquet_of(**plays, page=page, twice="user"))
+    deliver(lake, f"plays/{day}/j.parquet", parquet_of(**plays, page=page, twice="SONG"))
+    deliver(lake, f"plays/{day}/k.parquet", parquet_of(**plays, page=parts))
     deliver(lake, f"wide/{day}/a.csv", "who,at\nZoë,2024-05-01 10:00:00\n".encode("utf-16"))
     deliver(lake, f"wide/{day}/b.csv", b"who,at\nAnn,2024-05-01\n")
     deliver(lake, f"click/{day}/a.csv", b"x")
@@ -281,6 +287,9 @@ def test_parquet_is_read_by_name_and_misfits_are_named(ingested: Lake) -> None:
     assert quarantined(ingested, "g.parquet") == {None: f"its column 'page' is struct<query: bigint>, expected {page}"}
     found = "array<struct<query: string>>"
     assert quarantined(ingested, "h.parquet") == {None: f"its column 'page' is {found}, expected {page}"}
+    for file, name in {"i": "user", "j": "song", "k": "query"}.items():
+        reason = f"it has the column '{name}' twice, whatever the case"
+        assert quarantined(ingested, f"{file}.parquet") == {None: reason}
 
 
 def test_character_set_that_is_not_the_files_leaves_it_out(ingested: Lake) -> None:

@@ -1,6 +1,7 @@
 """Records of deliveries as Arrow tables, with the fields of their source, and the reason if a record has none."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from common.ingestion.arrow import json_lines
 from common.ingestion.arrow.blocks import Block, blocks
 from common.ingestion.arrow.json_lines import Record
 from common.ingestion.deliveries import Line, Unreadable
-from common.ingestion.records import Kind, castable, words_of
+from common.ingestion.records import Kind, castable, repeated, words_of
 from common.sources.source import Source
 
 BATCH = 64 * 1024  # records
@@ -175,6 +176,14 @@ def kind_of(kind: pa.DataType) -> Kind:
     return words.get(kind, str(kind))
 
 
+def repeated_name(fields: Iterable[pa.Field]) -> str | None:
+    """Return the name of a column, or of a part of one, that another has, too, apart from its case."""
+    fields = list(fields)
+    names = Counter(each.name.lower() for each in fields)
+    within = (repeated_name(map(each.type.field, range(each.type.num_fields))) for each in fields)
+    return next((name for name, count in names.items() if count > 1), None) or next(filter(None, within), None)
+
+
 def plain(table: pa.Table, fields: pa.Schema) -> pa.Table:
     """Return a table with one type of text, and its structs, arrays and maps in the types of the fields."""
 
@@ -200,6 +209,8 @@ def row_batches(source: Source, content: Any) -> Iterator[Batch]:
     try:
         with pq.ParquetFile(content, pre_buffer=False) as opened:
             names = opened.schema_arrow.names
+            if name := repeated_name(opened.schema_arrow):
+                raise Unreadable(repeated(name))
             if missing := [name for name in source.fields if name not in names]:
                 raise Unreadable(f"it lacks the columns {', '.join(missing)}; it has {', '.join(names)}")
             for wanted in fields:

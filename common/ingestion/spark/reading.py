@@ -286,7 +286,9 @@ def with_schemas(session: SparkSession, files: dict[int, Delivered]) -> tuple[di
     def schema_or_reason(delivered: Delivered) -> StructType | str:
         try:
             found = session.read.options(__globPaths__="false").parquet(delivered.file.uri).schema
-        except (PySparkException, Py4JJavaError):  # Spark 4 raises either
+        except (PySparkException, Py4JJavaError) as error:  # Spark 4 raises either
+            if isinstance(error, PySparkException) and error.getCondition() == "COLUMN_ALREADY_EXISTS":
+                return records.repeated(error.getMessageParameters()["columnName"].strip("`"))
             return "not Parquet" if delivered.file.bytes else "empty, not Parquet"
         return unfit(delivered.source, found) or found
 

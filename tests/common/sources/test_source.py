@@ -69,6 +69,11 @@ def test_entry_has_the_type_of_the_array_that_each_names() -> None:
         ('"json"', '"json"\nheader = true', "header of sources/clicks/events.toml has no effect on json files"),
         ('"json"', '"parquet"\ncompression = "zstd"', "has no effect on parquet files; remove it."),
         ('"json"', '"json"\ncompression = "zip"', "is 'zip'; did you mean 'gzip'."),
+        (
+            "[fields]",
+            '[fields]\nPage = "string"',
+            "has 'Page' and 'page', expected names that differ in more than case.",
+        ),
         ('"json"', '"csv"\nencoding = "latin-99"', "is 'latin-99', expected a character set of Python"),
         ('"json"', '"csv"\ndelimiter = ";;"', "delimiter of sources/clicks/events.toml is ';;', expected one ASCII"),
         ('"json"', '"json"\ndeliveries = "raw/items"', "is 'raw/items', expected raw/events or a folder inside"),
