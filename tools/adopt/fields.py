@@ -117,7 +117,8 @@ def fields_of(sample: Sample) -> list[Field]:
     def add(array: tuple[str, ...] | None, steps: tuple[str, ...], value: Any) -> None:
         if isinstance(value, dict):
             for name, inner in value.items():
-                add(array, (*steps, name), inner)
+                if name:  # no expression has an empty one
+                    add(array, (*steps, name), inner)
         elif isinstance(value, list):
             for entry in value[:20] if array is None else []:
                 add(steps, (), entry)
@@ -135,9 +136,17 @@ def fields_of(sample: Sample) -> list[Field]:
 
 
 def hides(one: Field, other: Field) -> bool:
-    """Return True if a field is an object or array in some records and a scalar in others, and `one` is commoner."""
-    a, b = (*(one.array or ()), *one.steps), (*(other.array or ()), *other.steps)
-    inside = (a != b and (a[: len(b)] == b or b[: len(a)] == a)) or (a == b and one.array != other.array)
+    """Return True if two fields need a name to be an object, an array or a scalar in turn, and `one` is commoner.
+
+    Names that differ in their case only are the same to expressions.
+    """
+    arrays = [tuple(map(str.lower, each.array or ())) for each in (one, other)]
+    a, b = ((*array, *map(str.lower, each.steps)) for array, each in zip(arrays, (one, other), strict=True))
+    inside = one is not other and (a[: len(b)] == b or b[: len(a)] == a)
+    if arrays[0] != arrays[1]:
+        inside = inside or any(
+            array and whole[: len(array)] == array for array, whole in zip(arrays, (b, a), strict=True)
+        )
     return inside and (len(one.found), one.path) > (len(other.found), other.path)
 
 

@@ -72,7 +72,11 @@ def look(path: Path) -> Sample:
     text = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix("\ufeff")
     if "\0" in text:
         raise TaskError(f"{path} has zero bytes, expected text or Parquet; export it as CSV or JSON lines.")
-    lines = text.splitlines(keepends=True)
+    if "\r" in text and "\n" not in text:
+        raise TaskError(
+            f"{path} ends its lines by carriage returns, expected line feeds; convert it: tr '\\r' '\\n' < FILE."
+        )
+    lines = list(io.StringIO(text, newline="\n"))
     lines = lines[:-1] if len(head) == HEAD else lines
     if not any(line.strip() for line in lines):
         raise TaskError(f"{path} has no records, expected JSON lines, CSV or Parquet.")
@@ -120,6 +124,7 @@ def _parquet(path: Path) -> Sample:
         file = pq.ParquetFile(path)
     except pa.ArrowInvalid as error:
         raise TaskError(f"{path} is not readable Parquet ({error}); write it anew.") from None
+    _refuse_repeated(path, file.schema_arrow.names)
     records: list[dict[str, Any]] = []
     for batch in file.iter_batches(10_000):
         records += batch.to_pylist()
@@ -158,15 +163,20 @@ def _csv(path: Path, compression: str, encoding: str, lines: list[str]) -> Sampl
     header = has_header(rows)
     known = names.WITHOUT_HEADER.get(width, "").split() or [f"column_{number}" for number in range(1, width + 1)]
     columns = rows[0] if header else known
-    if len(set(columns)) != len(columns):
-        double = next(name for name, count in Counter(columns).items() if count > 1)
-        raise TaskError(f"{path} has two columns '{double}' in its first line, expected a name once; rename one.")
+    _refuse_repeated(path, columns)
     layout = Layout("csv", compression, encoding, delimiter, quote, header, columns)
     content = rows[1:] if header else rows
     records = [dict(zip(columns, row, strict=True)) for row in content if len(row) == len(columns)]
     if not records:
         raise TaskError(f"{path} has a header and no record, expected at least one event.")
     return Sample(path, layout, records)
+
+
+def _refuse_repeated(path: Path, columns: list[str]) -> None:
+    """Raise TaskError if two columns have the same name, whatever its case."""
+    for name, count in Counter(map(str.lower, columns)).items():
+        if count > 1:
+            raise TaskError(f"{path} has two columns '{name}', expected a name once, whatever its case; rename one.")
 
 
 def parsed(lines: list[str], delimiter: str, quote: str) -> Iterator[list[str]]:

@@ -71,7 +71,7 @@ class Mapper:
         takes_arrays = column == "item_id" and self.proposal.kind == "events"
         for position, each in enumerate(self.free):
             rank = names.rank(self.proposal.kind, column, each.name, ".".join(each.steps))
-            in_other_array = each.array is not None and ".".join(each.array) != self.proposal.each
+            in_other_array = each.array is not None and not in_each(self, each)
             if rank is not None and suits(each) and (takes_arrays or not in_other_array):
                 inside = each.array is not None and self.proposal.each is not None
                 ranked.append((not inside, rank, len(each.steps), position, each))
@@ -87,6 +87,13 @@ class Mapper:
         self.types[id(each)] = each.spark_type or ("string" if needs_cast else kind)
         return f"try_cast({expression} as {kind})" if needs_cast and not each.spark_type else expression
 
+    def first_of(self, taken: list[Field], kind: str = "string") -> str:
+        """Take fields; return the expression of the first that has a value."""
+        expressions = [self.use(each, kind) for each in taken]
+        if len({each.spark_type for each in taken}) > 1:
+            expressions = [f"cast({expression} as {kind})" for expression in expressions]
+        return f"coalesce({', '.join(expressions)})" if len(taken) > 1 else expressions[0]
+
     def put(self, column: str, expression: str, why: str) -> None:
         self.proposal.columns[column] = Guess(expression, why)
 
@@ -95,9 +102,11 @@ class Mapper:
         taken = found[:1]
         if len(found) > 1 and found[0].filled < 0.999:
             taken = found[:2]
-        expressions = [self.use(each) for each in taken]
-        text = f"coalesce({', '.join(expressions)})" if len(taken) > 1 else expressions[0]
-        self.put(column, text, "; ".join([*([why] if why else []), *(describe(each, not why) for each in taken)]))
+        self.put(
+            column,
+            self.first_of(taken),
+            "; ".join([*([why] if why else []), *(describe(each, not why) for each in taken)]),
+        )
 
     def put_time(self, found: list[Field]) -> None:
         """Map the time to a field, or to one of a day and one of a clock's time."""
@@ -227,9 +236,7 @@ def put_item(mapper: Mapper, found: list[Field]) -> None:
     mapper.proposal.each_optional = filled < len(mapper.sample.records)
     entries = [each for each in inside if each.array == array][:1]
     both = entries + (own[:1] if mapper.proposal.each_optional else [])
-    expressions = [mapper.use(each) for each in both]
-    text = f"coalesce({', '.join(expressions)})" if len(both) > 1 else expressions[0]
-    mapper.put("item_id", text, "; ".join(describe(each) for each in both))
+    mapper.put("item_id", mapper.first_of(both), "; ".join(describe(each) for each in both))
 
 
 def put_number(mapper: Mapper, column: str, found: list[Field], by_name: bool = True) -> None:
@@ -238,8 +245,7 @@ def put_number(mapper: Mapper, column: str, found: list[Field], by_name: bool = 
     kind = NUMBERS[column]
     if kind == "bigint" and any(not each.integers for each in taken):
         kind = "double"
-    expressions = [mapper.use(each, kind) for each in taken]
-    text = f"coalesce({', '.join(expressions)})" if len(taken) > 1 else expressions[0]
+    text = mapper.first_of(taken, kind)
     whole = f"cast({text} as bigint)" if kind != NUMBERS[column] else text
     low, high = min(taken[0].numbers or [0]), max(taken[0].numbers or [0])
     mapper.put(column, whole, f"{describe(taken[0], by_name)}, from {low:g} to {high:g}")

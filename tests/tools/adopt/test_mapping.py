@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import tomllib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import pytest
 import zstandard
 
 from common.errors import TaskError
+from common.sources import source
 from tools.adopt import layout, mapping, source_file
 
 ROWS = 300
@@ -36,6 +38,12 @@ def csv_text(columns, *makers, delimiter=",", quote=""):
 
 def day_of(pattern):
     return lambda random_: pattern.format(day=random_.randint(1, 28), month=random_.randint(1, 12))
+
+
+def parquet_of(arrays, names):
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_arrays(list(map(pa.array, arrays)), names=names), sink)
+    return sink.getvalue().to_pybytes()
 
 
 def json_lines(make):
@@ -262,6 +270,40 @@ def test_numbers_that_json_has_as_text_are_cast(tmp_path):
     assert set(proposal.fields.values()) == {"string"}
 
 
+@pytest.mark.parametrize("name", ["line items", "cart.items", "select", "`a`", "Zeilen\U0001f6d2"])
+def test_array_of_any_name_gives_an_event_per_entry(tmp_path, name):
+    content = json_lines(lambda _, n: {"user_id": f"u{n % 9}", name: [{"item_id": f"i{n % 7}", "price": n / 2}]})
+    proposal = propose(tmp_path / "events.jsonl", content)
+    found = expressions(proposal)
+    assert (found["item_id"], found["unit_price"]) == ("entry.item_id", "entry.price")
+    written = source.read("shop", "events", tomllib.loads(source_file.text_of(proposal, "shop")))
+    assert written.known_fields["entry"] == "STRUCT<item_id: STRING, price: DOUBLE>"
+
+
+def test_fields_that_no_expression_can_tell_apart_are_left_to_the_commoner(tmp_path):
+    def record(_, n):
+        found = {
+            "user_id": f"u{n % 9}",
+            "at": f"2024-01-{n % 28 + 1:02}",
+            "item": {"item_id": f"i{n % 7}"},
+            "": [{"item_id": "x"}],
+        }
+        if n % 10 == 0:
+            found |= {"AT": [{"item_id": "x"}], "item": [{"item_id": "y"}, {"item_id": "z"}]}
+        return found
+
+    found = expressions(propose(tmp_path / "events.jsonl", json_lines(record)))
+    assert (found["item_id"], found["time"]) == ("item.item_id", "at")
+
+
+def test_items_of_two_types_in_a_file_are_texts(tmp_path):
+    lines = pa.list_(pa.struct({"item_id": pa.string()}))
+    columns = [[f"u{n % 9}" for n in range(ROWS)], list(range(ROWS))]
+    columns.append(pa.array([[{"item_id": f"i{n % 9}"}] if n % 2 else [] for n in range(ROWS)], lines))
+    found = expressions(propose(tmp_path / "events.parquet", parquet_of(columns, ["user_id", "item_id", "lines"])))
+    assert found["item_id"] == "coalesce(cast(entry.item_id as string), cast(item_id as string))"
+
+
 def test_two_formats_of_times_are_both_read(tmp_path):
     content = csv_text(["user_id", "item_id", "at"], whole(1, 90), whole(1, 90),
                        one_of("2020-01-02T03:04:05Z", "2020/01/02 03:04:05"))  # fmt: skip
@@ -283,7 +325,9 @@ REFUSED = {
     "blank.csv": ("\n\n", "has no records"),
     "header.csv": ("user_id,item_id,time\n", "has a header and no record"),
     "array.json": ('[{"user_id": 1},\n{"user_id": 2}]\n', "no line that is a JSON object.*jq"),
-    "twice.csv": ("user_id,item_id,user_id\n1,2,3\n", "two columns 'user_id'"),
+    "twice.csv": ("user_id,item_id,User_ID\n1,2,3\n", "two columns 'user_id'"),
+    "twice.parquet": (parquet_of([["u1"], ["i1"], ["u2"]], ["user_id", "item_id", "User_ID"]), "two columns 'user_id'"),
+    "returns.csv": ("user_id,item_id\ru1,i1\r", "carriage returns"),
     "packed.csv": (gzip.compress(b"user_id,item_id\n"), r"packed by gzip.*ends in \.gz"),
     "archive.zip": (b"PK\x03\x04....", "is an archive"),
     "no_items.csv": (csv_text(["user_id", "ts"], whole(1, 9), SECONDS), "No field of .*no_items.csv has IDs of items"),
