@@ -21,7 +21,7 @@ from sqlglot.errors import SqlglotError
 
 from common.errors import ArgumentError
 
-RECORDS = "_records"  # the name of the table in translated expressions; a field of a struct may not be taken for it
+RECORDS = "__records"  # the name of the table in translated expressions; a field of a struct may not be taken for it
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"}
 REALS = {"FLOAT", "DOUBLE"}
 TIMESTAMP = "TIMESTAMP WITH TIME ZONE"

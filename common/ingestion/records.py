@@ -62,7 +62,7 @@ class Unusable(Exception):
 
 def label(name: str) -> str:
     """Return the words for a column or field in a reason: user ID for user_id."""
-    return name.replace("_", " ").replace(" id", " ID")
+    return name.strip("_").replace("_", " ").replace(" id", " ID") or name
 
 
 def missing(field: str) -> str:

@@ -200,6 +200,10 @@ def _check_expressions(source: Source) -> None:
                 f"[fields] of {source.file} has '{one}' and '{other}', expected names that differ in more than case."
             )
     for name, kind in source.fields.items():
+        if name.startswith("__"):
+            raise ArgumentError(
+                f"{source.where(name, 'fields')} begins with __, as only internal columns do; leave it out."
+            )
         expressions.check_type(kind, source.where(name, "fields"))
         if source.format == "csv" and "<" in kind:
             raise ArgumentError(

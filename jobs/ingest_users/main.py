@@ -63,7 +63,7 @@ def suppressed(mapped: Mapped, forgotten: People | None) -> pa.Array:
     listed = pa.array([forgotten.find(user) is not None for user in encoded.dictionary.to_pylist()], pa.bool_())
     hidden = listed.take(encoded.indices).to_pylist()
     for row in pc.indices_nonzero(rows["user_id"].is_null()).to_pylist():
-        line = batch.line(rows["_position"][row].as_py())
+        line = batch.line(rows["__position"][row].as_py())
         hidden[row] = bool(forgotten.named_in_line(line.content))
     return pa.array(hidden, pa.bool_())
 
@@ -78,7 +78,7 @@ def read(each: Delivered, max_share: float, forgotten: People | None) -> tuple[O
         rows = rows.append_column("row", pa.array(range(before, before + rows.num_rows), pa.int64()))
         before += rows.num_rows
         outcome.suppress(pc.sum(rows["_suppressed"]).as_py() or 0)
-        changes.append(rows.filter(usable).drop_columns(["_position", "_kept", "_reason", "_broken", "_suppressed"]))
+        changes.append(rows.filter(usable).drop_columns(["__position", "_kept", "_reason", "_broken", "_suppressed"]))
     return outcome, [] if outcome.leave_out_if_bad(max_share) else changes
 
 

@@ -185,7 +185,7 @@ def merged(
     result = catalogue.Catalogue([mapping], state, [(day_of[path], path) for path in files])
     for path, rows in files.items():
         columns = dict(zip(("item_id", "time", "name", "preference", "attribute size"), zip(*rows), strict=True))
-        table = pa.table({**columns, "_position": range(len(rows))})
+        table = pa.table({**columns, "__position": range(len(rows))})
         result.add(mapping, day_of[path], path, table)
         result.end_file(True)
     result.add_state(again, [])

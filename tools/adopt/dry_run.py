@@ -74,11 +74,11 @@ def add(run: Run, batch: Mapped) -> None:
     kept = rows.filter(rows["_kept"])
     run.not_kept += rows.num_rows - kept.num_rows
     reasons = pc.coalesce(kept["_reason"], kept["_broken"])
-    unusable = kept.select(["_position"]).append_column("reason", reasons).filter(pc.is_valid(reasons))
+    unusable = kept.select(["__position"]).append_column("reason", reasons).filter(pc.is_valid(reasons))
     for row in unusable.to_pylist():
-        refuse(run, row["reason"], batch, row["_position"])
+        refuse(run, row["reason"], batch, row["__position"])
     usable = kept.filter(pc.is_null(reasons))
-    usable = usable.append_column("line", pc.add(usable["_position"], pa.scalar(start, pa.int64())))
+    usable = usable.append_column("line", pc.add(usable["__position"], pa.scalar(start, pa.int64())))
     with run.database.cursor() as database:
         database.register("batch", usable)
         names = [name for name in COLUMNS[run.source.kind] if name in usable.column_names]

@@ -109,7 +109,7 @@ def people_of(found: Source, batch: Batch, people: People) -> dict[int, set[str]
     """Return the hashes of the people whom the records of a batch are about, by position."""
     result: dict[int, set[str]] = {}
     with duck.connect() as connection:
-        connection.register("_batch", mapping.numbered(batch))
+        connection.register("__batch", mapping.numbered(batch))
         rows = connection.sql(user_query(found, batch.fields.schema)).fetchall()
     for position, user, problem in rows:
         if user is not None:
@@ -131,8 +131,8 @@ def user_query(found: Source, raw: pa.Schema) -> str:
         entry = f", unnest(CASE WHEN len({array}) > 0 THEN {array} ELSE [NULL] END) AS {quoted(ENTRY)}"
     user = duck.Translator(fields).sql_of(found.columns["user_id"])
     return f"""
-        WITH typed AS ({mapping.typed(found, raw)}), {RECORDS} AS (SELECT *{entry} FROM typed)
-        SELECT _position, nullif({user}::VARCHAR, ''), coalesce(_problem, _misfit) FROM {RECORDS}
+        WITH __typed AS ({mapping.typed(found, raw)}), {RECORDS} AS (SELECT *{entry} FROM __typed)
+        SELECT __position, nullif({user}::VARCHAR, ''), coalesce(__problem, __misfit) FROM {RECORDS}
     """
 
 

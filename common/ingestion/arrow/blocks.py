@@ -81,7 +81,7 @@ class Chunk:
 
     def of_lines(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """Return the file, the number and the arrival of lines."""
-        columns = {"_file": self.files, "_number": self.numbers, "_arrival": self.arrivals}
+        columns = {"__file": self.files, "__number": self.numbers, "__arrival": self.arrivals}
         return {name: values[positions] for name, values in columns.items()}
 
 

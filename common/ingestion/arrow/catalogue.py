@@ -109,7 +109,7 @@ class Catalogue:
                 {name}, {name}, {", ".join([*values, *keys])}
             FROM (
                 SELECT *, (epoch_us({time})::HUGEINT << {TIME_BITS}) + {before}
-                    + row_number() OVER (ORDER BY _position) AS _key
+                    + row_number() OVER (ORDER BY __position) AS _key
                 FROM batch
             )
             """

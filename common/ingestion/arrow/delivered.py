@@ -132,6 +132,6 @@ def quarantine(outcome: Outcome, mapped: Mapped, dropped: pa.Array) -> Iterator[
     rest = pa.scalar(records.IN_BAD_FILE if outcome.left_out else None, pa.string())
     reasons = pc.coalesce(rows["_reason"], rest, rows["_broken"], dropped)
     reasons = pc.if_else(rows["_kept"], reasons, None)
-    unused = rows.select(["_position"]).append_column("reason", reasons).filter(pc.is_valid(reasons))
+    unused = rows.select(["__position"]).append_column("reason", reasons).filter(pc.is_valid(reasons))
     for row in unused.to_pylist():
-        yield deliveries.quarantine_of_line(file, mapped.batch.line(row["_position"]), row["reason"])
+        yield deliveries.quarantine_of_line(file, mapped.batch.line(row["__position"]), row["reason"])

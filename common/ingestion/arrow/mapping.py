@@ -26,7 +26,7 @@ ATTRIBUTE = "attribute "  # the beginning of the names of columns with attribute
 
 
 class Mapped(NamedTuple):
-    """Rows of a batch: `_position` of the record in it, the outcome, and the columns.
+    """Rows of a batch: `__position` of the record in it, the outcome, and the columns.
 
     `_kept` is false for a record that the source does not keep, `_reason` says why a row is unusable, `_broken` is the
     first rule that it breaks.
@@ -107,15 +107,15 @@ class Mapping:
             yield Mapped(batch, self.map(batch, arrival))
 
     def map(self, batch: Batch, arrival: date) -> pa.Table:
-        """Return the rows of a batch: `_position`, `_kept`, `_reason`, `_broken`, and the columns."""
-        self.connection.register("_batch", numbered(batch))
+        """Return the rows of a batch: `__position`, `_kept`, `_reason`, `_broken`, and the columns."""
+        self.connection.register("__batch", numbered(batch))
         key = (batch.fields.schema, arrival)
         if key not in self.queries:
             self.queries[key] = self.query(*key)
         return self.connection.sql(self.queries[key]).to_arrow_table()
 
     def query(self, raw: pa.Schema, arrival: date) -> str:
-        """Return the SQL that maps a table `_batch` of fields as they were read."""
+        """Return the SQL that maps a table `__batch` of fields as they were read."""
         without = f"coalesce(len({self.each}), 0) = 0" if self.source.each else "false"
         entries = self.each if self.source.each else ""
         if self.source.each_optional:
@@ -129,21 +129,21 @@ class Mapping:
         values = [f"{self.value(name)} AS {quoted(name)}" for name in self.columns]
         values += [f"{self.text(ATTRIBUTE + name)} AS {quoted(ATTRIBUTE + name)}" for name in self.attributes]
         return f"""
-            WITH typed AS ({typed(self.source, raw)}),
+            WITH __typed AS ({typed(self.source, raw)}),
             {RECORDS} AS (
-                SELECT *{exploded} FROM typed {f"WHERE NOT {without}" if self.source.each else ""}
+                SELECT *{exploded} FROM __typed {f"WHERE NOT {without}" if self.source.each else ""}
             ),
             valued AS (
-                SELECT _position, _problem, _misfit, {self.keep} AS _keep,
+                SELECT __position, __problem, __misfit, {self.keep} AS _keep,
                     {self.broken()} AS _broken, {", ".join(columns)}
                 FROM {RECORDS}
             )
-            SELECT _position,
-                _problem IS NOT NULL OR (_keep IS NOT false AND (_misfit IS NOT NULL OR _keep IS NOT NULL)) AS _kept,
-                coalesce(_problem, _misfit, CASE {reasons} END) AS _reason, _broken, {", ".join(values)}
+            SELECT __position,
+                __problem IS NOT NULL OR (_keep IS NOT false AND (__misfit IS NOT NULL OR _keep IS NOT NULL)) AS _kept,
+                coalesce(__problem, __misfit, CASE {reasons} END) AS _reason, _broken, {", ".join(values)}
             FROM valued
             {self.without_entries(without) if self.source.each else ""}
-            ORDER BY _position
+            ORDER BY __position
         """
 
     def broken(self) -> str:
@@ -156,8 +156,8 @@ class Mapping:
         nulls = ", NULL" * (len(self.columns) + len(self.attributes))
         return f"""
             UNION ALL
-            SELECT _position, coalesce(_problem, _misfit) IS NOT NULL, coalesce(_problem, _misfit), NULL{nulls}
-            FROM typed WHERE {without}
+            SELECT __position, coalesce(__problem, __misfit) IS NOT NULL, coalesce(__problem, __misfit), NULL{nulls}
+            FROM __typed WHERE {without}
         """
 
     def reasons(self, arrival: date) -> str:
@@ -210,9 +210,9 @@ def latest(arrival: date) -> datetime:
 
 
 def typed(source: Source, raw: pa.Schema, more: str = "") -> str:
-    """SQL of the fields of a table `_batch` in their types, and of more columns.
+    """SQL of the fields of a table `__batch` in their types, and of more columns.
 
-    `_misfit` is the reason of a record of which a value has another type than its field.
+    `__misfit` is the reason of a record of which a value has another type than its field.
     """
     fields, translator = reading.fields_of(source), duck.Translator(raw)
     casts, misfits = [], []
@@ -224,13 +224,13 @@ def typed(source: Source, raw: pa.Schema, more: str = "") -> str:
         casts.append(f"{cast} AS {quoted(name)}")
         reason = duck.literal(records.bad(records.label(name)))
         misfits.append(f"WHEN {quoted(name)} IS NOT NULL AND {cast} IS NULL THEN {reason}")
-    misfit = f"coalesce(_misfit, CASE {' '.join(misfits)} END)" if misfits else "_misfit"
+    misfit = f"coalesce(__misfit, CASE {' '.join(misfits)} END)" if misfits else "__misfit"
     columns = [*([more] if more else []), *casts]
-    return f"SELECT _position, _problem, {misfit} AS _misfit, {', '.join(columns)} FROM _batch"
+    return f"SELECT __position, __problem, {misfit} AS __misfit, {', '.join(columns)} FROM __batch"
 
 
 def numbered(batch: Batch) -> pa.Table:
-    """Return the fields of a batch as a table `_batch`: with `_position`, `_problem` and `_misfit`."""
-    table = batch.fields.append_column("_position", pa.array(range(len(batch.reasons)), pa.int64()))
-    table = table.append_column("_problem", pa.array(batch.reasons, pa.string()))
-    return table.append_column("_misfit", pa.array(batch.misfits, pa.string()))
+    """Return the fields of a batch as a table `__batch`: with `__position`, `__problem` and `__misfit`."""
+    table = batch.fields.append_column("__position", pa.array(range(len(batch.reasons)), pa.int64()))
+    table = table.append_column("__problem", pa.array(batch.reasons, pa.string()))
+    return table.append_column("__misfit", pa.array(batch.misfits, pa.string()))

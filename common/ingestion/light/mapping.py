@@ -34,8 +34,8 @@ TABLE = {  # columns of the table of events
 class Texts(NamedTuple):
     """SQL of the text of records: columns that have it, its bytes, and their number.
 
-    Next to them are `_file`, `_number` in the file, and `_arrival`. `plain` texts have neither control characters nor
-    more bytes than a text may have.
+    Next to them are `__file`, `__number` in the file, and `__arrival`. `plain` texts have neither control characters
+    nor more bytes than a text may have.
     """
 
     columns: str
@@ -85,10 +85,10 @@ class EventMapping(Mapping):
         values.append(f"{self.event_id(texts)} AS _id")
         shown = "_reason IS NOT NULL AND _reason <> " + duck.literal(NOT_KEPT)
         ends = {
-            "arrival": "_arrival",
-            "line_position": "_number",
-            "file": "_file",
-            "entry": "_entry",
+            "arrival": "__arrival",
+            "line_position": "__number",
+            "file": "__file",
+            "entry": "__entry",
             "reason": "_reason",
             "person": "user_id" if "user_id" in self.columns else "NULL",
             "source": f"CASE WHEN _reason IS NULL THEN {duck.literal(self.source.name)} END",
@@ -98,12 +98,12 @@ class EventMapping(Mapping):
             "bytes": f"CASE WHEN {shown} THEN {texts.size} END",
             "content": f"CASE WHEN {shown} THEN ({texts.content})[1:{records.MAX_KEPT}] END",
         }
-        lines = f"{texts.columns}, _file, _number, _arrival"
-        former = f"_problem, _misfit, _entry, {lines}"
+        lines = f"{texts.columns}, __file, __number, __arrival"
+        former = f"__problem, __misfit, __entry, {lines}"
         return f"""
-            WITH _batch AS ({batch}),
-            typed AS ({typed(self.source, raw, lines)}),
-            {RECORDS} AS (SELECT *{self.exploded()} FROM typed),
+            WITH __batch AS ({batch}),
+            __typed AS ({typed(self.source, raw, lines)}),
+            {RECORDS} AS (SELECT *{self.exploded()} FROM __typed),
             given AS (
                 SELECT {former}, {self.keep} AS _keep, {self.broken()} AS _broken, {self.context_sql()} AS context,
                     {", ".join(given)}
@@ -118,11 +118,11 @@ class EventMapping(Mapping):
 
     def exploded(self) -> str:
         """SQL of the day of arrival, and of the entry and its number for each entry of the array; null without one."""
-        day = "" if ARRIVAL in self.source.fields else f", _arrival AS {ARRIVAL}"
+        day = "" if ARRIVAL in self.source.fields else f", __arrival AS {ARRIVAL}"
         if not self.source.each:
-            return f"{day}, CAST(0 AS BIGINT) AS _entry"
+            return f"{day}, CAST(0 AS BIGINT) AS __entry"
         without = f"coalesce(len({self.each}), 0) = 0"
-        numbers = f"unnest(CASE WHEN {without} THEN [NULL] ELSE range(len({self.each})) END) AS _entry"
+        numbers = f"unnest(CASE WHEN {without} THEN [NULL] ELSE range(len({self.each})) END) AS __entry"
         return f"{day}, unnest(CASE WHEN {without} THEN [NULL] ELSE {self.each} END) AS {quoted(ENTRY)}, {numbers}"
 
     def context_sql(self) -> str:
@@ -172,19 +172,19 @@ class EventMapping(Mapping):
         """SQL of an event's ID: without one a hash of its record, and with the number of its entry."""
         digest = f"md5({texts.content})"
         given = f"coalesce({self.event_value('event_id')}, {digest})" if "event_id" in self.columns else digest
-        return f"{given} || '-' || coalesce(_entry, 0)" if self.source.each else given
+        return f"{given} || '-' || coalesce(__entry, 0)" if self.source.each else given
 
     def reason_sql(self, plain: bool, usable: str | None) -> str:
         """SQL of the first reason why a record is not used; see common/ingestion/records.py."""
         cases = [
-            "WHEN _problem IS NOT NULL THEN _problem",
+            "WHEN __problem IS NOT NULL THEN __problem",
             f"WHEN NOT _keep THEN {duck.literal(NOT_KEPT)}",
-            "WHEN _misfit IS NOT NULL THEN _misfit",
+            "WHEN __misfit IS NOT NULL THEN __misfit",
             f"WHEN _keep IS NULL THEN {duck.literal(NOT_KEPT)}",
         ]
         if self.source.each and not self.source.each_optional:
-            cases.append(f"WHEN _entry IS NULL THEN {duck.literal(NOT_KEPT)}")
-        late = f"CAST(_arrival + {1 + records.CLOCKS_AHEAD.days} AS TIMESTAMPTZ)"
+            cases.append(f"WHEN __entry IS NULL THEN {duck.literal(NOT_KEPT)}")
+        late = f"CAST(__arrival + {1 + records.CLOCKS_AHEAD.days} AS TIMESTAMPTZ)"
         for name in self.columns:
             label = records.label(name)
             if name == "time":

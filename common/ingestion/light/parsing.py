@@ -33,9 +33,9 @@ from common.sources.source import Source
 
 NUMBERS = itertools.count(1)
 CONTROLS = (b"\\", b"\x7f", b"\xc2")  # a text without them has no control character
-EXACT = Texts("_size, _text", "_text", "_size")
-LINE = "encode(rtrim(_line, chr(10)))"  # which ends with its line feed
-LINES = Texts("_line", LINE, "strlen(_line) - 1")
+EXACT = Texts("__size, __text", "__text", "__size")
+LINE = "encode(rtrim(__line, chr(10)))"  # which ends with its line feed
+LINES = Texts("__line", LINE, "strlen(__line) - 1")
 CHUNK = 4 << 20  # bytes of lines that are inserted at once
 Part = tuple[int, date, Block]
 MAX_UNSURE = 20_000  # lines that wait for Python, which takes those of several blocks at once
@@ -112,14 +112,14 @@ def fill(
     def insert_exact(source: str, lines: list[tuple[int, date, Line]]) -> None:
         numbers, arrivals, contents = zip(*lines, strict=True)
         batch = reading.exact_batch(checked[source].reader, contents)
-        own.connection.register("_exact", with_texts(batch, numbers, arrivals))
-        insert(source, batch.fields.schema, "SELECT * FROM _exact", EXACT)
+        own.connection.register("__exact", with_texts(batch, numbers, arrivals))
+        insert(source, batch.fields.schema, "SELECT * FROM __exact", EXACT)
 
     def insert_batch(source: str, arrival: date, number: int, batch: Batch) -> None:
         rows = batch.fields.num_rows
-        own.connection.register("_exact", with_texts(batch, [number] * rows, [arrival] * rows))
+        own.connection.register("__exact", with_texts(batch, [number] * rows, [arrival] * rows))
         if batch.lines is not None:
-            insert(source, batch.fields.schema, "SELECT * FROM _exact", EXACT)
+            insert(source, batch.fields.schema, "SELECT * FROM __exact", EXACT)
         else:
             relation = parquet_sql(checked[source], batch.fields.schema)
             insert(source, batch.fields.schema, relation, EXACT, first=batch.first + 1)
@@ -128,11 +128,11 @@ def fill(
         reader, chunk = checked[source].reader, Chunk(parts)
         parsed = reader.parse(chunk.block)
         if rows := len(parsed.positions):
-            table = parsed.fields.append_column("_line", parsed.texts)
-            nothing = dict.fromkeys(("_problem", "_misfit"), pa.nulls(rows, pa.string()))
+            table = parsed.fields.append_column("__line", parsed.texts)
+            nothing = dict.fromkeys(("__problem", "__misfit"), pa.nulls(rows, pa.string()))
             for name, values in (chunk.of_lines(parsed.positions) | nothing).items():
                 table = table.append_column(name, pa.array(values))
-            own.connection.register("_lines", table.append_column("_position", pa.array(parsed.positions)))
+            own.connection.register("_lines", table.append_column("__position", pa.array(parsed.positions)))
             insert(source, reader.schema, "SELECT * FROM _lines", LINES._replace(plain=is_plain(chunk.block)))
         positions = np.setdiff1d(np.arange(len(chunk.block)), parsed.positions)
         with lock:
@@ -189,14 +189,14 @@ def is_plain(block: Block) -> bool:
 
 def with_texts(batch: Batch, files: Sequence[int], arrivals: Sequence[date]) -> pa.Table:
     """Return a batch as `mapping.numbered` does, with the file, arrival, number, and bytes of each record."""
-    table = numbered(batch).append_column("_file", pa.array(files, pa.int64()))
-    table = table.append_column("_arrival", pa.array(arrivals, pa.date32()))
+    table = numbered(batch).append_column("__file", pa.array(files, pa.int64()))
+    table = table.append_column("__arrival", pa.array(arrivals, pa.date32()))
     if batch.lines is None:
         return table
     lines = [batch.line(position) for position in range(table.num_rows)]
-    table = table.append_column("_number", pa.array([line.number for line in lines], pa.int64()))
-    table = table.append_column("_size", pa.array([line.size for line in lines], pa.int64()))
-    return table.append_column("_text", pa.array([line.content for line in lines], pa.binary()))
+    table = table.append_column("__number", pa.array([line.number for line in lines], pa.int64()))
+    table = table.append_column("__size", pa.array([line.size for line in lines], pa.int64()))
+    return table.append_column("__text", pa.array([line.content for line in lines], pa.binary()))
 
 
 def parquet_sql(mapping: EventMapping, raw: pa.Schema) -> str:
@@ -205,10 +205,10 @@ def parquet_sql(mapping: EventMapping, raw: pa.Schema) -> str:
         (each.name, wanted.type if pa.types.is_nested(wanted.type) else each.type)
         for each, wanted in zip(raw, mapping.fields, strict=True)
     ]
-    text = json_of("_exact", pa.struct(kinds)).replace("_exact IS NOT NULL", "true")
+    text = json_of("__exact", pa.struct(kinds)).replace("__exact IS NOT NULL", "true")
     return (
-        "SELECT *, octet_length(_text) AS _size FROM "
-        f"(SELECT *, $first + _position AS _number, encode({text}) AS _text FROM _exact)"
+        "SELECT *, octet_length(__text) AS __size FROM "
+        f"(SELECT *, $first + __position AS __number, encode({text}) AS __text FROM __exact)"
     )
 
 

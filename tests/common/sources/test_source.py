@@ -69,6 +69,7 @@ def test_entry_has_the_type_of_the_array_that_each_names() -> None:
         ('"json"', '"json"\nheader = true', "header of sources/clicks/events.toml has no effect on json files"),
         ('"json"', '"parquet"\ncompression = "zstd"', "has no effect on parquet files; remove it."),
         ('"json"', '"json"\ncompression = "zip"', "is 'zip'; did you mean 'gzip'."),
+        ("[fields]", '[fields]\n__v = "string"', "__v in [fields] of sources/clicks/events.toml begins with __, as"),
         (
             "[fields]",
             '[fields]\nPage = "string"',
