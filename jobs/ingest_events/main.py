@@ -196,7 +196,7 @@ def quarantine(
         result = result.unionByName(quarantine_lines(session, unusable, starts(kept)))
     if all_of_bad_files is not None:
         begins = all_of_bad_files.frame.groupBy("file").agg(F.min("line_position").alias("first")).collect()
-        firsts = {row.file: row.first for row in begins}
+        firsts = {row.file: row.first if all_of_bad_files.surveys[row.file] else 1 for row in begins}
         result = result.unionByName(quarantine_lines(session, all_of_bad_files.frame, starts(firsts)))
     return result
 

@@ -112,6 +112,24 @@ user_id = "who"
 type = "'visit'"
 time = "at"
 """
+ODD = """
+format = "json"
+compression = "none"
+each = "`line items`"
+[fields]
+_file = "string"
+_number = "bigint"
+_entry = "string"
+"line items" = "array<struct<`a'b`: string, `1`: string>>"
+[columns]
+user_id = "_file"
+item_id = "entry.`a'b`"
+type = "'view'"
+time = "timestamp_millis(_number)"
+[context]
+entry = "_entry"
+first = "entry.`1`"
+"""
 
 
 def csv_of(*rows: str) -> bytes:
@@ -161,7 +179,7 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     """A lake after one run on deliveries of all formats."""
     folder = tmp_path_factory.mktemp("ingested")
     lake = Lake(folder)
-    texts = {"clicks": CLICKS, "orders": ORDERS, "ratings": RATINGS, "plays": PLAYS, "wide": WIDE}
+    texts = {"clicks": CLICKS, "orders": ORDERS, "ratings": RATINGS, "plays": PLAYS, "wide": WIDE, "odd": ODD}
     for name, text in texts.items():
         (folder / "sources" / name).mkdir(parents=True)
         (folder / "sources" / name / "events.toml").write_text(HEAD + text)
@@ -170,6 +188,7 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     bad = [text for text, _ in BAD_CLICKS.values()]
     quoted = [f'"Ann ""A"" Lee",d,a,{MILLIS},,"x\ny"', "", f",device,a,{MILLIS},2,", f'Bob,d,"a\n1",{MILLIS},,x']
     deliver(lake, f"clicks/{day}/a.csv", b"\xef\xbb\xbf" + csv_of(HEADER, *GOOD_CLICKS, *bad, *quoted))
+    deliver(lake, f"clicks/{day}/bad.csv", csv_of(HEADER, *[f"u,d,a,{at},1,x" for at in [MILLIS, *[""] * 11, MILLIS]]))
     deliver(lake, f"clicks/{day}/empty.csv", b"")
     deliver(lake, f"clicks/{day}/other.csv", csv_of("user,item", "1,2"))
     deliver(lake, f"clicks/{day}/packed.csv.gz", gzip.compress(csv_of(HEADER, f"late,d,a,{MILLIS},1,x")))
@@ -200,6 +219,15 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     deliver(lake, f"plays/{day}/k.parquet", parquet_of(**plays, page=parts))
     deliver(lake, f"wide/{day}/a.csv", "who,at\nZoë,2024-05-01 10:00:00\n".encode("utf-16"))
     deliver(lake, f"wide/{day}/b.csv", b"who,at\nAnn,2024-05-01\n")
+    deliver(lake, f"wide/{day}/c.csv", "who,at\nBob,2024-05-01\n".encode("utf-16") + b"\n")  # half a character
+    odd = {
+        "_file": 1,
+        "_number": MILLIS,
+        "_entry": "e",
+        "line items": [{"a'b": "cup", "1": "x"}, {"a'b": 2, "1": None}],
+    }
+    unfit = [odd | {"_file": 1.5}, odd | {"_number": "1"}, odd | {"line items": [{"a'b": True}]}]
+    deliver(lake, f"odd/{day}/a.jsonl", b"".join(json.dumps(each).encode() + b"\n" for each in [odd, *unfit]))
     deliver(lake, f"click/{day}/a.csv", b"x")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "folder", lambda: folder / "sources")
@@ -294,7 +322,21 @@ def test_parquet_is_read_by_name_and_misfits_are_named(ingested: Lake) -> None:
 
 def test_character_set_that_is_not_the_files_leaves_it_out(ingested: Lake) -> None:
     assert [row["user_id"] for row in events_of(ingested, "wide")] == ["Zoë"]
-    assert quarantined(ingested, "wide/arrival=2024-05-02/b.csv") == {None: "its text is not utf-16"}
+    for name in ("b", "c"):
+        assert quarantined(ingested, f"wide/arrival=2024-05-02/{name}.csv") == {None: "its text is not utf-16"}
+
+
+def test_fields_may_have_any_names(ingested: Lake) -> None:
+    found = [(row["user_id"], row["item_id"], row["context"]) for row in events_of(ingested, "odd")]
+    assert found == [("1", "cup", [("entry", "e"), ("first", "x")]), ("1", "2", [("entry", "e")])]
+    misfit = "a value of another type than its field"
+    assert quarantined(ingested, "odd/arrival=2024-05-02/a.jsonl") == {2: "bad file", 3: "bad number", 4: misfit}
+
+
+def test_rows_of_a_bad_csv_have_their_lines_in_the_file(ingested: Lake) -> None:
+    reasons = dict.fromkeys(range(2, 15), "bad time")
+    reasons[2] = reasons[14] = "in a file with too many unusable records"
+    assert quarantined(ingested, "bad.csv") == reasons
 
 
 def test_folder_of_no_source_is_left_out_with_the_nearest(ingested: Lake) -> None:
@@ -305,7 +347,7 @@ def test_folder_of_no_source_is_left_out_with_the_nearest(ingested: Lake) -> Non
 def test_each_record_is_counted_once(ingested: Lake) -> None:
     metrics = ingested.manifest("ingest_events")["metrics"]
     assert metrics["not_kept"] == {"orders": 2}
-    assert metrics["unknown_types"] == {"view": 303, "play": 2, "rating": 1, "search": 2, "visit": 1}
+    assert metrics["unknown_types"] == {"view": 305, "play": 2, "rating": 1, "search": 2, "visit": 1}
     assert metrics["events_by_type"] == {"purchase": 2, "cancellation": 1}
     others = metrics["duplicates"] + metrics["unusable"] + sum(metrics["not_kept"].values()) + metrics["suppressed"]
     assert metrics["lines"] == metrics["events"] + others

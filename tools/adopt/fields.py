@@ -132,7 +132,8 @@ def fields_of(sample: Sample) -> list[Field]:
 
     for record in sample.records:
         add(None, (), record)
-    return [each for each in found.values() if not any(hides(other, each) for other in found.values())]
+    usable = [each for each in found.values() if not (each.array or each.steps or ("",))[0].startswith("__")]
+    return [each for each in usable if not any(hides(other, each) for other in usable)]
 
 
 def hides(one: Field, other: Field) -> bool:

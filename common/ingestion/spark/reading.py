@@ -5,6 +5,7 @@ rows of broken CSV silently, and its own reader of zstd needs native libraries.
 """
 
 import functools
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -73,6 +74,8 @@ def survey_or_reason(delivered: Delivered) -> Survey | str:
         if source.format == "csv":
             deliveries.refuse_utf8(file, source.encoding)
             next(rows_of(file, source), None)  # reads the header
+            if not deliveries.has_ascii(source.encoding):
+                deque(deliveries.lines(file, source.encoding), maxlen=0)  # to the end, as text
     except Unreadable as error:
         return str(error)
     return found
@@ -213,10 +216,10 @@ def converted(path: tuple[str, ...], kind: DataType, value: Column) -> Column:
     Spark converts any value to text, so the few that look like a number, a boolean, an object or an array are parsed
     once more, as values that know their types.
     """
-    nested = with_texts(kind, VariantType()).simpleString()
-    for step in reversed(path[1:]):
-        nested = f"STRUCT<{quoted(step)}: {nested}>"
-    parsed: Column = F.from_json("__text", f"{quoted(path[0])} {nested}", JSON)
+    nested = with_texts(kind, VariantType())
+    for step in reversed(path):
+        nested = StructType([StructField(step, nested)])
+    parsed: Column = F.from_json("__text", nested, JSON)
     for step in path:
         parsed = parsed[step]
     if isinstance(kind, StringType):  # of a suspicious text
