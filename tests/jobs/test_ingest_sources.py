@@ -120,6 +120,7 @@ each = "`line items`"
 _file = "string"
 _number = "bigint"
 _entry = "string"
+"d'or?" = "double"
 "line items" = "array<struct<`a'b`: string, `1`: string>>"
 [columns]
 user_id = "_file"
@@ -129,6 +130,18 @@ time = "timestamp_millis(_number)"
 [context]
 entry = "_entry"
 first = "entry.`1`"
+"""
+BOXES = """
+format = "parquet"
+each = "`tags.all`"
+[fields]
+"user.id" = "string"
+"tags.all" = "array<string>"
+[columns]
+user_id = "`user.id`"
+item_id = "entry"
+type = "'view'"
+time = "cast(arrival as timestamp)"
 """
 
 
@@ -179,7 +192,15 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
     """A lake after one run on deliveries of all formats."""
     folder = tmp_path_factory.mktemp("ingested")
     lake = Lake(folder)
-    texts = {"clicks": CLICKS, "orders": ORDERS, "ratings": RATINGS, "plays": PLAYS, "wide": WIDE, "odd": ODD}
+    texts = {
+        "clicks": CLICKS,
+        "orders": ORDERS,
+        "ratings": RATINGS,
+        "plays": PLAYS,
+        "wide": WIDE,
+        "odd": ODD,
+        "boxes": BOXES,
+    }
     for name, text in texts.items():
         (folder / "sources" / name).mkdir(parents=True)
         (folder / "sources" / name / "events.toml").write_text(HEAD + text)
@@ -226,8 +247,9 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
         "_entry": "e",
         "line items": [{"a'b": "cup", "1": "x"}, {"a'b": 2, "1": None}],
     }
-    unfit = [odd | {"_file": 1.5}, odd | {"_number": "1"}, odd | {"line items": [{"a'b": True}]}]
+    unfit = [odd | {"_file": 1.5}, odd | {"_number": "1"}, odd | {"d'or?": ""}, odd | {"line items": [{"a'b": True}]}]
     deliver(lake, f"odd/{day}/a.jsonl", b"".join(json.dumps(each).encode() + b"\n" for each in [odd, *unfit]))
+    deliver(lake, f"boxes/{day}/a.parquet", parquet_of(**{"user.id": ["u1"], "tags.all": [["a", "b"]]}))
     deliver(lake, f"click/{day}/a.csv", b"x")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "folder", lambda: folder / "sources")
@@ -329,8 +351,9 @@ def test_character_set_that_is_not_the_files_leaves_it_out(ingested: Lake) -> No
 def test_fields_may_have_any_names(ingested: Lake) -> None:
     found = [(row["user_id"], row["item_id"], row["context"]) for row in events_of(ingested, "odd")]
     assert found == [("1", "cup", [("entry", "e"), ("first", "x")]), ("1", "2", [("entry", "e")])]
-    misfit = "a value of another type than its field"
-    assert quarantined(ingested, "odd/arrival=2024-05-02/a.jsonl") == {2: "bad file", 3: "bad number", 4: misfit}
+    reasons = {2: "bad file", 3: "bad number", 4: "bad d'or?", 5: "a value of another type than its field"}
+    assert quarantined(ingested, "odd/arrival=2024-05-02/a.jsonl") == reasons
+    assert [(row["user_id"], row["item_id"]) for row in events_of(ingested, "boxes")] == [("u1", "a"), ("u1", "b")]
 
 
 def test_rows_of_a_bad_csv_have_their_lines_in_the_file(ingested: Lake) -> None:
@@ -347,7 +370,7 @@ def test_folder_of_no_source_is_left_out_with_the_nearest(ingested: Lake) -> Non
 def test_each_record_is_counted_once(ingested: Lake) -> None:
     metrics = ingested.manifest("ingest_events")["metrics"]
     assert metrics["not_kept"] == {"orders": 2}
-    assert metrics["unknown_types"] == {"view": 305, "play": 2, "rating": 1, "search": 2, "visit": 1}
+    assert metrics["unknown_types"] == {"view": 307, "play": 2, "rating": 1, "search": 2, "visit": 1}
     assert metrics["events_by_type"] == {"purchase": 2, "cancellation": 1}
     others = metrics["duplicates"] + metrics["unusable"] + sum(metrics["not_kept"].values()) + metrics["suppressed"]
     assert metrics["lines"] == metrics["events"] + others

@@ -195,11 +195,16 @@ def misfit(source: Source, record: Column, corrupt: Column) -> Column:
             if path[0] not in source.searched:
                 reasons.append(F.when(converted(path, kind, value), label))
             continue
-        raw = F.get_json_object("__text", "$" + "".join(f"['{name}']" for name in path))
+        raw = F.get_json_object("__text", "$" + "".join(map(json_step, path)))
         reasons.append(F.when(corrupt & value.isNull() & raw.isNotNull(), label))
         if has_text(kind) and not isinstance(kind, StructType):
             reasons.append(F.when(converted(path, kind, value), records.MISFIT))
     return F.coalesce(*reasons, F.when(corrupt, records.MISFIT))
+
+
+def json_step(name: str) -> str:
+    """Return a name as a step of a path in JSON, in the notation that can have its characters."""
+    return f".{name}" if "'" in name or "?" in name else f"['{name}']"
 
 
 def parts_of(kind: StructType, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], DataType]]:
@@ -267,7 +272,9 @@ def cast_fields(source: Source, frame: DataFrame, values: dict[str, Column]) -> 
     """Return the fields cast from values."""
     plain = frame.select(*LINE, "__problem", *[value.alias(f"__raw {name}") for name, value in values.items()])
     cast = {
-        name: F.expr(f"try_cast({quoted(f'__raw {name}')} AS {kind})") if "<" not in kind else F.col(f"__raw {name}")
+        name: F.expr(f"try_cast({quoted(f'__raw {name}')} AS {kind})")
+        if "<" not in kind
+        else F.col(quoted(f"__raw {name}"))
         for name, kind in source.fields.items()
     }
     bad = [
