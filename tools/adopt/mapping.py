@@ -68,7 +68,7 @@ class Mapper:
     def candidates(self, column: str, suits: Callable[[Field], bool]) -> list[Field]:
         """Return the free fields whose names and values fit a column, the likeliest first."""
         ranked = []
-        takes_arrays = column == "item_id" and self.proposal.kind == "events"
+        takes_arrays = column == "item_id" and self.proposal.kind != "users"
         for position, each in enumerate(self.free):
             rank = names.rank(self.proposal.kind, column, each.name, ".".join(each.steps))
             in_other_array = each.array is not None and not in_each(self, each)
@@ -89,9 +89,13 @@ class Mapper:
 
     def first_of(self, taken: list[Field], kind: str = "string") -> str:
         """Take fields; return the expression of the first that has a value."""
-        expressions = [self.use(each, kind) for each in taken]
-        if len({each.spark_type for each in taken}) > 1:
-            expressions = [f"cast({expression} as {kind})" for expression in expressions]
+        alike = len({each.spark_type for each in taken}) == 1
+        if kind == "string":
+            whole = alike and taken[0].spark_type in ("int", "bigint")
+            expressions = [self.use(each) if whole else text_of(self, each) for each in taken]
+        else:
+            expressions = [self.use(each, kind) for each in taken]
+            expressions = expressions if alike else [f"cast({expression} as {kind})" for expression in expressions]
         return f"coalesce({', '.join(expressions)})" if len(taken) > 1 else expressions[0]
 
     def put(self, column: str, expression: str, why: str) -> None:
@@ -391,22 +395,23 @@ def ddl(node: object) -> str:
 def propose_items(sample: Sample, known: set[str]) -> Proposal:
     """Return the mapping of a sample of items; `known` are the items of the events."""
     mapper = Mapper("items", sample)
-    named = mapper.candidates("item_id", suits_id)
+    named = sorted(mapper.candidates("item_id", suits_id), key=lambda each: each.array is not None)
     shared = {id(each): len(each.texts & known) for each in mapper.free if suits_id(each) and each.array is None}
     overlapping = sorted((each for each in mapper.free if shared.get(id(each))), key=lambda each: -shared[id(each)])
     found = [each for each in named if shared.get(id(each))] or overlapping or named
     by_place = not found
-    found = found or [each for each in mapper.free if suits_id(each)]
+    found = found or [each for each in mapper.free if suits_id(each) and each.array is None]
     if not found:
         raise TaskError(
             f"No field of {sample.path} has {REQUIRED['item_id']}; rename the field that has them to item_id."
         )
-    count = shared.get(id(found[0]), 0)
-    mapper.put_text(
-        "item_id",
-        found[:1],
-        f"{count:,} of its IDs are in the events" if count else "the first field" if by_place else "",
-    )
+    count = len(found[0].texts & known)
+    if found[0].array is None:
+        why = f"{count:,} of its IDs are in the events" if count else "the first field" if by_place else ""
+        mapper.put_text("item_id", found[:1], why)
+    else:
+        put_item(mapper, found[:1])
+        mapper.proposal.each_optional = False  # records without an entry have no item
     if known and not count:
         mapper.proposal.notes.append(f"No item of {sample.path.name} is in the events: are these the same IDs?")
     by_name = {names.key(each.name): each for each in mapper.free}

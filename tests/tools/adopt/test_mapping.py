@@ -301,7 +301,7 @@ def test_items_of_two_types_in_a_file_are_texts(tmp_path):
     columns = [[f"u{n % 9}" for n in range(ROWS)], list(range(ROWS))]
     columns.append(pa.array([[{"item_id": f"i{n % 9}"}] if n % 2 else [] for n in range(ROWS)], lines))
     found = expressions(propose(tmp_path / "events.parquet", parquet_of(columns, ["user_id", "item_id", "lines"])))
-    assert found["item_id"] == "coalesce(cast(entry.item_id as string), cast(item_id as string))"
+    assert found["item_id"] == "coalesce(entry.item_id, cast(item_id as string))"
 
 
 def test_two_formats_of_times_are_both_read(tmp_path):
@@ -348,6 +348,30 @@ def test_catalogue_is_matched_by_the_ids_of_the_events(tmp_path):
     proposal = mapping.propose_items(layout.look(path), {"100", "101"})
     assert proposal.columns["item_id"].expression == "column_1"
     assert proposal.columns["name"].expression == "column_2"
+
+
+def test_items_in_an_array_of_the_records_are_found(tmp_path):
+    path = tmp_path / "orders.jsonl"
+    path.write_text(
+        json_lines(lambda _, n: {"order": n, "lines": [{"sku": f"i{n % 9}", "title": f"T{n % 9}"}] * (n % 3)})
+    )
+    proposal = mapping.propose_items(layout.look(path), {"i5"})
+    assert expressions(proposal) == {"item_id": "entry.sku", "name": "entry.title"}
+    written = source.read("shop", "items", tomllib.loads(source_file.text_of(proposal, "shop")))
+    assert (written.each, written.each_optional) == ("lines", False)
+
+
+@pytest.mark.parametrize("file", ["items.parquet", "items.jsonl"])
+def test_words_that_are_fractions_become_text(tmp_path, file):
+    rows_ = [{"item_id": number, "family": number / 2} for number in range(9)]
+    columns = list(map(list, zip(*(each.values() for each in rows_), strict=True)))
+    content = (
+        parquet_of(columns, ["item_id", "family"]) if file.endswith("t") else json_lines(lambda _, n: rows_[n % 9])
+    )
+    (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    proposal = mapping.propose_items(layout.look(tmp_path / file), {"5"})
+    assert expressions(proposal)["family"] == "cast(cast(family as decimal(38, 6)) as string)"
+    assert proposal.fields["family"] == "double"
 
 
 def test_genres_give_the_family(tmp_path):
