@@ -43,9 +43,9 @@ SPACE = r"[\x00-\x20\x7f]*"  # what Spark drops around a text
 NUMBER = r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 DAY = "[0-9]{4,6}-[0-9]{1,2}-[0-9]{1,2}"
 HOUR = "(?:[01]?[0-9]|2[0-3])"
-CLOCK = rf"{HOUR}:[0-5]?[0-9](?::[0-5]?[0-9](?:\.[0-9]*)?)?"
+MINUTE = f"{HOUR}:[0-5]?[0-9]"
 OFFSET = "[+-](?:0[0-9]|1[0-8])(?::?[0-5][0-9]){0,2}"
-ZONE = f"(?:Z|{OFFSET}| ?(?:[A-Z]{{3}}|[A-Z][A-Za-z]+(?:/[A-Z][A-Za-z_]+)+))?"
+ZONE = f"(?:Z|{OFFSET}| (?:[A-Z]{{3}}|[A-Z][A-Za-z]+(?:/[A-Z][A-Za-z_]+)+))?"
 INTEGER_TYPES = ("TINYINT", "SMALLINT", "INT", "BIGINT")
 # Texts that DuckDB casts to a type as Spark does, and what Spark ignores before and after them.
 FORMS = {
@@ -54,7 +54,7 @@ FORMS = {
     "DECIMAL": (NUMBER, "", ""),
     "BOOLEAN": ("(?i:t|true|y|yes|1|f|false|n|no|0)", "", ""),
     "DATE": (DAY, r"\+?", "(?:[ T](?s:.*))?"),
-    "TIMESTAMPTZ": (rf"{DAY}(?:[ T]{CLOCK}{ZONE})?", r"\+?", ""),
+    "TIMESTAMPTZ": (rf"{DAY}(?:[ T]{MINUTE}(?::[0-5]?[0-9](?:\.[0-9]*)?{ZONE})?)?", r"\+?", ""),
 }
 # Shorter texts, with their replacements by those forms.
 SHORT_DAYS = [
@@ -66,7 +66,8 @@ SHORT = {
     "DATE": SHORT_DAYS,
     "TIMESTAMPTZ": [
         *SHORT_DAYS,
-        (rf"^({SPACE}\+?{DAY}[ T]{HOUR})({ZONE}{SPACE})$", r"\1:00\2"),
+        (rf"^({SPACE}\+?{DAY}[ T]{HOUR})({SPACE})$", r"\1:00\2"),
+        ("(:[0-9.]+)([A-Z][A-Za-z])", r"\1 \2"),
         (f"(:[0-9]+:[0-9.]+) ([+-][0-9:]+|Z)({SPACE})$", r"\1\2\3"),
         (f"(:[0-9.]+[+-])([0-9](?::[0-5][0-9])?{SPACE})$", r"\10\2"),
     ],
@@ -114,6 +115,13 @@ def arrow_type(spark_type: str) -> pa.DataType:
     except (SqlglotError, LookupError, ValueError):
         known = "string, bigint, double, boolean, date, timestamp, decimal(p,s), array<…>, struct<name: …>, map<…>"
         raise ArgumentError(f"'{spark_type}' is not a type of a field, expected one of {known}.") from None
+
+
+def spelled(kind: pa.DataType) -> str:
+    """Return an Arrow type of a value without parts as DuckDB has it."""
+    if pa.types.is_decimal(kind):
+        return f"DECIMAL({kind.precision},{kind.scale})"
+    return next(name for name, each in reversed(ARROW_TYPES.items()) if each == kind)
 
 
 def spark_type(kind: str) -> str:
@@ -202,8 +210,8 @@ def cast(types: Translator, node: exp.Expr) -> str | None:
         if source == TIMESTAMP:
             return f"TRY_CAST(floor(epoch_us({operand}) / 1000000) AS {target})"
     if target == "TEXT":
-        if source == TIMESTAMP:
-            return rf"regexp_replace(CAST({operand} AS TEXT), '\+00$', '')"
+        if source in (TIMESTAMP, "DATE"):
+            return text_of_time(operand)
         refuse_text_of_real(types, node.this)
     if target == "TIMESTAMPTZ" and source in INTEGERS | REALS:
         return seconds_to_time(operand)
@@ -243,7 +251,15 @@ def refuse_text_of_real(types: Translator, node: exp.Expr) -> None:
 def concat(types: Translator, node: exp.Expr) -> str | None:
     for operand in node.expressions or (node.args["this"], node.expression):
         refuse_text_of_real(types, operand)
+        if types.kind(operand) in (TIMESTAMP, "DATE"):
+            operand.replace(exp.Paren(this=sqlglot.parse_one(text_of_time(rendered(operand)), read="duckdb")))
     return None
+
+
+def text_of_time(operand: str) -> str:
+    """Return SQL of the text of a timestamp, without its zone, or of a date; Spark writes + before longer years."""
+    text = rf"regexp_replace(CAST({operand} AS TEXT), '\+00$', '')"
+    return f"CASE WHEN year({operand}) > 9999 THEN '+' ELSE '' END || {text}"
 
 
 def seconds_to_time(seconds: str) -> str:

@@ -121,6 +121,8 @@ _file = "string"
 _number = "bigint"
 _entry = "string"
 "d'or?" = "double"
+when = "timestamp"
+on = "struct<days: array<date>>"
 "line items" = "array<struct<`a'b`: string, `1`: string>>"
 [columns]
 user_id = "_file"
@@ -247,7 +249,9 @@ def ingested(session: SparkSession, tmp_path_factory: pytest.TempPathFactory) ->
         "_entry": "e",
         "line items": [{"a'b": "cup", "1": "x"}, {"a'b": 2, "1": None}],
     }
-    unfit = [odd | {"_file": 1.5}, odd | {"_number": "1"}, odd | {"d'or?": ""}, odd | {"line items": [{"a'b": True}]}]
+    wrong = [{"_file": 1.5}, {"_number": "1"}, {"d'or?": ""}, {"when": 0}, {"when": "2024-05-01T10:00Z"}]
+    wrong += [{"on": {"days": ["2024-05-01", "day"]}}, {"line items": [{"a'b": True}]}]
+    unfit = [odd | {"line items": [{}]} | each for each in wrong]
     deliver(lake, f"odd/{day}/a.jsonl", b"".join(json.dumps(each).encode() + b"\n" for each in [odd, *unfit]))
     deliver(lake, f"boxes/{day}/a.parquet", parquet_of(**{"user.id": ["u1"], "tags.all": [["a", "b"]]}))
     deliver(lake, f"click/{day}/a.csv", b"x")
@@ -351,7 +355,8 @@ def test_character_set_that_is_not_the_files_leaves_it_out(ingested: Lake) -> No
 def test_fields_may_have_any_names(ingested: Lake) -> None:
     found = [(row["user_id"], row["item_id"], row["context"]) for row in events_of(ingested, "odd")]
     assert found == [("1", "cup", [("entry", "e"), ("first", "x")]), ("1", "2", [("entry", "e")])]
-    reasons = {2: "bad file", 3: "bad number", 4: "bad d'or?", 5: "a value of another type than its field"}
+    reasons = {2: "bad file", 3: "bad number", 4: "bad d'or?", 5: "bad when", 6: "bad when", 7: "bad on"}
+    reasons[8] = "a value of another type than its field"
     assert quarantined(ingested, "odd/arrival=2024-05-02/a.jsonl") == reasons
     assert [(row["user_id"], row["item_id"]) for row in events_of(ingested, "boxes")] == [("u1", "a"), ("u1", "b")]
 

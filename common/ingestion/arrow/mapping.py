@@ -220,13 +220,40 @@ def typed(source: Source, raw: pa.Schema, more: str = "") -> str:
         if raw.field(name).type == fields.field(name).type:
             casts.append(quoted(name))
             continue
-        cast = translator.sql_of(f"try_cast(`{name}` AS {kind})")
+        if pa.types.is_nested(fields.field(name).type):
+            cast, lost = cast_parts(quoted(name), raw.field(name).type, fields.field(name).type)
+        else:
+            field = name.replace("`", "``")
+            cast = translator.sql_of(f"try_cast(`{field}` AS {kind})")
+            lost = f"{quoted(name)} IS NOT NULL AND {cast} IS NULL"
         casts.append(f"{cast} AS {quoted(name)}")
-        reason = duck.literal(records.bad(records.label(name)))
-        misfits.append(f"WHEN {quoted(name)} IS NOT NULL AND {cast} IS NULL THEN {reason}")
+        misfits.append(f"WHEN {lost} THEN {duck.literal(records.bad(records.label(name)))}")
     misfit = f"coalesce(__misfit, CASE {' '.join(misfits)} END)" if misfits else "__misfit"
     columns = [*([more] if more else []), *casts]
     return f"SELECT __position, __problem, {misfit} AS __misfit, {', '.join(columns)} FROM __batch"
+
+
+def cast_parts(value: str, found: pa.DataType, wanted: pa.DataType, depth: int = 0) -> tuple[str, str]:
+    """SQL of a value with parts from the type that it has in JSON, and of the condition that a part cannot be cast."""
+    if found == wanted:
+        return value, "false"
+    if pa.types.is_struct(wanted):
+        parts = [
+            (quoted(each.name), *cast_parts(f"{value}.{quoted(each.name)}", of_json.type, each.type, depth))
+            for of_json, each in zip(found, wanted, strict=True)
+        ]
+        packed = ", ".join(f"{name} := {cast}" for name, cast, _ in parts)
+        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({packed}) END", " OR ".join(lost for *_, lost in parts)
+    if pa.types.is_list(wanted):
+        entry = f"_entry{depth}"
+        cast, lost = cast_parts(entry, found.value_type, wanted.value_type, depth + 1)
+        each = f"list_transform({value}, lambda {entry}: "
+        return f"{each}{cast})", f"coalesce(list_contains({each}{lost}), true), false)"
+    if pa.types.is_map(wanted):
+        cast, lost = cast_parts(f"map_values({value})", pa.list_(found.item_type), pa.list_(wanted.item_type), depth)
+        return f"map_from_entries(list_zip(map_keys({value}), {cast}))", lost
+    cast = duck.from_text(value, duck.spelled(wanted))
+    return cast, f"({value} IS NOT NULL AND {cast} IS NULL)"
 
 
 def numbered(batch: Batch) -> pa.Table:

@@ -25,8 +25,8 @@ def text_of(sql: str, kind: pa.DataType) -> str:
     """SQL of a value as Spark casts it to text; of one with parts as JSON."""
     if pa.types.is_floating(kind):
         return f"_java({sql})"
-    if pa.types.is_timestamp(kind):
-        return rf"regexp_replace(CAST({sql} AS VARCHAR), '\+00$', '')"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return duck.text_of_time(sql)
     return json_of(sql, kind) if pa.types.is_nested(kind) else f"CAST({sql} AS VARCHAR)"
 
 

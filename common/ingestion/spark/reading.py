@@ -17,13 +17,17 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import (
     ArrayType,
+    AtomicType,
     BinaryType,
     DataType,
+    DateType,
+    DecimalType,
     LongType,
     MapType,
     StringType,
     StructField,
     StructType,
+    TimestampType,
     VariantType,
 )
 
@@ -46,6 +50,7 @@ JSON = {"allowNonNumericNumbers": "false", "allowSingleQuotes": "false"}
 END = "end of line e1f7c2d0"  # an object with it is appended to each line; it follows if the line is one object
 # Texts that Spark may have made of another value; others may look the same.
 SUSPICIOUS = r"^(?:[\[{]|true$|false$|-?[0-9]+[.E]|\x22-?Infinity\x22$)"
+AS_TEXT = (DateType, DecimalType, TimestampType)  # types of fields that JSON has as text
 # Types of values that are no text and, as far as they tell, no integer.
 OTHERS = r"^(?:DOUBLE|FLOAT|BOOLEAN|OBJECT|ARRAY|DECIMAL\((?:[0-9]|1[0-8]),|DECIMAL\([0-9]+,[1-9])"
 ROW = StructType(
@@ -162,8 +167,9 @@ def python_rows(session: SparkSession, source: Source, files: dict[int, Delivere
 
 def json_fields(source: Source, lines: DataFrame) -> DataFrame:
     """Return the records in lines of JSON, one object each."""
-    fields = ", ".join(f"{quoted(name)}: {kind}" for name, kind in source.fields.items())
-    kind = f"STRUCT<`{END}`: ARRAY<STRUCT<{fields}, `{END}`: STRING>>, _corrupt_record: STRING>"
+    fields = in_json(StructType.fromDDL(ddl(source.fields)))
+    array = ArrayType(StructType([*fields, StructField(END, StringType())]))
+    kind = StructType([StructField(END, array), StructField("_corrupt_record", StringType())])
     appended = F.concat(F.lit(f'{{"{END}":['), "__text", F.lit(f',{{"{END}":"{END}"}}]}}'))
     parsed = lines.withColumn("__parsed", F.from_json(appended, kind, JSON))
     objects, record = F.col("__parsed")[END], F.get(F.col("__parsed")[END], F.lit(0))
@@ -177,18 +183,19 @@ def json_fields(source: Source, lines: DataFrame) -> DataFrame:
         F.when(~F.coalesce(one, F.lit(False)), records.NOT_JSON),
         F.when(corrupt & F.try_parse_json("__text").isNull(), records.NOT_JSON),
     )
-    return parsed.select(
-        *LINE,
-        problem.alias("__problem"),
-        misfit(source, record, corrupt).alias("__misfit"),
-        *[F.when(problem.isNull(), record[name]).alias(name) for name in source.fields],
-    )
+    rows = parsed.withColumn("__problem", problem).withColumn("__misfit", misfit(source, fields, record, corrupt))
+    return cast_fields(source, rows, {name: F.when(problem.isNull(), record[name]) for name in source.fields})
 
 
-def misfit(source: Source, record: Column, corrupt: Column) -> Column:
+def in_json(kind: DataType) -> DataType:
+    """Return the type of a field, or a part of it, in JSON, which has times, dates and decimals as text."""
+    return with_types(kind, lambda each: StringType() if isinstance(each, AS_TEXT) else each)
+
+
+def misfit(source: Source, fields: StructType, record: Column, corrupt: Column) -> Column:
     """Return the reason of a record of which a value has another type than its field, as Spark reports or converts."""
     reasons = []
-    for path, kind in parts_of(StructType.fromDDL(ddl(source.fields))):
+    for path, kind in parts_of(fields):
         label = records.bad(records.label(path[-1]))
         value = functools.reduce(lambda column, name: column[name], path, record)
         if isinstance(kind, StringType):
@@ -235,15 +242,20 @@ def converted(path: tuple[str, ...], kind: DataType, value: Column) -> Column:
     return F.when(suspicious, F.coalesce(other, F.lit(False))).otherwise(False)
 
 
+def with_types(kind: DataType, change: Callable[[DataType], DataType]) -> DataType:
+    """Return a type of which the parts that have none themselves are changed."""
+    if isinstance(kind, StructType):
+        return StructType([StructField(each.name, with_types(each.dataType, change)) for each in kind.fields])
+    if isinstance(kind, ArrayType):
+        return ArrayType(with_types(kind.elementType, change))
+    if isinstance(kind, MapType):
+        return MapType(kind.keyType, with_types(kind.valueType, change))
+    return change(kind)
+
+
 def with_texts(kind: DataType, text: DataType) -> DataType:
     """Return a type with another one instead of text."""
-    if isinstance(kind, StructType):
-        return StructType([StructField(each.name, with_texts(each.dataType, text)) for each in kind.fields])
-    if isinstance(kind, ArrayType):
-        return ArrayType(with_texts(kind.elementType, text))
-    if isinstance(kind, MapType):
-        return MapType(kind.keyType, with_texts(kind.valueType, text))
-    return text if isinstance(kind, StringType) else kind
+    return with_types(kind, lambda each: text if isinstance(each, StringType) else each)
 
 
 def has_text(kind: DataType) -> bool:
@@ -265,29 +277,40 @@ def any_text(value: Column, kind: DataType, test: Callable[[Column], Column]) ->
 def csv_fields(source: Source, rows: DataFrame) -> DataFrame:
     """Return the records in rows of CSV: empty text is null, and other text is cast."""
     texts = {name: F.nullif(F.get("__values", F.lit(at)), F.lit("")) for at, name in enumerate(source.fields)}
-    return cast_fields(source, rows, texts)
+    return cast_fields(source, rows.withColumn("__misfit", F.lit(None).cast("string")), texts)
 
 
 def cast_fields(source: Source, frame: DataFrame, values: dict[str, Column]) -> DataFrame:
-    """Return the fields cast from values."""
-    plain = frame.select(*LINE, "__problem", *[value.alias(f"__raw {name}") for name, value in values.items()])
-    cast = {
-        name: F.expr(f"try_cast({quoted(f'__raw {name}')} AS {kind})")
-        if "<" not in kind
-        else F.col(quoted(f"__raw {name}"))
-        for name, kind in source.fields.items()
-    }
-    bad = [
-        F.when(F.col(quoted(f"__raw {name}")).isNotNull() & column.isNull(), records.bad(records.label(name)))
-        for name, column in cast.items()
-        if source.fields[name].lower() != "string"
-    ]
-    return plain.select(
-        *LINE,
-        "__problem",
-        F.coalesce(*bad, F.lit(None).cast("string")).alias("__misfit"),
-        *[column.alias(name) for name, column in cast.items()],
-    )
+    """Return the fields, cast from values that have another type; what cannot be cast is a misfit."""
+    raw = {name: f"__raw {name}" for name in source.fields}
+    plain = frame.select(*LINE, "__problem", "__misfit", *[values[name].alias(raw[name]) for name in source.fields])
+    found, wanted = plain.schema, StructType.fromDDL(ddl(source.fields))
+    fields, bad = [], []
+    for name, kind in source.fields.items():
+        given = F.col(quoted(raw[name]))
+        if found[raw[name]].dataType == wanted[name].dataType:
+            fields.append(given.alias(name))
+            continue
+        cast = F.expr(f"try_cast({quoted(raw[name])} AS {kind})")
+        fields.append(cast.alias(name))
+        bad.append(F.when(lost(given, cast, wanted[name].dataType), records.bad(records.label(name))))
+    misfit = F.coalesce("__misfit", *bad).alias("__misfit") if bad else F.col("__misfit")
+    return plain.select(*LINE, "__problem", misfit, *fields)
+
+
+def lost(value: Column, cast: Column, kind: DataType) -> Column:
+    """Return true if a value, or a part of it, cannot be cast to a type."""
+    if in_json(kind) == kind and not isinstance(kind, AtomicType):
+        return F.lit(False)
+    if isinstance(kind, StructType):
+        parts = [lost(value[each.name], cast[each.name], each.dataType) for each in kind.fields]
+        return functools.reduce(Column.__or__, parts)
+    if isinstance(kind, ArrayType):
+        of_entries = F.zip_with(value, cast, lambda one, other: lost(one, other, kind.elementType))
+        return F.coalesce(F.exists(of_entries, lambda each: each), F.lit(False))
+    if isinstance(kind, MapType):
+        return lost(F.map_values(value), F.map_values(cast), ArrayType(kind.valueType))
+    return value.isNotNull() & cast.isNull()
 
 
 def with_schemas(session: SparkSession, files: dict[int, Delivered]) -> tuple[dict[int, Delivered], dict[int, str]]:
@@ -350,7 +373,7 @@ def parquet_records(session: SparkSession, source: Source, files: dict[int, Deli
         rows = frame.select(
             F.col("_metadata.file_path").alias("path"),
             (F.col("_metadata.row_index") + 1).alias("__position"),
-            F.lit(None).cast("string").alias("__problem"),
+            *[F.lit(None).cast("string").alias(name) for name in ("__problem", "__misfit")],
             text.alias("__text"),
             F.octet_length(text).cast("bigint").alias("__bytes"),
             *[F.col(quoted(name)) for name in source.fields],
