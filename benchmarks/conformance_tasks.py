@@ -1,6 +1,7 @@
 """Run tasks in this process, on its engine: `python conformance_tasks.py FILE`, or by common.engines.light.submit.
 
-FILE has a job and its arguments per task. A line of JSON is printed for each: exit code, and last line on stderr.
+FILE has a job and its arguments per task. A lake may have its own sources, in its folder `sources`. A line of JSON is
+printed for each task: exit code, and last line on stderr.
 """
 
 import contextlib
@@ -11,10 +12,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from common import sources
 from common.handover import Task
 from common.handover.runner import exit_code
 
-JOBS = Path(__file__).parents[1] / "jobs"
+ROOT = Path(__file__).parents[1]
+JOBS = ROOT / "jobs"
 
 
 def run(job: str, task: Task) -> None:
@@ -24,6 +27,8 @@ def run(job: str, task: Task) -> None:
 
 def main() -> None:
     for job, arguments in json.loads(Path(sys.argv[1]).read_text()):
+        own = Path(arguments[arguments.index("--lake") + 1].removeprefix("file://"), "sources")
+        sources.folder = partial(Path, own if own.exists() else ROOT / "sources")
         with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
             code = exit_code(partial(run, job), JOBS / job, arguments)
         lines = said.getvalue().splitlines()
