@@ -277,6 +277,12 @@ def edge_line(draw: random.Random, number: int) -> bytes:
         event[name] = draw.choice(odd[name])
     text = json.dumps(event, ensure_ascii=draw.random() < 0.5)
     for _ in range(draw.choice([0, 0, 1, 2])):
-        start = draw.randrange(len(text))
-        text = text[:start] + draw.choice(PIECES) + text[start + draw.randrange(3) :]
+        text = edited(draw, text)
     return text.encode("utf-8", "surrogatepass")
+
+
+def edited(draw: random.Random, line: str) -> str:
+    """Return a line with another piece of text somewhere."""
+    start = draw.randrange(len(line) or 1)
+    piece: str = draw.choice(PIECES)
+    return line[:start] + piece + line[start + draw.randrange(3) :]

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tomlkit
 
-from benchmarks.conformance_lakes import PIECES, TEXTS, TIMES, VALUES
+from benchmarks.conformance_lakes import TEXTS, TIMES, VALUES, edited
 from common.engines.duck import arrow_type
+from common.sources.expressions import quoted
 
 SOURCES, RECORDS = 24, 40
 NOON = datetime.datetime(2012, 2, 28, 12, tzinfo=datetime.UTC)
@@ -38,13 +39,13 @@ ROWS: dict[str, list[Any]] = {  # of Parquet
     "decimal(10,2)": [decimal.Decimal("-1.50"), None],
     NESTED[0]: [{"a'b": "x", "n": 3}, {"a'b": None, "n": 4}, None],
     NESTED[1]: [[], ["x", None], None],
+    NESTED[2]: [[{"a.b": "x", "n": 0.5}, None], [], [{"a.b": "", "n": None}]],
     NESTED[3]: [
         None,
         {"at": NOON, "on": NOON.date(), "n": decimal.Decimal("2.5")},
         {"at": None, "on": None, "n": None},
     ],
     NESTED[4]: [None, [], [("k", NOON.date()), ("l", None)]],
-    NESTED[2]: [[{"a.b": "x", "n": 0.5}, None], [], [{"a.b": "", "n": None}]],
 }
 FORMATS = ["json", "json", "csv", "parquet"]
 PLAN = '[types.view]\ndescription = "A view."\nverb = "viewed"\nweight = "1"\ntarget = true\n'
@@ -90,11 +91,6 @@ def random_source(draw: random.Random) -> dict[str, Any]:
             columns.setdefault("value", quoted(name))
     context = {f"c{position}": text_of(quoted(name), kind) for position, (name, kind) in enumerate(fields.items())}
     return source | {"fields": fields, "columns": columns, "context": context}
-
-
-def quoted(name: str) -> str:
-    """Return a name as Spark SQL."""
-    return f"`{name.replace('`', '``')}`"
 
 
 def text_of(field: str, kind: str) -> str:
@@ -165,10 +161,3 @@ def value(draw: random.Random, kind: str) -> Any:
 def flat(found: Any) -> str:
     """Return a value of JSON as a field of CSV."""
     return found if isinstance(found, str) else "" if found is None else json.dumps(found)
-
-
-def edited(draw: random.Random, line: str) -> str:
-    """Return a line with another piece of text somewhere."""
-    start = draw.randrange(len(line) + 1)
-    piece: str = draw.choice(PIECES)
-    return line[:start] + piece + line[start + draw.randrange(3) :]

@@ -16,8 +16,8 @@ from common import sources
 from common.handover import Task
 from common.handover.runner import exit_code
 
-ROOT = Path(__file__).parents[1]
-JOBS = ROOT / "jobs"
+JOBS = Path(__file__).parents[1] / "jobs"
+SHIPPED = sources.folder
 
 
 def run(job: str, task: Task) -> None:
@@ -28,7 +28,7 @@ def run(job: str, task: Task) -> None:
 def main() -> None:
     for job, arguments in json.loads(Path(sys.argv[1]).read_text()):
         own = Path(arguments[arguments.index("--lake") + 1].removeprefix("file://"), "sources")
-        sources.folder = partial(Path, own if own.exists() else ROOT / "sources")
+        sources.folder = partial(Path, own) if own.exists() else SHIPPED
         with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.redirect_stdout(io.StringIO()):
             code = exit_code(partial(run, job), JOBS / job, arguments)
         lines = said.getvalue().splitlines()

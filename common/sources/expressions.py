@@ -1,7 +1,7 @@
 """Expressions of sources and of the tracking plan: Spark SQL over known fields, with functions of a short list."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import sqlglot
 from sqlglot import exp
@@ -166,3 +166,18 @@ def type_of_entry(path: str, fields: dict[str, str]) -> str:
             {each.name: each.kind for each in kind.expressions}.get(name) if kind and kind.is_type("struct") else None
         )
     return kind.expressions[0].sql(dialect="spark") if kind and kind.is_type("array") else ""
+
+
+def quoted(name: str) -> str:
+    """Return a name as Spark SQL, whatever its characters."""
+    return f"`{name.replace('`', '``')}`"
+
+
+def alike(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return the first two names that no expression can tell apart: equal ones, whatever their case."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (lower := name.lower()) in seen:
+            return seen[lower], name
+        seen[lower] = name
+    return None
