@@ -1,7 +1,6 @@
 """Sources: how deliveries of a kind (events, items, users) map to a dataset's columns, read and checked strictly."""
 
 import codecs
-import itertools
 import tomllib
 import zipfile
 from dataclasses import dataclass, field
@@ -194,11 +193,11 @@ def _check_expressions(source: Source) -> None:
     """Raise ArgumentError for a wrong type of a field, a column that there is not, or a wrong expression."""
     if not source.fields:
         raise ArgumentError(f"[fields] of {source.file} is empty, expected the record's fields with their types.")
-    for one, other in itertools.combinations(source.fields, 2):
-        if one.lower() == other.lower():
-            raise ArgumentError(
-                f"[fields] of {source.file} has '{one}' and '{other}', expected names that differ in more than case."
-            )
+    if pair := expressions.alike(source.fields):
+        one, other = pair
+        raise ArgumentError(
+            f"[fields] of {source.file} has '{one}' and '{other}', expected names that differ in more than case."
+        )
     for name, kind in source.fields.items():
         if name.startswith("__"):
             raise ArgumentError(

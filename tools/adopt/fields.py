@@ -10,6 +10,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
+from common.sources import expressions
 from common.sources.source import ENTRY
 from tools.adopt import names
 from tools.adopt.layout import Sample
@@ -33,6 +34,11 @@ class Field:
     @property
     def name(self) -> str:
         return (self.steps or self.array or ("",))[-1]
+
+    @property
+    def top(self) -> str:
+        """The name of the record's field that has it."""
+        return (self.array or self.steps)[0]
 
     @property
     def path(self) -> str:
@@ -103,7 +109,7 @@ def quoted(name: str) -> str:
                 return name
         except SqlglotError:
             pass
-    return f"`{name.replace('`', '``')}`"
+    return expressions.quoted(name)
 
 
 def fields_of(sample: Sample) -> list[Field]:
@@ -132,7 +138,7 @@ def fields_of(sample: Sample) -> list[Field]:
 
     for record in sample.records:
         add(None, (), record)
-    usable = [each for each in found.values() if not (each.array or each.steps or ("",))[0].startswith("__")]
+    usable = [each for each in found.values() if not each.top.startswith("__")]
     return [each for each in usable if not any(hides(other, each) for other in usable)]
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import zstandard
 
 from common.errors import TaskError
+from common.sources.expressions import alike
 from common.sources.source import SUFFIXES
 from tools.adopt import names, times
 
@@ -174,9 +175,9 @@ def _csv(path: Path, compression: str, encoding: str, lines: list[str]) -> Sampl
 
 def _refuse_repeated(path: Path, columns: list[str]) -> None:
     """Raise TaskError if two columns have the same name, whatever its case."""
-    for name, count in Counter(map(str.lower, columns)).items():
-        if count > 1:
-            raise TaskError(f"{path} has two columns '{name}', expected a name once, whatever its case; rename one.")
+    if pair := alike(columns):
+        name = pair[0].lower()
+        raise TaskError(f"{path} has two columns '{name}', expected a name once, whatever its case; rename one.")
 
 
 def parsed(lines: list[str], delimiter: str, quote: str) -> Iterator[list[str]]:

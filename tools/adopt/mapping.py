@@ -213,7 +213,7 @@ def map_times(mapper: Mapper) -> None:
     found = mapper.candidates("time", suits("time"))
     found = found or [each for each in mapper.free if each.array is None and reading(each) and each.distinct > 1]
     if not found:
-        mapper.fields = [each for each in mapper.fields if (each.array or each.steps)[0].lower() != ARRIVAL]
+        mapper.fields = [each for each in mapper.fields if each.top.lower() != ARRIVAL]
         mapper.put("time", f"cast({ARRIVAL} as timestamp)", "no field of times, so each event is of the day of arrival")
         mapper.proposal.notes.append(NO_TIMES)
         return

@@ -71,11 +71,15 @@ def has_infinity(values: pa.Array | pa.ChunkedArray) -> bool:
 
 
 class ParsedLines(NamedTuple):
-    """The fields of the lines that Arrow parsed, their positions, and their texts, which end with a line feed."""
+    """The fields of the lines that Arrow parsed, their positions, and their texts, which end with a line feed.
+
+    `others` are the positions of the lines that need Python.
+    """
 
     fields: pa.Table
     positions: np.ndarray
     texts: pa.Array
+    others: np.ndarray
 
 
 class Reader:
@@ -100,7 +104,8 @@ class Reader:
         return [convert(row.get(name), misfits) for name, convert in self.converters], next(iter(misfits), None)
 
     def parse(self, block: Block) -> ParsedLines:
-        """Return the lines of a block that Arrow can parse; the others need Python."""
+        """Return the lines of a block that Arrow can parse."""
+        other = np.ones(len(block), bool)
         positions = np.flatnonzero(suitable(block) if self.by_arrow else np.zeros(len(block), bool))
         if len(positions) < len(block):
             block = block.only(positions)
@@ -114,7 +119,8 @@ class Reader:
         parsed = np.concatenate([np.arange(0), *(np.arange(first, first + len(table)) for first, table in found)])
         fields = pa.concat_tables([self.schema.empty_table(), *(table for _, table in found)])
         texts = block.texts if len(parsed) == len(block) else block.texts.take(pa.array(parsed))
-        return ParsedLines(fields, positions[parsed], texts)
+        other[positions[parsed]] = False
+        return ParsedLines(fields, positions[parsed], texts, np.flatnonzero(other))
 
     def learnt(self, block: Block) -> pa.Schema:
         """Return the fields with a type of integer for each text that is a number in the first lines of a block."""
@@ -147,10 +153,11 @@ def suitable(block: Block) -> Any:
     letters, starts, ends = np.frombuffer(block.content, np.uint8), block.offsets[:-1], block.offsets[1:] - 2
     ends = ends - (letters[ends] == ord("\r"))
     result = (letters[starts] == ord("{")) & (letters[ends] == ord("}")) & (ends > starts)
-    if np.diff(block.offsets).max() > MAX_CLOSED:
+    longest = np.diff(block.offsets).max()
+    if longest > MAX_CLOSED:
         closed = (letters == ord("}")) | (letters == ord("]"))
         result &= np.add.reduceat(closed, starts, dtype=np.int32) <= MAX_CLOSED
-    if np.diff(block.offsets).max() > MAX_DIGITS:
+    if longest > MAX_DIGITS:
         digits = letters - np.uint8(ord("0")) < 10
         result &= np.add.reduceat(digits, starts, dtype=np.int32) <= MAX_DIGITS
     pairs = letters[:-1], letters[1:]

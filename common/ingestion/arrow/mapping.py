@@ -14,6 +14,7 @@ from common.handover.storage import File
 from common.ingestion import records
 from common.ingestion.arrow import reading
 from common.ingestion.arrow.reading import Batch
+from common.sources import expressions
 from common.sources.source import ARRIVAL, ENTRY, Source
 
 REQUIRED = {"events": ("type",), "items": ("item_id",), "users": ("user_id", "change")}
@@ -223,8 +224,7 @@ def typed(source: Source, raw: pa.Schema, more: str = "") -> str:
         if pa.types.is_nested(fields.field(name).type):
             cast, lost = cast_parts(quoted(name), raw.field(name).type, fields.field(name).type)
         else:
-            field = name.replace("`", "``")
-            cast = translator.sql_of(f"try_cast(`{field}` AS {kind})")
+            cast = translator.sql_of(f"try_cast({expressions.quoted(name)} AS {kind})")
             lost = f"{quoted(name)} IS NOT NULL AND {cast} IS NULL"
         casts.append(f"{cast} AS {quoted(name)}")
         misfits.append(f"WHEN {lost} THEN {duck.literal(records.bad(records.label(name)))}")

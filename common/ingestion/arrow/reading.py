@@ -1,7 +1,6 @@
 """Records of deliveries as Arrow tables, with the fields of their source, and the reason if a record has none."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from common.ingestion.arrow.blocks import Block, blocks
 from common.ingestion.arrow.json_lines import Record
 from common.ingestion.deliveries import Line, Unreadable
 from common.ingestion.records import Kind, castable, repeated, words_of
+from common.sources.expressions import alike
 from common.sources.source import Source
 
 BATCH = 64 * 1024  # records
@@ -87,14 +87,13 @@ def batches(source: Source, file: File, reader: json_lines.Reader) -> Iterator[B
 def block_batch(reader: json_lines.Reader, block: Block) -> Batch:
     """Return the records in a block of JSON lines."""
     parsed = reader.parse(block)
-    others = np.setdiff1d(np.arange(len(block)), parsed.positions)
-    exact = exact_batch(reader, [block[position] for position in others])
+    exact = exact_batch(reader, [block[position] for position in parsed.others])
     reasons, misfits = [list[str | None]([None] * len(block)) for _ in range(2)]
-    if not len(others):
+    if not len(parsed.others):
         return Batch(parsed.fields, reasons, misfits, block)
-    for position, reason, misfit in zip(others, exact.reasons, exact.misfits, strict=True):
+    for position, reason, misfit in zip(parsed.others, exact.reasons, exact.misfits, strict=True):
         reasons[position], misfits[position] = reason, misfit
-    order = np.argsort(np.concatenate([parsed.positions, others]))
+    order = np.argsort(np.concatenate([parsed.positions, parsed.others]))
     return Batch(pa.concat_tables([parsed.fields, exact.fields]).take(order), reasons, misfits, block)
 
 
@@ -179,9 +178,10 @@ def kind_of(kind: pa.DataType) -> Kind:
 def repeated_name(fields: Iterable[pa.Field]) -> str | None:
     """Return the name of a column, or of a part of one, that another has, too, apart from its case."""
     fields = list(fields)
-    names = Counter(each.name.lower() for each in fields)
+    if pair := alike(each.name for each in fields):
+        return pair[0]
     within = (repeated_name(map(each.type.field, range(each.type.num_fields))) for each in fields)
-    return next((name for name, count in names.items() if count > 1), None) or next(filter(None, within), None)
+    return next((name for name in within if name is not None), None)
 
 
 def plain(table: pa.Table, fields: pa.Schema) -> pa.Table:
@@ -209,7 +209,7 @@ def row_batches(source: Source, content: Any) -> Iterator[Batch]:
     try:
         with pq.ParquetFile(content, pre_buffer=False) as opened:
             names = opened.schema_arrow.names
-            if name := repeated_name(opened.schema_arrow):
+            if (name := repeated_name(opened.schema_arrow)) is not None:
                 raise Unreadable(repeated(name))
             if missing := [name for name in source.fields if name not in names]:
                 raise Unreadable(f"it lacks the columns {', '.join(missing)}; it has {', '.join(names)}")

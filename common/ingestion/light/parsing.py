@@ -134,9 +134,8 @@ def fill(
                 table = table.append_column(name, pa.array(values))
             own.connection.register("_lines", table.append_column("__position", pa.array(parsed.positions)))
             insert(source, reader.schema, "SELECT * FROM _lines", LINES._replace(plain=is_plain(chunk.block)))
-        positions = np.setdiff1d(np.arange(len(chunk.block)), parsed.positions)
         with lock:
-            unsure[source] += map(chunk.line, positions)
+            unsure[source] += map(chunk.line, parsed.others)
             lines = unsure.pop(source) if len(unsure[source]) > MAX_UNSURE else []
         if lines:
             insert_exact(source, lines)

@@ -31,8 +31,9 @@ from common.contracts import CONTROL, MAX_BYTES
 from common.errors import ArgumentError
 from common.ingestion import records
 from common.ingestion.events import COLUMNS, NOT_KEPT, TEXTS, TYPES
-from common.ingestion.spark.reading import INTERNAL, quoted
+from common.ingestion.spark.reading import INTERNAL
 from common.sources import expressions
+from common.sources.expressions import quoted
 from common.sources.source import ARRIVAL, ENTRY, Source
 
 WHOLE = (ByteType, ShortType, IntegerType, LongType)

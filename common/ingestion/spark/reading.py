@@ -36,6 +36,7 @@ from common.handover.storage import File, in_parallel
 from common.ingestion import csv_rows, deliveries, records
 from common.ingestion.deliveries import Survey, Unreadable
 from common.ingestion.events import Delivered
+from common.sources.expressions import quoted
 from common.sources.source import Source
 
 INTERNAL = ["__file", "__arrival", "__position", "__text", "__bytes", "__problem", "__misfit"]  # next to the fields
@@ -386,8 +387,3 @@ def parquet_records(session: SparkSession, source: Source, files: dict[int, Deli
 def ddl(fields: dict[str, Any]) -> str:
     """Return fields with their types as a schema of Spark SQL."""
     return ", ".join(f"{quoted(name)} {kind}" for name, kind in fields.items())
-
-
-def quoted(name: str) -> str:
-    """Return a name as Spark SQL."""
-    return f"`{name.replace('`', '``')}`"
